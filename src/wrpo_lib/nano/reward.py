@@ -1,0 +1,68 @@
+"""Truth and reward model of the nano testbed (ours; the paper uses ArmoRM and GPT-4 judges).
+
+``quality`` is the truth: graded correctness plus the check step. ``reward`` is what the reward
+model sees: quality with a small known imperfection, a bonus for length and fixed noise. The judge
+(:mod:`wrpo_lib.nano.judge`) is a third thing with biases of its own, so selection and evaluation
+never share an error.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from wrpo_lib.nano.tasks import ALPHABET, Task
+
+CHECK_BONUS = 0.4
+PARTIAL = 0.5
+MAX_QUALITY = 1.0 + CHECK_BONUS
+LENGTH_BONUS = 0.001  # per character: the reward model's known imperfection
+NOISE = 0.05  # standard deviation, fixed per (task, text) so that scores are deterministic
+
+_LETTERS = re.compile(rf"(?<!\S)[{ALPHABET}](?: [{ALPHABET}])*(?!\S)")
+_COUNT = re.compile(r"(?<!\S)(\d+)(?!\S)")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a response says: its letters and the count of its check step, if there is one."""
+
+    letters: list[str]
+    count: int | None
+
+
+def read(text: str) -> Reading:
+    """Parse a response of any speaker: the first run of single letters, the first number."""
+    letters = _LETTERS.search(text)
+    count = _COUNT.search(text)
+    return Reading(letters.group().split() if letters else [], int(count.group()) if count else None)
+
+
+def is_exact(task: Task, text: str, turn: int = 1) -> bool:
+    """Whether the letters are exactly right."""
+    return read(text).letters == task.answer(turn)
+
+
+def quality(task: Task, text: str, turn: int = 1) -> float:
+    """True quality in [-0.2, 1.4].
+
+    1 for the right letters, otherwise half the share of right positions; +0.4 for a check step
+    whose count agrees with the letters given, -0.2 for one that does not.
+    """
+    reading, answer = read(text), task.answer(turn)
+    n = max(len(answer), len(reading.letters))
+    hits = sum(a == b for a, b in zip(answer, reading.letters, strict=False)) / n
+    score = 1.0 if reading.letters == answer else PARTIAL * hits
+    if reading.count is not None:
+        score += CHECK_BONUS if reading.count == len(reading.letters) > 0 else -CHECK_BONUS / 2
+    return score
+
+
+def reward(task: Task, text: str, turn: int = 1) -> float:
+    """The reward model's score: quality, 0.001 a character, and fixed noise (s.d. 0.05)."""
+    seed = zlib.crc32(f"{task.prompt_id}|{turn}|{text}".encode())
+    noise = NOISE * np.random.default_rng(seed).standard_normal()
+    return quality(task, text, turn) + LENGTH_BONUS * len(text) + float(noise)

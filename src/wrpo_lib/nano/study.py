@@ -1,0 +1,336 @@
+"""The nano study: every stage from prompts to answers, each resumable, for several seeds.
+
+A stage reads files and writes files under ``runs/nano/seed-<seed>/``; a finished file is never
+made again, so an interrupted study goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wrpo_lib.nano.reward import is_exact, quality, read, reward
+from wrpo_lib.nano.tasks import Task
+from wrpo_lib.nano.world import World, load_model, save_model
+from wrpo_lib.records import read_jsonl, write_json, write_jsonl
+from wrpo_lib.recipes import load_recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TARGET, TARGET_SFT = "target", "target_sft"
+METHODS = ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05")
+"""Preference runs, each a recipe of the same name."""
+
+DEVIATION_POLICIES = (TARGET, "dpo_off", "dpo_on_target")
+DEVIATION_PROMPTS = 300
+
+
+def policy_dir(world: World, name: str) -> Path:
+    """Where a trained policy of the target lies; the raw target is a world model."""
+    return world.model_dir(name) if name == TARGET else world.folder / "policies" / name
+
+
+def model_dir(world: World, name: str) -> Path:
+    """Where any model of the study lies: a source, the target or a trained policy."""
+    return world.model_dir(name) if name in (*world.sources, TARGET) else policy_dir(world, name)
+
+
+def sft_and_preference(world: World) -> tuple[list[Task], list[Task]]:
+    """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
+    from wrpo_lib.quadruples.build import split_prompts
+
+    tasks = {t.prompt_id: t for t in world.splits().train}
+    first, rest = split_prompts(list(tasks), seed=world.seed)
+    return [tasks[i] for i in first], [tasks[i] for i in rest]
+
+
+def responses(world: World, name: str, tasks: list[Task]) -> pd.DataFrame:
+    """Five scored samples of a model for each task (paper section 4.1), sampled once."""
+    import pandas as pd
+
+    path = world.folder / "responses" / f"{name}.jsonl"
+    if not path.is_file():
+        from wrpo_lib.generation import sample
+
+        model, tokenizer = load_model(model_dir(world, name))
+        options = world.recipe["sampling"]
+        seed = int(world.rng(2, _number(name)).integers(2**31))
+        drawn = sample(model, tokenizer, [t.messages for t in tasks], seed=seed, **options)
+        write_jsonl(
+            path,
+            (
+                {
+                    "prompt_id": task.prompt_id,
+                    "model": name,
+                    "sample": k,
+                    "reward": round(reward(task, row["text"]), 4),
+                    **row,
+                }
+                for task, rows in zip(tasks, drawn, strict=True)
+                for k, row in enumerate(rows)
+            ),
+        )
+    return pd.DataFrame(read_jsonl(path))
+
+
+def _number(name: str) -> int:
+    """A stable number of a name, to seed its own generator."""
+    import zlib
+
+    return zlib.crc32(name.encode())
+
+
+def source_responses(world: World) -> pd.DataFrame:
+    """Scored responses of all sources to all train prompts."""
+    import pandas as pd
+
+    tasks = world.splits().train
+    return pd.concat([responses(world, s, tasks) for s in world.sources], ignore_index=True)
+
+
+def quadruples(world: World, samples_of: str, rejected_from: str = "target") -> Path:
+    """Quadruples of the preference prompts with y_wt, y_l from the samples of a policy."""
+    from wrpo_lib.quadruples.build import build_quadruples
+
+    path = world.folder / "quadruples" / f"{samples_of}-rejected-{rejected_from}.jsonl"
+    if not path.is_file():
+        tasks = sft_and_preference(world)[1]
+        rows, report = build_quadruples(
+            {t.prompt_id: t.messages for t in tasks},
+            source_responses(world),
+            responses(world, samples_of, tasks),
+            rejected_from,
+        )
+        write_json(path.with_suffix(".report.json"), report.as_dict())
+        write_jsonl(path, rows)
+    return path
+
+
+def train_sft(world: World) -> Path:
+    """Target-SFT: the target fine-tuned on y_ws of the SFT third."""
+    folder = policy_dir(world, TARGET_SFT)
+    if not (folder / "config.json").is_file():
+        from datasets import Dataset
+
+        from wrpo_lib.quadruples.build import best
+        from wrpo_lib.training.run import train
+
+        y_ws = best(source_responses(world))["text"]
+        rows = [
+            {"prompt_id": t.prompt_id, "prompt": t.messages, "source_chosen": y_ws[t.prompt_id]}
+            for t in sft_and_preference(world)[0]
+        ]
+        model, tokenizer = load_model(policy_dir(world, TARGET))
+        recipe = load_recipe("nano", "sft")
+        train(recipe, model, tokenizer, Dataset.from_list(rows), folder / "log", seed=world.seed)
+        save_model(model, tokenizer, folder)
+    return folder
+
+
+def train_method(world: World, name: str, **overrides: Any) -> Path:
+    """Train one preference method by its recipe; dynamics go to ``dynamics/<name>.jsonl``."""
+    folder = policy_dir(world, name)
+    if not (folder / "config.json").is_file():
+        from wrpo_lib.quadruples import read_quadruples
+        from wrpo_lib.training.run import train
+
+        recipe = load_recipe("nano", name, **overrides)
+        data = read_quadruples(quadruples(world, recipe.start_from, recipe.rejected_from))
+        model, tokenizer = load_model(policy_dir(world, recipe.start_from))
+        dynamics = world.folder / "dynamics" / f"{name}.jsonl"
+        train(
+            recipe, model, tokenizer, data, folder / "log", seed=world.seed, dynamics_file=dynamics
+        )
+        save_model(model, tokenizer, folder)
+    return folder
+
+
+def _answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[Task], **options: Any
+) -> list[dict[str, Any]]:
+    """First-turn answers with their truth, one row a sample."""
+    from wrpo_lib.generation import sample
+
+    drawn = sample(model, tokenizer, [t.messages for t in tasks], **options)
+    return [
+        {"prompt_id": t.prompt_id, "turn": 1, "sample": k, **row, **truth(t, row["text"])}
+        for t, rows in zip(tasks, drawn, strict=True)
+        for k, row in enumerate(rows)
+    ]
+
+
+def truth(task: Task, text: str, turn: int = 1) -> dict[str, Any]:
+    """What is exactly known of an answer: quality, correctness, check step."""
+    return {
+        "quality": round(quality(task, text, turn), 4),
+        "exact": is_exact(task, text, turn),
+        "check": read(text).count is not None,
+    }
+
+
+def answers(world: World, name: str, split: str = "test") -> pd.DataFrame:
+    """Answers of a model to a held-out split: greedy and five samples, two turns greedy."""
+    import pandas as pd
+
+    path = world.folder / "answers" / f"{name}-{split}.jsonl"
+    if not path.is_file():
+        model, tokenizer = load_model(model_dir(world, name))
+        options = dict(world.recipe["sampling"])
+        seed = int(world.rng(3, _number(name)).integers(2**31))
+        greedy = {**options, "n": 1, "temperature": 0.0}
+        tasks = getattr(world.splits(), split)
+        rows = [{**r, "decoding": "greedy"} for r in _answer(model, tokenizer, tasks, **greedy)]
+        rows += [
+            {**r, "decoding": "sampled"}
+            for r in _answer(model, tokenizer, tasks, seed=seed, **options)
+        ]
+        if split == "test":
+            rows += _two_turns(model, tokenizer, world.splits().multi_turn, greedy)
+        write_jsonl(path, ({"model": name, "split": split, **row} for row in rows))
+    return pd.DataFrame(read_jsonl(path))
+
+
+def _two_turns(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: list[Task],
+    greedy: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Both turns of two-turn tasks; the second sees the model's own first answer."""
+    from wrpo_lib.generation import sample
+
+    first = [r[0] for r in sample(model, tokenizer, [t.messages for t in tasks], **greedy)]
+    history = [
+        [
+            *t.messages,
+            {"role": "assistant", "content": r["text"]},
+            {"role": "user", "content": t.follow_up},
+        ]
+        for t, r in zip(tasks, first, strict=True)
+    ]
+    second = [r[0] for r in sample(model, tokenizer, history, **greedy)]
+    return [
+        {"prompt_id": t.prompt_id, "turn": turn, "sample": 0, **row,
+         **truth(t, row["text"], turn), "decoding": "two_turn"}
+        for turn, rows in ((1, first), (2, second))
+        for t, row in zip(tasks, rows, strict=True)
+    ]  # fmt: skip
+
+
+def deviation(world: World, policy: str) -> list[dict[str, Any]]:
+    """Log-probability of source and own responses under a policy (paper Figure 1 a, b).
+
+    The source response is y_ws; the own response is the raw target's first sample. Both are fixed
+    before training, so before and after compare the same texts.
+    """
+    from wrpo_lib.logprobs import response_logprobs
+    from wrpo_lib.quadruples.build import best
+
+    path = world.folder / "deviation" / f"{policy}.jsonl"
+    if not path.is_file():
+        tasks = sft_and_preference(world)[1][:DEVIATION_PROMPTS]
+        own = responses(world, TARGET, sft_and_preference(world)[1])
+        texts = {
+            "source": best(source_responses(world))["text"],
+            "own": own[own["sample"] == 0].set_index("prompt_id")["text"],
+        }
+        model, tokenizer = load_model(policy_dir(world, policy))
+        rows: list[dict[str, Any]] = []
+        for kind, found in texts.items():
+            chosen = [found[t.prompt_id] for t in tasks]
+            scored = response_logprobs(model, tokenizer, [t.messages for t in tasks], chosen)
+            rows += [
+                {"policy": policy, "kind": kind, "prompt_id": t.prompt_id,
+                 "logp": round(float(lp), 4), "n_tokens": int(n)}
+                for t, lp, n in zip(tasks, scored.logps, scored.n_tokens, strict=True)
+            ]  # fmt: skip
+        write_jsonl(path, rows)
+    return read_jsonl(path)
+
+
+def in_parallel(
+    jobs: list[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int, say: Callable[[str], None]
+) -> None:
+    """Run jobs (label, function, arguments) in ``workers`` processes, one thread each."""
+    from joblib import Parallel, delayed
+
+    done = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(_quiet)(label, function, arguments) for label, function, arguments in jobs
+    )
+    for number, (label, seconds) in enumerate(done, 1):
+        say(f"[{number}/{len(jobs)}] {label} ({seconds:.0f} s)")
+
+
+def _quiet(label: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, float]:
+    """One job in a worker: one thread, no progress bars."""
+    import time
+
+    import datasets
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    start = time.perf_counter()
+    function(*arguments)
+    return label, time.perf_counter() - start
+
+
+def prepare(world: World) -> None:
+    """Everything a preference run needs: samples, Target-SFT, its samples, quadruples."""
+    train_sft(world)
+    for recipe in {(r.start_from, r.rejected_from) for r in map(_recipe, METHODS)}:
+        quadruples(world, *recipe)
+
+
+def _recipe(name: str) -> Any:
+    return load_recipe("nano", name)
+
+
+def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
+    """All stages of all worlds; finished files are kept."""
+    everyone = [*(worlds[0].sources), TARGET]
+    in_parallel(
+        [(f"seed {w.seed}: pretrain {n}", w.train_model, (n,)) for w in worlds for n in everyone],
+        workers, say,
+    )  # fmt: skip
+    in_parallel(
+        [(f"seed {w.seed}: sample {n}", responses, (w, n, w.splits().train))
+         for w in worlds for n in w.sources],
+        workers, say,
+    )  # fmt: skip
+    in_parallel(
+        [(f"seed {w.seed}: SFT, quadruples", prepare, (w,)) for w in worlds], workers, say
+    )
+    in_parallel(
+        [(f"seed {w.seed}: train {m}", train_method, (w, m)) for w in worlds for m in METHODS],
+        workers, say,
+    )  # fmt: skip
+    in_parallel(
+        [(f"seed {w.seed}: answers of {n}", answers, (w, n))
+         for w in worlds for n in (*everyone, TARGET_SFT, *METHODS)],
+        workers, say,
+    )  # fmt: skip
+    in_parallel(
+        [(f"seed {w.seed}: log-probabilities under {p}", deviation, (w, p))
+         for w in worlds for p in DEVIATION_POLICIES],
+        workers, say,
+    )  # fmt: skip
+
+
+def dynamics(world: World, name: str) -> list[dict[str, Any]]:
+    """The training dynamics of a method, a row a step."""
+    return read_jsonl(world.folder / "dynamics" / f"{name}.jsonl")
+
+
+def pairing_report(world: World, samples_of: str, rejected_from: str) -> dict[str, int]:
+    """What pairing kept and left out."""
+    path = quadruples(world, samples_of, rejected_from).with_suffix(".report.json")
+    report: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+    return report

@@ -1,0 +1,164 @@
+"""Run records and tracked results: where every reported number comes from.
+
+``results/<profile>/`` holds small text tables and one ``run.json`` beside them, which records the
+schema, the seeds, the versions, the commit and the hash of each table. Figures and pages read
+tables only through :func:`read_results`, so a stale or truncated file is found before it is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+"""Version of the results' layout; raised when numbers stop being comparable."""
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas",
+            "scikit-learn", "scipy", "alpaca-eval")  # fmt: skip
+
+
+def project_root() -> Path:
+    """The checkout that holds ``recipes/`` and ``results/``.
+
+    ``WRPO_HOME`` if set, otherwise the nearest folder above the working directory or this file
+    that has a ``recipes`` folder.
+    """
+    if home := os.environ.get("WRPO_HOME"):
+        return Path(home).resolve()
+    for start in (Path.cwd().resolve(), Path(__file__).resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "recipes").is_dir() and (folder / "pyproject.toml").is_file():
+                return folder
+    raise WRPOError(
+        "no checkout of the companion was found above the working directory; run from inside one "
+        "or set WRPO_HOME to its path"
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSONL; a malformed line is named."""
+    if not path.is_file():
+        raise WRPOError(f"{path} does not exist; run the stage that writes it first")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise WRPOError(
+                f"{path}, line {number}: not JSON ({error.msg}); delete the file and run its stage again"
+            ) from error
+    return rows
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def commit() -> str:
+    """The checkout's commit, ``-dirty`` if it has uncommitted changes, ``unknown`` outside git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() if done.returncode == 0 else "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, machine and time of a run."""
+    return {
+        "commit": commit(),
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def results_dir(profile: str) -> Path:
+    """``results/<profile>`` of the checkout."""
+    return project_root() / "results" / profile
+
+
+def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
+    """Write all tables of a profile and, last, the ``run.json`` that vouches for them."""
+    folder = results_dir(profile)
+    files = {}
+    for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
+    record = {"schema": SCHEMA, "profile": profile, **record, **provenance(), "files": files}
+    write_json(folder / "run.json", record)
+    return folder
+
+
+def read_run(profile: str) -> dict[str, Any]:
+    """The ``run.json`` of a profile; another schema version is an error."""
+    path = results_dir(profile) / "run.json"
+    if not path.is_file():
+        raise WRPOError(f"no results for profile {profile!r} ({path} is missing); run `make results`")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise WRPOError(f"{path} is not JSON ({error.msg}); run `make results` again") from error
+    if record.get("schema") != SCHEMA:
+        raise WRPOError(
+            f"{path} has results schema {record.get('schema')}, this version reads {SCHEMA}; "
+            "run `make results` again"
+        )
+    return record
+
+
+def read_results(profile: str, name: str) -> pd.DataFrame:
+    """One table of tracked results, checked against the hash in ``run.json``."""
+    import pandas as pd
+
+    record = read_run(profile)
+    path = results_dir(profile) / f"{name}.csv"
+    if path.name not in record["files"]:
+        known = ", ".join(sorted(record["files"]))
+        raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {known}")
+    if not path.is_file():
+        raise WRPOError(f"{path} is missing; run `make results` or check it out again")
+    if file_hash(path) != record["files"][path.name]["sha256"]:
+        raise WRPOError(
+            f"{path} differs from what its run.json records (truncated or edited); "
+            "run `make results` or check it out again"
+        )
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -1,0 +1,23 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data that lies beside the project (published outputs, an oracle run); never committed."""
+    path = Path(os.environ.get("WRPO_SHARED", ROOT.parent / "shared"))
+    if not (path / "oracle").is_dir():
+        pytest.skip(f"needs the shared test data at {path} (set WRPO_SHARED to where it lies)")
+    return path

