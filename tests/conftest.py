@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Real data that lies beside the project (published outputs, an oracle run); never committed."""
+    """Real data that lies beside the project (published outputs, an oracle run)."""
     path = Path(os.environ.get("WRPO_SHARED", ROOT.parent / "shared"))
     if not (path / "oracle").is_dir():
         pytest.skip(f"needs the shared test data at {path} (set WRPO_SHARED to where it lies)")

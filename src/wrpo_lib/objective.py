@@ -3,13 +3,13 @@
 Notation of the paper: policy πθ, reference πref, log-ratio lr(y) = log πθ(y|x) − log πref(y|x)
 summed over response tokens, internal reward r(x, y) = β·lr(y). Responses: y_ws from the sources
 (``source``), y_wt from the target (``target``), y_l (``rejected``). α is the fusion coefficient.
-Every log-probability is a tensor of shape (B,); every function returns :class:`Objective`.
+Every log-probability is a tensor of shape (B,), in nats; every loss returns :class:`Objective`
+and raises :class:`~wrpo_lib.errors.WRPOError` for other shapes and for α outside [0, 1].
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
-
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,12 +35,15 @@ class Objective(NamedTuple):
     rewards: Rewards
 
 
-def _check_shapes(**tensors: Tensor) -> None:
+def _check_shapes(*tensors: Tensor) -> None:
     """All (B,): a (B, 1) among them would broadcast and compare unrelated examples."""
-    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    if any(len(s) != 1 for s in shapes.values()) or len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{k} {v}" for k, v in shapes.items())
-        raise WRPOError(f"log-probabilities must share one shape (B,), got {listed}; squeeze them")
+    shapes = [tuple(t.shape) for t in tensors]
+    if len(shapes[0]) != 1 or len(set(shapes)) > 1:
+        listed = ", ".join(map(str, shapes))
+        raise WRPOError(
+            f"log-probabilities and lengths must share one shape (B,), got {listed} in the order "
+            "of the arguments; squeeze or align them"
+        )
 
 
 def _check_alpha(alpha: float) -> None:
@@ -48,17 +51,22 @@ def _check_alpha(alpha: float) -> None:
         raise WRPOError(f"alpha is {alpha}, outside [0, 1]; choose a fusion coefficient in [0, 1]")
 
 
-def internal_reward(policy: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """r(x, y) = β·[log πθ(y|x) − log πref(y|x)], up to β·log Z(x); shape as given.
+def internal_reward(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
+    """r(x, y) = β·[log πθ(y|x) − log πref(y|x)], (B,): the reward up to β·log Z(x).
 
-    A higher β keeps the policy closer to the reference.
+    A higher β keeps the policy closer to the reference. Carries the gradient of ``policy_logps``.
     """
-    return beta * (policy - reference)
+    _check_shapes(policy_logps, ref_logps)
+    return beta * (policy_logps - ref_logps)
 
 
 def fused_reward(source: Tensor, target: Tensor, alpha: float) -> Tensor:
-    """α·r(x, y_ws) + (1−α)·r(x, y_wt). Weights sum to 1, so β·log Z(x) cancels against y_l."""
+    """α·r(x, y_ws) + (1−α)·r(x, y_wt), (B,).
+
+    The weights sum to 1, so β·log Z(x) cancels against the rejected reward for every α.
+    """
     _check_alpha(alpha)
+    _check_shapes(source, target)
     return alpha * source + (1.0 - alpha) * target
 
 
@@ -84,8 +92,9 @@ def wrpo_loss(
     The paper's objective; gradient −β·σ(−u)·[α∇log π(y_ws) + (1−α)∇log π(y_wt) − ∇log π(y_l)]
     with u the margin. α = 0 is DPO on (y_wt, y_l), α = 1 is DPO on (y_ws, y_l).
     """
-    _check_shapes(source=policy_source, target=policy_target, rejected=policy_rejected,
-                  ref_source=ref_source, ref_target=ref_target, ref_rejected=ref_rejected)  # fmt: skip
+    _check_shapes(
+        policy_source, policy_target, policy_rejected, ref_source, ref_target, ref_rejected
+    )
     source = internal_reward(policy_source, ref_source, beta)  # (B,)
     target = internal_reward(policy_target, ref_target, beta)  # (B,)
     rejected = internal_reward(policy_rejected, ref_rejected, beta)  # (B,)
@@ -106,11 +115,13 @@ def wrpo_ipo_loss(
 ) -> Objective:
     """WRPO in its IPO form: (α·lr(y_ws) + (1−α)·lr(y_wt) − lr(y_l) − 1/(2τ))².
 
-    Summed log-ratios as in the paper; TRL's ``ipo`` divides them by the response length instead.
-    The rewards reported are τ·lr, the role β has in DPO. A higher τ keeps closer to the reference.
+    Summed log-ratios as in the paper; TRL's ``ipo`` divides them by the response length instead,
+    so its values and its best τ differ. The rewards reported are τ·lr: τ has the role of β, and a
+    higher τ keeps the policy closer to the reference.
     """
-    _check_shapes(source=policy_source, target=policy_target, rejected=policy_rejected,
-                  ref_source=ref_source, ref_target=ref_target, ref_rejected=ref_rejected)  # fmt: skip
+    _check_shapes(
+        policy_source, policy_target, policy_rejected, ref_source, ref_target, ref_rejected
+    )
     source = internal_reward(policy_source, ref_source, 1.0)  # (B,)
     target = internal_reward(policy_target, ref_target, 1.0)  # (B,)
     rejected = internal_reward(policy_rejected, ref_rejected, 1.0)  # (B,)
@@ -134,11 +145,12 @@ def wrpo_simpo_loss(
     """WRPO in its SimPO form, without a reference.
 
     −log σ(α·β/|y_ws|·log πθ(y_ws) + (1−α)·β/|y_wt|·log πθ(y_wt) − β/|y_l|·log πθ(y_l) − γ);
-    lengths (B,) in response tokens, end token included.
+    lengths (B,) in response tokens, end token included, each at least 1. A higher γ asks for a
+    wider margin. Table 6 has γ = 0 here and γ = 1 for SimPO itself.
     """
-    _check_shapes(source=policy_source, target=policy_target, rejected=policy_rejected,
-                  source_length=source_length, target_length=target_length,
-                  rejected_length=rejected_length)  # fmt: skip
+    _check_shapes(
+        policy_source, policy_target, policy_rejected, source_length, target_length, rejected_length
+    )
     source = beta * policy_source / source_length  # (B,)
     target = beta * policy_target / target_length  # (B,)
     rejected = beta * policy_rejected / rejected_length  # (B,)

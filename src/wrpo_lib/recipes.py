@@ -82,9 +82,13 @@ def load_recipe(profile: str, name: str, **overrides: Any) -> Recipe:
     values = read_yaml(path)
     known = set(Recipe.__dataclass_fields__) - {"profile", "name"}
     if unknown := sorted(set(values) - known):
-        raise WRPOError(f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}")
+        raise WRPOError(
+            f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}"
+        )
     if values.get("stage") not in STAGES:
-        raise WRPOError(f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}")
+        raise WRPOError(
+            f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}"
+        )
     if not isinstance(values.get("training"), dict):
         raise WRPOError(f"{path}: `training` is missing; give the trainer's fields there")
     values["training"] = {**values["training"], **overrides}

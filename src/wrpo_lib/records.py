@@ -13,7 +13,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             raise WRPOError(
-                f"{path}, line {number}: not JSON ({error.msg}); delete the file and run its stage again"
+                f"{path}, line {number}: not JSON ({error.msg}); delete it and repeat its stage"
             ) from error
     return rows
 
@@ -103,7 +103,7 @@ def provenance() -> dict[str, Any]:
     """Versions, commit, machine and time of a run."""
     return {
         "commit": commit(),
-        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -132,7 +132,9 @@ def read_run(profile: str) -> dict[str, Any]:
     """The ``run.json`` of a profile; another schema version is an error."""
     path = results_dir(profile) / "run.json"
     if not path.is_file():
-        raise WRPOError(f"no results for profile {profile!r} ({path} is missing); run `make results`")
+        raise WRPOError(
+            f"no results for profile {profile!r} ({path} is missing); run `make results`"
+        )
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

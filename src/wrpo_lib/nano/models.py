@@ -42,8 +42,10 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
     """
     if kind not in ("bpe", "metaspace", "wordpiece"):
         raise WRPOError(f"unknown tokenizer kind {kind!r}; choose bpe, metaspace or wordpiece")
-    special = ["<pad>", SPECIAL[template]["eos_token"], *SPECIAL[template]["extra"]]
-    tokenizer, trainer = {"bpe": _bpe, "metaspace": _metaspace, "wordpiece": _wordpiece}[kind](special)
+    special = ["<pad>", str(SPECIAL[template]["eos_token"]), *SPECIAL[template]["extra"]]
+    tokenizer, trainer = {"bpe": _bpe, "metaspace": _metaspace, "wordpiece": _wordpiece}[kind](
+        special
+    )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -85,7 +87,9 @@ def _wordpiece(special: list[str]) -> tuple[Tokenizer, Any]:
     )
 
 
-def build_model(config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+def build_model(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
     """A randomly initialised causal LM of any Hugging Face architecture (``model_type``)."""
     import torch
 
@@ -133,7 +137,12 @@ def pretrain(
     batch_size: int = 64,
 ) -> float:
     """Train a model from scratch on its speaker's corpus, one epoch; returns the last loss."""
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        PrinterCallback,
+        Trainer,
+        TrainingArguments,
+    )
 
     rows = encode_conversations(tokenizer, conversations)
     trainer = Trainer(
@@ -147,7 +156,7 @@ def pretrain(
             warmup_steps=0.05,
             weight_decay=0.01,
             adam_beta2=0.98,
-            logging_steps=50,
+            logging_steps=10,
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -155,9 +164,10 @@ def pretrain(
             seed=seed,
             dataloader_pin_memory=False,
         ),
-        train_dataset=rows,  # type: ignore[arg-type]
+        train_dataset=rows,
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
     return float(np.mean(losses[-3:]))

@@ -38,7 +38,9 @@ def read(text: str) -> Reading:
     """Parse a response of any speaker: the first run of single letters, the first number."""
     letters = _LETTERS.search(text)
     count = _COUNT.search(text)
-    return Reading(letters.group().split() if letters else [], int(count.group()) if count else None)
+    return Reading(
+        letters.group().split() if letters else [], int(count.group()) if count else None
+    )
 
 
 def is_exact(task: Task, text: str, turn: int = 1) -> bool:

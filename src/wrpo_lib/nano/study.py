@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from wrpo_lib.nano.reward import is_exact, quality, read, reward
 from wrpo_lib.nano.tasks import Task
 from wrpo_lib.nano.world import World, load_model, save_model
-from wrpo_lib.records import read_jsonl, write_json, write_jsonl
 from wrpo_lib.recipes import load_recipe
+from wrpo_lib.records import read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 TARGET, TARGET_SFT = "target", "target_sft"
 METHODS = ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05")
 """Preference runs, each a recipe of the same name."""
+
+QUIET: dict[str, Any] = {"disable_tqdm": True, "save_strategy": "no"}
+"""Runs of seconds, two at a time: no progress bars, no checkpoints."""
 
 DEVIATION_POLICIES = (TARGET, "dpo_off", "dpo_on_target")
 DEVIATION_PROMPTS = 300
@@ -126,7 +129,8 @@ def train_sft(world: World) -> Path:
         ]
         model, tokenizer = load_model(policy_dir(world, TARGET))
         recipe = load_recipe("nano", "sft")
-        train(recipe, model, tokenizer, Dataset.from_list(rows), folder / "log", seed=world.seed)
+        data, log = Dataset.from_list(rows), folder / "log"
+        train(recipe, model, tokenizer, data, log, seed=world.seed, **QUIET)
         save_model(model, tokenizer, folder)
     return folder
 
@@ -143,13 +147,14 @@ def train_method(world: World, name: str, **overrides: Any) -> Path:
         model, tokenizer = load_model(policy_dir(world, recipe.start_from))
         dynamics = world.folder / "dynamics" / f"{name}.jsonl"
         train(
-            recipe, model, tokenizer, data, folder / "log", seed=world.seed, dynamics_file=dynamics
-        )
+            recipe, model, tokenizer, data, folder / "log",
+            seed=world.seed, dynamics_file=dynamics, **QUIET,
+        )  # fmt: skip
         save_model(model, tokenizer, folder)
     return folder
 
 
-def _answer(
+def first_turns(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[Task], **options: Any
 ) -> list[dict[str, Any]]:
     """First-turn answers with their truth, one row a sample."""
@@ -183,10 +188,10 @@ def answers(world: World, name: str, split: str = "test") -> pd.DataFrame:
         seed = int(world.rng(3, _number(name)).integers(2**31))
         greedy = {**options, "n": 1, "temperature": 0.0}
         tasks = getattr(world.splits(), split)
-        rows = [{**r, "decoding": "greedy"} for r in _answer(model, tokenizer, tasks, **greedy)]
+        rows = [{**r, "decoding": "greedy"} for r in first_turns(model, tokenizer, tasks, **greedy)]
         rows += [
             {**r, "decoding": "sampled"}
-            for r in _answer(model, tokenizer, tasks, seed=seed, **options)
+            for r in first_turns(model, tokenizer, tasks, seed=seed, **options)
         ]
         if split == "test":
             rows += _two_turns(model, tokenizer, world.splits().multi_turn, greedy)
@@ -253,7 +258,9 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
 
 
 def in_parallel(
-    jobs: list[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int, say: Callable[[str], None]
+    jobs: list[tuple[str, Callable[..., Any], tuple[Any, ...]]],
+    workers: int,
+    say: Callable[[str], None],
 ) -> None:
     """Run jobs (label, function, arguments) in ``workers`` processes, one thread each."""
     from joblib import Parallel, delayed
@@ -265,7 +272,9 @@ def in_parallel(
         say(f"[{number}/{len(jobs)}] {label} ({seconds:.0f} s)")
 
 
-def _quiet(label: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[str, float]:
+def _quiet(
+    label: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> tuple[str, float]:
     """One job in a worker: one thread, no progress bars."""
     import time
 
@@ -293,35 +302,49 @@ def _recipe(name: str) -> Any:
     return load_recipe("nano", name)
 
 
-def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
-    """All stages of all worlds; finished files are kept."""
-    everyone = [*(worlds[0].sources), TARGET]
+def run_preparation(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
+    """Pretraining, source samples, Target-SFT and quadruples of all worlds."""
+    everyone = [*worlds[0].sources, TARGET]
     in_parallel(
         [(f"seed {w.seed}: pretrain {n}", w.train_model, (n,)) for w in worlds for n in everyone],
-        workers, say,
-    )  # fmt: skip
-    in_parallel(
-        [(f"seed {w.seed}: sample {n}", responses, (w, n, w.splits().train))
-         for w in worlds for n in w.sources],
-        workers, say,
-    )  # fmt: skip
-    in_parallel(
-        [(f"seed {w.seed}: SFT, quadruples", prepare, (w,)) for w in worlds], workers, say
+        workers,
+        say,
     )
     in_parallel(
+        [
+            (f"seed {w.seed}: sample {n}", responses, (w, n, w.splits().train))
+            for w in worlds
+            for n in w.sources
+        ],
+        workers,
+        say,
+    )
+    in_parallel([(f"seed {w.seed}: SFT, quadruples", prepare, (w,)) for w in worlds], workers, say)
+
+
+def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
+    """All stages of all worlds; finished files are kept."""
+    run_preparation(worlds, workers, say)
+    in_parallel(
         [(f"seed {w.seed}: train {m}", train_method, (w, m)) for w in worlds for m in METHODS],
-        workers, say,
-    )  # fmt: skip
+        workers,
+        say,
+    )
+    models = [*worlds[0].sources, TARGET, TARGET_SFT, *METHODS]
     in_parallel(
-        [(f"seed {w.seed}: answers of {n}", answers, (w, n))
-         for w in worlds for n in (*everyone, TARGET_SFT, *METHODS)],
-        workers, say,
-    )  # fmt: skip
+        [(f"seed {w.seed}: answers of {n}", answers, (w, n)) for w in worlds for n in models],
+        workers,
+        say,
+    )
     in_parallel(
-        [(f"seed {w.seed}: log-probabilities under {p}", deviation, (w, p))
-         for w in worlds for p in DEVIATION_POLICIES],
-        workers, say,
-    )  # fmt: skip
+        [
+            (f"seed {w.seed}: log-probabilities under {p}", deviation, (w, p))
+            for w in worlds
+            for p in DEVIATION_POLICIES
+        ],
+        workers,
+        say,
+    )
 
 
 def dynamics(world: World, name: str) -> list[dict[str, Any]]:

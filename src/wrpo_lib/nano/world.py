@@ -79,8 +79,11 @@ class World:
 
     def speaker(self, name: str) -> Speaker:
         """The habits a model is trained with."""
-        values = self.spec(name)["speaker"]
-        return Speaker(name, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values: dict[str, Any] = self.spec(name)["speaker"]
+        frozen: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return Speaker(name, **frozen)
 
     def model_dir(self, name: str) -> Path:
         """Where a model of this world is kept."""

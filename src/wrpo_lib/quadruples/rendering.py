@@ -47,10 +47,14 @@ def render_text(
             "template; set tokenizer.chat_template or give prompts already rendered as text"
         )
     start = _apply(tokenizer, prompt, add_generation_prompt=True)
-    end = _template_end(tokenizer, prompt, start) or eos
+    end, after = _turn_end(tokenizer, prompt, start)
+    end = end or eos
     if end is None:
-        raise WRPOError("neither the chat template nor the tokenizer has an end token; set eos_token")
-    return start, [_end_once(text, end) for text in responses]
+        raise WRPOError(
+            "neither the chat template nor the tokenizer has an end token; set eos_token"
+        )
+    texts = [_response(tokenizer, prompt, start, text) for text in responses]
+    return start, [_end_once(text.removesuffix(after), end) for text in texts]
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kw: Any) -> str:
@@ -66,20 +70,30 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
 _PROBE = "wrpo-probe"
 
 
-def _template_end(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], start: str
-) -> str | None:
-    """The special token that the template writes right after an assistant turn, if any."""
-    whole = _apply(tokenizer, [*prompt, {"role": "assistant", "content": _PROBE}])
-    if not whole.startswith(start) or _PROBE not in whole[len(start) :]:
+def _response(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], start: str, text: str
+) -> str:
+    """What the template writes for the response after ``start``."""
+    whole = _apply(tokenizer, [*prompt, {"role": "assistant", "content": text}])
+    if not whole.startswith(start):
         raise WRPOError(
             "the chat template renders the prompt differently when a response follows, so the "
             "response cannot be told apart; give prompts already rendered as text"
         )
-    tail = whole[len(start) :].split(_PROBE, 1)[1].strip()
-    special = [t for t in tokenizer.all_special_tokens if tail.startswith(t)]
-    added = [t for t in map(str, tokenizer.get_added_vocab()) if tail.startswith(t)]
-    return max(special + added, key=len, default=None)
+    return whole[len(start) :]
+
+
+def _turn_end(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], start: str
+) -> tuple[str | None, str]:
+    """The end token of an assistant turn, if the template writes one, and all it writes there."""
+    whole = _response(tokenizer, prompt, start, _PROBE)
+    if _PROBE not in whole:
+        raise WRPOError("the chat template drops the assistant's text; use another template")
+    after = whole.split(_PROBE, 1)[1]
+    special = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
+    found = [token for token in special if token and after.strip().startswith(token)]
+    return max(found, key=len, default=None), after
 
 
 def _end_once(text: str, end: str) -> str:

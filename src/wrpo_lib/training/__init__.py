@@ -13,6 +13,7 @@ _HOMES = {
     "WRPOCollator": "collator",
     "WRPOTrainer": "trainer",
     "DynamicsCallback": "dynamics",
+    "sft_config": "sft",
     "sft_trainer": "sft",
     "train": "run",
 }

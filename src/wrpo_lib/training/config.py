@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,8 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import SCHEDULES
 
 OBJECTIVES = ("dpo", "ipo", "simpo")
-UNSUPPORTED = {
-    "loss_type": ["sigmoid"],
+UNSUPPORTED: dict[str, Any] = {
+    "loss_type": ["sigmoid"],  # `objective` says the form
     "loss_weights": None,
     "ld_alpha": None,
     "f_divergence_type": "reverse_kl",
@@ -21,38 +22,63 @@ UNSUPPORTED = {
     "padding_free": False,
     "sync_ref_model": False,
     "truncation_mode": "keep_start",
+    "pad_token": None,
 }
-"""``DPOConfig`` fields that WRPO gives no meaning to, with the only value they may have."""
+"""Parent fields that WRPO gives no meaning to, with the only value they may have."""
+
+
+def _field(default: Any, help_text: str) -> Any:
+    return field(default=default, metadata={"help": help_text})
 
 
 @dataclass
 class WRPOConfig(DPOConfig):
     """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`; defaults are the paper's.
 
-    ``objective``: the form of the loss, ``dpo`` (the paper's main form), ``ipo`` or ``simpo``.
-    ``alpha``: fusion coefficient at the end of training, the weight of the source response;
-    0 is DPO on the target's own pairs, 1 is DPO on (y_ws, y_l).
-    ``alpha_schedule``: ``linear`` (the paper), ``constant``, ``quadratic``.
-    ``beta``: of the dpo and simpo forms; higher keeps closer to the reference (simpo: sharpens).
-    ``tau``: of the ipo form; higher keeps closer to the reference. ``gamma``: target margin of
-    the simpo form. ``max_prompt_length``: tokens a prompt keeps, from the right, when prompt and
-    response together exceed ``max_length``. ``dynamics_file``: JSONL of per-step metrics.
+    Every field of TRL's ``DPOConfig`` and of ``TrainingArguments`` is there too. The paper trains
+    on batches of 128: 2 per device × 8 accumulation × 8 GPUs (facts of section 4.1), which depends
+    on the machine and so belongs into a recipe.
+
+    The defaults are those of WRPO in its DPO form. Table 6 has for the others: IPO tau 0.01,
+    learning rate 1e-6; SimPO beta 10, gamma 0, alpha 0.5, learning rate 6e-7.
+
+    - ``objective``: the form of the loss, ``dpo`` (the paper's main form), ``ipo`` or ``simpo``.
+      SimPO has no reference model: none is loaded, copied or computed.
+    - ``alpha``: fusion coefficient that the schedule rises to, the weight of the source response
+      in [0, 1]; 0 is DPO on (y_wt, y_l), 1 is DPO on (y_ws, y_l).
+    - ``alpha_schedule``: ``linear`` (the paper), ``constant``, ``quadratic``; see
+      :func:`wrpo_lib.objective.alpha_at`.
+    - ``beta``: of the dpo and simpo forms. Higher keeps the dpo form closer to the reference and
+      sharpens the simpo form.
+    - ``tau``: of the ipo form; higher keeps closer to the reference.
+    - ``gamma``: target margin of the simpo form.
+    - ``max_prompt_length``: tokens a prompt keeps, the last ones, when prompt and response
+      together exceed ``max_length``; then each response is cut on its own to what is left.
+    - ``dynamics_file``: JSONL that gets one line a logged step, see
+      :class:`~wrpo_lib.training.dynamics.DynamicsCallback`.
+
+    :raises WRPOError: for a value outside its range, and for an option of the parent that WRPO
+        does not support, rather than ignoring it.
     """
 
-    objective: str = field(default="dpo", metadata={"help": "Form of the loss: dpo, ipo, simpo."})
-    alpha: float = field(default=0.1, metadata={"help": "Final fusion coefficient (Table 6)."})
-    alpha_schedule: str = field(default="linear", metadata={"help": "How alpha rises (paper: linear)."})
-    beta: float = field(default=0.01, metadata={"help": "KL strength (Table 6)."})
-    tau: float = field(default=0.01, metadata={"help": "KL strength of the IPO form (Table 6)."})
-    gamma: float = field(default=0.0, metadata={"help": "Target margin, SimPO form (Table 6)."})
-    max_length: int | None = field(default=2048, metadata={"help": "Tokens of prompt and response."})
-    max_prompt_length: int | None = field(default=1800, metadata={"help": "Tokens of a cut prompt."})
-    learning_rate: float = field(default=3e-7, metadata={"help": "Peak learning rate (Table 6)."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Paper, training details."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Share of steps (paper)."})
-    num_train_epochs: float = field(default=1.0, metadata={"help": "Paper, training details."})
-    logging_steps: float = field(default=1, metadata={"help": "Every step: the dynamics are the point."})
-    dynamics_file: str | None = field(default=None, metadata={"help": "Where to write dynamics."})
+    objective: str = _field("dpo", "Form of the loss: dpo, ipo or simpo.")
+    alpha: float = _field(0.1, "Fusion coefficient at the end of the schedule (Table 6).")
+    alpha_schedule: str = _field("linear", "How alpha rises: linear (paper), constant, quadratic.")
+    beta: float = _field(0.01, "Strength of the KL constraint (Table 6).")
+    tau: float = _field(0.01, "Strength of the KL constraint in the IPO form (Table 6).")
+    gamma: float = _field(0.0, "Target margin of the SimPO form (Table 6).")
+    max_length: int | None = _field(2048, "Tokens of prompt and response (section 4.1).")
+    max_prompt_length: int | None = _field(1800, "Tokens of a cut prompt (section 4.1).")
+    learning_rate: float = _field(3e-7, "Peak learning rate (Table 6).")
+    lr_scheduler_type: str = _field("cosine", "Learning-rate schedule (section 4.1).")
+    warmup_steps: float = _field(0.1, "Warm-up, below 1 a share of all steps (section 4.1).")
+    num_train_epochs: float = _field(1.0, "Epochs (section 4.1).")
+    seed: int = _field(42, "Seed of data order and initialisation (section 4.1).")
+    logging_steps: float = _field(1, "Every step (ours): the dynamics are a result.")
+    activation_checkpointing: bool | None = _field(
+        True, "Recompute activations to save memory (TRL's default, official config)."
+    )
+    dynamics_file: str | None = _field(None, "JSONL file for the training dynamics.")
 
     def __post_init__(self) -> None:
         """Reject values without a meaning before anything is loaded."""
@@ -65,12 +91,37 @@ class WRPOConfig(DPOConfig):
         if not 0.0 <= self.alpha <= 1.0:
             raise WRPOError(f"alpha is {self.alpha}, outside [0, 1]; choose a value in [0, 1]")
         for name in ("beta", "tau"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise WRPOError(f"{name} is {getattr(self, name)}; choose a value above 0")
-        if isinstance(self.loss_type, str):
-            self.loss_type = [self.loss_type]
-        for name, only in UNSUPPORTED.items():
-            value: Any = getattr(self, name)
-            if value != only:
-                raise WRPOError(f"{name}={value!r} has no meaning for WRPO; leave it at {only!r}")
+        if not 0 <= self.gamma < math.inf:
+            raise WRPOError(f"gamma is {self.gamma}; choose a margin of 0 or more")
+        self._check_lengths()
+        self._check_unsupported()
         super().__post_init__()
+
+    def _check_lengths(self) -> None:
+        for name in ("max_length", "max_prompt_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise WRPOError(f"{name} is {value}; choose at least 1 token, or None for no limit")
+        limits = (self.max_prompt_length, self.max_length)
+        if None not in limits and self.max_prompt_length >= self.max_length:  # type: ignore[operator]
+            raise WRPOError(
+                f"max_prompt_length {self.max_prompt_length} leaves no room for a response in "
+                f"max_length {self.max_length}; lower it"
+            )
+
+    def _check_unsupported(self) -> None:
+        values = self.__dict__
+        if isinstance(values["loss_type"], str):
+            values["loss_type"] = [values["loss_type"]]
+        for name, only in UNSUPPORTED.items():
+            if values[name] != only:
+                raise WRPOError(
+                    f"{name}={values[name]!r} has no meaning for WRPO; leave it at {only!r}"
+                )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise WRPOError(
+                f"train_sampling_strategy={self.train_sampling_strategy!r} needs one length a row, "
+                "but a quadruple has three; choose 'random' or 'sequential'"
+            )

@@ -13,16 +13,23 @@ from wrpo_lib.records import write_jsonl
 
 
 class DynamicsCallback(TrainerCallback):
-    """Append every training log to ``path``.
+    """Write every training log of :class:`~wrpo_lib.training.WRPOTrainer` to ``path``.
 
-    With ``logging_steps=1`` a line is one optimiser step; otherwise a line holds means over the
-    steps since the line before. On resume, lines after the resumed step are dropped first, so
-    each step stands once. ``seconds`` counts from the start of this process's training.
+    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
+    tokens counts every row of a batch, so a prompt three times), and all that the trainer logs:
+    ``loss``, ``alpha``, ``rewards/*``, ``logps/*``, ``grad_norm``, ``learning_rate``, ``epoch``.
+
+    With ``logging_steps=1`` a line is one optimiser step; otherwise its values are means over the
+    steps since the line before. On resume, lines after the resumed step are dropped first, so each
+    step stands once, and ``seconds`` and ``tokens`` go on from the last line kept. A fresh run
+    starts the file anew. Only the main process writes.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.start = 0.0
+        self.seconds_before = 0.0
+        self.tokens_before = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -31,16 +38,21 @@ class DynamicsCallback(TrainerCallback):
         self.start = time.perf_counter()
         if not state.is_world_process_zero:
             return
-        kept = []
-        if self.path.is_file() and state.global_step > 0:
+        kept = [row for row in self._lines() if row["step"] <= state.global_step]
+        if kept:
+            self.seconds_before, self.tokens_before = kept[-1]["seconds"], kept[-1]["tokens"]
+        write_jsonl(self.path, kept)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        """Whole lines of the file; a kill may have cut the last one short."""
+        rows = []
+        if self.path.is_file():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the line a kill cut short
-                    continue
-                if row["step"] <= state.global_step:
-                    kept.append(row)
-        write_jsonl(self.path, kept)
+                    rows.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+        return rows
 
     def on_log(
         self,
@@ -53,7 +65,12 @@ class DynamicsCallback(TrainerCallback):
         """Append one line; evaluation logs and the closing summary are not dynamics."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        row = {"step": state.global_step, "seconds": round(time.perf_counter() - self.start, 3)}
-        row |= {key: float(value) for key, value in logs.items()}
+        values = {key: float(value) for key, value in logs.items()}
+        row = {
+            "step": state.global_step,
+            "seconds": round(self.seconds_before + time.perf_counter() - self.start, 3),
+            "tokens": int(self.tokens_before + values.pop("num_tokens", 0.0)),
+            **values,
+        }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

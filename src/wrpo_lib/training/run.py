@@ -73,5 +73,37 @@ def train(
         trainer = WRPOTrainer(
             model=model, args=args, train_dataset=data, processing_class=tokenizer, peft_config=peft
         )
+    if trainer.args.disable_tqdm:
+        from transformers import PrinterCallback
+
+        trainer.remove_callback(PrinterCallback)  # a quiet run prints no line a step either
     trainer.train(resume_from_checkpoint=resume or None)
     return trainer
+
+
+def load_inputs(
+    recipe: Recipe, model: str | None = None, data: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
+    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them.
+
+    ``model`` is a hub id or a folder, ``data`` a file of quadruples (JSONL, parquet). This is what
+    an engineer's own run starts from; on nano the testbed provides all three.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from wrpo_lib.quadruples import read_quadruples
+
+    model, data = model or recipe.model, data or recipe.data
+    where = f"recipe {recipe.profile}/{recipe.name}"
+    if not model or not data:
+        raise WRPOError(f"{where} names no model or no data; pass `model` and `data`")
+    rows = read_quadruples(data)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        loaded = AutoModelForCausalLM.from_pretrained(model, **recipe.load)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise WRPOError(f"{where}: cannot load {model!r} ({reason}); check its name") from error
+    if not tokenizer.chat_template:
+        raise WRPOError(f"{where}: {model!r} has no chat template; use an instruct model")
+    return loaded, tokenizer, rows

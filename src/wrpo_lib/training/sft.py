@@ -4,51 +4,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.rendering import Truncation, render
-
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
 
+PAPER = {
+    "learning_rate": 7e-6,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,  # a share of all steps
+    "num_train_epochs": 1,
+    "max_length": 2048,
+}
+"""The paper's SFT settings (section 4.1), with 128 blocks a step; it packs (``packing=True``)."""
+
+
+def sft_config(output_dir: str, **overrides: Any) -> SFTConfig:
+    """TRL's ``SFTConfig`` with the paper's settings; ``overrides`` replace or add fields."""
+    from trl import SFTConfig
+
+    values = {"activation_checkpointing": True, "completion_only_loss": True, **PAPER, **overrides}
+    return SFTConfig(output_dir=output_dir, **values)
+
 
 def sft_trainer(
-    model: PreTrainedModel,
+    model: str | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: Dataset,
     args: SFTConfig,
     peft_config: PeftConfig | None = None,
 ) -> SFTTrainer:
-    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only.
+    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, ready to ``train()``.
 
-    ``data`` needs ``prompt`` and ``source_chosen``. Rows are rendered by the same function as in
-    preference training, so both stages see the same tokens. The paper packs rows into blocks of
-    2048 (``packing: true``).
+    ``data`` needs ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered by the
+    same function as in preference training, so both stages see the same tokens; a response that
+    exceeds ``args.max_length`` together with its prompt loses its end, counted in the trainer's
+    ``truncation``. With ``args.packing`` TRL
+    fills blocks of ``max_length`` tokens with whole rows, which wants an attention implementation
+    that keeps packed rows apart (flash attention); off by default.
+
+    :raises WRPOError: for a missing column or an empty text, with its row.
     """
     from trl import SFTTrainer
 
-    missing = [c for c in ("prompt", "source_chosen") if c not in data.column_names]
-    if missing:
-        raise WRPOError(f"SFT data lack the column {missing[0]!r}; give quadruples or y_ws rows")
-    truncation = Truncation()
+    from wrpo_lib.training.data import tokenize
 
-    def tokenize(row: dict[str, Any]) -> dict[str, list[int]]:
-        rendered = render(
-            tokenizer, row["prompt"], [row["source_chosen"]], args.max_length, None
-        )
-        truncation.add(rendered, ["source_chosen"])
-        (response,) = rendered.response_ids
-        return {
-            "input_ids": rendered.prompt_ids + response,
-            "completion_mask": [0] * len(rendered.prompt_ids) + [1] * len(response),
-        }
-
-    rows = data.map(tokenize, remove_columns=data.column_names, load_from_cache_file=False)
+    rows, truncation = tokenize(
+        data,
+        tokenizer,
+        ("source_chosen",),
+        max_length=args.max_length,
+        max_prompt_length=None,
+        num_proc=args.dataset_num_proc,
+        name="SFT",
+    )
     args.completion_only_loss = True
     trainer = SFTTrainer(
-        model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=peft_config
+        model=model,
+        args=args,
+        train_dataset=rows.map(_join, remove_columns=rows.column_names),
+        processing_class=tokenizer,
+        peft_config=peft_config,
     )
     trainer.truncation = truncation
     return trainer
+
+
+def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
+    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
+    return {
+        "input_ids": prompt + response,
+        "completion_mask": [0] * len(prompt) + [1] * len(response),
+    }

@@ -1,0 +1,1 @@
+"""Statistics with intervals, the distribution deviation, and the training dynamics."""

@@ -1,0 +1,54 @@
+"""Which figure is drawn from which file by which function on which page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wrpo_lib.records import file_hash, project_root, results_dir, write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS = (
+    ("figure1_deviation", "Figure 1", "deviation", "notebooks/01_distribution_deviation.ipynb"),
+    ("figure1_deviation", "Figure 1", "scores", "notebooks/01_distribution_deviation.ipynb"),
+    ("figure2_sources", "Table 1", "sources", "notebooks/02_building_quadruples.ipynb"),
+    ("figure2_rewards", "ours", "rewards", "notebooks/02_building_quadruples.ipynb"),
+    ("figure3_dynamics", "Figure 3", "dynamics", "notebooks/03_internal_reward_dynamics.ipynb"),
+    ("method_comparison", "Table 2", "scores", "notebooks/04_wrpo_training.ipynb"),
+    ("protocols", "Table 2", "answers_seed{seed}", "notebooks/05_evaluation.ipynb"),
+    ("headroom", "ours", "scores", "book/testbed.md"),
+)
+"""Figure, what of the paper it answers, table of ``results/nano``, page. Figures drawn from
+formulas or from the paper's own numbers (``figure2_alpha_schedules``, ``table2_intervals``) have
+no data file and are left out."""
+
+
+def figure_map(seeds: list[int]) -> pd.DataFrame:
+    """The map with the hash of every data file, as it is now."""
+    import pandas as pd
+
+    from wrpo_lib.figures import FIGURES
+
+    rows = []
+    for figure, answers, table, page in ROWS:
+        for name in dict.fromkeys(table.format(seed=s) for s in seeds):
+            path = results_dir("nano") / f"{name}.csv"
+            draw = FIGURES[figure]
+            rows.append(
+                {
+                    "figure": figure,
+                    "paper": answers,
+                    "data_file": path.relative_to(project_root()).as_posix(),
+                    "sha256": file_hash(path),
+                    "function": f"{draw.__module__}.{draw.__name__}",
+                    "page": page,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def write_figure_map(seeds: list[int]) -> None:
+    """Write ``results/figure_map.csv``."""
+    path = project_root() / "results" / "figure_map.csv"
+    write_atomically(path, figure_map(seeds).to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,64 @@
+"""One style for every figure: colours, markers and names that hold in greyscale too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """How a series is drawn and named."""
+
+    name: str
+    color: str
+    marker: str
+    dash: str
+
+
+# Okabe and Ito's palette: told apart with every common colour vision, and by lightness in print
+LOOKS = {
+    "target": Look("Target", "#555555", "o", "-"),
+    "target_sft": Look("Target-SFT", "#000000", "s", "-"),
+    "dpo_off": Look("DPO-off", "#D55E00", "v", ":"),
+    "dpo_on_target": Look("DPO-on (raw target)", "#56B4E9", "^", "--"),
+    "dpo_on": Look("DPO-on", "#0072B2", "^", "--"),
+    "dpo_hybrid": Look("DPO-hybrid", "#E69F00", "D", "-."),
+    "wrpo": Look("WRPO (α → 0.1)", "#009E73", "P", "-"),
+    "wrpo_alpha05": Look("WRPO (α → 0.5)", "#CC79A7", "X", "-"),
+    "source": Look("source responses", "#D55E00", "D", "-"),
+    "own": Look("own responses", "#0072B2", "o", "--"),
+    "source_chosen": Look("y_ws (source)", "#D55E00", "D", "-."),
+    "target_chosen": Look("y_wt (target)", "#0072B2", "^", "--"),
+    "rejected": Look("y_l (rejected)", "#555555", "v", ":"),
+    "margins": Look("margin", "#009E73", "P", "-"),
+}
+
+
+def look(name: str) -> Look:
+    """The look of a series; sources share one, named as they are."""
+    short = name.removeprefix("source-")
+    return LOOKS.get(name, Look(f"Source ({short})", "#999999", "o", "-"))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib settings of every figure: white ground (dark pages keep it), small sans text."""
+    import matplotlib as mpl
+    import seaborn as sns
+
+    settings = {
+        "figure.facecolor": "white",
+        "figure.dpi": 110,
+        "savefig.dpi": 160,
+        "axes.grid": True,
+        "grid.color": "#e4e4e4",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "legend.frameon": False,
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "figure.constrained_layout.use": True,
+    }
+    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(settings):
+        yield

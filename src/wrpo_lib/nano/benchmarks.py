@@ -1,0 +1,78 @@
+"""The three benchmarks' protocols on the nano answers, judged by the testbed's judge.
+
+Judging is a pure function of the tracked answers, so the judgements are made again wherever they
+are needed instead of being stored.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.nano.judge import Judge, judge_alpaca, judge_arena, judge_mt_bench
+from wrpo_lib.nano.tasks import task_from_id
+from wrpo_lib.records import read_results, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def benchmark_rows(
+    answers: pd.DataFrame, models: list[str], settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Scores of ``models`` under the three protocols for one seed's answers.
+
+    ``settings`` is ``evaluation`` of ``recipes/nano/world.yaml``: the baselines and how many
+    letters make a prompt hard.
+    """
+    judge = Judge()
+    greedy = answers[answers["decoding"] == "greedy"]
+    hard = greedy[
+        [len(task_from_id(i).letters) >= settings["arena_letters"] for i in greedy["prompt_id"]]
+    ]
+    turns = answers[answers["decoding"] == "two_turn"]
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        pair = [model, settings["baseline"]]
+        judged = judge_alpaca(greedy[greedy["model"].isin(pair)], settings["baseline"], judge)
+        won = alpaca_eval.win_rate(judged)
+        controlled = alpaca_eval.length_controlled_win_rate(judged)
+        rows.append(_row("alpaca_eval2", model, won.win_rate, won.interval, controlled))
+        pair = [model, settings["arena_baseline"]]
+        battles = judge_arena(hard[hard["model"].isin(pair)], settings["arena_baseline"], judge)
+        score = arena_hard.summarise(battles)
+        rows.append(_row("arena_hard", model, score.score, score.interval))
+        scores = mt_bench.summarise(judge_mt_bench(turns[turns["model"] == model], judge))
+        rows.append(_row("mt_bench", model, scores.overall, scores.interval))
+    return rows
+
+
+def _row(
+    benchmark: str, model: str, value: float, interval: Any, controlled: float | None = None
+) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "model": model,
+        "value": value,
+        "low": interval.low,
+        "high": interval.high,
+        "n": interval.n,
+        "n_questions": interval.n_clusters,
+        "length_controlled": controlled,
+    }
+
+
+def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
+    """:func:`benchmark_rows` for every seed of the tracked results."""
+    import pandas as pd
+
+    run = read_run(profile)
+    return pd.DataFrame(
+        [
+            {"seed": seed, **row}
+            for seed in run["seeds"]
+            for row in benchmark_rows(
+                read_results(profile, f"answers_seed{seed}"), models, run["world"]["evaluation"]
+            )
+        ]
+    )

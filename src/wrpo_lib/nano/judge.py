@@ -1,0 +1,106 @@
+"""The testbed's judge: true quality seen through known biases (ours).
+
+A logistic judge with a quality weight, a position bias, a length bias and noise. It answers in the
+forms of the three benchmarks, so the same statistics run on its judgements and on real ones, and
+their corrections can be held against the truth. Every draw depends on (seed, protocol, question,
+model, order) alone, never on the order of the calls.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import expit
+
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERDICTS = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
+EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
+
+
+@dataclass(frozen=True)
+class Judge:
+    """``quality``: logits a unit of quality; ``position``: logits for what is shown second;
+    ``length``: logits a standardised character difference of 20; ``noise``: s.d. in logits."""
+
+    quality: float = 4.0
+    position: float = 0.35  # published judgements: models score 8.6 points higher when shown second
+    length: float = 0.5
+    noise: float = 0.5
+    seed: int = 0
+
+    def rng(self, *key: object) -> np.random.Generator:
+        """The generator of one judgement."""
+        text = "|".join(map(str, (self.seed, *key)))
+        return np.random.default_rng(zlib.crc32(text.encode()))
+
+    def latent(self, quality: float, length: float, second: bool, key: tuple[object, ...]) -> float:
+        """Preference in logits for a response over another, by their differences."""
+        bias = self.position if second else -self.position
+        noise = self.noise * self.rng(*key).standard_normal()
+        return float(self.quality * quality + self.length * length / 20 + bias + noise)
+
+
+def _pairs(answers: pd.DataFrame, baseline: str, turn: int = 1) -> pd.DataFrame:
+    """Each model's answer beside the baseline's answer to the same prompt."""
+    first = answers[answers["turn"] == turn].assign(length=lambda d: d["text"].str.len())
+    columns = ["prompt_id", "model", "quality", "length", "text"]
+    base = first.loc[first["model"] == baseline, columns].drop(columns="model")
+    if base.empty:
+        raise WRPOError(f"the baseline {baseline!r} has no answers; answer with it first")
+    rest = first.loc[first["model"] != baseline, columns]
+    return rest.merge(base, on="prompt_id", suffixes=("", "_baseline"), validate="many_to_one")
+
+
+def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
+    """AlpacaEval-2's form: preference in [1, 2] for the model, both orders."""
+    import pandas as pd
+
+    rows = []
+    for pair in _pairs(answers, baseline).itertuples(index=False):
+        gap, longer = pair.quality - pair.quality_baseline, pair.length - pair.length_baseline
+        for order in ("baseline first", "model first"):
+            key = ("alpaca", pair.prompt_id, pair.model, order)
+            logit = judge.latent(gap, longer, order == "baseline first", key)
+            same = pair.text == pair.text_baseline
+            preference = 1.5 if same else 1.0 + float(expit(logit))
+            lengths = (pair.length, pair.length_baseline)
+            rows.append((pair.prompt_id, pair.model, order, preference, *lengths))
+    columns = ["question_id", "model", "order", "preference", "length_model", "length_baseline"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
+    """Arena-Hard's form: two games, positions swapped, five verdicts (game 1: baseline is A)."""
+    import pandas as pd
+
+    rows = []
+    for pair in _pairs(answers, baseline).itertuples(index=False):
+        gap, longer = pair.quality - pair.quality_baseline, pair.length - pair.length_baseline
+        for game in (1, 2):
+            key = ("arena", pair.prompt_id, pair.model, game)
+            logit = judge.latent(gap, longer, game == 1, key)
+            for_a = -logit if game == 1 else logit
+            verdict = VERDICTS[sum(for_a < edge for edge in EDGES)]
+            rows.append((pair.prompt_id, pair.model, game, verdict))
+    return pd.DataFrame(rows, columns=["question_id", "model", "game", "verdict"])
+
+
+def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
+    """MT-Bench's form: a score from 1 to 10 for each turn, as a reply that holds ``[[x]]``."""
+    import pandas as pd
+
+    rows = []
+    for row in answers.itertuples(index=False):
+        rng = judge.rng("mt", row.prompt_id, row.model, row.turn)
+        noise = judge.noise * rng.standard_normal()
+        score = 2.0 + 5.5 * row.quality + judge.length * (len(row.text) - 40) / 40 + noise
+        reply = f"Rating: [[{int(np.clip(round(score), 1, 10))}]]"
+        rows.append((row.prompt_id, row.turn, row.model, reply))
+    return pd.DataFrame(rows, columns=["question_id", "turn", "model", "judgment"])

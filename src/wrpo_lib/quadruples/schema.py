@@ -1,0 +1,205 @@
+"""The quadruple schema, its validation, and files of quadruples.
+
+A row has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text that went through a
+chat template already), ``source_chosen``, ``target_chosen``, ``rejected`` and optionally
+``source_model``, the three rewards and ``split``. Meaning is in the names, never in an order.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+RESPONSES = ("source_chosen", "target_chosen", "rejected")
+REWARDS = tuple(f"{name}_reward" for name in RESPONSES)
+ROLES = ("system", "user", "assistant", "tool")
+HINTS = {
+    "source_chosen": "the best source response (y_ws)",
+    "target_chosen": "the best target response (y_wt)",
+    "rejected": "the worst target response (y_l)",
+}
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+class Problem(NamedTuple):
+    """One thing wrong: ``row`` counts from 1 (the line, in JSONL)."""
+
+    row: int
+    field: str
+    what: str
+
+    def sentence(self, where: str) -> str:
+        """The problem as one sentence."""
+        return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
+
+
+def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
+    """Everything wrong with one row."""
+    prompt_id = row.get("prompt_id")
+    if not isinstance(prompt_id, str) or not prompt_id.strip():
+        yield Problem(number, "prompt_id", "missing or not text; give every row a unique id")
+    yield from (Problem(number, "prompt", what) for what in _prompt_problems(row.get("prompt")))
+    for name in RESPONSES:
+        text = row.get(name)
+        if text is None:
+            yield Problem(number, name, f"missing; add {HINTS[name]} or remove the row")
+        elif not isinstance(text, str):
+            kind = type(text).__name__
+            yield Problem(number, name, f"is a {kind}, not text; give the response's text")
+        elif not text.strip():
+            yield Problem(number, name, "is empty; sample it again or remove the row")
+    for name in REWARDS:
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            yield Problem(number, name, f"is {value!r}, not a number; score the response again")
+        elif not math.isfinite(value):
+            yield Problem(number, name, f"is {value}; score the response again")
+
+
+def _prompt_problems(prompt: Any) -> Iterator[str]:
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            yield "is empty; remove the row"
+        return
+    if not isinstance(prompt, list) or not prompt:
+        yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
+        return
+    for k, message in enumerate(prompt, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            yield f"message {k} has no text content; give role and content"
+        elif message.get("role") not in ROLES:
+            yield f"message {k} has the role {message.get('role')!r}; use one of {', '.join(ROLES)}"
+        elif not message["content"].strip() and message["role"] == "user":
+            yield f"message {k} is empty; remove the row"
+    if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
+        yield "does not end in a user turn; drop what follows the last question"
+
+
+def validate_quadruples(rows: Iterable[dict[str, Any]]) -> Iterator[Problem]:
+    """Every problem of ``rows`` in order, repeated ids included."""
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        yield from row_problems(row, number)
+        prompt_id = row.get("prompt_id")
+        if not isinstance(prompt_id, str):
+            continue
+        if prompt_id in seen:
+            yield Problem(number, "prompt_id", f"{prompt_id!r} stands in row {seen[prompt_id]} "
+                          "already; make ids unique")  # fmt: skip
+        seen.setdefault(prompt_id, number)
+
+
+def count_warnings(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """What is allowed but worth knowing, counted."""
+    found = dict.fromkeys(
+        ("source_chosen equals target_chosen", "target_chosen equals rejected",
+         "source_chosen equals rejected", "target_chosen_reward below rejected_reward",
+         "target_chosen_reward equals rejected_reward"), 0)  # fmt: skip
+    for row in rows:
+        source, target, rejected = (row[name] for name in RESPONSES)
+        found["source_chosen equals target_chosen"] += source == target
+        found["target_chosen equals rejected"] += target == rejected
+        found["source_chosen equals rejected"] += source == rejected
+        won, lost = row.get("target_chosen_reward"), row.get("rejected_reward")
+        if won is not None and lost is not None:
+            found["target_chosen_reward below rejected_reward"] += won < lost
+            found["target_chosen_reward equals rejected_reward"] += won == lost
+    return found
+
+
+def read_rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL, gzipped JSONL or parquet file, not yet validated."""
+    path = Path(path)
+    if not path.name.endswith(SUFFIXES):
+        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise WRPOError(f"{path} does not exist; check the path")
+    try:
+        rows = _read_parquet(path) if path.suffix == ".parquet" else list(_read_jsonl(path))
+    except (OSError, EOFError) as error:
+        raise WRPOError(
+            f"{path} cannot be read ({error}); it is truncated, copy it again"
+        ) from error
+    if not rows:
+        raise WRPOError(f"{path} has no rows; write at least one quadruple")
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise WRPOError(
+            f"{path} is no whole parquet file; it is truncated, copy it again"
+        ) from error
+    return rows
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise WRPOError(
+                    f"{path}, line {number}: not JSON ({error.msg}); the line is malformed or cut "
+                    "short, correct or remove it"
+                ) from error
+            if not isinstance(row, dict):
+                raise WRPOError(f"{path}, line {number}: not a JSON object; write one row a line")
+            yield row
+
+
+def read_quadruples(path: str | Path) -> Dataset:
+    """Read and validate a file of quadruples; the first problem is raised."""
+    from datasets import Dataset
+
+    rows = read_rows(path)
+    for problem in validate_quadruples(rows):
+        raise WRPOError(problem.sentence(str(path)))
+    return Dataset.from_list(rows)
+
+
+def write_quadruples(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
+    """Validate and write quadruples; nothing half-written is ever left at ``path``."""
+    path = Path(path)
+    rows = [dict(row) for row in rows]
+    for problem in validate_quadruples(rows):
+        raise WRPOError(problem.sentence("the quadruples to write"))
+    write_rows(rows, path)
+
+
+def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    """Write rows as the kind of file that ``path`` names, atomically."""
+    if not path.name.endswith(SUFFIXES):
+        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        if path.suffix == ".parquet":
+            from datasets import Dataset
+
+            Dataset.from_list(rows).to_parquet(str(part))
+        else:
+            opener = gzip.open if path.suffix == ".gz" else open
+            with opener(part, "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""From rows of text to rows of token ids, for preference training and SFT alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate.logging import get_logger
+from datasets import Dataset
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.quadruples.rendering import Truncation, render
+from wrpo_lib.quadruples.schema import row_problems
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = get_logger(__name__)
+
+
+def check_columns(dataset: Any, fields: tuple[str, ...], name: str) -> None:
+    """A map-style data set with rows, a prompt and the responses ``fields``."""
+    if not isinstance(dataset, Dataset):
+        kind = type(dataset).__name__
+        raise WRPOError(f"the {name} data is a {kind}; give a datasets.Dataset of quadruples")
+    for column in ("prompt", *fields):
+        if column not in dataset.column_names:
+            raise WRPOError(f"the {name} data lack the column {column!r}; give whole quadruples")
+    if len(dataset) == 0:
+        raise WRPOError(f"the {name} data have no rows; give at least one quadruple")
+
+
+def tokenize(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    fields: tuple[str, ...],
+    *,
+    max_length: int | None,
+    max_prompt_length: int | None,
+    num_proc: int | None,
+    name: str,
+) -> tuple[Dataset, Truncation]:
+    """Rows of ``prompt_ids`` and ``<field>_ids``, and what was cut, which is logged too.
+
+    Never from a cache: its key could not see a change in how we render.
+
+    :raises WRPOError: for a bad prompt or response, with its row; ``name`` says which data.
+    """
+    check_columns(dataset, fields, name)
+    rows = dataset.map(
+        _tokenize_row,
+        with_indices=True,
+        fn_kwargs={
+            "tokenizer": tokenizer,
+            "fields": fields,
+            "limits": (max_length, max_prompt_length),
+            "name": name,
+        },
+        remove_columns=dataset.column_names,
+        num_proc=num_proc,
+        load_from_cache_file=False,
+        desc=f"Rendering the {name} data",
+    )
+    cut = np.array(rows["truncated"][:]).sum(axis=0).tolist()
+    truncation = Truncation({"rows": len(rows), **dict(zip(("prompt", *fields), cut, strict=True))})
+    log = logger.warning if any(cut) else logger.info
+    log(f"{name} data: {truncation.report()}")
+    return rows.remove_columns("truncated"), truncation
+
+
+def _tokenize_row(
+    row: dict[str, Any],
+    index: int,
+    tokenizer: PreTrainedTokenizerBase,
+    fields: tuple[str, ...],
+    limits: tuple[int | None, int | None],
+    name: str,
+) -> dict[str, Any]:
+    for problem in row_problems(row, index + 1):
+        if problem.field in ("prompt", *fields):
+            raise WRPOError(problem.sentence(f"the {name} data"))
+    made = render(tokenizer, row["prompt"], [row[field] for field in fields], *limits)
+    ids = zip(fields, made.response_ids, strict=True)
+    return {
+        "prompt_ids": made.prompt_ids,
+        **{f"{field}_ids": response for field, response in ids},
+        "truncated": [made.prompt_truncated, *made.response_truncated],
+    }

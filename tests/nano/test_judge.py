@@ -1,0 +1,71 @@
+"""The judge's biases are what it says, and the protocols' corrections remove them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.nano.judge import Judge, judge_alpaca, judge_arena, judge_mt_bench
+
+
+def answers(n: int, quality: float = 0.0, longer: int = 0, spread: int = 0) -> pd.DataFrame:
+    """A baseline and a model of equal quality but for ``quality``; the model's texts are longer."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        base = float(rng.uniform(0, 1))
+        size = int(rng.integers(-spread // 2, spread + 1))  # longer on average, not always
+        rows.append((f"q{i}", 1, "base", "b" * 40, base))
+        rows.append((f"q{i}", 1, "model", "m" * (40 + longer + size), base + quality))
+    return pd.DataFrame(rows, columns=["prompt_id", "turn", "model", "text", "quality"])
+
+
+def test_judging_both_orders_removes_the_position_bias() -> None:
+    judged = judge_alpaca(answers(400), "base", Judge(position=1.0, length=0.0))
+    by_order = judged.groupby("order")["preference"].mean() - 1
+    assert by_order["baseline first"] > 0.68  # sigmoid(1) = 0.73, shrunk by noise
+    assert by_order["model first"] < 0.32
+    assert (
+        alpaca_eval.win_rate(judged).interval.low < 50 < alpaca_eval.win_rate(judged).interval.high
+    )
+
+
+def test_length_control_removes_most_of_the_length_bias() -> None:
+    biased = Judge(position=0.0, length=2.0, noise=0.1)
+    judged = judge_alpaca(answers(400, spread=30), "base", biased)
+    raw = alpaca_eval.win_rate(judged).win_rate
+    controlled = alpaca_eval.length_controlled_win_rate(judged)
+    assert raw > 58
+    assert abs(controlled - 50) < 0.35 * abs(raw - 50)
+
+
+def test_better_answers_win_in_every_protocol() -> None:
+    judge = Judge()
+    table = answers(200, quality=0.5)
+    assert alpaca_eval.win_rate(judge_alpaca(table, "base", judge)).interval.low > 60
+    assert arena_hard.summarise(judge_arena(table, "base", judge)).interval.low > 60
+    scores = judge_mt_bench(table, judge)
+    means = {m: mt_bench.summarise(rows).overall for m, rows in scores.groupby("model")}
+    assert means["model"] > means["base"] + 1
+
+
+def test_judgements_do_not_depend_on_the_order_of_calls() -> None:
+    table = answers(30)
+    shuffled = table.sample(frac=1, random_state=1)
+    once = judge_alpaca(table, "base", Judge()).sort_values(["question_id", "order"])
+    again = judge_alpaca(shuffled, "base", Judge()).sort_values(["question_id", "order"])
+    assert once["preference"].tolist() == again["preference"].tolist()
+
+
+def test_identical_answers_tie() -> None:
+    table = answers(3)
+    table["text"] = "same"
+    assert set(judge_alpaca(table, "base", Judge())["preference"]) == {1.5}
+
+
+def test_a_missing_baseline_is_named() -> None:
+    with pytest.raises(WRPOError, match="baseline 'nobody' has no answers"):
+        judge_alpaca(answers(2), "nobody", Judge())

@@ -1,0 +1,334 @@
+"""Every identity the paper's objectives obey, and the errors that would break them silently."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.autograd import gradcheck
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.objective import (
+    SCHEDULES,
+    Objective,
+    alpha_at,
+    dpo_loss,
+    fused_reward,
+    internal_reward,
+    ipo_loss,
+    simpo_loss,
+    wrpo_ipo_loss,
+    wrpo_loss,
+    wrpo_simpo_loss,
+)
+
+alphas = st.floats(0.0, 1.0)
+betas = st.floats(0.005, 2.0)
+seeds = st.integers(0, 2**31 - 1)
+fast = settings(max_examples=40, deadline=None)
+
+
+def logps(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
+    """Policy then reference log-probabilities of y_ws, y_wt, y_l, float64, (B,) each."""
+    generator = torch.Generator().manual_seed(seed)
+    reference = -100 * torch.rand(3, batch, generator=generator, dtype=torch.float64) - 1
+    policy = reference + 4 * torch.randn(3, batch, generator=generator, dtype=torch.float64)
+    return (*policy, *reference)
+
+
+def lengths(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed + 1)
+    return tuple(torch.randint(1, 60, (3, batch), generator=generator).double())
+
+
+def hybrid_and_on(values: tuple[Tensor, ...], beta: float) -> tuple[Objective, Objective]:
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = values
+    hybrid = dpo_loss(ws, yl, ref_ws, ref_yl, beta=beta)
+    return hybrid, dpo_loss(wt, yl, ref_wt, ref_yl, beta=beta)
+
+
+@given(seeds, alphas, betas)
+@fast
+def test_margin_is_the_convex_mix_of_hybrid_and_on_policy(
+    seed: int, alpha: float, beta: float
+) -> None:
+    values = logps(seed)
+    hybrid, on = (o.rewards.fused - o.rewards.rejected for o in hybrid_and_on(values, beta))
+    rewards = wrpo_loss(*values, alpha=alpha, beta=beta).rewards
+    torch.testing.assert_close(
+        rewards.fused - rewards.rejected, alpha * hybrid + (1 - alpha) * on, rtol=0, atol=1e-9
+    )
+
+
+@given(seeds, alphas, betas)
+@fast
+def test_loss_is_bounded_by_the_convex_mix_of_losses(seed: int, alpha: float, beta: float) -> None:
+    values = logps(seed)
+    hybrid, on = (o.losses for o in hybrid_and_on(values, beta))
+    losses = wrpo_loss(*values, alpha=alpha, beta=beta).losses
+    assert (losses <= alpha * hybrid + (1 - alpha) * on + 1e-9).all()
+
+
+def test_averaging_losses_is_not_wrpo() -> None:
+    """The tempting wrong formula: α·L_hybrid + (1−α)·L_on only bounds WRPO from above."""
+    values = logps(3)
+    hybrid, on = (o.losses for o in hybrid_and_on(values, beta=1.0))
+    wrong = 0.5 * hybrid + 0.5 * on
+    right = wrpo_loss(*values, alpha=0.5, beta=1.0).losses
+    assert ((wrong - right) > 1e-3).any()
+
+
+@given(seeds, alphas, betas, st.floats(-50, 50))
+@fast
+def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, log_z: float) -> None:
+    """β·log Z(x) added to every response's reward (a shift of its log-ratio) changes no loss."""
+    ws, wt, yl, *reference = logps(seed)
+    shifted = (ws + log_z, wt + log_z, yl + log_z)
+    torch.testing.assert_close(
+        wrpo_loss(*shifted, *reference, alpha=alpha, beta=beta).losses,
+        wrpo_loss(ws, wt, yl, *reference, alpha=alpha, beta=beta).losses,
+    )
+
+
+def test_weights_that_do_not_sum_to_one_keep_the_partition_function() -> None:
+    """A bonus α·r(y_ws) + r(y_wt) looks much like WRPO, but Z(x) stays in its loss."""
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = logps(5)
+
+    def wrong(shift: float) -> Tensor:
+        source, target, rejected = (
+            internal_reward(p + shift, r, 0.1)
+            for p, r in ((ws, ref_ws), (wt, ref_wt), (yl, ref_yl))
+        )
+        return -F.logsigmoid(0.3 * source + target - rejected)
+
+    assert not torch.allclose(wrong(0.0), wrong(10.0))
+
+
+@given(seeds, alphas, betas)
+@fast
+def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
+    seed: int, alpha: float, beta: float
+) -> None:
+    values = logps(seed)
+    policy = [p.clone().requires_grad_() for p in values[:3]]
+    result = wrpo_loss(*policy, *values[3:], alpha=alpha, beta=beta)
+    found = torch.autograd.grad(result.losses.sum(), policy)
+    margin = result.rewards.fused - result.rewards.rejected
+    strength = -beta * torch.sigmoid(-margin)
+    for gradient, weight in zip(found, (alpha, 1 - alpha, -1.0), strict=True):
+        torch.testing.assert_close(gradient, strength * weight)
+
+
+@pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
+def test_gradcheck(form: str) -> None:
+    values = logps(11, batch=3)
+    policy = tuple(p.clone().requires_grad_() for p in values[:3])
+    rest = lengths(11, batch=3) if form == "simpo" else values[3:]
+    loss = {
+        "dpo": lambda *p: wrpo_loss(*p, *rest, alpha=0.3, beta=0.2).losses,
+        "ipo": lambda *p: wrpo_ipo_loss(*p, *rest, alpha=0.3, tau=0.5).losses,
+        "simpo": lambda *p: wrpo_simpo_loss(*p, *rest, alpha=0.3, beta=2.0, gamma=0.5).losses,
+    }[form]
+    assert gradcheck(loss, policy)
+
+
+@given(seeds, alphas)
+@fast
+def test_closed_forms(seed: int, alpha: float) -> None:
+    """Each loss written out once more, straight from the paper's tables."""
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
+    n_ws, n_wt, n_yl = n = lengths(seed)
+    lr = [ws - ref_ws, wt - ref_wt, yl - ref_yl]
+    margin = alpha * lr[0] + (1 - alpha) * lr[1] - lr[2]
+    dpo = -torch.log(torch.sigmoid(0.1 * margin))
+    ipo = (margin - 1 / (2 * 0.05)) ** 2
+    average = alpha * 2 / n_ws * ws + (1 - alpha) * 2 / n_wt * wt - 2 / n_yl * yl
+    simpo = -torch.log(torch.sigmoid(average - 0.7))
+    close = torch.testing.assert_close
+    close(wrpo_loss(*values, alpha=alpha, beta=0.1).losses, dpo)
+    close(wrpo_ipo_loss(*values, alpha=alpha, tau=0.05).losses, ipo)
+    close(
+        wrpo_simpo_loss(*values[:3], *n, alpha=alpha, beta=2.0, gamma=0.7).losses,
+        simpo,
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+@given(seeds, st.sampled_from([0.0, 1.0]))
+@fast
+def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None:
+    """alpha 0: the pair (y_wt, y_l), on-policy; alpha 1: the pair (y_ws, y_l), hybrid."""
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
+    n_ws, n_wt, n_yl = n = lengths(seed)
+    chosen, ref, n_w = (ws, ref_ws, n_ws) if alpha else (wt, ref_wt, n_wt)
+    close = torch.testing.assert_close
+    close(
+        wrpo_loss(*values, alpha=alpha, beta=0.1).losses,
+        dpo_loss(chosen, yl, ref, ref_yl, beta=0.1).losses,
+    )
+    close(
+        wrpo_ipo_loss(*values, alpha=alpha, tau=0.1).losses,
+        ipo_loss(chosen, yl, ref, ref_yl, tau=0.1).losses,
+    )
+    close(
+        wrpo_simpo_loss(*values[:3], *n, alpha=alpha, beta=5.0, gamma=1.0).losses,
+        simpo_loss(chosen, yl, n_w, n_yl, beta=5.0, gamma=1.0).losses,
+    )
+
+
+@given(seeds, alphas, betas)
+@fast
+def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: float) -> None:
+    reference = logps(seed)[3:]
+    result = wrpo_loss(*reference, *reference, alpha=alpha, beta=beta)
+    torch.testing.assert_close(
+        result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12
+    )
+    assert all((reward == 0).all() for reward in result.rewards)
+    ipo = wrpo_ipo_loss(*reference, *reference, alpha=alpha, tau=0.1)
+    torch.testing.assert_close(ipo.losses, torch.full_like(ipo.losses, 25.0))
+
+
+@given(seeds, alphas)
+@fast
+def test_permuting_the_batch_permutes_everything(seed: int, alpha: float) -> None:
+    values = logps(seed)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    plain = wrpo_loss(*values, alpha=alpha, beta=0.3)
+    moved = wrpo_loss(*(v[order] for v in values), alpha=alpha, beta=0.3)
+    assert torch.equal(moved.losses, plain.losses[order])
+    for a, b in zip(moved.rewards, plain.rewards, strict=True):
+        assert torch.equal(a, b[order])
+
+
+@pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
+def test_rewards_are_detached_and_losses_are_not(form: str) -> None:
+    values = logps(2)
+    policy = [p.requires_grad_() for p in values[:3]]
+    if form == "dpo":
+        result = wrpo_loss(*policy, *values[3:], alpha=0.3, beta=0.1)
+    elif form == "ipo":
+        result = wrpo_ipo_loss(*policy, *values[3:], alpha=0.3, tau=0.1)
+    else:
+        result = wrpo_simpo_loss(*policy, *lengths(2), alpha=0.3, beta=2.0, gamma=0.0)
+    assert result.losses.requires_grad
+    assert not any(reward.requires_grad for reward in result.rewards)
+
+
+def test_simpo_knows_no_reference_but_knows_length() -> None:
+    """The same log-probability spread over more tokens is a better response to SimPO."""
+    same = torch.full((2,), -20.0)
+    short, long = torch.full((2,), 4.0), torch.full((2,), 40.0)
+    rewards = simpo_loss(same, same, long, short, beta=2.0, gamma=0.0).rewards
+    torch.testing.assert_close(rewards.fused, torch.full((2,), -1.0))
+    torch.testing.assert_close(rewards.rejected, torch.full((2,), -10.0))
+
+
+def test_extreme_margins_stay_finite() -> None:
+    far, near = torch.tensor([-2000.0]), torch.tensor([-1.0])
+    result = wrpo_loss(far, far, near, near, near, near, alpha=0.5, beta=1.0)
+    torch.testing.assert_close(result.losses, torch.tensor([1999.0]))
+
+
+# --- shapes ---------------------------------------------------------------------------------
+
+
+def test_what_broadcasting_would_have_done() -> None:
+    """The official code compares a (B,) with a (B, 1) tensor, so each row with every other."""
+    chosen, rejected = torch.tensor([1.0, 5.0]), torch.tensor([0.0, 9.0])
+    wrong = (chosen > rejected.unsqueeze(1)).float().mean()
+    right = (chosen > rejected).float().mean()
+    assert (wrong, right) == (0.5, 0.5)  # equal here by chance, which is how it goes unseen
+    chosen = torch.tensor([10.0, 5.0])
+    assert (chosen > rejected.unsqueeze(1)).float().mean() == 0.75
+    assert (chosen > rejected).float().mean() == 0.5
+
+
+@pytest.mark.parametrize("position", range(6))
+@pytest.mark.parametrize("shape", [(5, 1), (1,), (), (4,), (1, 5)])
+def test_other_shapes_are_refused(position: int, shape: tuple[int, ...]) -> None:
+    reference_too = (position + 3) % 6
+    values = list(logps(1))
+    values[position] = torch.zeros(shape)
+    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
+        wrpo_loss(*values, alpha=0.5, beta=0.1)
+    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
+        wrpo_simpo_loss(*values, alpha=0.5, beta=0.1, gamma=0.0)
+    values[reference_too] = torch.zeros(shape)  # policy and reference wrong in the same way
+    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
+        wrpo_loss(*values, alpha=0.5, beta=0.1)
+    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
+        wrpo_ipo_loss(*values, alpha=0.5, tau=0.1)
+
+
+@pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
+def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
+    values = logps(1)
+    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
+        wrpo_loss(*values, alpha=alpha, beta=0.1)
+    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
+        fused_reward(values[0], values[1], alpha)
+    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
+        alpha_at("linear", 0, 10, alpha)
+
+
+# --- schedules ------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 500), alphas, st.data())
+@fast
+def test_schedule_equations(n_steps: int, alpha_max: float, data: st.DataObject) -> None:
+    step = data.draw(st.integers(0, n_steps))
+    assert alpha_at("constant", step, n_steps, alpha_max) == alpha_max
+    linear = alpha_at("linear", step, n_steps, alpha_max)
+    assert linear == pytest.approx(alpha_max * step / n_steps)
+    quadratic = alpha_at("quadratic", step, n_steps, alpha_max)
+    assert quadratic == pytest.approx(alpha_max * (step / n_steps) ** 2)
+    assert 0 <= quadratic <= linear <= alpha_max
+
+
+def test_linear_schedule_begins_at_zero_and_ends_one_step_short() -> None:
+    values = [alpha_at("linear", t, 311, 0.1) for t in range(311)]
+    assert values[0] == 0.0
+    assert values[-1] == pytest.approx(0.1 * 310 / 311)
+    assert values == sorted(values)
+
+
+def test_mean_weight_of_the_sources() -> None:
+    """With alpha_max 0.1: 5.0 % over the 311 steps, 3.4 % when weighted by the learning rate."""
+    steps = 311
+    warmup = math.ceil(0.1 * steps)
+    values = torch.tensor([alpha_at("linear", t, steps, 0.1) for t in range(steps)])
+    rate = torch.tensor(
+        [
+            t / warmup
+            if t < warmup
+            else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (steps - warmup)))
+            for t in range(steps)
+        ]
+    )
+    assert values.mean().item() == pytest.approx(0.050, abs=3e-4)
+    assert ((values * rate).sum() / rate.sum()).item() == pytest.approx(0.034, abs=5e-4)
+    static = alpha_at("constant", 0, steps, 0.1)
+    assert static / values.mean().item() == pytest.approx(2, abs=0.02)  # Figure 6's confound
+    assert static / ((values * rate).sum() / rate.sum()).item() == pytest.approx(3, abs=0.1)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_hold_at_the_edges(schedule: str) -> None:
+    start = 0.3 if schedule == "constant" else 0.0
+    assert alpha_at(schedule, 0, 0, 0.3) == start  # the official code divides by zero here
+    assert alpha_at(schedule, 5, 0, 0.3) == start
+    assert alpha_at(schedule, 12, 10, 0.3) == 0.3  # it overshoots here
+    assert alpha_at(schedule, -1, 10, 0.3) == start
+
+
+def test_unknown_schedule_lists_the_known() -> None:
+    with pytest.raises(WRPOError, match="linear, constant, quadratic"):
+        alpha_at("decay", 0, 10, 0.1)
