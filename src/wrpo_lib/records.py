@@ -123,7 +123,7 @@ def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[st
         path = folder / f"{name}.csv"
         write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
         files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
-    record = {"schema": SCHEMA, "profile": profile, **record, **provenance(), "files": files}
+    record = {"schema": SCHEMA, "profile": profile, **provenance(), **record, "files": files}
     write_json(folder / "run.json", record)
     return folder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
 TEMPLATE = (
@@ -50,12 +52,13 @@ def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 @pytest.fixture
 def model(_model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A fresh copy a test; it has no path, as a model fresh from SFT."""
     return copy.deepcopy(_model)
 
 
 @pytest.fixture(scope="session")
 def quadruples() -> Dataset:
-    letters = ["a", "b", "c", "d", "e", "f", "g", "h"]
+    letters = list("abcdefgh")
     rows = []
     for i in range(12):
         x = [letters[(i * k + k) % 8] for k in range(1, 4 + i % 3)]
@@ -72,28 +75,77 @@ def quadruples() -> Dataset:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Any:
-    """A WRPOConfig for two cores and a few steps; keyword arguments override."""
+def settings(tmp_path: Path) -> dict[str, Any]:
+    """Training arguments for two cores and a few steps, large ones, so that steps differ."""
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "per_device_train_batch_size": 2,
+        "per_device_eval_batch_size": 2,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "warmup_steps": 0,
+        "beta": 0.5,
+        "max_length": 64,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "bf16": False,
+        "activation_checkpointing": False,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "seed": 7,
+    }
+
+
+@pytest.fixture
+def config(settings: dict[str, Any]) -> Callable[..., WRPOConfig]:
+    """Build a WRPOConfig from ``settings``; keyword arguments override."""
 
     def build(**overrides: Any) -> WRPOConfig:
-        values = {
-            "output_dir": str(tmp_path / "run"),
-            "per_device_train_batch_size": 2,
-            "max_steps": 4,
-            "learning_rate": 1e-2,
-            "beta": 0.5,
-            "max_length": 64,
-            "max_prompt_length": 32,
-            "train_sampling_strategy": "sequential",
-            "report_to": "none",
-            "use_cpu": True,
-            "bf16": False,
-            "activation_checkpointing": False,
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": False,
-            "seed": 7,
-        }
-        return WRPOConfig(**{**values, **overrides})
+        return WRPOConfig(**{**settings, "max_prompt_length": 32, **overrides})
 
     return build
+
+
+@pytest.fixture
+def trainer(
+    config: Callable[..., WRPOConfig],
+    model: LlamaForCausalLM,
+    quadruples: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Callable[..., WRPOTrainer]:
+    """Build a WRPOTrainer; arguments of the trainer by name, all others go to its config."""
+
+    def build(
+        model: Any = model,
+        train_dataset: Any = quadruples,
+        processing_class: Any = tokenizer,
+        ref_model: Any = None,
+        eval_dataset: Any = None,
+        peft_config: Any = None,
+        callbacks: Any = None,
+        **overrides: Any,
+    ) -> WRPOTrainer:
+        return WRPOTrainer(
+            model=copy.deepcopy(model),
+            ref_model=ref_model,
+            args=config(**overrides),
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=peft_config,
+            callbacks=callbacks,
+        )
+
+    return build
+
+
+@pytest.fixture
+def steps() -> Callable[..., list[float]]:
+    """A logged quantity of each training step of a trainer, the loss by default."""
+
+    def read(trainer: Trainer, key: str = "loss") -> list[float]:
+        return [log[key] for log in trainer.state.log_history if "loss" in log]
+
+    return read

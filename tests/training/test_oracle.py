@@ -6,6 +6,7 @@ SmolLM2-135M-Instruct; the same weights come from a package here, so nothing is 
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from importlib import metadata
@@ -52,7 +53,7 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
             for r in rows
         ]
     )  # fmt: skip
-    model, tokenizer = smollm2
+    model, tokenizer = copy.deepcopy(smollm2[0]), smollm2[1]
     args = WRPOConfig(
         output_dir=str(tmp_path), dynamics_file=str(tmp_path / "dynamics.jsonl"),
         per_device_train_batch_size=settings["batch"], num_train_epochs=1,
@@ -76,23 +77,33 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
 
 
 def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
+    """Far tighter than the 1e-4 and 1e-3 asked for: at this learning rate rewards are about 1e-4.
+
+    Measured on two cores: losses 2e-7, rewards 3e-7, log-probabilities 5e-6 and gradient norms
+    3e-6 relative, over the six short steps.
+    """
     assert len(ours) == len(steps)
+    # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
+    rewards = {"source_chosen": "source_chosen", "target_chosen": "target_chosen",
+               "fused": "chosen", "rejected": "rejected", "margins": "margins"}  # fmt: skip
+    responses = {"source_chosen": "source", "target_chosen": "target", "rejected": "rejected"}
     for mine, theirs in zip(ours, steps, strict=True):
         assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-4)
-        # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
-        names = {"source_chosen": "source_chosen", "target_chosen": "target_chosen",
-                 "fused": "chosen", "rejected": "rejected", "margins": "margins"}  # fmt: skip
-        for name, official in names.items():
-            assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=1e-3)
-        for name, official in (
-            ("source_chosen", "source"),
-            ("target_chosen", "target"),
-            ("rejected",) * 2,
-        ):
-            recorded = sum(theirs[f"policy_{official}"]) / len(theirs[f"policy_{official}"])
-            assert mine[f"logps/{name}"] == pytest.approx(recorded, rel=2e-4)
-        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-2)
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-6)
+        for name, official in rewards.items():
+            assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=5e-6)
+        for name in ("accuracies", "source_accuracies"):
+            assert mine[f"rewards/{name}"] == theirs[f"rewards/{name}"]
+        for name, official in responses.items():
+            recorded = theirs[f"policy_{official}"]
+            mean = sum(recorded) / len(recorded)
+            assert mine[f"logps/{name}"] == pytest.approx(mean, rel=3e-5)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+    drift = [
+        mine["rewards/margins"] - theirs["rewards/margins"]
+        for mine, theirs in zip(ours, steps, strict=True)
+    ]
+    assert abs(sum(drift) / len(drift)) < 1e-6
 
 
 def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:

@@ -87,9 +87,12 @@ def numbers(profile: str = "nano") -> dict[str, float | int | str]:
         estimate = level(scores, model)
         found[f"quality_{model}"] = estimate.value
         found[f"quality_{model}_ci"] = estimate.text()
-    for name, estimate in quantities(profile).items():
+    differences = quantities(profile)
+    for name, estimate in differences.items():
         found[name] = estimate.value
         found[f"{name}_ci"] = estimate.text()
+    for claim in claims():
+        found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
     spread = scores[scores["model"] == "dpo_on"]["quality"]
     found["noise_dpo_on"] = float(spread.max() - spread.min())
     return found

@@ -31,7 +31,7 @@ def figure1(profile: str = "nano") -> Figure:
         for axis, (policy, title) in zip(axes.flat, PANELS, strict=False):
             draw_distributions(axis, rows[rows["policy"] == policy], low)
             axis.set_title(title, loc="left")
-        axes.flat[0].legend(loc="upper left")
+        figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
         draw_levels(axes.flat[3], scores[scores["decoding"] == "sampled"])
         axes.flat[3].set_title("(d) quality of their samples", loc="left")
     return figure

@@ -124,12 +124,12 @@ def paper_table2(profile: str = "nano") -> Figure:
     half = 1.96 * TYPICAL_SE["alpaca_eval2_lc_winrate"]
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 3.6))
-        ours = rows["group"] == "ours"
-        for kind, color, marker in ((ours, "#009E73", "P"), (~ours, "#777777", "o")):
-            axis.errorbar(rows.loc[kind, "alpaca_eval2_lc_winrate"], rows.loc[kind, "model"],
-                          xerr=half, fmt=marker, color=color, capsize=3)  # fmt: skip
+        for k, row in enumerate(rows.itertuples(index=False)):
+            color, marker = ("#009E73", "P") if row.group == "ours" else ("#777777", "o")
+            axis.errorbar(row.alpaca_eval2_lc_winrate, k, xerr=half, fmt=marker, color=color,
+                          capsize=3)  # fmt: skip
         axis.set_xlabel("AlpacaEval-2 length-controlled win rate, % (paper); typical 95 % interval")
-        axis.set_yticks(rows["model"])
+        axis.set_yticks(range(len(rows)), rows["model"])
         axis.invert_yaxis()
         axis.grid(axis="y", visible=False)
     return figure

@@ -72,8 +72,8 @@ def rewards(profile: str = "nano") -> Figure:
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 3.2))
         sns.violinplot(rows, x="reward", y="model", order=order, hue="model", hue_order=order,
-                       palette=[look(n).color for n in order], cut=0, inner="quartile",
-                       linewidth=0.8, legend=False, ax=axis)  # fmt: skip
+                       palette=[look(n).color for n in order], cut=0, inner="quart", fill=False,
+                       linewidth=1.3, legend=False, ax=axis)  # fmt: skip
         axis.set_yticks(range(len(order)), [look(n).name for n in order])
         axis.set(xlabel="reward of a sampled response", ylabel="")
     return figure

@@ -179,18 +179,19 @@ def result_tables(worlds: list[World]) -> dict[str, pd.DataFrame]:
 def make_results(seeds: list[int] | None = None, workers: int = 2) -> None:
     """Run the nano study (finished stages are kept) and write ``results/nano``."""
     from wrpo_lib.figures.map import write_figure_map
-    from wrpo_lib.records import write_results
+    from wrpo_lib.records import commit, write_results
 
     recipe = read_yaml(recipe_path("nano", "world"))
     seeds = seeds or list(recipe["seeds"])
     if len(seeds) < 2:
         raise WRPOError("intervals over seeds need at least two; name two or more seeds")
-    start = time.perf_counter()
+    start, made_at = time.perf_counter(), commit()
     worlds = [open_world(seed) for seed in seeds]
     study.run_study(worlds, workers, lambda line: print(line, flush=True))
     recipes = {m: load_recipe("nano", m).training for m in ("sft", *study.METHODS)}
     record = {
         "seeds": seeds,
+        "commit": made_at,
         "seconds": round(time.perf_counter() - start),
         "workers": workers,
         "world": recipe,

@@ -56,12 +56,12 @@ def make_search(workers: int = 2) -> None:
     """Run the search (finished settings are kept) and write ``results/nano-search``."""
     import pandas as pd
 
-    from wrpo_lib.records import write_results
+    from wrpo_lib.records import commit, write_results
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    start = time.perf_counter()
+    start, made_at = time.perf_counter(), commit()
     world = open_world(SEED)
     study.run_preparation([world], workers, say)
     grid = list(product(METHODS, LEARNING_RATES, BETAS))
@@ -72,7 +72,13 @@ def make_search(workers: int = 2) -> None:
     study.in_parallel(jobs, workers, say)
     table = pd.DataFrame([read_jsonl(score_setting(world, *setting))[0] for setting in grid])
     means = table.groupby(["learning_rate", "beta"])["quality"].mean()
-    chosen = dict(zip(("learning_rate", "beta"), means.idxmax(), strict=True))
-    record = {"seeds": [SEED], "chosen": chosen, "seconds": round(time.perf_counter() - start)}
+    learning_rate, beta = means.idxmax()
+    chosen = {"learning_rate": float(learning_rate), "beta": float(beta)}
+    record = {
+        "seeds": [SEED],
+        "chosen": chosen,
+        "commit": made_at,
+        "seconds": round(time.perf_counter() - start),
+    }
     folder = write_results("nano-search", {"search": table}, record)
     print(f"wrote {folder}; chosen {chosen}")

@@ -1,0 +1,125 @@
+"""What the book shows: the figure map, the figures, the numbers and the claims."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from wrpo_lib.analysis import report
+from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures import FIGURES, draw_all
+from wrpo_lib.figures.map import figure_map
+from wrpo_lib.records import file_hash, project_root, read_results, read_run
+
+ROOT = project_root()
+MAP = pd.read_csv(ROOT / "results" / "figure_map.csv")
+PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+
+
+@pytest.mark.parametrize(
+    "row", MAP.to_dict("records"), ids=lambda r: f"{r['figure']}-{Path(r['data_file']).stem}"
+)
+def test_each_figure_leads_to_its_data_code_and_page(row: dict[str, str]) -> None:
+    assert file_hash(ROOT / row["data_file"]) == row["sha256"]
+    module, function = row["function"].rsplit(".", 1)
+    assert callable(getattr(importlib.import_module(module), function))
+    page = (ROOT / row["page"]).read_text(encoding="utf-8")
+    assert f"{function}(" in page
+
+
+def test_the_map_is_what_the_results_say() -> None:
+    pd.testing.assert_frame_equal(figure_map(read_run("nano")["seeds"]), MAP)
+
+
+def test_every_figure_is_drawn(tmp_path: Path) -> None:
+    paths = draw_all("nano", tmp_path)
+    assert [p.stem for p in paths] == list(FIGURES)
+    assert all(p.stat().st_size > 10_000 for p in paths)
+
+
+def test_every_glued_name_exists() -> None:
+    known = set(report.numbers("nano"))
+    asked = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = set(re.findall(r'glue\(\\?f?"([a-z0-9_{}]+)', text))
+        if any("{" in m for m in made):  # names made in a loop are the page's own business
+            made |= {"*"}
+        for name in re.findall(r"\{glue:(?:text)?\}`([a-z0-9_]+)", text):
+            if name not in made and "*" not in made:
+                asked.add(name)
+    assert asked
+    assert asked <= known
+
+
+def test_three_seeds_and_whole_provenance() -> None:
+    run = read_run("nano")
+    assert len(run["seeds"]) == 3
+    assert {"commit", "versions", "training", "world", "seconds"} <= set(run)
+    scores = read_results("nano", "scores")
+    assert (scores.groupby("model")["seed"].nunique() == 3).all()
+    assert set(report.NAMES) <= set(scores["model"])
+
+
+def test_results_were_made_with_the_recipes_as_they_are() -> None:
+    from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
+
+    run = read_run("nano")
+    assert run["world"] == read_yaml(recipe_path("nano", "world"))
+    for name, training in run["training"].items():
+        assert load_recipe("nano", name).training == training
+
+
+def test_the_search_chose_what_the_recipes_have() -> None:
+    from wrpo_lib.recipes import load_recipe
+
+    chosen = read_run("nano-search")["chosen"]
+    for name in ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"):
+        training = load_recipe("nano", name).training
+        assert {k: training[k] for k in chosen} == chosen
+
+
+def test_claims_are_judged_by_their_interval_alone() -> None:
+    def found(value: float, low: float) -> Estimate:
+        return Estimate(value, low, 2 * value - low, 3, 3, "")
+
+    assert report.status(found(0.2, 0.1)) == "reproduced"
+    assert report.status(found(0.2, -0.1)) == "direction only"
+    assert report.status(found(-0.2, -0.3)) == "not reproduced"
+    quantities = report.quantities("nano")
+    assert len({c["id"] for c in report.claims()}) == len(report.claims()) >= 6
+    assert all(c["quantity"] in quantities for c in report.claims())
+    assert len(report.claims_table()) == len(report.claims())
+
+
+def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "results" / "nano"
+    folder.mkdir(parents=True)
+    for name in ("run.json", "scores.csv"):
+        (folder / name).write_bytes((ROOT / "results" / "nano" / name).read_bytes())
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    assert len(read_results("nano", "scores"))
+    text = (folder / "scores.csv").read_text()
+    (folder / "scores.csv").write_text(text[: len(text) // 2])
+    with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
+        read_results("nano", "scores")
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**run, "schema": 99}))
+    with pytest.raises(WRPOError, match="schema 99, this version reads 1"):
+        read_results("nano", "scores")
+
+
+def test_notebooks_are_thin_and_stripped() -> None:
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = [c for c in cells if c["cell_type"] == "code"]
+        assert not any(c["outputs"] or c["execution_count"] for c in code), path.name
+        assert sum("".join(c["source"]).count("def ") for c in code) <= 3, path.name
+        assert max(len(c["source"]) for c in code) <= 30, path.name
+        assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1, path.name

@@ -1,0 +1,122 @@
+"""What we lean on in TRL, so that an upgrade fails here, by name, and not somewhere in training."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from dataclasses import fields
+from importlib import metadata
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, Trainer
+from trl import DPOConfig, DPOTrainer
+from trl.models import prepare_deepspeed
+from trl.trainer.utils import add_fused_lm_head, use_adapter
+
+from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
+from wrpo_lib.training.trainer import WRPOTrainer
+
+WHERE = "TRL changed; adapt src/wrpo_lib/training/trainer.py and then this test: "
+
+SIGNATURES = {
+    "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
+    "_set_signature_columns_if_needed": ["self"],
+    "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
+    "compute_ref_log_probs": ["self", "model", "inputs"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+}
+
+
+def test_version_is_the_pinned_one() -> None:
+    version = metadata.version("trl")
+    assert version.startswith("1.16."), f"{WHERE}written for TRL 1.16, found {version}"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_overridden_methods_have_the_parents_signature(name: str) -> None:
+    parent = inspect.signature(getattr(DPOTrainer, name)).parameters
+    ours = inspect.signature(getattr(WRPOTrainer, name)).parameters
+    assert list(parent) == SIGNATURES[name], f"{WHERE}DPOTrainer.{name}"
+    assert list(ours) == SIGNATURES[name]
+
+
+def test_no_other_method_of_the_parents_is_overridden() -> None:
+    ours = {name for name, value in vars(WRPOTrainer).items() if inspect.isfunction(value)}
+    inherited = {name for name in ours if hasattr(DPOTrainer, name)}
+    assert inherited == {"__init__", *SIGNATURES}, f"{WHERE}a helper of ours now hides one of TRL's"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "self._metrics[mode]",
+        "self._total_train_tokens",
+        "self._tp_size",
+        "self._precompute_engine = None",
+        "self.precompute_ref_logps = args.precompute_ref_log_probs",
+        "self.aux_loss_enabled",
+        "self.router_aux_loss_coef",
+    ],
+)
+def test_attributes_we_read_are_set_by_the_parent(name: str) -> None:
+    assert name in inspect.getsource(DPOTrainer), f"{WHERE}DPOTrainer no longer has {name}"
+
+
+def test_parent_takes_what_we_pass() -> None:
+    parameters = inspect.signature(DPOTrainer.__init__).parameters
+    for name in ("model", "ref_model", "args", "data_collator", "train_dataset", "eval_dataset",
+                 "processing_class", "peft_config", "callbacks"):  # fmt: skip
+        assert name in parameters, f"{WHERE}DPOTrainer.__init__ lacks {name}"
+    assert list(inspect.signature(use_adapter).parameters) == ["model", "adapter_name"], WHERE
+    assert list(inspect.signature(prepare_deepspeed).parameters)[:2] == ["model", "accelerator"]
+
+
+def test_a_batch_mean_is_divided_by_the_accumulation_steps() -> None:
+    """compute_loss returns a mean over the batch, which the Trainer must know."""
+    assert DPOTrainer.loss_is_scaled_for_ga is False, f"{WHERE}loss_is_scaled_for_ga"
+
+
+def test_config_fields_we_refuse_or_override_exist() -> None:
+    parent = {field.name for field in fields(DPOConfig)}
+    missing = set(UNSUPPORTED) - parent
+    assert not missing, f"{WHERE}DPOConfig dropped {missing}"
+    own = {"objective", "alpha", "alpha_schedule", "tau", "gamma", "max_prompt_length",
+           "dynamics_file"}  # fmt: skip
+    assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
+    assert {field.name for field in fields(WRPOConfig)} - parent == own
+
+
+def test_new_config_fields_are_looked_at() -> None:
+    """A new option of DPOConfig may change its loss: support it, or add it to UNSUPPORTED."""
+    known = set(UNSUPPORTED) | {
+        "activation_offloading", "beta", "dataset_num_proc", "disable_dropout", "discopop_tau",
+        "f_alpha_divergence_coef", "learning_rate", "max_length", "model_init_kwargs",
+        "pad_to_multiple_of", "precompute_ref_batch_size", "precompute_ref_log_probs",
+        "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef",
+        "trust_remote_code",
+    }  # fmt: skip
+    declared = set(DPOConfig.__annotations__) - {"_VALID_DICT_FIELDS"}
+    assert declared == known, f"{WHERE}DPOConfig gained {declared - known}, lost {known - declared}"
+
+
+def test_fused_head_gives_masked_log_probabilities(model: LlamaForCausalLM) -> None:
+    """(rows, T-1) log-probabilities of the labels, 0 where the label is -100."""
+    patched = copy.deepcopy(model)
+    add_fused_lm_head(patched)
+    ids = torch.randint(4, 20, (3, 9), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :4] = -100
+    found = patched(input_ids=ids, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+    assert found.shape == (3, 8), f"{WHERE}fused_lm_head's log_probs"
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
+    expected = plain.gather(-1, ids[:, 1:, None]).squeeze(-1) * (labels[:, 1:] != -100)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_trainer_counts_optimiser_steps_before_the_update() -> None:
+    """alpha reads state.global_step inside compute_loss: it must rise after the update only."""
+    source = inspect.getsource(Trainer)
+    step = source.index("self.optimizer.step()")
+    assert source.index("global_step += 1") > step, "transformers changed when global_step rises"

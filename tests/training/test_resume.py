@@ -1,0 +1,115 @@
+"""A run that is killed and resumed goes on exactly where it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from wrpo_lib.training.trainer import WRPOTrainer
+
+
+class Kill(TrainerCallback):
+    """Die after ``step``, later than the last checkpoint, as a crash would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise AssertionError("the killed step must not be logged")
+
+
+def lines(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_resume_gives_the_identical_trajectory(
+    trainer: Callable[..., WRPOTrainer], tmp_path: Path, tuning: str, precompute: bool
+) -> None:
+    peft = (
+        LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+        if tuning == "lora"
+        else None
+    )
+
+    def build(name: str, **kwargs: Any) -> WRPOTrainer:
+        return trainer(
+            output_dir=str(tmp_path / name),
+            dynamics_file=str(tmp_path / f"{name}.jsonl"),
+            peft_config=peft,
+            precompute_ref_log_probs=precompute,
+            gradient_accumulation_steps=2,
+            max_steps=6,
+            save_strategy="steps",
+            save_steps=2,
+            alpha=0.5,
+            **kwargs,
+        )
+
+    whole = build("whole")
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        build("killed", callbacks=[Kill(4)]).train()
+    assert [row["step"] for row in lines(tmp_path / "killed.jsonl")] == [1, 2, 3]
+    resumed = build("killed")
+    resumed.train(resume_from_checkpoint=True)
+
+    expected, found = lines(tmp_path / "whole.jsonl"), lines(tmp_path / "killed.jsonl")
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+    for row in expected + found:
+        assert row.pop("seconds") > 0
+    assert found == expected
+    assert [row["alpha"] for row in found] == pytest.approx([0.5 * t / 6 for t in range(6)])
+    for name, weight in whole.model.named_parameters():
+        assert weight.equal(resumed.model.get_parameter(name)), name
+
+
+def test_seconds_and_tokens_go_on_after_a_resume(
+    trainer: Callable[..., WRPOTrainer], tmp_path: Path
+) -> None:
+    file = tmp_path / "dynamics.jsonl"
+    kwargs = {"dynamics_file": str(file), "save_strategy": "steps", "save_steps": 2}
+    trainer(**kwargs).train()
+    before = lines(file)
+    before[1]["seconds"] = 1000.0
+    file.write_text("".join(json.dumps(row) + "\n" for row in before) + '{"step": 5, "lo')
+    trainer(**kwargs).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    after = lines(file)
+    assert [row["step"] for row in after] == [1, 2, 3, 4]
+    assert after[2]["seconds"] > 1000.0
+    assert [row["tokens"] for row in after] == [row["tokens"] for row in before]
+    assert after[0]["tokens"] > 0
+
+
+def test_a_fresh_run_starts_the_file_anew(
+    trainer: Callable[..., WRPOTrainer], tmp_path: Path
+) -> None:
+    file = tmp_path / "new" / "dynamics.jsonl"
+    for _ in range(2):
+        trainer(dynamics_file=str(file), max_steps=2).train()
+    assert [row["step"] for row in lines(file)] == [1, 2]
+
+
+def test_sparse_logging_gives_means_over_the_interval(
+    trainer: Callable[..., WRPOTrainer], tmp_path: Path
+) -> None:
+    files = [tmp_path / "every.jsonl", tmp_path / "second.jsonl"]
+    for interval, file in enumerate(files, 1):
+        trainer(dynamics_file=str(file), logging_steps=interval).train()
+    every, second = map(lines, files)
+    assert [row["step"] for row in second] == [2, 4]
+    for key in ("alpha", "loss", "rewards/fused", "logps/rejected"):
+        means = [(every[i][key] + every[i + 1][key]) / 2 for i in (0, 2)]
+        assert [row[key] for row in second] == pytest.approx(means, rel=1e-4, abs=1e-5)

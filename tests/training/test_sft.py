@@ -1,0 +1,102 @@
+"""SFT on y_ws: the same tokens as preference training, the loss on the response alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.training.sft import PAPER, sft_config, sft_trainer
+from wrpo_lib.training.trainer import WRPOTrainer
+
+
+@pytest.fixture
+def args(settings: dict[str, Any]) -> Callable[..., Any]:
+    def build(**overrides: Any) -> Any:
+        values = {k: v for k, v in settings.items() if k not in ("beta", "output_dir")}
+        return sft_config(settings["output_dir"], **{**values, **overrides})
+
+    return build
+
+
+def test_defaults_are_the_papers(tmp_path: Any) -> None:
+    args = sft_config(str(tmp_path), bf16=False, use_cpu=True)
+    assert {name: getattr(args, name) for name in PAPER} == PAPER
+    assert args.learning_rate == 7e-6
+    assert args.completion_only_loss
+    assert not args.packing
+
+
+def test_first_loss_is_the_mean_over_response_tokens(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+    trainer: Callable[..., WRPOTrainer],
+    steps: Callable[..., list[float]],
+) -> None:
+    preference = trainer(alpha=1.0, alpha_schedule="constant", train_sampling_strategy="sequential")
+    preference.train()
+    first_two = preference.train_dataset.select([0, 1])
+    tokens = sum(map(len, first_two["source_chosen_ids"]))
+    expected = -2 * steps(preference, "logps/source_chosen")[0] / tokens
+
+    sft = sft_trainer(model, tokenizer, quadruples, args(train_sampling_strategy="sequential"))
+    row = sft.train_dataset[0]
+    assert row["input_ids"] == first_two[0]["prompt_ids"] + first_two[0]["source_chosen_ids"]
+    sft.train()
+    losses = steps(sft)
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    assert losses[-1] < losses[0]
+
+
+def test_packing_trains(
+    steps: Callable[..., list[float]],
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+) -> None:
+    sft = sft_trainer(
+        model, tokenizer, quadruples, args(packing=True, packing_strategy="wrapped", max_steps=1)
+    )
+    assert all(len(row["input_ids"]) <= 64 for row in sft.train_dataset)
+    assert len(sft.train_dataset) < len(quadruples)
+    sft.train()
+    assert math.isfinite(steps(sft)[0])
+
+
+def test_truncation_is_counted(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+) -> None:
+    sft = sft_trainer(model, tokenizer, quadruples, args(max_length=14))
+    assert sft.truncation["rows"] == 12
+    assert 0 < sft.truncation["source_chosen"] <= 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.remove_columns("source_chosen"), "lack the column 'source_chosen'"),
+        (lambda d: d.map(lambda r, i: {"source_chosen": "" if i == 4 else r["source_chosen"]},
+                         with_indices=True), "row 5, field 'source_chosen': is empty"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_named(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+    change: Callable[[Dataset], Dataset],
+    message: str,
+) -> None:
+    with pytest.raises(WRPOError, match=message):
+        sft_trainer(model, tokenizer, change(quadruples), args())

@@ -1,0 +1,413 @@
+"""WRPOTrainer: metrics, references, forms, evaluation, and errors before any step is taken."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import PreTrainedTokenizerFast as Tokenizer
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.objective import wrpo_ipo_loss, wrpo_simpo_loss
+from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.training.trainer import WRPOTrainer
+
+Build = Callable[..., WRPOTrainer]
+Steps = Callable[..., list[float]]
+
+METRICS = {
+    "alpha", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/source_chosen",
+    "rewards/target_chosen", "rewards/fused", "rewards/rejected", "rewards/margins",
+    "rewards/accuracies", "rewards/source_accuracies", "rewards/target_accuracies",
+    "logps/source_chosen", "logps/target_chosen", "logps/rejected",
+}  # fmt: skip
+
+
+def response_logps(
+    model: LlamaForCausalLM, rows: list[dict[str, list[int]]]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Log-probability and length of every response, one unpadded row at a time: (B,) by name."""
+    logps, lengths = {}, {}
+    for name in RESPONSES:
+        values = []
+        for row in rows:
+            prompt, response = row["prompt_ids"], row[f"{name}_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
+            picked = logits[len(prompt) - 1 : -1].log_softmax(-1)
+            values.append(picked[range(len(response)), response].sum())
+        logps[name] = torch.stack(values)
+        lengths[name] = torch.tensor([float(len(row[f"{name}_ids"])) for row in rows])
+    return logps, lengths
+
+
+# --- metrics --------------------------------------------------------------------------------
+
+
+def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
+    run = trainer(alpha=0.4)
+    run.train()
+    for log in run.state.log_history[:-1]:
+        assert set(log) == METRICS | {"epoch", "step"}
+    assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    fused = [
+        a * s + (1 - a) * t
+        for a, s, t in zip(
+            *(steps(run, k) for k in ("alpha", "rewards/source_chosen", "rewards/target_chosen")),
+            strict=True,
+        )
+    ]
+    assert steps(run, "rewards/fused") == pytest.approx(fused, abs=1e-5)
+    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_metrics_belong_to_the_right_examples(
+    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
+) -> None:
+    """Against log-probabilities computed one row at a time; the official pivot_accuracies
+    compares unrelated rows, which gives another number here."""
+    torch.manual_seed(3)
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    run = trainer(model=moved, ref_model=model, alpha=0.3, alpha_schedule="constant",
+                  eval_dataset=quadruples, per_device_eval_batch_size=12)  # fmt: skip
+    found = run.evaluate()
+    rows = list(run.eval_dataset)
+    policy, reference = response_logps(moved, rows)[0], response_logps(model, rows)[0]
+    rewards = {name: 0.5 * (policy[name] - reference[name]) for name in RESPONSES}
+    source, target, rejected = rewards.values()
+    fused = 0.3 * source + 0.7 * target
+    for name, value in rewards.items():
+        assert found[f"eval_rewards/{name}"] == pytest.approx(value.mean().item(), abs=1e-5)
+        assert found[f"eval_logps/{name}"] == pytest.approx(policy[name].mean().item(), rel=1e-5)
+    accuracy = {"": fused, "source_": source, "target_": target}
+    for name, value in accuracy.items():
+        expected = (value > rejected).float().mean().item()
+        assert found[f"eval_rewards/{name}accuracies"] == pytest.approx(expected)
+    wrong = (source > rejected.unsqueeze(1)).float().mean().item()
+    assert found["eval_rewards/source_accuracies"] != pytest.approx(wrong)
+    loss = -torch.nn.functional.logsigmoid(fused - rejected).mean().item()
+    assert found["eval_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_losses_and_rewards_follow_a_permutation_of_the_batch(
+    trainer: Build, model: LlamaForCausalLM
+) -> None:
+    run = trainer(ref_model=copy.deepcopy(model), alpha=0.5, alpha_schedule="constant")
+    with torch.no_grad():
+        run.model.lm_head.weight.mul_(1.3)
+    rows = list(run.train_dataset.select(range(5)))
+    order = [3, 1, 4, 0, 2]
+
+    def objective(chosen: list[dict[str, Any]]) -> tuple[Tensor, ...]:
+        batch = run.data_collator(chosen)
+        policy = run.compute_ref_log_probs(run.model, batch)
+        result = run._objective(policy, batch, 0.5)
+        return (result.losses, *result.rewards)
+
+    for plain, moved in zip(objective(rows), objective([rows[i] for i in order]), strict=True):
+        torch.testing.assert_close(moved, plain[order], rtol=1e-5, atol=1e-5)
+
+
+def test_accumulated_micro_batches_share_one_alpha(trainer: Build, steps: Steps) -> None:
+    run = trainer(gradient_accumulation_steps=3, max_steps=4, alpha=0.4)
+    run.train()
+    assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+# --- references -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_every_way_to_a_reference_gives_the_same_losses(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, tuning: str
+) -> None:
+    def peft() -> LoraConfig | None:
+        return LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if tuning == "lora" else None
+
+    def losses(**kwargs: Any) -> list[float]:
+        run = trainer(alpha=0.5, peft_config=peft(), **kwargs)
+        run.train()
+        return steps(run)
+
+    implicit = losses()
+    assert implicit[0] - implicit[-1] > 0.01, "nothing was learned, so nothing was compared"
+    assert losses(ref_model=copy.deepcopy(model)) == pytest.approx(implicit, rel=1e-5)
+    precomputed = losses(precompute_ref_log_probs=True, precompute_ref_batch_size=5)
+    assert precomputed == pytest.approx(implicit, rel=1e-5)
+    assert losses(activation_checkpointing=True) == pytest.approx(implicit, rel=1e-5)
+
+
+def test_a_model_given_by_path_is_loaded_twice(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "target-sft")
+    in_memory, by_path = trainer(alpha=0.5), trainer(model=str(tmp_path / "target-sft"), alpha=0.5)
+    in_memory.train()
+    by_path.train()
+    assert steps(by_path) == pytest.approx(steps(in_memory), rel=1e-5)
+
+
+def test_the_reference_is_the_model_as_given_not_as_on_disk(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, tmp_path: Path
+) -> None:
+    """A model fine-tuned in memory still names the path it came from; that is not πref."""
+    model.save_pretrained(tmp_path / "target")
+    loaded = LlamaForCausalLM.from_pretrained(tmp_path / "target")
+    with torch.no_grad():
+        loaded.lm_head.weight.mul_(1.5)
+    run = trainer(model=loaded)
+    run.train()
+    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert not any(weight.requires_grad for weight in run.ref_model.parameters())
+
+
+def test_a_policy_trained_before_can_be_the_next_start(trainer: Build, steps: Steps) -> None:
+    """A trainer leaves a forward on its model that is bound to it; the copy must not keep it."""
+    first = trainer(max_steps=2)
+    first.train()
+    second = trainer(model=first.model)
+    second.train()
+    assert steps(second)[0] == pytest.approx(math.log(2), abs=1e-6)
+    reference = second.ref_model
+    with torch.no_grad():
+        ids = torch.tensor([[2, 5, 6]])
+        before = reference(input_ids=ids).logits
+        for weight in first.model.parameters():
+            weight.zero_()
+        torch.testing.assert_close(reference(input_ids=ids).logits, before)
+
+
+def test_a_trained_adapter_is_its_own_reference(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM
+) -> None:
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(1))
+    run = trainer(model=adapted, max_steps=2)
+    run.train()
+    assert run.ref_model is None
+    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+# --- forms ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_simpo_form(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, precompute: bool
+) -> None:
+    run = trainer(objective="simpo", alpha=0.5, alpha_schedule="constant", beta=2.0, gamma=0.3,
+                  train_sampling_strategy="sequential", max_steps=2,
+                  precompute_ref_log_probs=precompute)  # fmt: skip
+    assert run.ref_model is None
+    assert not any(name.startswith("ref_") for name in run.train_dataset.column_names)
+    logps, lengths = response_logps(model, list(run.train_dataset.select([0, 1])))
+    expected = wrpo_simpo_loss(*logps.values(), *lengths.values(), alpha=0.5, beta=2.0, gamma=0.3)
+    run.train()
+    assert steps(run)[0] == pytest.approx(expected.losses.mean().item(), rel=1e-5)
+    assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
+    assert run.evaluate(run.train_dataset.select([0]))["eval_loss"] > 0
+    assert run.args.precompute_ref_log_probs is precompute
+
+
+def test_ipo_form(trainer: Build, steps: Steps, model: LlamaForCausalLM) -> None:
+    run = trainer(objective="ipo", alpha=0.5, alpha_schedule="constant", tau=0.2, max_steps=2)
+    run.train()
+    same = response_logps(model, list(run.train_dataset.select([0, 1])))[0].values()
+    start = wrpo_ipo_loss(*same, *same, alpha=0.5, tau=0.2).losses.mean().item()
+    assert steps(run)[0] == pytest.approx(start, rel=1e-5)
+    assert start == pytest.approx((1 / (2 * 0.2)) ** 2)
+    assert steps(run)[1] != pytest.approx(start, rel=1e-3)
+
+
+def test_bf16_trains(trainer: Build, steps: Steps) -> None:
+    run = trainer(bf16=True, max_steps=2)
+    run.train()
+    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert all(math.isfinite(loss) for loss in steps(run))
+
+
+def test_mixture_of_experts_keeps_its_balancing_loss(
+    trainer: Build, steps: Steps, tokenizer: Tokenizer
+) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=4, num_key_value_heads=4, num_local_experts=4, num_experts_per_tok=2,
+        max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        router_aux_loss_coef=0.0,
+    )  # fmt: skip
+    experts = MixtralForCausalLM(config)
+    losses = []
+    for weight in (0.0, 0.5):
+        run = trainer(model=experts, router_aux_loss_coef=weight, max_steps=1)
+        run.train()
+        losses += steps(run)
+    assert losses[0] == pytest.approx(math.log(2), abs=1e-5)
+    assert losses[1] > losses[0] + 0.5  # balanced experts have a balancing loss of top-k, 2 here
+
+
+# --- evaluation, data, card -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precompute: bool) -> None:
+    run = trainer(eval_dataset=quadruples.select(range(6)), eval_strategy="steps", eval_steps=2,
+                  alpha=0.4, precompute_ref_log_probs=precompute)  # fmt: skip
+    run.train()
+    logs = [log for log in run.state.log_history if "eval_loss" in log]
+    assert [log["step"] for log in logs] == [2, 4]
+    assert [log["eval_alpha"] for log in logs] == pytest.approx([0.2, 0.4])  # as it stands then
+    assert {f"eval_{name}" for name in METRICS if "/" in name} <= set(logs[0])
+    assert logs[0]["eval_rewards/fused"] != logs[1]["eval_rewards/fused"]
+    assert set(run.truncation) == {"train", "eval"}
+
+
+def test_every_example_counts_the_same_in_evaluation(
+    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
+) -> None:
+    """Batches of 3, 3 and 1: the last, smaller one must not weigh as much as the others."""
+    run = trainer(
+        ref_model=copy.deepcopy(model),
+        alpha=0.5,
+        alpha_schedule="constant",
+        eval_dataset=quadruples.select(range(7)),
+        per_device_eval_batch_size=3,
+    )
+    with torch.no_grad():
+        run.model.lm_head.weight.mul_(1.5)
+    found = run.evaluate()["eval_loss"]
+    batch = run.data_collator(list(run.eval_dataset))
+    policy = run.compute_ref_log_probs(run.model, batch)
+    expected = run._objective(policy, batch, 0.5).losses.mean().item()
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_several_evaluation_sets(trainer: Build, quadruples: Dataset) -> None:
+    sets = {"easy": quadruples.select([0, 1]), "hard": quadruples.select([2, 3])}
+    run = trainer(eval_dataset=sets)
+    run.evaluate()
+    assert set(run.truncation) == {"train", "easy", "hard"}
+    for name, log in zip(sets, run.state.log_history, strict=True):
+        assert {f"eval_{name}_loss", "eval_rewards/fused"} <= set(log)  # TRL's prefixes
+
+
+def test_truncation_is_counted_and_said(
+    trainer: Build, quadruples: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        whole = trainer()
+    assert whole.truncation["train"].report() == "nothing truncated in 12 rows"
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        cut = trainer(max_length=14, max_prompt_length=8)
+    assert cut.truncation["train"]["rows"] == 12
+    assert cut.truncation["train"]["source_chosen"] > 0
+    said = [r.message for r in caplog.records if "truncated" in r.message]
+    assert len(said) == 1
+    assert said[0].endswith(f"train data: {cut.truncation['train'].report()}")
+
+
+def test_prompts_rendered_already_need_no_template(
+    trainer: Build, steps: Steps, quadruples: Dataset, tokenizer: Tokenizer
+) -> None:
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = None
+    text = quadruples.map(
+        lambda row: {
+            "prompt_text": tokenizer.apply_chat_template(
+                row["prompt"], tokenize=False, add_generation_prompt=True
+            )
+        }
+    )
+    text = text.remove_columns("prompt").rename_column("prompt_text", "prompt")
+    runs = [trainer(), trainer(train_dataset=text, processing_class=plain)]
+    for run in runs:
+        run.train()
+    assert steps(runs[0]) == steps(runs[1])
+    with pytest.raises(WRPOError, match="no chat template"):
+        trainer(processing_class=plain)
+
+
+def test_saves_safetensors_and_a_card_that_names_wrpo(trainer: Build, tmp_path: Path) -> None:
+    run = trainer(save_strategy="steps", save_steps=4)
+    run.train()
+    saved = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
+    assert "model.safetensors" in saved
+    assert "pytorch_model.bin" not in saved
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "WRPO" in card
+    assert "Weighted-Reward Preference Optimization for Implicit Model Fusion" in card
+    assert "2412.03187" in card
+    assert "- wrpo" in card
+
+
+# --- bad input ------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_without_pad_token_pads_with_eos(
+    trainer: Build, steps: Steps, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    padless = copy.deepcopy(tokenizer)
+    padless.pad_token = None
+    with caplog.at_level(logging.WARNING):
+        run = trainer(processing_class=padless)
+    assert sum("no pad token" in record.message for record in caplog.records) == 1
+    plain = trainer()
+    run.train()
+    plain.train()
+    assert steps(run) == pytest.approx(steps(plain), rel=1e-6)  # padding is masked
+    padless.pad_token, padless.eos_token = None, None
+    with pytest.raises(WRPOError, match="neither a pad nor an eos token"):
+        trainer(processing_class=padless)
+
+
+@pytest.mark.parametrize("column", ["prompt", *RESPONSES])
+def test_a_missing_column_is_named(trainer: Build, quadruples: Dataset, column: str) -> None:
+    with pytest.raises(WRPOError, match=f"the train data lack the column '{column}'"):
+        trainer(train_dataset=quadruples.remove_columns(column))
+    with pytest.raises(WRPOError, match=f"the eval data lack the column '{column}'"):
+        trainer(eval_dataset=quadruples.remove_columns(column))
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None])
+@pytest.mark.parametrize("column", RESPONSES)
+def test_an_empty_response_is_named_with_its_row(
+    trainer: Build, quadruples: Dataset, column: str, text: str | None
+) -> None:
+    rows = quadruples.to_list()
+    rows[4][column] = text
+    with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
+        trainer(train_dataset=Dataset.from_list(rows))
+
+
+@pytest.mark.parametrize("data", [None, [], "quadruples.jsonl"], ids=["none", "list", "path"])
+def test_data_of_another_kind_is_refused(trainer: Build, data: Any) -> None:
+    with pytest.raises(WRPOError, match=r"give a datasets\.Dataset of quadruples"):
+        trainer(train_dataset=data)
+
+
+def test_no_rows_no_tokenizer_and_a_reference_for_simpo(
+    trainer: Build, quadruples: Dataset, model: LlamaForCausalLM
+) -> None:
+    with pytest.raises(WRPOError, match="have no rows"):
+        trainer(train_dataset=quadruples.select([]))
+    with pytest.raises(WRPOError, match="pass it as processing_class"):
+        trainer(processing_class=None)
+    with pytest.raises(WRPOError, match="SimPO form has no reference"):
+        trainer(objective="simpo", ref_model=model)
