@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results figures lock serve clean
+.PHONY: help book test test-slow lint results search figures lock serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
@@ -57,6 +57,9 @@ lint: $(INSTALLED) ## ruff, formatting, types, notebooks without stored outputs
 
 results: $(INSTALLED) ## run every nano experiment again and rewrite results/nano (about 20 minutes)
 	$(BIN)/wrpo results nano
+
+search: $(INSTALLED) ## repeat the nano search for learning rate and beta (about 8 minutes)
+	$(BIN)/wrpo search
 
 figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
 	$(BIN)/wrpo figures --out _build/figures

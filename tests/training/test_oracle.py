@@ -79,8 +79,8 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
 def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
     """Far tighter than the 1e-4 and 1e-3 asked for: at this learning rate rewards are about 1e-4.
 
-    Measured on two cores: losses 2e-7, rewards 3e-7, log-probabilities 5e-6 and gradient norms
-    3e-6 relative, over the six short steps.
+    Largest deviations measured, short and ordinary: losses 2e-7 and 7e-7, rewards 3e-7 and 2e-6;
+    relative, log-probabilities 5e-6 and 5e-6, gradient norms 3e-6 and 1e-5.
     """
     assert len(ours) == len(steps)
     # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
@@ -103,7 +103,7 @@ def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
         mine["rewards/margins"] - theirs["rewards/margins"]
         for mine, theirs in zip(ours, steps, strict=True)
     ]
-    assert abs(sum(drift) / len(drift)) < 1e-6
+    assert abs(sum(drift) / len(drift)) < 2e-6, "the deviations lean to one side"
 
 
 def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:

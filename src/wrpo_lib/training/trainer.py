@@ -90,6 +90,7 @@ class WRPOTrainer(DPOTrainer):
         model: str | PreTrainedModel | PeftModel,
         ref_model: PreTrainedModel | None = None,
         args: WRPOConfig | None = None,
+        *,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
