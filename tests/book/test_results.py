@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -43,16 +44,25 @@ def test_every_figure_is_drawn(tmp_path: Path) -> None:
     assert all(p.stat().st_size > 10_000 for p in paths)
 
 
+def _source(page: Path) -> str:
+    """A page's own text: of a notebook, its cells without the JSON around them."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n".join(cell["source"] for cell in nbformat.reads(text, as_version=4)["cells"])
+
+
 def test_every_glued_name_exists() -> None:
     known = set(report.numbers("nano"))
     asked = set()
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        made = set(re.findall(r'glue\(\\?f?"([a-z0-9_{}]+)', text))
-        if any("{" in m for m in made):  # names made in a loop are the page's own business
-            made |= {"*"}
-        for name in re.findall(r"\{glue:(?:text)?\}`([a-z0-9_]+)", text):
-            if name not in made and "*" not in made:
+        text = _source(page)
+        made = [  # an f-string's placeholder stands for any word
+            re.compile(re.sub(r"\{[^}]*\}", r"\\w+", name))
+            for name in re.findall(r'glue\(f?"([^"]+)"', text)
+        ]
+        for name in re.findall(r"\{glue:(?:text)?\}`(\w+)", text):
+            if not any(pattern.fullmatch(name) for pattern in made):
                 asked.add(name)
     assert asked
     assert asked <= known
