@@ -83,10 +83,17 @@ def numbers(profile: str = "nano") -> dict[str, float | int | str]:
     for policy, row in deviation.iterrows():
         found[f"logp_own_{policy}"] = float(row["own"])
         found[f"logp_source_{policy}"] = float(row["source"])
+    totals = read_results(profile, "deviation").query("policy == 'target'").groupby("kind").sum()
+    for kind in ("own", "source"):
+        logp, n_tokens = totals.loc[kind, ["logp", "n_tokens"]]
+        found[f"logp_token_{kind}_target"] = float(logp / n_tokens)
+    repeats = repeated_checks(profile)
     for model in NAMES:
         estimate = level(scores, model)
         found[f"quality_{model}"] = estimate.value
         found[f"quality_{model}_ci"] = estimate.text()
+        found[f"characters_{model}"] = float(scores[scores["model"] == model]["characters"].mean())
+        found[f"repeats_{model}"] = float(repeats[model])
     differences = quantities(profile)
     for name, estimate in differences.items():
         found[name] = estimate.value
@@ -96,6 +103,18 @@ def numbers(profile: str = "nano") -> dict[str, float | int | str]:
     spread = scores[scores["model"] == "dpo_on"]["quality"]
     found["noise_dpo_on"] = float(spread.max() - spread.min())
     return found
+
+
+def repeated_checks(profile: str) -> pd.Series:
+    """Share of greedy answers that say the check step more than once, by model."""
+    import pandas as pd
+
+    seeds = read_run(profile)["seeds"]
+    answers = pd.concat([read_results(profile, f"answers_seed{seed}") for seed in seeds])
+    greedy = answers[answers["decoding"] == "greedy"]
+    counts = greedy["text"].str.count(r"(?<!\S)\d+(?!\S)")
+    shares: pd.Series = (counts > 1).groupby(greedy["model"]).mean()
+    return shares
 
 
 def claims() -> list[dict[str, Any]]:

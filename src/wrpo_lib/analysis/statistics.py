@@ -32,8 +32,9 @@ class Estimate:
         return asdict(self)
 
     def text(self, digits: int = 2) -> str:
-        """``value [low, high]``."""
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        """``value [low, high]``, with a typographic minus sign."""
+        text = f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+        return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _numbers(values: Sequence[float] | np.ndarray, what: str, least: int) -> np.ndarray:

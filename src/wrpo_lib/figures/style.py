@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pandas.io.formats.style import Styler
 
 
 class Look(NamedTuple):
@@ -39,6 +43,15 @@ def look(name: str) -> Look:
     """The look of a series; sources share one, named as they are."""
     short = name.removeprefix("source-")
     return LOOKS.get(name, Look(f"Source ({short})", "#999999", "o", "-"))
+
+
+def table(rows: pd.DataFrame, digits: int = 2, index: bool = False) -> Styler:
+    """A table for a page, numbers to ``digits`` decimals, integers as they are.
+
+    It carries the class that notebook themes colour for light and dark mode.
+    """
+    shown = rows.style.format(precision=digits, na_rep="").set_table_attributes('class="dataframe"')
+    return shown if index else shown.hide(axis="index")
 
 
 @contextmanager
