@@ -40,6 +40,7 @@ $(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
 	rm -rf _build
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	$(BIN)/python .ci/checks.py offline $(SITE)
+	$(BIN)/python .ci/checks.py drawn $(SITE)
 	@touch $@
 
 # One thread a worker: two pytest workers that each ask for every core only slow each other down.

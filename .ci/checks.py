@@ -4,6 +4,7 @@
     python .ci/checks.py results            every file the figure map names is there
     python .ci/checks.py slots              no page still has an open slot
     python .ci/checks.py offline SITE       no page of the built site loads anything from a network
+    python .ci/checks.py drawn SITE         every figure that a cell names is drawn on its page
 
 Each prints what is wrong, one line a fault, and exits 1.
 """
@@ -141,6 +142,24 @@ def offline_faults(site: Path) -> list[str]:
     return faults
 
 
+def drawn_faults(site: Path, root: Path) -> list[str]:
+    """Figures that a cell's ``mystnb`` metadata names but the built page lacks."""
+    faults = []
+    for page in [*(root / "notebooks").glob("*.ipynb"), *(root / "book").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        if page.suffix == ".ipynb":
+            found = [c["metadata"].get("mystnb", {}) for c in json.loads(text)["cells"]]
+            names = [m["figure"]["name"] for m in found if "figure" in m]
+        else:
+            names = re.findall(r"^    name: (\S+)$", text, flags=re.MULTILINE)
+        built = (site / page.relative_to(root).with_suffix(".html")).read_text(encoding="utf-8")
+        for name in names:
+            figure = re.search(rf'<figure[^>]* id="{name}".*?</figure>', built, flags=re.DOTALL)
+            if figure is None or "<img" not in figure.group():
+                faults.append(f"{page.relative_to(root)}: the figure {name!r} is not drawn")
+    return faults
+
+
 def main(arguments: list[str]) -> int:
     """Run the one named check."""
     tree_checks = {"notebooks": notebook_faults, "results": result_faults, "slots": slot_faults}
@@ -149,6 +168,8 @@ def main(arguments: list[str]) -> int:
             faults = tree_checks[name](ROOT)
         case ["offline", site]:
             faults = offline_faults(Path(site))
+        case ["drawn", site]:
+            faults = drawn_faults(Path(site), ROOT)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

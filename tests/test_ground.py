@@ -227,3 +227,30 @@ def test_a_page_that_loads_from_the_network_is_found(tmp_path, name, text):
     assert checks.offline_faults(tmp_path) == []
     (tmp_path / name).write_text(text)
     assert len(checks.offline_faults(tmp_path)) == 1
+
+
+def test_a_figure_that_is_not_drawn_is_found(tmp_path: Path) -> None:
+    (tmp_path / "notebooks").mkdir()
+    cell = {"metadata": {"mystnb": {"figure": {"name": "reward-figure"}}}}
+    (tmp_path / "notebooks" / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    built = tmp_path / "site" / "notebooks" / "a.html"
+    built.parent.mkdir(parents=True)
+    built.write_text("<p>no figure</p>")
+    (fault,) = checks.drawn_faults(tmp_path / "site", tmp_path)
+    assert "reward-figure" in fault
+    built.write_text('<figure class="x" id="reward-figure"><img src="a.png"></figure>')
+    assert checks.drawn_faults(tmp_path / "site", tmp_path) == []
+
+
+def test_a_backend_that_starts_in_a_figure_stays_interactive() -> None:
+    import matplotlib as mpl
+
+    from wrpo_lib.figures.style import style
+
+    before = mpl.is_interactive()
+    try:
+        with style():
+            mpl.interactive(True)
+        assert mpl.is_interactive()
+    finally:
+        mpl.interactive(before)

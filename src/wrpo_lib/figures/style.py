@@ -75,3 +75,7 @@ def style() -> Iterator[None]:
     }
     with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(settings):
         yield
+        interactive = mpl.is_interactive()
+    # Jupyter's backend starts with the first figure and asks for interactive mode, without which
+    # it shows no second one; leaving the context would take that back
+    mpl.interactive(interactive)
