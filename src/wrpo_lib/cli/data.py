@@ -1,46 +1,20 @@
-"""The command line: ``wrpo data``, ``wrpo results``, ``wrpo figures``.
-
-Bad input is one sentence on stderr and exit status 2. Heavy imports wait until a command needs
-them.
-"""
+"""``wrpo data``: check files of quadruples and convert them."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrpo_lib import __version__
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.quadruples import Problem
 
-app = typer.Typer(
-    help="Weighted-Reward Preference Optimization: data, results, figures.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-data = typer.Typer(help="Check and convert files of quadruples.", no_args_is_help=True)
-app.add_typer(data, name="data")
+app = typer.Typer(help="Check and convert files of quadruples.", no_args_is_help=True)
 
 SHOWN = 20
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"wrpo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
-) -> None:
-    """Weighted-Reward Preference Optimization: data, results, figures."""
 
 
 def _read(path: Path, kind: str) -> tuple[list[dict[str, Any]], str]:
@@ -106,7 +80,7 @@ def _truncation(
     return counts.report()
 
 
-@data.command()
+@app.command()
 def check(
     file: Path,
     format: Annotated[str, typer.Option(help="auto, wrpo or official")] = "auto",
@@ -128,7 +102,7 @@ def check(
         typer.echo(f"  {_truncation(rows, tokenizer, max_length, max_prompt_length)}")
 
 
-@data.command("import")
+@app.command("import")
 def import_(file: Path, out: Path) -> None:
     """Convert FILE from the official format to quadruples in OUT."""
     from wrpo_lib.quadruples import write_quadruples
@@ -138,7 +112,7 @@ def import_(file: Path, out: Path) -> None:
     typer.echo(f"wrote {len(rows)} quadruples to {out}")
 
 
-@data.command()
+@app.command()
 def export(file: Path, out: Path) -> None:
     """Convert the quadruples of FILE to the official format in OUT."""
     from wrpo_lib.quadruples import read_quadruples, to_official, write_rows
@@ -146,66 +120,3 @@ def export(file: Path, out: Path) -> None:
     rows = [to_official(dict(row)) for row in read_quadruples(file)]
     write_rows(rows, out)
     typer.echo(f"wrote {len(rows)} rows in the official format to {out}")
-
-
-@app.command()
-def results(
-    profile: Annotated[str, typer.Argument(help="nano is the one that is computed here")],
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
-    seeds: Annotated[str, typer.Option(help="comma-separated; default: the recipe's")] = "",
-) -> None:
-    """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
-    from wrpo_lib.recipes import profiles
-
-    if profile not in profiles():
-        raise WRPOError(f"unknown profile {profile!r}; choose one of {', '.join(profiles())}")
-    if profile != "nano":
-        raise WRPOError(
-            f"profile {profile!r} has recipes but no study of its own; "
-            "train with the notebook 04_wrpo_training, or choose nano"
-        )
-    try:
-        chosen = [int(s) for s in seeds.split(",") if s.strip()]
-    except ValueError as error:
-        raise WRPOError(f"--seeds is {seeds!r}; give whole numbers such as 1,2,3") from error
-    from wrpo_lib.nano.results import make_results
-
-    make_results(chosen or None, workers)
-
-
-@app.command()
-def search(
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
-) -> None:
-    """Repeat the nano search for learning rate and beta (results/nano-search)."""
-    from wrpo_lib.nano.search import make_search
-
-    make_search(workers)
-
-
-@app.command()
-def figures(
-    profile: Annotated[str, typer.Argument()] = "nano",
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("_build/figures"),
-) -> None:
-    """Draw every figure from the tracked results of PROFILE."""
-    from wrpo_lib.figures import draw_all
-
-    for path in draw_all(profile, out):
-        typer.echo(path)
-
-
-def main() -> None:
-    """Run the command line; a WRPOError is one sentence on stderr and exit status 2."""
-    try:
-        app()
-    except WRPOError as error:
-        typer.echo(f"wrpo: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("wrpo: interrupted; what was finished is kept, run again to go on", err=True)
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""``python -m wrpo_lib.cli``."""
+
+from wrpo_lib.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""``wrpo results``, ``wrpo search``, ``wrpo figures``: the study and its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wrpo_lib.errors import WRPOError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    for command in (results, search, figures):
+        app.command()(command)
+
+
+def results(
+    profile: Annotated[str, typer.Argument(help="nano is the one that is computed here")],
+    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
+    seeds: Annotated[str, typer.Option(help="comma-separated; default: the recipe's")] = "",
+) -> None:
+    """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
+    from wrpo_lib.recipes import profiles
+
+    if profile not in profiles():
+        raise WRPOError(f"unknown profile {profile!r}; choose one of {', '.join(profiles())}")
+    if profile != "nano":
+        raise WRPOError(
+            f"profile {profile!r} has recipes but no study of its own; "
+            "train with the notebook 04_wrpo_training, or choose nano"
+        )
+    try:
+        chosen = [int(s) for s in seeds.split(",") if s.strip()]
+    except ValueError as error:
+        raise WRPOError(f"--seeds is {seeds!r}; give whole numbers such as 1,2,3") from error
+    from wrpo_lib.nano.results import make_results
+
+    make_results(chosen or None, workers)
+
+
+def search(
+    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
+) -> None:
+    """Repeat the nano search for learning rate and beta (results/nano-search)."""
+    from wrpo_lib.nano.search import make_search
+
+    make_search(workers)
+
+
+def figures(
+    profile: Annotated[str, typer.Argument()] = "nano",
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("_build/figures"),
+) -> None:
+    """Draw every figure from the tracked results of PROFILE."""
+    from wrpo_lib.figures import draw_all
+
+    for path in draw_all(profile, out):
+        typer.echo(path)
