@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, study, train
+from wrpo_lib.cli import data, plan, study, train
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ def _top(
 app.add_typer(data.app, name="data")
 study.register(app)
 train.register(app)
+plan.register(app)
 
 
 def main() -> None:
