@@ -38,6 +38,7 @@ def run(quick: bool) -> tuple[pd.DataFrame, dict[str, Any]]:
             setting = {**BASE, varied: value}
             for row in _time(model, tokenizer, setting, vocabulary, turns):
                 found.append({"varied": varied, **setting, **row})
+            print(f"growth: {varied} {value}", flush=True)
     record = {"hidden": hidden, "layers": layers, "vocabulary": vocabulary,
               "response_tokens": RESPONSE, "turns": turns}  # fmt: skip
     return pd.DataFrame(found), record
