@@ -32,6 +32,7 @@ import variants
 import workloads
 from store import save
 
+from wrpo_lib.analysis.benchmarks import ONE_PASS, quartiles
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
 
@@ -191,33 +192,27 @@ def measure(workload: str, name: str, n_batches: int) -> float:
 # --- what is reported ---------------------------------------------------------------------------
 
 
-def ratios(table: pd.DataFrame, workload: str) -> dict[str, dict[str, float]]:
-    """Seconds of the official way over those of each way, turn by turn: median and quartiles."""
-    wide = table[table["workload"] == workload].pivot(index="turn", columns="way", values="seconds")
-    wide["all, one reference pass"] = wide["all"] + wide[REFERENCE]
-    base = {way: "trl" if way in variants.PAIRS else "official" for way in wide}
-    found = {}
-    for way in wide:
-        speedup = wide[base[way]] / wide[way]
-        low, mid, high = speedup.quantile([0.25, 0.5, 0.75])
-        found[way] = {"speedup": mid, "quartile_low": low, "quartile_high": high,
-                      "seconds": float(wide[way].median()), "n": len(speedup),
-                      "against": base[way]}  # fmt: skip
-    return found
+def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each way on one workload: speed-up, its quartiles, seconds, number of turns."""
+    found, seconds = quartiles(rows), rows.groupby("way")["seconds"].median()
+    return {
+        way: {**found.loc[way].to_dict(), "seconds": seconds.get(way), "n": rows["turn"].nunique()}
+        for way in found.index
+    }
 
 
-def summary(table: pd.DataFrame, memory: dict[str, float], workload: str) -> dict[str, Any]:
+def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
     """The numbers that the book and the issue ask for, and the table behind them."""
     everything = table[table["way"] == "all"]
     share = everything["gflops"] / everything["seconds"] / everything["rate"]
-    by_load = {w: ratios(table, w) for w in dict.fromkeys(table["workload"])}
-    first, last = by_load[workload], list(by_load.values())[-1]
-    one_pass = "all, one reference pass"
+    by_load = {w: ratios(rows) for w, rows in table.groupby("workload", sort=False)}
+    loads = list(by_load.values())
+    first, last = loads[0], loads[-1]
     return {
-        "speedup_ordinary": first[one_pass]["speedup"],
-        "speedup_ordinary_cached": first["all"]["speedup"],
-        "speedup_long_prompt": last[one_pass]["speedup"],
-        "speedup_long_prompt_cached": last["all"]["speedup"],
+        "speedup_ordinary": first[ONE_PASS]["median"],
+        "speedup_ordinary_cached": first["all"]["median"],
+        "speedup_long_prompt": last[ONE_PASS]["median"],
+        "speedup_long_prompt_cached": last["all"]["median"],
         "memory_ratio_ordinary": memory["all"] / memory["official"],
         "memory_ratio_saving": memory["saving"] / memory["official"],
         "share_of_matmul_rate": float(share.median()),
@@ -258,7 +253,7 @@ def _steps(quick: bool, n_batches: int, repeats: int) -> tuple[pd.DataFrame, dic
     started = time.perf_counter()
     memory = {n: peak_memory(loads[0], n, 2) for n in ("official", "all", "saving", "trl")}
     table = pd.concat([compare(w, n_batches, repeats, variants.NAMES) for w in loads])
-    detail = summary(table, memory, loads[0])
+    detail = summary(table, memory)
     settings = {"batch": BATCH, "threads": THREADS, "batches": n_batches, "repeats": repeats,
                 "workloads": loads, "seconds": round(time.perf_counter() - started)}  # fmt: skip
     return table, {**settings, **detail}

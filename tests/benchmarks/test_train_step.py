@@ -60,7 +60,7 @@ def test_a_wrong_way_is_found(steps: pd.DataFrame) -> None:
 def test_the_summary_has_what_is_asked_for(steps: pd.DataFrame) -> None:
     import train_step
 
-    detail = train_step.summary(steps, {"official": 4.0, "all": 2.0, "saving": 1.0}, "tiny")
+    detail = train_step.summary(steps, {"official": 4.0, "all": 2.0, "saving": 1.0})
     assert set(detail) >= KEYS
     wide = steps.set_index("way")["seconds"]
     assert detail["speedup_ordinary_cached"] == pytest.approx(wide["official"] / wide["all"])

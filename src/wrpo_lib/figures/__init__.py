@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrpo_lib.figures import deviation, dynamics, methods, quadruples
+from wrpo_lib.figures import benchmarks, deviation, dynamics, methods, quadruples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[[str], Figure]] = {
+    "cost_growth": benchmarks.growth,
     "figure1_deviation": deviation.figure1,
     "figure2_alpha_schedules": quadruples.alpha_schedules,
     "figure2_rewards": quadruples.rewards,
@@ -22,8 +23,10 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "figure3_dynamics": dynamics.figure3,
     "headroom": methods.headroom,
     "method_comparison": methods.comparison,
+    "prompt_sharing_mask": benchmarks.mask,
     "protocols": methods.protocols,
     "table2_intervals": methods.paper_table2,
+    "train_step": benchmarks.train_step,
 }
 
 

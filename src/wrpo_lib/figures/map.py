@@ -18,10 +18,12 @@ ROWS = (
     ("method_comparison", "Table 2", "scores", "notebooks/04_wrpo_training.ipynb"),
     ("protocols", "Table 2", "answers_seed{seed}", "notebooks/05_evaluation.ipynb"),
     ("headroom", "ours", "scores", "book/testbed.md"),
+    ("train_step", "ours", "benchmarks/steps", "book/training_engine.md"),
+    ("cost_growth", "ours", "benchmarks/growth", "book/training_engine.md"),
 )
-"""Figure, what of the paper it answers, table of ``results/nano``, page. Figures drawn from
-formulas or from the paper's own numbers (``figure2_alpha_schedules``, ``table2_intervals``) have
-no data file and are left out."""
+"""Figure, what of the paper it answers, table of ``results/nano`` (or PROFILE/table), page. Figures
+drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
+``prompt_sharing_mask``, ``table2_intervals``) have no data file and are left out."""
 
 
 def figure_map(seeds: list[int]) -> pd.DataFrame:
@@ -33,7 +35,8 @@ def figure_map(seeds: list[int]) -> pd.DataFrame:
     rows = []
     for figure, answers, table, page in ROWS:
         for name in dict.fromkeys(table.format(seed=s) for s in seeds):
-            path = results_dir("nano") / f"{name}.csv"
+            profile, file = name.split("/") if "/" in name else ("nano", name)
+            path = results_dir(profile) / f"{file}.csv"
             draw = FIGURES[figure]
             rows.append(
                 {
