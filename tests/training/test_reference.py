@@ -82,8 +82,7 @@ def test_whatever_a_value_depends_on_changes_its_place(
     cache = {"ref_cache_dir": str(tmp_path / "cache")}
     trainer(**cache)
     other_template = copy.deepcopy(tokenizer)
-    other_template.chat_template = tokenizer.chat_template.replace("<end>{%", "<end> . {%", 1)
-    other_template.chat_template = tokenizer.chat_template.replace("<assistant>", "<assistant>: ")
+    other_template.chat_template = tokenizer.chat_template.replace("{{ m.c", ": {{ m.c")
     one_text = quadruples.map(
         lambda row, i: {"rejected": "a b" if i == 5 else row["rejected"]}, with_indices=True
     )
