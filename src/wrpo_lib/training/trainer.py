@@ -37,7 +37,6 @@ from wrpo_lib.objective import (
     weighted_simpo_loss,
 )
 from wrpo_lib.quadruples.rendering import Truncation
-from wrpo_lib.sharing import enable_head_positions
 from wrpo_lib.training.collator import (
     PROMPT_ID,
     PROMPT_IDS,
@@ -49,7 +48,7 @@ from wrpo_lib.training.collator import (
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.forward import prepare_models, response_logps
+from wrpo_lib.training.forward import prepare_heads, prepare_models, response_logps
 from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
 
 logger = get_logger(__name__)
@@ -201,9 +200,7 @@ class WRPOTrainer(DPOTrainer):
             peft and self.model.active_peft_config.is_prompt_learning
         ):
             self._head_at_responses = False
-        elif self._head_at_responses:
-            for model in models:
-                enable_head_positions(model)
+        prepare_heads(models, positions=self._head_at_responses)
 
     def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
         return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)
