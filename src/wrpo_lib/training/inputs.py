@@ -58,13 +58,18 @@ def _packaged(recipe: Recipe, name: str) -> Path:
 def _load(recipe: Recipe, loader: Any, what: str, **kwargs: Any) -> Any:
     """``loader.from_pretrained`` of the recipe's model; a failure is one sentence."""
     place, where = locate(recipe)
+    if place.count("/") != 1 and "/" in place and not Path(place).is_dir():  # no hub id
+        raise WRPOError(
+            f"{recipe.where}: the model folder {place!r} does not exist; run the stage that writes "
+            "it first, or pass --model"
+        )
     try:
         return loader.from_pretrained(place, **where, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         raise WRPOError(
-            f"{recipe.where}: cannot load {what} {recipe.model!r} ({reason}); check the name, or "
-            "whether an earlier stage has written it"
+            f"{recipe.where}: cannot load {what} {recipe.model!r} ({reason}); check `model` and "
+            "`load`"
         ) from error
 
 

@@ -62,6 +62,7 @@ def describe(recipe: Recipe, args: Any, config: PretrainedConfig, rows: int) -> 
         else "NO",
         "devices": devices(),
         **provenance(),
+        "arguments": args.to_sanitized_dict(),
     }
 
 
