@@ -90,6 +90,7 @@ def shrink(recipe: Recipe, folder: Path) -> tuple[Recipe, list[str]]:
 def _training(recipe: Recipe) -> tuple[dict[str, Any], str]:
     """The recipe's fields with the limits of a rehearsal, and what changed."""
     own = training_values(recipe)
+    own.pop("ref_cache_dir", None)  # into the rehearsal's own folder
     cut: dict[str, Any] = {"use_cpu": True}
     cut |= {name: False for name in ("bf16", "fp16", "tf32") if own.get(name)}
     if str(own.get("optim", "")).startswith("paged_"):  # a bitsandbytes optimiser

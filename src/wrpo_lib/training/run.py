@@ -173,6 +173,10 @@ def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
     except Exception as error:
         error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
         raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, LiveLine) and callback.training_bar is not None:
+                callback.training_bar.close()  # so that what follows stands on its own line
 
 
 def how_to_resume(output_dir: Path) -> str:
