@@ -24,6 +24,7 @@ from wrpo_lib.training.checks import (
     checkpoint_step,
     last_checkpoint,
     lora_config,
+    notes,
 )
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
@@ -151,6 +152,8 @@ def run(
     trainer = build_trainer(
         recipe, args, load_model(recipe), tokenizer, data, eval_data, Path(dynamics)
     )
+    for note in notes(recipe, args):
+        say(f"note: {note}")
     if checkpoint:
         say(f"resuming from step {checkpoint_step(checkpoint)}")
     say(f"writing to {output_dir}; {dynamics} grows while it trains")
