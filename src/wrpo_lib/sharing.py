@@ -300,12 +300,14 @@ def _keep_positions(module: Any, args: Any, output: Any) -> Any:
     return output
 
 
-def obstacle(model: Any, max_length: int | None, backend: str = "sdpa") -> str | None:
+def obstacle(
+    model: Any, max_length: int | None, backend: str = "sdpa", *, trial: bool = True
+) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    What its configuration tells is asked first. Then, where the weights are at hand, a small
-    example runs both ways: a model with positions or a state of its own gives itself away by its
-    hidden states, whatever its code looks like.
+    What its configuration tells is asked first. Then, with ``trial`` (leave it out where weights
+    are sharded already), a small example runs both ways: a model with positions or a state of its
+    own gives itself away by its hidden states, whatever its code looks like.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -319,16 +321,14 @@ def obstacle(model: Any, max_length: int | None, backend: str = "sdpa") -> str |
         return "it caps its attention logits"
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
-    return _differs(model, backend)
+    if trial:
+        return _differs(model, backend)
+    enable(model, backend)
+    return None
 
 
 def _differs(model: Any, backend: str) -> str | None:
     """Run two branches both ways; what went wrong, or None."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_deepspeed_zero3_enabled():
-        enable(model, backend)
-        return None  # the weights are elsewhere; the configuration has been asked
     training, was = model.training, model.config._attn_implementation
     model.eval()
     try:

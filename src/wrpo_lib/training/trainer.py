@@ -123,8 +123,13 @@ class WRPOTrainer(DPOTrainer):
         self.truncation: dict[str, Truncation] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
         self._collator_given = data_collator is not None
+        if _fsdp(args) and (peft_config is not None or isinstance(model, PeftModel)):
+            # the base model is whole on no device before training; adapter off at every step
+            args.precompute_ref_log_probs = False
         precompute = args.precompute_ref_log_probs
         copied = False
+        if ref_model is not None and precompute:
+            self._reference_hash = model_hash(ref_model)  # before TRL shards it
         if args.objective == "simpo":
             if ref_model is not None:
                 raise WRPOError("the SimPO form has no reference; leave ref_model out")
@@ -258,7 +263,7 @@ class WRPOTrainer(DPOTrainer):
             return dataset
         self._choose_forward()
         model: Any = self.ref_model if self.ref_model is not None else self.model
-        identity = self._reference_identity(model)
+        identity = self._reference_identity()
         if self.ref_model is None and self.is_deepspeed_enabled:  # as TRL: gathers ZeRO-3's shards
             if self._precompute_engine is None:
                 self._precompute_engine = prepare_deepspeed(model, self.accelerator)
@@ -276,10 +281,10 @@ class WRPOTrainer(DPOTrainer):
             dataset = dataset.add_column(column, values.astype("float32").tolist())
         return dataset
 
-    def _reference_identity(self, model: Any) -> dict[str, str]:
+    def _reference_identity(self) -> dict[str, str]:
         """What, besides the tokens, the reference's values depend on."""
         if self._reference_hash is None:
-            self._reference_hash = model_hash(self.accelerator.unwrap_model(model))
+            self._reference_hash = model_hash(self.model)  # the policy as it starts
         autocast = self.accelerator.mixed_precision
         form = f"shared, {self.args.share_prompt_backend}" if self.shares_prompts else "padded"
         return {"model": self._reference_hash, "precision": autocast, "forward": form}
