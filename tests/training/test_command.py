@@ -97,7 +97,10 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole: Path, small: Path) 
     names = {path.name for path in whole.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "run.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
-    assert "WRPO" in (whole / "README.md").read_text()
+    card = (whole / "README.md").read_text()
+    assert "WRPO" in card
+    assert f"a fine-tuned version of `{small / 'model'}`" in card
+    assert "None" not in card
     record = json.loads((whole / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["settings"]["training"]["beta"] == 0.5

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, ProgressCallback
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import Recipe
+from wrpo_lib.records import write_atomically
 from wrpo_lib.training.arguments import training_arguments
 from wrpo_lib.training.checks import (
     batch,
@@ -204,12 +205,24 @@ def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
         merge(recipe, target, output_dir)
     if main:
         trainer.processing_class.save_pretrained(output_dir)
-        trainer.create_model_card(
-            model_name=f"{recipe.profile}-{recipe.name}", dataset_name=Path(str(recipe.data)).name
-        )
+        write_card(recipe, trainer, output_dir)
     PartialState().wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def write_card(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
+    """TRL's model card, which links hub pages, corrected for a model and data that have none."""
+    trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
+    path = output_dir / "README.md"
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
+    text = text.replace('model="None"', f'model="{output_dir}"')
+    text += (
+        f"\n## This run\n\nRecipe `{recipe.profile}/{recipe.name}`, data `{recipe.data}`. `{FILE}` "
+        f"has every setting, hash and version, `{DYNAMICS}` a line a step.\n"
+    )
+    write_atomically(path, text)
 
 
 def merge(recipe: Recipe, adapter: Path, output_dir: Path) -> None:
@@ -235,7 +248,6 @@ def outcome(trainer: Trainer, seconds: float) -> dict[str, Any]:
         "truncation": _plain(trainer.truncation),
         "last_step": steps[-1] if steps else {},
         "last_evaluation": next((r for r in reversed(history) if "eval_loss" in r), None),
-        "model_card": "README.md",
     }
 
 
