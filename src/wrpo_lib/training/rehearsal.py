@@ -53,7 +53,7 @@ def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]
         for line in replaced:
             say(f"rehearsal: {line}")
         out = output_dir or Path(folder) / "out"
-        trainer = run(small, out, say=say)
+        trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
         load_model(replace(small, model=str(out), quantization=None))
         losses = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
         say(f"rehearsed {recipe.where}: losses {losses}, saved model loads again")
@@ -117,10 +117,13 @@ def _tokenizer(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, str]:
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     core = Tokenizer(models.BPE(vocabulary, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    special = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
     core.add_special_tokens(special)
     made = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=special[0], chat_template=TEMPLATE
+        tokenizer_object=core,
+        eos_token=special[0],
+        pad_token=special[1],
+        chat_template=TEMPLATE,
     )
     return made, f"tokenizer of {recipe.model or 'no model'} (not on this machine) -> one of bytes"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,13 @@ def run(
     :raises WRPOError: for bad input; for a crash that can be resumed, the crash itself, with a
         note that says how.
     """
+    with warnings.catch_warnings():
+        # TRL and PEFT still read the name that transformers deprecates; nothing for the user to do
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+        return _run(recipe, output_dir, resume, say)
+
+
+def _run(recipe: Recipe, output_dir: Path, resume: bool, say: Callable[[str], None]) -> Trainer:
     began = time.perf_counter()
     check_device(recipe)
     check_evaluation(recipe)
@@ -173,6 +181,8 @@ def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
     except WRPOError as error:
+        if "checkpoint" in str(error):
+            raise  # it says itself where to go on
         raise WRPOError(f"{error}; {how_to_resume(output_dir)}") from error
     except Exception as error:
         error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
