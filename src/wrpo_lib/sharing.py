@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,18 +118,6 @@ def pack(
         "shift_labels": torch.tensor([labels]),
         "branches": branches,
     }
-
-
-def unpack(row: list[int], branches: Branches) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Prompts and responses of a packed row, as :func:`pack` takes them."""
-    tokens = iter(row)
-    prompts, responses = [], []
-    for prompt, lengths in branches.examples:
-        taken = list(islice(tokens, prompt))
-        if lengths:  # tokens that only fill the row are an example without responses
-            prompts.append(taken)
-            responses.append([list(islice(tokens, length)) for length in lengths])
-    return prompts, responses
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:

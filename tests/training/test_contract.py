@@ -24,6 +24,7 @@ SIGNATURES = {
     "_set_signature_columns_if_needed": ["self"],
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "compute_ref_log_probs": ["self", "model", "inputs"],
+    "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
 }
 

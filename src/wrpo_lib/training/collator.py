@@ -105,18 +105,6 @@ class PackedCollator:
         return {**packed, **_carried(rows, self.responses)}
 
 
-def unpacked(batch: dict[str, Any], collator: WRPOCollator) -> dict[str, Any]:
-    """The padded form of a packed batch: the same examples, one row a response."""
-    prompts, responses = sharing.unpack(batch["input_ids"][0].tolist(), batch["branches"])
-    columns = ids_columns(collator.responses)
-    rows = [
-        {PROMPT_IDS: prompt, **dict(zip(columns, answers, strict=True))}
-        for prompt, answers in zip(prompts, responses, strict=True)
-    ]
-    device = batch["input_ids"].device
-    return {name: value.to(device) for name, value in collator(rows).items()}
-
-
 def _carried(rows: list[dict[str, Any]], responses: tuple[str, ...]) -> dict[str, Any]:
     """What goes along with the tokens."""
     found: dict[str, Any] = {}
