@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +20,14 @@ if TYPE_CHECKING:
 
 FIELDS = {"sft": ("prompt", "source_chosen"), "preference": ()}
 """Fields of a quadruple that a stage reads; all of them in preference training."""
+
+
+@contextmanager
+def known_warnings() -> Iterator[None]:
+    """TRL and PEFT read a name that transformers deprecates; nothing for the user to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+        yield
 
 
 def locate(recipe: Recipe) -> tuple[str, dict[str, Any]]:
@@ -112,6 +123,7 @@ def load_tokenizer(recipe: Recipe, **kwargs: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@known_warnings()
 def load_model(recipe: Recipe) -> PreTrainedModel:
     """The model, ready to train; an adapter in its folder is merged into its base model.
 

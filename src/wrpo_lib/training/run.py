@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,13 @@ from wrpo_lib.training.checks import (
     notes,
 )
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
-from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
+from wrpo_lib.training.inputs import (
+    known_warnings,
+    load_config,
+    load_data,
+    load_model,
+    load_tokenizer,
+)
 from wrpo_lib.training.record import FILE, describe, finish, start
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -120,6 +125,7 @@ def load_inputs(
     return load_model(recipe), tokenizer, rows
 
 
+@known_warnings()
 def run(
     recipe: Recipe,
     output_dir: Path,
@@ -136,13 +142,6 @@ def run(
     :raises WRPOError: for bad input; for a crash that can be resumed, the crash itself, with a
         note that says how.
     """
-    with warnings.catch_warnings():
-        # TRL and PEFT still read the name that transformers deprecates; nothing for the user to do
-        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
-        return _run(recipe, output_dir, resume, say)
-
-
-def _run(recipe: Recipe, output_dir: Path, resume: bool, say: Callable[[str], None]) -> Trainer:
     began = time.perf_counter()
     check_device(recipe)
     check_evaluation(recipe)
