@@ -262,6 +262,34 @@ def test_fields_of_lora_and_load_and_evaluation(
     assert record["settings"]["training"]["learning_rate"] == 1e-3
 
 
+def test_preference_pairs_serve_where_one_preferred_response_is_read(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pairs of TRL's format give the losses of the quadruples they come from."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [json.loads(line) for line in (small / "rows.jsonl").read_text().splitlines()]
+    with pairs.open("w") as file:
+        for row in rows:
+            chosen, rejected = (
+                [{"role": "assistant", "content": row[name]}]
+                for name in ("source_chosen", "rejected")
+            )
+            pair = {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+            file.write(json.dumps({"prompt_id": row["prompt_id"], **pair}) + "\n")
+    losses = []
+    for name, data in (("quadruples", small / "rows.jsonl"), ("pairs", pairs)):
+        out = tmp_path / name
+        command = [*words(small, out, max_steps=3), "--data", str(data)]
+        code, _, err = wrpo(capsys, "train", "smol/dpo_off", *command)
+        assert code == 0, err
+        losses.append([row["loss"] for row in lines(out)])
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0]
+    command = [*words(small, tmp_path / "out"), "--data", str(pairs)]
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *command)
+    assert (code, "row 1 is a preference pair" in err) == (2, True), err
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "unknown field": (["--learning_rat", "1e-5"], "did you mean 'learning_rate'?"),
     "a word": (["beta", "0.1"], "unknown option 'beta'"),
