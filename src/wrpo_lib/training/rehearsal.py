@@ -6,6 +6,7 @@ model, the precision and the sizes are replaced, and every replacement is said.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,7 +48,11 @@ def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]
     """Run ``recipe`` in small, load what it saved, and say what was replaced.
 
     Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
+
+    :raises WRPOError: under a launcher of several processes; one is enough.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise WRPOError("a rehearsal runs in one process; leave out accelerate launch")
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrink(recipe, Path(folder))
         for line in replaced:
