@@ -318,6 +318,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "dtype": (["load.dtype=float33"], "cannot load the model"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint to resume from"),
     "evaluation": (["--eval_strategy", "steps"], "pass --eval_data"),
+    "output": (["--output_dir", "/dev/null/out"], "/dev/null/out cannot be written"),
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_torch_bf16_gpu_available
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.recipes import Recipe, nearest
+from wrpo_lib.recipes import ACCELERATE, Recipe, nearest
 
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
 """ZeRO and FSDP keep a float32 copy of 16-bit weights; one device and DDP do not."""
@@ -63,7 +63,20 @@ def notes(recipe: Recipe, args: Any) -> list[str]:
             "the recipe is written for accelerate launch --config_file "
             f"recipes/accelerate/{recipe.launch}.yaml -m wrpo_lib.cli; this is one process"
         )
+    if torch.cuda.device_count() > 1 and args.world_size == 1:
+        found.append("one GPU of several is used; accelerate launch starts a process for each")
     return found
+
+
+def check_launch(recipe: Recipe, args: Any) -> None:
+    """Merging loads the base model in one process, which DeepSpeed forbids: it partitions."""
+    state = args.distributed_state
+    deepspeed = state is not None and state.distributed_type == DistributedType.DEEPSPEED
+    if recipe.merge and deepspeed:
+        raise WRPOError(
+            f"{recipe.where} merges its adapter, which cannot be done under DeepSpeed; start it "
+            f"with recipes/{ACCELERATE}/ddp.yaml"
+        )
 
 
 def check_rows(rows: int, args: Any, where: str, what: str = "rows") -> None:

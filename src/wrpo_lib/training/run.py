@@ -20,6 +20,7 @@ from wrpo_lib.training.checks import (
     batch,
     check_device,
     check_evaluation,
+    check_launch,
     check_lora,
     check_rows,
     checkpoint_step,
@@ -146,6 +147,7 @@ def run(
     check_device(recipe)
     check_evaluation(recipe)
     args = training_arguments(recipe, output_dir)
+    check_launch(recipe, args)
     data = load_data(recipe)
     check_rows(len(data), args, recipe.where)
     eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
