@@ -205,7 +205,12 @@ def test_a_crash_says_how_to_resume(tmp_path: Path, error: Exception, saved: boo
 
 
 def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list[float]:
-    """Losses of two processes that share each step's rows (gloo, CPU)."""
+    """Losses of two processes that share each step's rows (gloo, CPU).
+
+    Started by torchrun, or by ``accelerate launch`` with one of our files. On a CPU accelerate runs
+    DDP whatever the file says, so this shows that it starts the command; FSDP2 itself is tested
+    with the trainer.
+    """
     command = words(small, out, per_device_train_batch_size=2, max_steps=4)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -228,6 +233,7 @@ def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list
     assert run.returncode == 0, err
     assert "4 (2 per device x 1 accumulation x 2 processes) a step" in printed
     assert printed.count("steps done") == 1, "one process speaks"
+    assert json.loads((out / "run.json").read_text())["parallel"] == "MULTI_CPU"
     return [row["loss"] for row in lines(out)]
 
 
