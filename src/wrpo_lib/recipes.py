@@ -64,7 +64,10 @@ class Recipe:
     @property
     def where(self) -> str:
         """The recipe as an error names it."""
-        return str(self.path or f"recipe {self.profile}/{self.name}")
+        if self.path is None:
+            return f"recipe {self.profile}/{self.name}"
+        path, root = self.path.resolve(), project_root()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
     @property
     def output_dir(self) -> Path:

@@ -99,7 +99,7 @@ def test_inputs_are_checked_first(files: tuple[str, str], tmp_path: Path) -> Non
     recipe = load_recipe("workstation", "wrpo", bf16=False)
     with pytest.raises(WRPOError, match=r"quadruples\.jsonl does not exist"):
         load_inputs(recipe, files[0], str(tmp_path / "no" / "quadruples.jsonl"))
-    with pytest.raises(WRPOError, match=r"workstation/wrpo\.yaml: cannot load"):
+    with pytest.raises(WRPOError, match=r"wrpo\.yaml: the model folder .*nowhere. does not exist"):
         load_inputs(recipe, str(tmp_path / "nowhere"), files[1])
     config = json.loads((Path(files[0]) / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)

@@ -52,8 +52,9 @@ def main() -> None:
         if speaks:
             typer.echo(f"wrpo: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        how = str(stop) or "interrupted; what was finished is kept, run again to go on"
-        if speaks:
+    except SystemExit as stop:  # typer turns Ctrl-C into status 130 and drops what it said
+        if stop.code == 130 and speaks:
+            said = getattr(stop.__context__, "__cause__", None)
+            how = str(said or "") or "interrupted; what was finished is kept, run again to go on"
             typer.echo(f"wrpo: {how}", err=True)
-        sys.exit(130)
+        raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -15,7 +16,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_torch_bf16_gpu_available
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.recipes import Recipe, nearest
+from wrpo_lib.recipes import ACCELERATE, Recipe, nearest
+
+SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
+"""ZeRO and FSDP keep a float32 copy of 16-bit weights; one device and DDP do not."""
 
 
 def check_device(recipe: Recipe) -> None:
@@ -41,6 +45,37 @@ def check_device(recipe: Recipe) -> None:
         raise WRPOError(
             f"{recipe.where} asks for flash_attention_2, which needs the package flash-attn; "
             "install it, or pass --load.attn_implementation sdpa"
+        )
+
+
+def notes(recipe: Recipe, args: Any) -> list[str]:
+    """What is allowed but seldom meant."""
+    found = []
+    state = args.distributed_state
+    shards = state is not None and state.distributed_type in SHARDED
+    if not recipe.lora and not shards and recipe.load.get("dtype") in ("bfloat16", "float16"):
+        found.append(
+            f"weights are trained in {recipe.load['dtype']}, which rounds small updates away; "
+            "load them in float32 (bf16 then only computes)"
+        )
+    if recipe.launch and args.world_size == 1:
+        found.append(
+            "the recipe is written for accelerate launch --config_file "
+            f"recipes/accelerate/{recipe.launch}.yaml -m wrpo_lib.cli; this is one process"
+        )
+    if torch.cuda.device_count() > 1 and args.world_size == 1:
+        found.append("one GPU of several is used; accelerate launch starts a process for each")
+    return found
+
+
+def check_launch(recipe: Recipe, args: Any) -> None:
+    """Merging loads the base model in one process, which DeepSpeed forbids: it partitions."""
+    state = args.distributed_state
+    deepspeed = state is not None and state.distributed_type == DistributedType.DEEPSPEED
+    if recipe.merge and deepspeed:
+        raise WRPOError(
+            f"{recipe.where} merges its adapter, which cannot be done under DeepSpeed; start it "
+            f"with recipes/{ACCELERATE}/ddp.yaml"
         )
 
 

@@ -14,19 +14,28 @@ from transformers import PrinterCallback, ProgressCallback
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import Recipe
+from wrpo_lib.records import write_atomically
 from wrpo_lib.training.arguments import training_arguments
 from wrpo_lib.training.checks import (
     batch,
     check_device,
     check_evaluation,
+    check_launch,
     check_lora,
     check_rows,
     checkpoint_step,
     last_checkpoint,
     lora_config,
+    notes,
 )
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
-from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
+from wrpo_lib.training.inputs import (
+    known_warnings,
+    load_config,
+    load_data,
+    load_model,
+    load_tokenizer,
+)
 from wrpo_lib.training.record import FILE, describe, finish, start
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -117,6 +126,7 @@ def load_inputs(
     return load_model(recipe), tokenizer, rows
 
 
+@known_warnings()
 def run(
     recipe: Recipe,
     output_dir: Path,
@@ -137,6 +147,7 @@ def run(
     check_device(recipe)
     check_evaluation(recipe)
     args = training_arguments(recipe, output_dir)
+    check_launch(recipe, args)
     data = load_data(recipe)
     check_rows(len(data), args, recipe.where)
     eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
@@ -151,6 +162,8 @@ def run(
     trainer = build_trainer(
         recipe, args, load_model(recipe), tokenizer, data, eval_data, Path(dynamics)
     )
+    for note in notes(recipe, args):
+        say(f"note: {note}")
     if checkpoint:
         say(f"resuming from step {checkpoint_step(checkpoint)}")
     say(f"writing to {output_dir}; {dynamics} grows while it trains")
@@ -169,10 +182,16 @@ def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
     except WRPOError as error:
+        if "checkpoint" in str(error):
+            raise  # it says itself where to go on
         raise WRPOError(f"{error}; {how_to_resume(output_dir)}") from error
     except Exception as error:
         error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
         raise
+    finally:
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, LiveLine) and callback.training_bar is not None:
+                callback.training_bar.close()  # so that what follows stands on its own line
 
 
 def how_to_resume(output_dir: Path) -> str:
@@ -197,12 +216,24 @@ def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
         merge(recipe, target, output_dir)
     if main:
         trainer.processing_class.save_pretrained(output_dir)
-        trainer.create_model_card(
-            model_name=f"{recipe.profile}-{recipe.name}", dataset_name=Path(str(recipe.data)).name
-        )
+        write_card(recipe, trainer, output_dir)
     PartialState().wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def write_card(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
+    """TRL's model card, which links hub pages, corrected for a model and data that have none."""
+    trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
+    path = output_dir / "README.md"
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
+    text = text.replace('model="None"', f'model="{output_dir}"')
+    text += (
+        f"\n## This run\n\nRecipe `{recipe.profile}/{recipe.name}`, data `{recipe.data}`. `{FILE}` "
+        f"has every setting, hash and version, `{DYNAMICS}` a line a step.\n"
+    )
+    write_atomically(path, text)
 
 
 def merge(recipe: Recipe, adapter: Path, output_dir: Path) -> None:
@@ -228,7 +259,6 @@ def outcome(trainer: Trainer, seconds: float) -> dict[str, Any]:
         "truncation": _plain(trainer.truncation),
         "last_step": steps[-1] if steps else {},
         "last_evaluation": next((r for r in reversed(history) if "eval_loss" in r), None),
-        "model_card": "README.md",
     }
 
 
