@@ -24,6 +24,7 @@ from wrpo_lib.planner.run import Run
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.collator import PackedCollator, WRPOCollator
 from wrpo_lib.training.forward import response_logps
+from wrpo_lib.training.head import add_cpu_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
@@ -56,6 +57,7 @@ def real_model(lora: dict[str, Any] | None) -> Any:
     model = AutoModelForCausalLM.from_config(CONFIG, dtype=torch.float32)
     sharing.enable(model)
     add_fused_lm_head(model)
+    add_cpu_head(model)
     if lora:
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora))
     return model.train()
@@ -121,8 +123,8 @@ def test_activations_are_those_of_a_real_forward_pass(shared: bool, lora: Any) -
     measured = sum(s.nbytes() for s in storages.values() if s is not None)
     with fp.fake_model(CONFIG, torch.float32, lora) as fake:
         planned = fp.activations(fake, EXAMPLES, sharing=shared, autocast=False)
-    assert planned.held(False) == pytest.approx(measured, rel=0.15)
-    assert planned.held(True) < planned.held(False) / 2
+    assert planned.held(False, 0) == pytest.approx(measured, rel=0.15)
+    assert planned.held(True, 0) < planned.held(False, 0) / 2
 
 
 @pytest.mark.parametrize("lora", [None, LORA], ids=["full", "lora"])
@@ -250,7 +252,7 @@ def test_the_command_prints_and_warns(capsys: pytest.CaptureFixture[str]) -> Non
     _, _, err = wrpo(capsys, "paper/wrpo", "--gpus", 1, "--memory", 80)
     assert "this will not fit" in err
     _, one, _ = wrpo(capsys, "paper/wrpo", "--gpus", 8, "--per_device_train_batch_size", 1)
-    assert "1 x 8 x 8 = 64 examples" in one
+    assert "of 1 x 8 x 8 = 64 examples" in one
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def plan_recipe(
         count = PAPER_EXAMPLES[recipe.stage]
         lengths = assumed_lengths(len(run.responses), prompt_tokens, response_tokens, run.limits[0])
         notes = (
-            f"{path if recipe.data else 'data'} not there: prompts of {prompt_tokens} and "
-            f"responses of {response_tokens} tokens on average, log-normal",
+            f"prompts of {prompt_tokens}, responses of {response_tokens} tokens on average "
+            "(no data file)",
         )
     if n_examples is None and not path.is_file():
         notes += (f"{count:,} examples, the paper's number",)

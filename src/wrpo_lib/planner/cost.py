@@ -127,28 +127,32 @@ def _gathered(run: Run, w: Weights) -> int:
 
 
 def _logits_memory(run: Run, w: Weights, responses: int, gpu: bool) -> int:
-    """Bytes of the head in TRL's kernel: one tile of logits, and float32 gradients.
+    """Bytes of the head: tiles of logits, worked on in place, and float32 gradients.
 
-    A GPU works on the tile in place; on a CPU torch makes about seven float32 copies of what is
-    used of it.
+    TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.training.head`), whose
+    log-sum-exp copies a tile. In 16 bits a CPU has TRL's, which copies its tile about seven times.
     """
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
+    from wrpo_lib.training.head import ROWS
+
     vocabulary = w.head // run.config.get_text_config().hidden_size
     width = 2 if run.bf16 or run.dtype != "float32" else 4
+    gradient = 0 if run.lora else 4 * w.head
+    if not gpu and width == 4:
+        return 2 * 4 * min(responses, ROWS) * vocabulary + gradient
     rows = min(responses, TOKEN_CHUNK_SIZE)
     tile = rows * _CHUNKED_LOGPROB_CHUNK_SIZE * width
     copies = 0 if gpu else 7 * 4 * rows * min(vocabulary, _CHUNKED_LOGPROB_CHUNK_SIZE)
-    return tile + copies + (0 if run.lora else 4 * w.head)
+    return tile + copies + gradient
 
 
 def _work(run: Run, w: Weights, examples: list[Example], sharing: bool) -> tuple[float, float]:
     """FLOPs of a micro-batch: training it, and one pass of the reference.
 
     Training is a forward pass and a backward pass of twice that (once that with LoRA: no gradients
-    of frozen weights), the layers once more under checkpointing, the head once more in TRL's
-    kernel.
+    of frozen weights), the layers once more under checkpointing, the head once more for its tiles.
     """
     body, head = footprint.forward_flops(w, run.config, examples, sharing)
     passes = 2 if run.lora else 3
@@ -165,10 +169,11 @@ def _cost(
     largest = batches[tokens.index(max(tokens))]
     held = footprint.activations(model, largest, sharing=sharing, autocast=run.autocast)
     head_positions = sum(sum(lengths) for _, lengths in largest)
+    logits = _logits_memory(run, w, head_positions, machine.gpus > 0)
     memory = {
         **_state_memory(run, w, machine.processes),
-        "activations": held.held(run.checkpointing),
-        "logits": _logits_memory(run, w, head_positions, machine.gpus > 0),
+        "activations": held.held(run.checkpointing, logits),
+        "logits": logits,
         "runtime (assumed)": RUNTIME[machine.gpus > 0],
     }
     work = [_work(run, w, b, sharing) for b in batches]

@@ -51,10 +51,14 @@ class Activations:
     inputs: int
     rest: int
 
-    def held(self, checkpointing: bool) -> int:
-        """At the peak; checkpointing computes one layer's again at a time."""
-        kept = self.inputs + self.largest_layer if checkpointing else self.layers
-        return kept + self.rest
+    def held(self, checkpointing: bool, head: int) -> int:
+        """At the peak, beside the ``head`` bytes that the output head takes for a while.
+
+        Checkpointing computes one layer's again at a time, when the head is done.
+        """
+        if not checkpointing:
+            return self.layers + self.rest
+        return self.inputs + self.rest + max(0, self.largest_layer - head)
 
 
 @contextmanager

@@ -13,16 +13,19 @@ def report(plan: Plan) -> str:
     costs = (plan.shared, plan.padded)
     kind = ("4-bit LoRA" if run.four_bit else "LoRA") if run.lora else "full"
     place = f"{machine.gpus} GPUs of {machine.memory:g} GiB" if machine.gpus else "a CPU"
-    lines = [
-        f"{w.total / 1e9:.3f} G parameters, {w.trainable / 1e9:.3f} G trained ({kind}), {run.dtype}"
-        f"{' with bf16' if run.bf16 else ''}, sharding {run.sharding}, checkpointing "
-        f"{'on' if run.checkpointing else 'off'}, reference {run.reference}, on {place}",
-        f"{plan.steps} steps of {run.batch} x {run.accumulation} x {machine.processes} = "
-        f"{run.batch * run.accumulation * machine.processes} examples",
-        "",
-        f"{'':28}{'sharing on':>14}{'sharing off':>14}"
-        f"   the recipe has it {'on' if run.sharing else 'off'}",
-    ]
+    examples = run.batch * run.accumulation * machine.processes
+    about = {
+        "billion parameters": f"{w.total / 1e9:.3f}, {w.trainable / 1e9:.3f} trained ({kind})",
+        "precision": f"{run.dtype} weights{', bf16 on' if run.bf16 else ''}",
+        "machine": f"{place}, sharding {run.sharding}",
+        "reference": run.reference,
+        "checkpointing": "on" if run.checkpointing else "off",
+        "prompt sharing": "on" if run.sharing else "off",
+        "steps": f"{plan.steps} of {run.batch} x {run.accumulation} x {machine.processes} = "
+        f"{examples} examples",
+    }
+    lines = [f"{name:28}{value}" for name, value in about.items()]
+    lines += ["", f"{'':28}{'sharing on':>14}{'sharing off':>14}"]
 
     def line(name: str, value: Callable[[Cost], float], form: str) -> str:
         return f"{name:28}" + "".join(format(value(c), form).rjust(14) for c in costs)
