@@ -70,7 +70,7 @@ class WRPOTrainer(DPOTrainer):
     has none. To resume, build the trainer with the same initial model and call
     ``train(resume_from_checkpoint=...)``.
 
-    ``responses`` names what a run computes (:meth:`wrpo_lib.training.config.WRPOConfig.responses`), ``shares_prompts`` says
+    ``responses`` names what a run computes, as its configuration has it; ``shares_prompts`` says
     whether prompts are computed once for all of them (:mod:`wrpo_lib.sharing`). A ``data_collator``
     of one's own must give padded batches as :class:`~wrpo_lib.training.collator.WRPOCollator` does.
 
