@@ -129,19 +129,23 @@ def _gathered(run: Run, w: Weights) -> int:
 def _logits_memory(run: Run, w: Weights, responses: int, gpu: bool) -> int:
     """Bytes of the head: tiles of logits, worked on in place, and float32 gradients.
 
-    TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.training.head`), whose
-    log-sum-exp copies a tile. In 16 bits a CPU has TRL's, which copies its tile about seven times.
+    TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.training.head`), which keeps all
+    tiles where they are few and whose log-sum-exp copies one. In 16 bits a CPU has TRL's, which
+    copies its tile about seven times.
     """
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
-    from wrpo_lib.training.head import ROWS
+    from wrpo_lib.training.head import KEPT, ROWS
 
     vocabulary = w.head // run.config.get_text_config().hidden_size
     width = 2 if run.bf16 or run.dtype != "float32" else 4
     gradient = 0 if run.lora else 4 * w.head
     if not gpu and width == 4:
-        return 2 * 4 * min(responses, ROWS) * vocabulary + gradient
+        tile = 4 * min(responses, ROWS) * vocabulary
+        whole = 4 * responses * vocabulary
+        kept = whole if whole <= KEPT and not run.checkpointing else tile
+        return kept + tile + gradient
     rows = min(responses, TOKEN_CHUNK_SIZE)
     tile = rows * _CHUNKED_LOGPROB_CHUNK_SIZE * width
     copies = 0 if gpu else 7 * 4 * rows * min(vocabulary, _CHUNKED_LOGPROB_CHUNK_SIZE)
