@@ -319,6 +319,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "bf16": (["--bf16", "true"], "trains in bf16, which this machine cannot (no GPU)"),
     "4 bits": (["--lora.r", "8", "--quantization.load_in_4bit", "true"],
                "needs the package bitsandbytes"),
+    "4 bits field": (["--lora.r", "8", "--quantization.load_in_4bits", "true"],
+                     "under `quantization`; did you mean 'load_in_4bit'?"),
     "4 bits in full": (["--quantization.load_in_4bit", "true"], "trains it in full"),
     "attention": (["load.attn_implementation=flash_attention_2"], "needs the package flash-attn"),
     "dtype": (["load.dtype=float33"], "cannot load the model"),

@@ -21,6 +21,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import write_rows
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.arguments import training_values
+from wrpo_lib.training.checks import check_fields
 from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
 from wrpo_lib.training.run import run
 
@@ -53,6 +54,7 @@ def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise WRPOError("a rehearsal runs in one process; leave out accelerate launch")
+    check_fields(recipe)  # those of what is replaced too
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrink(recipe, Path(folder))
         for line in replaced:
