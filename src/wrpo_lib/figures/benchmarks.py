@@ -132,7 +132,7 @@ def growth(profile: str = "nano") -> Figure:
     names = {"responses": "responses to a prompt", "prompt": "tokens of the prompt",
              "batch": "examples in a batch"}  # fmt: skip
     with style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2))
+        figure, axes = plt.subplots(1, 3, figsize=(8.0, 3.2))
         for axis, (varied, label) in zip(axes, names.items(), strict=True):
             part = rows[rows["varied"] == varied]
             for way, (name, how) in ways.items():
