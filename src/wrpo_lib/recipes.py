@@ -1,12 +1,15 @@
 """Recipes: one YAML file a stage and method, in one folder a profile.
 
 A profile is a folder of recipes, never a branch in the code. Keys under ``training`` are fields
-of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig`` for ``stage: sft``).
+of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig`` for ``stage: sft``). A recipe may
+stand on another: ``base: wrpo`` takes every value of ``wrpo.yaml`` beside it (``base:
+workstation/wrpo`` of another profile) and its own keys replace or add to them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,28 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import project_root
 
 STAGES = ("sft", "preference")
+ACCELERATE = "accelerate"
+"""The folder of accelerate's launch configurations beside the profiles."""
+
+MAPPINGS = ("training", "lora", "load", "quantization")
+"""Keys that hold fields of a library's class; a recipe adds to those of its base."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What one training run needs.
 
-    ``start_from``: ``target`` or ``target_sft``; ``rejected_from``: whose worst response is y_l;
-    ``model`` and ``data``: hub ids or paths (None on nano, where the world provides them);
-    ``lora``: fields of peft's ``LoraConfig`` or None for full fine-tuning; ``load``: keyword
-    arguments of ``from_pretrained``.
+    - ``start_from``: ``target`` or ``target_sft``; ``rejected_from``: whose worst response is y_l.
+    - ``model``: a hub id, a folder, a GGUF file or ``package:NAME``; ``data``, ``eval_data``: files
+      of quadruples. None on nano, where the world provides them.
+    - ``architecture``: the model's ``model_type``, which a rehearsal builds in small.
+    - ``lora``: fields of peft's ``LoraConfig``, or None for full fine-tuning; ``merge``: write the
+      base model with the trained adapter merged into it, and the adapter in a folder inside.
+    - ``load``: keyword arguments of ``from_pretrained``; ``quantization``: fields of transformers'
+      ``BitsAndBytesConfig``, for a base model in 4 or 8 bits.
+    - ``launch``: the file under ``recipes/accelerate`` that the batch arithmetic is written for,
+      None for one process.
+    - ``output``: where the trained model goes, by default ``runs/<profile>/<name>``.
     """
 
     profile: str
@@ -36,9 +51,31 @@ class Recipe:
     rejected_from: str = "target"
     model: str | None = None
     data: str | None = None
+    eval_data: str | None = None
+    architecture: str = "llama"
     lora: dict[str, Any] | None = None
+    merge: bool = False
     load: dict[str, Any] = field(default_factory=dict)
+    quantization: dict[str, Any] | None = None
     launch: str | None = None
+    output: str | None = None
+    path: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """The recipe as an error names it."""
+        if self.path is None:
+            return f"recipe {self.profile}/{self.name}"
+        path, here = self.path.resolve(), Path.cwd()
+        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run writes unless it is told otherwise."""
+        return Path(self.output or f"runs/{self.profile}/{self.name}")
+
+
+KNOWN = sorted(set(Recipe.__dataclass_fields__) - {"profile", "name", "path"} | {"base"})
 
 
 def recipes_dir() -> Path:
@@ -48,13 +85,22 @@ def recipes_dir() -> Path:
 
 def profiles() -> list[str]:
     """Names of the profiles that have recipes."""
-    return sorted(p.name for p in recipes_dir().iterdir() if p.is_dir())
+    folders = (p.name for p in recipes_dir().iterdir() if p.is_dir())
+    return sorted(name for name in folders if name != ACCELERATE)
+
+
+def recipe_names(profile: str) -> list[str]:
+    """Names of a profile's recipes; the description of the nano world is none."""
+    paths = (recipes_dir() / profile).glob("*.yaml")
+    return sorted(p.stem for p in paths if p.stem != "world")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; syntax errors name the file and line."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WRPOError(f"{path} cannot be read ({error.strerror}); check the path") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -62,6 +108,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise WRPOError(f"{path} holds no mapping; write `key: value` lines")
     return value
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """What to do about an unknown key: the known one that looks most like it, or all of a few."""
+    if close := get_close_matches(key, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"known keys are {', '.join(known)}" if len(known) < 30 else "remove it"
 
 
 def recipe_path(profile: str, name: str) -> Path:
@@ -78,13 +131,25 @@ def recipe_path(profile: str, name: str) -> Path:
 
 def load_recipe(profile: str, name: str, **overrides: Any) -> Recipe:
     """Read ``recipes/<profile>/<name>.yaml``; ``overrides`` replace values under ``training``."""
-    path = recipe_path(profile, name)
-    values = read_yaml(path)
-    known = set(Recipe.__dataclass_fields__) - {"profile", "name"}
-    if unknown := sorted(set(values) - known):
+    return read_recipe(recipe_path(profile, name), **overrides)
+
+
+def find_recipe(text: str) -> Recipe:
+    """The recipe that a command line names: ``profile/name``, or the path of a YAML file."""
+    if text.endswith((".yaml", ".yml")):
+        return read_recipe(Path(text))
+    profile, slash, name = text.partition("/")
+    if not slash:
         raise WRPOError(
-            f"{path}: unknown key {unknown[0]!r}; known keys are {', '.join(sorted(known))}"
+            f"no recipe {text!r}; give PROFILE/NAME such as workstation/wrpo, or a YAML file "
+            f"(profiles: {', '.join(profiles())})"
         )
+    return load_recipe(profile, name)
+
+
+def read_recipe(path: Path, **overrides: Any) -> Recipe:
+    """Read one recipe file and what it stands on."""
+    values = _with_base(path, ())
     if values.get("stage") not in STAGES:
         raise WRPOError(
             f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}"
@@ -92,4 +157,28 @@ def load_recipe(profile: str, name: str, **overrides: Any) -> Recipe:
     if not isinstance(values.get("training"), dict):
         raise WRPOError(f"{path}: `training` is missing; give the trainer's fields there")
     values["training"] = {**values["training"], **overrides}
-    return Recipe(profile=profile, name=name, **values)
+    return Recipe(profile=path.resolve().parent.name, name=path.stem, path=path, **values)
+
+
+def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    """A recipe's values over those of its base; known keys only."""
+    if path in above:
+        raise WRPOError(f"{path}: its `base` leads back to itself; break the circle")
+    values = read_yaml(path)
+    if unknown := sorted(set(values) - set(KNOWN)):
+        raise WRPOError(f"{path}: unknown key {unknown[0]!r}; {nearest(unknown[0], KNOWN)}")
+    for key in MAPPINGS:
+        if values.get(key) is not None and not isinstance(values[key], dict):
+            raise WRPOError(f"{path}: `{key}` is no mapping; write its fields as `name: value`")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    profile, slash, name = str(base).partition("/")
+    beside = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"
+    if not beside.is_file():
+        raise WRPOError(f"{path}: its base {str(beside)!r} does not exist; correct `base`")
+    under = _with_base(beside, (*above, path))
+    for key in MAPPINGS:
+        if values.get(key) is not None and under.get(key) is not None:
+            values[key] = {**under[key], **values[key]}
+    return {**under, **values}

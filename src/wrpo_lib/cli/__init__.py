@@ -6,13 +6,14 @@ them.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, study
+from wrpo_lib.cli import data, study, train
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -38,15 +39,21 @@ def _top(
 
 app.add_typer(data.app, name="data")
 study.register(app)
+train.register(app)
 
 
 def main() -> None:
     """Run the command line; a WRPOError is one sentence on stderr and exit status 2."""
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"  # under accelerate, one process of a node
     try:
         app()
     except WRPOError as error:
-        typer.echo(f"wrpo: {error}", err=True)
+        if speaks:
+            typer.echo(f"wrpo: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("wrpo: interrupted; what was finished is kept, run again to go on", err=True)
-        sys.exit(130)
+    except SystemExit as stop:  # typer turns Ctrl-C into status 130 and drops what it said
+        if stop.code == 130 and speaks:
+            said = getattr(stop.__context__, "__cause__", None)
+            how = str(said or "") or "interrupted; what was finished is kept, run again to go on"
+            typer.echo(f"wrpo: {how}", err=True)
+        raise

@@ -1,4 +1,4 @@
-"""Training dynamics: one JSON line a logged step, safe against kills and resumes."""
+"""Training dynamics: one JSON line a logged step, and one live line on the terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from wrpo_lib.records import write_jsonl
+
+LIVE = {
+    "alpha": "alpha", "loss": "loss", "rewards/source_chosen": "r_ws",
+    "rewards/target_chosen": "r_wt", "rewards/rejected": "r_l", "rewards/accuracies": "acc",
+    "mean_token_accuracy": "acc",
+}  # fmt: skip
+"""What the live line shows of a log, by its short name."""
 
 
 class DynamicsCallback(TrainerCallback):
@@ -74,3 +87,24 @@ class DynamicsCallback(TrainerCallback):
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+
+
+class LiveLine(ProgressCallback):
+    """transformers' progress bar with its ETA, the last logged metrics at its end.
+
+    The parent prints every log as a line of its own; here they stay on the bar's one line. Only
+    the main process shows a bar.
+    """
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Replace the metrics on the bar; logs without a training loss are left to the files."""
+        if self.training_bar is not None and logs and "loss" in logs:
+            found = {short: logs[name] for name, short in LIVE.items() if name in logs}
+            self.training_bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in found.items()))

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
 
+    from wrpo_lib.quadruples.rendering import Truncation
+
 PAPER = {
     "learning_rate": 7e-6,
     "lr_scheduler_type": "cosine",
@@ -34,20 +36,40 @@ def sft_trainer(
     data: Dataset,
     args: SFTConfig,
     peft_config: PeftConfig | None = None,
+    eval_data: Dataset | None = None,
 ) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, ready to ``train()``.
 
     ``data`` needs ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered by the
     same function as in preference training, so both stages see the same tokens; a response that
     exceeds ``args.max_length`` together with its prompt loses its end, counted in the trainer's
-    ``truncation``. With ``args.packing`` TRL
-    fills blocks of ``max_length`` tokens with whole rows, which wants an attention implementation
-    that keeps packed rows apart (flash attention); off by default.
+    ``truncation``. ``eval_data`` are rows of the same kind.
+
+    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
+    ``bfd_split`` keep the rows of a block apart; ``wrapped``, the older way, runs rows together.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
     from trl import SFTTrainer
 
+    args.completion_only_loss = True
+    train, truncation = _tokens(data, tokenizer, args, "SFT")
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=_tokens(eval_data, tokenizer, args, "SFT eval")[0] if eval_data else None,
+        processing_class=tokenizer,
+        peft_config=peft_config,
+    )
+    trainer.truncation = truncation
+    return trainer
+
+
+def _tokens(
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, args: SFTConfig, name: str
+) -> tuple[Dataset, Truncation]:
+    """Whole sequences of prompt and y_ws, and what was cut of them."""
     from wrpo_lib.training.data import tokenize
 
     rows, truncation = tokenize(
@@ -57,18 +79,9 @@ def sft_trainer(
         max_length=args.max_length,
         max_prompt_length=None,
         num_proc=args.dataset_num_proc,
-        name="SFT",
+        name=name,
     )
-    args.completion_only_loss = True
-    trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows.map(_join, remove_columns=rows.column_names),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-    )
-    trainer.truncation = truncation
-    return trainer
+    return rows.map(_join, remove_columns=rows.column_names), truncation
 
 
 def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:

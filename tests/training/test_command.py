@@ -1,0 +1,383 @@
+"""`wrpo train` and `wrpo sft`: bad input before a model is loaded, kill and resume, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from wrpo_lib import cli
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.recipes import load_recipe, recipes_dir
+from wrpo_lib.training.checks import last_checkpoint
+from wrpo_lib.training.rehearsal import shrink
+from wrpo_lib.training.run import fit
+
+STEPS = {
+    "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
+    "beta": 0.5, "warmup_steps": 0, "max_steps": 40, "save_steps": 4,
+    "dataloader_pin_memory": False,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model and 32 quadruples, as a rehearsal makes them."""
+    folder = tmp_path_factory.mktemp("small")
+    shrink(load_recipe("smol", "wrpo"), folder)
+    return folder
+
+
+def words(small: Path, out: Path, **overrides: Any) -> list[str]:
+    """A command line on the tiny model."""
+    values = {**STEPS, "ref_cache_dir": out / "reference", **overrides}
+    named = ["--model", small / "model", "--data", small / "rows.jsonl", "--output_dir", out]
+    return [*map(str, named), *(f"{key}={value}" for key, value in values.items())]
+
+
+def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of `wrpo ...` in this process."""
+    old, sys.argv = sys.argv, ["wrpo", *map(str, arguments)]
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    finally:
+        sys.argv = old
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    """The training dynamics so far, whole lines only."""
+    path = out / "dynamics.jsonl"
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"},
+    )
+
+
+# --- a whole run ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, uninterrupted run in a process of its own."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
+    printed, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "32 rows, 4 (4 per device x 1 accumulation x 1 process) a step" in printed
+    for shown in ("40/40", "alpha 0.", "loss ", "r_ws ", "r_wt ", "r_l ", "acc "):
+        assert shown in err
+    return out
+
+
+def test_a_run_leaves_model_card_record_and_no_pickle(whole: Path, small: Path) -> None:
+    names = {path.name for path in whole.iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "run.json"} <= names
+    assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+    card = (whole / "README.md").read_text()
+    assert "WRPO" in card
+    assert f"a fine-tuned version of `{small / 'model'}`" in card
+    assert "None" not in card
+    record = json.loads((whole / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["settings"]["training"]["beta"] == 0.5
+    assert record["settings"]["training"]["seed"] == 42
+    assert set(record["settings"]["model"]["sha256"]) == {"model.safetensors"}
+    assert len(record["settings"]["data"]["sha256"]) == 64
+    assert {"commit", "versions", "machine", "devices", "arguments", "seconds"} <= set(record)
+    assert not record["arguments"]["push_to_hub"]
+    assert [row["step"] for row in lines(whole)] == list(range(1, 41))
+    assert lines(whole)[-1]["loss"] < lines(whole)[0]["loss"]
+
+
+def test_a_folder_with_a_run_is_not_run_over(
+    whole: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (whole / "run.json").read_text()
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, whole))
+    assert (code, "holds a run already; pass --resume" in err) == (2, True)
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, whole, beta=0.3), "--resume")
+    assert code == 2
+    assert "was started with training.beta 0.5, this run has 0.3" in err
+    assert (whole / "run.json").read_text() == before
+
+
+# --- kill and resume --------------------------------------------------------------------------
+
+
+def stopped(small: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
+    """Start a run, stop it between two checkpoints; its exit status and last words."""
+    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
+    end = time.monotonic() + 300
+    while len(lines(out)) < 6 and run.poll() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    run.send_signal(how)
+    return run.wait(timeout=60), run.communicate()[1]
+
+
+def test_kill_and_resume_gives_the_same_dynamics(
+    small: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, _ = stopped(small, out, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    done = len(lines(out))
+    assert 6 <= done < 40, "it was not killed in the middle"
+    newest = last_checkpoint(out)
+    assert newest is not None
+    torn = out / "checkpoint-39"  # as a kill while a checkpoint is written leaves it
+    shutil.copytree(newest, torn)
+    (torn / "trainer_state.json").write_text('{"epoch": 1.')
+    code, printed, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out), "--resume")
+    assert code == 0, err
+    assert f"resuming from step {newest.name.rpartition('-')[2]}" in printed
+
+    expected, found = lines(whole), lines(out)
+    for row in expected + found:
+        assert row.pop("seconds") > 0
+    assert found == expected
+    weights = load_file(whole / "model.safetensors")
+    again = load_file(out / "model.safetensors")
+    assert all(again[name].equal(weight) for name, weight in weights.items())
+    record = json.loads((out / "run.json").read_text())
+    assert len(record["earlier"]) == 1
+    assert record["status"] == "finished"
+
+
+def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, err = stopped(small, out, signal.SIGINT)
+    assert code == 130
+    newest = last_checkpoint(out)
+    assert newest is not None
+    step = newest.name.rpartition("-")[2]
+    hint = f"add --resume to the same command to go on from step {step} ({newest})"
+    assert f"wrpo: interrupted; {hint}" in err.splitlines()
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), WRPOError("the loss is nan")])
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_crash_says_how_to_resume(tmp_path: Path, error: Exception, saved: bool) -> None:
+    class Crash:
+        callback_handler = SimpleNamespace(callbacks=[])
+
+        def train(self, **kwargs: Any) -> None:
+            raise error
+
+    if saved:
+        (tmp_path / "checkpoint-20").mkdir()
+        (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{}")
+    hint = "go on from step 20" if saved else "no checkpoint had been written"
+    with pytest.raises(type(error), match=str(error)) as raised:
+        fit(Crash(), None, tmp_path)  # type: ignore[arg-type]
+    said = [str(raised.value), *getattr(raised.value, "__notes__", [])]
+    assert hint in said[0 if isinstance(error, WRPOError) else -1]
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list[float]:
+    """Losses of two processes that share each step's rows (gloo, CPU)."""
+    command = words(small, out, per_device_train_batch_size=2, max_steps=4)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    if config is None:
+        launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
+    else:
+        text = (recipes_dir() / "accelerate" / f"{config}.yaml").read_text()
+        for gpu, cpu in (("mixed_precision: bf16", "mixed_precision: 'no'"),
+                         ("num_processes: 8", "num_processes: 2"),
+                         ("use_cpu: false", "use_cpu: true")):  # fmt: skip
+            assert gpu in text
+            text = text.replace(gpu, cpu)
+        (tmp_path / "accelerate.yaml").write_text(text)
+        written = str(tmp_path / "accelerate.yaml")
+        launcher = ["accelerate.commands.launch", "--config_file", written,
+                    "--main_process_port", port]  # fmt: skip
+    run = start(*launcher, "-m", "wrpo_lib.cli", "train", "smol/wrpo", *command)
+    printed, err = run.communicate(timeout=300)
+    assert run.returncode == 0, err
+    assert "4 (2 per device x 1 accumulation x 2 processes) a step" in printed
+    assert printed.count("steps done") == 1, "one process speaks"
+    return [row["loss"] for row in lines(out)]
+
+
+@pytest.mark.parametrize("config", [None, pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_two_processes_give_the_losses_of_one(
+    small: Path, tmp_path: Path, config: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = tmp_path / "one"
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, one, max_steps=4))
+    assert code == 0, err
+    losses = launched(small, tmp_path / "two", config, tmp_path)
+    assert losses == pytest.approx([row["loss"] for row in lines(one)], rel=1e-4)
+    assert (
+        load_file(tmp_path / "two" / "model.safetensors").keys()
+        == load_file(one / "model.safetensors").keys()
+    )
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+def test_fields_of_lora_and_load_and_evaluation(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    extra = ["--lora.r", "4", "--lora.target_modules", "[q_proj, v_proj]", "load.dtype=float32",
+             "--eval_strategy", "steps", "--eval_steps=2", "--eval_data", small / "rows.jsonl",
+             "--learning-rate", "1e-3"]  # fmt: skip
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out, max_steps=4), *extra)
+    assert code == 0, err
+    adapter = json.loads((out / "adapter_config.json").read_text())
+    assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
+    record = json.loads((out / "run.json").read_text())
+    assert record["last_evaluation"]["step"] == 4
+    assert record["settings"]["training"]["learning_rate"] == 1e-3
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "unknown field": (["--learning_rat", "1e-5"], "did you mean 'learning_rate'?"),
+    "a word": (["beta", "0.1"], "unknown option 'beta'"),
+    "wrong type": (["--beta", "high"], "invalid float value: 'high'"),
+    "outside": (["alpha=3"], "recipes/smol/wrpo.yaml: alpha is 3.0, outside [0, 1]"),
+    "schedule": (["lr_scheduler_type=cosin"], "cosin is not a valid SchedulerType"),
+    "no model": (["--model", "runs/no/where"], "the model folder 'runs/no/where' does not exist"),
+    "no hub": (["--model", "no/model"], "cannot load the tokenizer of 'no/model'"),
+    "no gguf": (["--model", "no/where.gguf"], "the model 'no/where.gguf' does not exist"),
+    "no package": (["--model", "package:none-such"], "'none-such' is not installed"),
+    "package": (["--model", "package:pyyaml"], "the package 'pyyaml' carries no GGUF file"),
+    "no data": (["--data", "no/where.jsonl"], "no/where.jsonl does not exist"),
+    "few rows": (["gradient_accumulation_steps=9"], "the data hold 32 rows, fewer than one step of "
+                 "36 (4 per device x 9 accumulation x 1 process)"),
+    "lora names": (["--lora.r", "8", "--lora.target_modules=[c_attn]"], "module 'c_attn' matches "
+                   "nothing in"),
+    "lora field": (["--lora.rank", "8"], "unknown key 'rank' under `lora`"),
+    "bf16": (["--bf16", "true"], "trains in bf16, which this machine cannot (no GPU)"),
+    "4 bits": (["--lora.r", "8", "--quantization.load_in_4bit", "true"],
+               "needs the package bitsandbytes"),
+    "4 bits in full": (["--quantization.load_in_4bit", "true"], "trains it in full"),
+    "attention": (["load.attn_implementation=flash_attention_2"], "needs the package flash-attn"),
+    "dtype": (["load.dtype=float33"], "cannot load the model"),
+    "nothing to resume": (["--resume"], "holds no whole checkpoint to resume from"),
+    "evaluation": (["--eval_strategy", "steps"], "pass --eval_data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_before_training(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    arguments, sentence = BAD[case]
+    out = tmp_path / "out"
+    code, printed, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out), *arguments)
+    assert code == 2, err
+    said = [line for line in err.splitlines() if line.startswith("wrpo: ")]
+    assert len(said) == 1
+    assert sentence in said[0]
+    assert "Traceback" not in err
+    assert not (out / "dynamics.jsonl").exists()
+    assert "steps done" not in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"chat_template": None}, "has no chat template; use an instruct model"),
+        ({"pad_token": None, "eos_token": None}, "has neither a pad nor an eos token"),
+    ],
+)
+def test_tokenizers_that_cannot_serve(
+    small: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, None],
+    sentence: str,
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(small / "model", model)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps({**config, **change}))
+    if "chat_template" in change:
+        (model / "chat_template.jinja").unlink()
+    arguments = [*words(small, tmp_path / "out"), "--model", str(model)]
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *arguments)
+    assert (code, sentence in err) == (2, True), err
+
+
+RECIPE = "stage: preference\nload: {dtype: float32}\ntraining:\n  learning_rate: 1e-5\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            RECIPE + "  bta: 3\n",
+            "mine.yaml: unknown key 'bta' under `training`; did you mean 'beta'",
+        ),
+        (RECIPE + "modle: x\n", "mine.yaml: unknown key 'modle'; did you mean 'model'?"),
+        (RECIPE + "base: other\n", "other.yaml' does not exist; correct `base`"),
+        (RECIPE + "base: mine\n", "its `base` leads back to itself"),
+        (RECIPE + "lora: all\n", "`lora` is no mapping"),
+        ("stage: preference\n", "`training` is missing"),
+        ("stage: dpo\n", "stage is 'dpo'; write one of sft, preference"),
+        ("stage: [\n", "mine.yaml, line 2: not valid YAML"),
+        (RECIPE.replace("preference", "sft"), "is of stage 'sft'; run it with `wrpo sft`"),
+        (None, "mine.yaml cannot be read"),
+    ],
+)
+def test_a_recipe_of_ones_own_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, sentence: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text)
+    code, _, err = wrpo(capsys, "train", path)
+    assert (code, sentence in err) == (2, True), err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_recipe_may_stand_on_one_of_the_checkout(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: smol/wrpo_ipo\ntraining:\n  learning_rate: 1e-3\n  tau: 0.1\n")
+    code, _, err = wrpo(
+        capsys, "train", path, *words(small, tmp_path / "out", max_steps=2), "learning_rate=1e-3"
+    )
+    assert code == 0, err
+    training = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["training"]
+    assert (training["objective"], training["tau"], training["learning_rate"]) == ("ipo", 0.1, 1e-3)
+
+
+@pytest.mark.parametrize("text", ["smol", "smol/none", "none/wrpo", "--beta"])
+def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    code, _, err = wrpo(capsys, "train", text)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
