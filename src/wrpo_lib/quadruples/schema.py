@@ -48,7 +48,7 @@ def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
     prompt_id = row.get("prompt_id")
     if not isinstance(prompt_id, str) or not prompt_id.strip():
         yield Problem(number, "prompt_id", "missing or not text; give every row a unique id")
-    yield from (Problem(number, "prompt", what) for what in _prompt_problems(row.get("prompt")))
+    yield from (Problem(number, "prompt", what) for what in prompt_problems(row.get("prompt")))
     for name in RESPONSES:
         text = row.get(name)
         if text is None:
@@ -68,7 +68,8 @@ def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
             yield Problem(number, name, f"is {value}; score the response again")
 
 
-def _prompt_problems(prompt: Any) -> Iterator[str]:
+def prompt_problems(prompt: Any) -> Iterator[str]:
+    """Everything wrong with a prompt: messages that end in a user turn, or rendered text."""
     if isinstance(prompt, str):
         if not prompt.strip():
             yield "is empty; remove the row"
@@ -185,8 +186,8 @@ def write_quadruples(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     write_rows(rows, path)
 
 
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as the kind of file that ``path`` names, atomically."""
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows as the kind of file that ``path`` names, atomically; JSONL one by one."""
     if not path.name.endswith(SUFFIXES):
         raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,7 +196,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
         if path.suffix == ".parquet":
             from datasets import Dataset
 
-            Dataset.from_list(rows).to_parquet(str(part))
+            Dataset.from_list(list(rows)).to_parquet(str(part))
         else:
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(part, "wt", encoding="utf-8") as file:
