@@ -8,6 +8,7 @@ from wrpo_lib.quadruples.responses import ResponseTable, read_responses, respons
 from wrpo_lib.quadruples.schema import (
     Problem,
     count_warnings,
+    iter_rows,
     read_quadruples,
     read_rows,
     validate_quadruples,
@@ -31,6 +32,7 @@ __all__ = [
     "count_warnings",
     "from_official",
     "is_official",
+    "iter_rows",
     "read_quadruples",
     "read_responses",
     "read_rows",

@@ -122,33 +122,38 @@ def count_warnings(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSONL, gzipped JSONL or parquet file, not yet validated."""
+    rows = list(iter_rows(path))
+    if not rows:
+        raise WRPOError(f"{path} has no rows; write at least one")
+    return rows
+
+
+def iter_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file one by one, so that a large file is never in memory as a whole."""
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
         raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; check the path")
     try:
-        rows = _read_parquet(path) if path.suffix == ".parquet" else list(_read_jsonl(path))
+        yield from _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
     except (OSError, EOFError) as error:
         raise WRPOError(
             f"{path} cannot be read ({error}); it is truncated, copy it again"
         ) from error
-    if not rows:
-        raise WRPOError(f"{path} has no rows; write at least one quadruple")
-    return rows
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise WRPOError(
             f"{path} is no whole parquet file; it is truncated, copy it again"
         ) from error
-    return rows
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
