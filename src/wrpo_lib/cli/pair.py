@@ -30,6 +30,12 @@ def pair(
     ] = "quadruples",
     sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
+    top_k: Annotated[
+        int, typer.Option(help="also y_ws of the next sources, as source_chosen_2 and so on")
+    ] = 1,
+    dispreferred: Annotated[
+        bool, typer.Option(help="also the worst source response, as source_rejected (Table 10)")
+    ] = False,
     split: Annotated[
         Path | None, typer.Option(help="recorded split; made if it is not there")
     ] = None,
@@ -55,7 +61,7 @@ def pair(
     from wrpo_lib.quadruples import Pairing, build_rows, read_responses, write_rows
 
     pairing = Pairing(
-        target=target or None, pairs=pairs, rank=rank,
+        target=target or None, pairs=pairs, rank=rank, top_k=top_k, dispreferred=dispreferred,
         sources=tuple(s.strip() for s in sources.split(",")) if sources else None,
         min_gap=min_gap, max_gap=max_gap, max_length_ratio=max_length_ratio,
         keep_identical=keep_identical, drop_truncated=drop_truncated,

@@ -92,7 +92,6 @@ def _characters(profile: str) -> pd.DataFrame:
 def lengths(profile: str = "nano") -> Figure:
     """Characters of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
     import matplotlib.pyplot as plt
-    import seaborn as sns
 
     from wrpo_lib.analysis.statistics import paired_difference
 
@@ -101,10 +100,13 @@ def lengths(profile: str = "nano") -> Figure:
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(8.4, 3.0), gridspec_kw={"width_ratios": [1.5, 1]}
         )
-        colors = [look(name).color for name in ROLES]
-        sns.boxplot(sizes, orient="h", palette=colors, fill=False, fliersize=2, ax=left)
+        for k, name in enumerate(ROLES):
+            line = {"color": look(name).color, "linewidth": 1.4}
+            left.boxplot(sizes[name], positions=[k], widths=0.6, orientation="horizontal",
+                         boxprops=line, whiskerprops=line, capprops=line, medianprops=line,
+                         flierprops={"markersize": 3, "markeredgecolor": line["color"]})  # fmt: skip
         left.set_yticks(range(len(ROLES)), [look(name).name for name in ROLES])
-        left.set(xlabel=f"characters (n = {len(sizes)})", ylabel="")
+        left.set(xlabel=f"characters (n = {len(sizes)})", ylim=(2.5, -0.5))
         pairs = (("source_chosen", "target_chosen"), ("target_chosen", "rejected"))
         for k, (a, b) in enumerate(pairs):
             found = paired_difference(sizes[a].to_numpy(), sizes[b].to_numpy())
