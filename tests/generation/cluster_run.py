@@ -1,4 +1,4 @@
-"""Three runs on one local Ray cluster of two workers, in a process of its own.
+"""Runs on one local Ray cluster of two workers, in a process of its own.
 
 The argument is a folder; ``test_cluster.py`` reads what is left there. A cluster takes seconds to
 start, so all runs share one.
@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.cluster import spread
+from wrpo_lib.generation.cluster import Cluster, sample_on_cluster, score_on_cluster, spread
+from wrpo_lib.generation.request import Response, Sampling
+from wrpo_lib.nano.reward import score_rows
 from wrpo_lib.store import Store
 
 SAMPLES = 2
@@ -47,14 +49,51 @@ def run(folder: Path, name: str, trouble: str) -> str:
         keys = store.keys()
         done = {prompt for prompt, _, k in keys if k == SAMPLES - 1}
         work = functools.partial(make_work, folder, trouble)
-        pending = lambda row: row["prompt_id"] not in done  # noqa: E731
+        pending = lambda row, number: row["prompt_id"] not in done  # noqa: E731
         try:
-            return str(spread(folder / "prompts.jsonl", store, work, pending, batch_size=4))
+            return str(
+                spread(folder / "prompts.jsonl", store, work, pending, Cluster(2, batch_size=4))
+            )
         except WRPOError as error:
             return str(error)
 
 
+def make_engine() -> Any:
+    """An engine that copies the letters asked for; sample 1 slips; one prompt fails."""
+
+    def engine(requests: Any) -> Any:
+        for request in requests:
+            letters = request.messages[-1]["content"].partition(" : ")[2]
+            for k in request.wanted:
+                seed = request.sampling.seed_of(request.key, k)
+                error = "no room" if request.key == "copy-jjj" else None
+                text = f"answer : {letters if k == 0 else 'a'} ."
+                yield Response(request.key, k, text, 5, "stop", seed, error)
+
+    return engine
+
+
+def make_scorer() -> Any:
+    """The nano reward."""
+    return score_rows
+
+
+def stages(folder: Path) -> str:
+    """Sampling and scoring over the cluster; the prompt that fails is said and the rest kept."""
+    sampling, cluster = Sampling(n=SAMPLES, max_tokens=8), Cluster(2, batch_size=8)
+    said = ""
+    try:
+        sample_on_cluster(folder / "nano.jsonl", make_engine, "echo", sampling,
+                          folder / "sampled.jsonl", cluster)  # fmt: skip
+    except WRPOError as error:
+        said = str(error).replace(str(folder), "")
+    made = score_on_cluster(folder / "sampled.jsonl", make_scorer, "nano", folder / "scored.jsonl",
+                            cluster)  # fmt: skip
+    return f"{said}\n{made}"
+
+
 if __name__ == "__main__":
     here = Path(sys.argv[1])
+    (here / "stages.said").write_text(stages(here))
     for name, trouble in (("killed", "kill"), ("resumed", "fail"), ("resumed", "none")):
         (here / f"{name}-{trouble}.said").write_text(run(here, name, trouble))

@@ -101,10 +101,11 @@ def lengths(profile: str = "nano") -> Figure:
             1, 2, figsize=(8.4, 3.0), gridspec_kw={"width_ratios": [1.5, 1]}
         )
         for k, name in enumerate(ROLES):
-            line = {"color": look(name).color, "linewidth": 1.4}
+            color = look(name).color
+            line = {"color": color, "linewidth": 1.4}
             left.boxplot(sizes[name], positions=[k], widths=0.6, orientation="horizontal",
                          boxprops=line, whiskerprops=line, capprops=line, medianprops=line,
-                         flierprops={"markersize": 3, "markeredgecolor": line["color"]})  # fmt: skip
+                         flierprops={"markersize": 3, "markeredgecolor": color})  # fmt: skip
         left.set_yticks(range(len(ROLES)), [look(name).name for name in ROLES])
         left.set(xlabel=f"characters (n = {len(sizes)})", ylim=(2.5, -0.5))
         pairs = (("source_chosen", "target_chosen"), ("target_chosen", "rejected"))
