@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, study, train
+from wrpo_lib.cli import data, generate, pair, study, train
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -37,9 +37,12 @@ def _top(
     """Weighted-Reward Preference Optimization: data, results, figures."""
 
 
+# in the order of the data's way
 app.add_typer(data.app, name="data")
-study.register(app)
+generate.register(app)
+pair.register(app)
 train.register(app)
+study.register(app)
 
 
 def main() -> None:
