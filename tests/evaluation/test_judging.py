@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from evaluation_servers import judge_at
+from wrpo_lib.server import Server
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
@@ -28,7 +29,6 @@ from wrpo_lib.evaluation.prompts import from_system_and_user
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
 from wrpo_lib.records import write_jsonl
-from wrpo_lib.server import Server
 from wrpo_lib.store import Store
 
 Responder = Callable[[dict[str, Any]], Any]

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import assets, data, judge, study
+from wrpo_lib.cli import assets, data, judge, pair, study
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ def _top(
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 judge.register(app)
+pair.register(app)
 study.register(app)
 
 

@@ -78,7 +78,9 @@ def judge(
     if mode == "pair" and baseline is None:
         raise WRPOError("--mode pair compares with a baseline; give --baseline FILE")
     asked, baselines = (
-        open_baselines(asked, baseline) if benchmark != "mt-bench" or mode == "pair" else (asked, {})
+        open_baselines(asked, baseline)
+        if benchmark != "mt-bench" or mode == "pair"
+        else (asked, {})
     )
     plan = Plan(asked, judge, order, metric, samples, mode)
     prices = _prices(judge, price_prompt, price_completion)
