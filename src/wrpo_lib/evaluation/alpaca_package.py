@@ -170,7 +170,7 @@ def evaluate(
     config, name = _write_config(benchmark, judge, template, out)
     ours, theirs = _outputs(benchmark, answers, model)
     with (
-        Store(out / f"replies_{name}.jsonl", ("request",)) as store,
+        Store(out / f"replies_{name}.jsonl", ("request", "attempt")) as store,
         _quiet(),
         _offline_side_file(),
     ):
