@@ -148,8 +148,8 @@ class Completions:
     @staticmethod
     def _choice(body: dict[str, Any] | None) -> dict[str, Any]:
         if body is None:
-            nothing = {"content": [{"top_logprobs": []}]}  # its parser reads this as missing
-            return {"text": "", "total_tokens": 0, "logprobs": nothing}
+            missing = [{"top_logprobs": []}]  # its parser reads this as missing
+            return {"text": "", "total_tokens": 0, "logprobs": {"content": missing}}
         total = (body.get("usage") or {}).get("total_tokens", 0)
         return {**body["choices"][0], "text": verdicts.text_of(body), "total_tokens": total}
 
