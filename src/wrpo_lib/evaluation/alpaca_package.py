@@ -148,7 +148,9 @@ class Completions:
     @staticmethod
     def _choice(body: dict[str, Any] | None) -> dict[str, Any]:
         if body is None:
-            missing = [{"top_logprobs": []}]  # its parser reads this as missing
+            missing: list[dict[str, Any]] = [
+                {"top_logprobs": []}
+            ]  # its parser reads this as missing
             return {"text": "", "total_tokens": 0, "logprobs": {"content": missing}}
         total = (body.get("usage") or {}).get("total_tokens", 0)
         return {**body["choices"][0], "text": verdicts.text_of(body), "total_tokens": total}
