@@ -37,7 +37,7 @@ def test_length_control_removes_most_of_the_length_bias() -> None:
     biased = Judge(position=0.0, length=2.0, noise=0.1)
     judged = judge_alpaca(answers(400, spread=30), "base", biased)
     raw = alpaca_eval.win_rate(judged).win_rate
-    controlled = alpaca_eval.length_controlled_win_rate(judged)
+    controlled = alpaca_eval.length_controlled(judged).length_controlled_winrate
     assert raw > 58
     assert abs(controlled - 50) < 0.35 * abs(raw - 50)
 

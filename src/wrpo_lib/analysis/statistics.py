@@ -6,7 +6,7 @@ prompts are compared in pairs; seeds are few, so their mean gets a t interval.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,27 +59,77 @@ def mean_interval(
     df is the number of clusters minus one.
     """
     x = _numbers(values, "a mean", 2)
-    labels = (
-        np.arange(len(x))
-        if clusters is None
-        else np.unique(_labels(clusters, x), return_inverse=True)[1]
-    )
+    labels, groups = _groups(clusters, len(x))
+    se = _cluster_se(x - x.mean(), labels, groups) / len(x)
+    how = "t interval" if clusters is None else "cluster-robust t interval"
+    return _t_interval(float(x.mean()), se, len(x), groups, how, level)
+
+
+def standard_error(
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+) -> float:
+    """The standard error behind :func:`mean_interval`."""
+    x = _numbers(values, "a standard error", 2)
+    labels, groups = _groups(clusters, len(x))
+    return _cluster_se(x - x.mean(), labels, groups) / len(x)
+
+
+def slope_interval(
+    values: Sequence[float] | np.ndarray,
+    x: Sequence[float] | np.ndarray,
+    clusters: Sequence[Hashable] | np.ndarray | None = None,
+    level: float = 0.95,
+) -> Estimate:
+    """Least-squares slope of ``values`` on ``x``, with a cluster-robust (CR1) t interval.
+
+    With ``x`` in {0, 1} it is the difference of two means that share clusters: the position effect.
+    With ``x`` a standardised length difference it is the length effect, a standard deviation.
+    """
+    y, z = _numbers(values, "a slope", 3), _numbers(x, "a slope", 3)
+    if len(y) != len(z):
+        raise WRPOError(f"{len(y)} values but {len(z)} regressors; give one a value")
+    z = z - z.mean()
+    spread = float((z**2).sum())
+    if spread == 0:
+        raise WRPOError("a slope needs a regressor that varies; all of its values are equal")
+    slope = float((z * y).sum()) / spread
+    labels, groups = _groups(clusters, len(y))
+    residual = y - y.mean() - slope * z
+    correction = np.sqrt((len(y) - 1) / (len(y) - 2))
+    se = correction * _cluster_se(z * residual, labels, groups) / spread
+    return _t_interval(slope, se, len(y), groups, "cluster-robust t interval of a slope", level)
+
+
+def _groups(clusters: Sequence[Hashable] | np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
+    """Cluster numbers of ``n`` values and how many clusters there are, at least 2."""
+    if clusters is None:
+        return np.arange(n), n
+    labels = np.unique(_labels(clusters, n), return_inverse=True)[1]
     groups = int(labels.max()) + 1
     if groups < 2:
         raise WRPOError(
             "an interval needs at least 2 clusters, got 1; add independent observations"
         )
-    sums = np.bincount(labels, weights=x - x.mean())
-    se = np.sqrt(groups / (groups - 1) * (sums**2).sum()) / len(x)
-    half = stats.t.ppf(0.5 + level / 2, groups - 1) * se
-    how = "t interval" if clusters is None else "cluster-robust t interval"
-    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half),
-                    len(x), groups, how)  # fmt: skip
+    return labels, groups
 
 
-def _labels(clusters: Sequence[Hashable] | np.ndarray, x: np.ndarray) -> np.ndarray:
-    if len(clusters) != len(x):
-        raise WRPOError(f"{len(x)} values but {len(clusters)} cluster labels; give one a value")
+def _cluster_se(scores: np.ndarray, labels: np.ndarray, groups: int) -> float:
+    """Root of the CR1 variance of a sum of ``scores``: summed within, then over clusters."""
+    sums = np.bincount(labels, weights=scores, minlength=groups)
+    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()))
+
+
+def _t_interval(
+    value: float, se: float, n: int, groups: int, method: str, level: float
+) -> Estimate:
+    half = float(stats.t.ppf(0.5 + level / 2, groups - 1)) * se
+    return Estimate(value, value - half, value + half, n, groups, method)
+
+
+def _labels(clusters: Sequence[Hashable] | np.ndarray, n: int) -> np.ndarray:
+    if len(clusters) != n:
+        raise WRPOError(f"{n} values but {len(clusters)} cluster labels; give one a value")
     return np.asarray([str(c) for c in clusters])
 
 
@@ -119,3 +169,36 @@ def detectable_difference(se: float, power: float = 0.8, level: float = 0.95) ->
     if not se > 0:
         raise WRPOError(f"the standard error is {se}; give one above 0")
     return float((stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)) * se)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray], float],
+    clusters: Sequence[Hashable] | np.ndarray,
+    replicates: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Percentile interval of ``statistic`` from resampling whole clusters.
+
+    ``statistic`` takes how often each row is drawn, an array (N,) of counts, all 1 for the estimate
+    itself. For quantities whose standard error has no simple formula, such as a refitted model.
+    Replicates where it is not finite are left out of the quantiles and named in ``method``.
+    """
+    if replicates < 2:
+        raise WRPOError(f"a bootstrap needs at least 2 replicates, got {replicates}; ask for more")
+    labels, groups = _groups(clusters, len(clusters))
+    rng = np.random.default_rng(seed)
+    drawn = np.array(
+        [
+            statistic(rng.multinomial(groups, np.full(groups, 1 / groups))[labels].astype(float))
+            for _ in range(replicates)
+        ]
+    )
+    kept = drawn[np.isfinite(drawn)]
+    if len(kept) < 2:
+        raise WRPOError("the statistic is undefined in nearly every resample; add observations")
+    low, high = np.quantile(kept, [0.5 - level / 2, 0.5 + level / 2])
+    lost = f", {replicates - len(kept)} undefined" if len(kept) < replicates else ""
+    how = f"cluster bootstrap, {replicates} replicates, seed {seed}{lost}"
+    return Estimate(float(statistic(np.ones(len(labels)))), float(low), float(high),
+                    len(labels), groups, how)  # fmt: skip

@@ -36,7 +36,7 @@ def benchmark_rows(
         pair = [model, settings["baseline"]]
         judged = judge_alpaca(greedy[greedy["model"].isin(pair)], settings["baseline"], judge)
         won = alpaca_eval.win_rate(judged)
-        controlled = alpaca_eval.length_controlled_win_rate(judged)
+        controlled = alpaca_eval.length_controlled(judged).length_controlled_winrate
         rows.append(_row("alpaca_eval2", model, won.win_rate, won.interval, controlled))
         pair = [model, settings["arena_baseline"]]
         battles = judge_arena(hard[hard["model"].isin(pair)], settings["arena_baseline"], judge)
