@@ -6,7 +6,7 @@ prompts are compared in pairs; seeds are few, so their mean gets a t interval.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -101,6 +101,28 @@ def slope_interval(
     return _t_interval(slope, se, len(y), groups, "cluster-robust t interval of a slope", level)
 
 
+def difference_interval(
+    a: Sequence[float] | np.ndarray,
+    a_clusters: Sequence[Hashable] | np.ndarray,
+    b: Sequence[float] | np.ndarray,
+    b_clusters: Sequence[Hashable] | np.ndarray,
+    level: float = 0.95,
+) -> Estimate:
+    """Mean of ``a`` minus mean of ``b``, whose rows share clusters (questions), with a t interval.
+
+    What two models have in common on a question cancels, as in :func:`paired_difference`, which
+    this equals where each question has one row of either; unequal numbers of rows, weights given as
+    repeated rows and questions that one side lacks are allowed.
+    """
+    x, y = _numbers(a, "a difference", 2), _numbers(b, "a difference", 2)
+    both = [*_labels(a_clusters, len(x)), *_labels(b_clusters, len(y))]
+    labels, groups = _groups(both, len(both))
+    scores = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
+    se = _cluster_se(scores, labels, groups)
+    how = "cluster-robust t interval of a difference, shared clusters paired"
+    return _t_interval(float(x.mean() - y.mean()), se, len(both), groups, how, level)
+
+
 def _groups(clusters: Sequence[Hashable] | np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
     """Cluster numbers of ``n`` values and how many clusters there are, at least 2."""
     if clusters is None:
@@ -171,6 +193,40 @@ def detectable_difference(se: float, power: float = 0.8, level: float = 0.95) ->
     return float((stats.norm.ppf(0.5 + level / 2) + stats.norm.ppf(power)) * se)
 
 
+def detectable(estimate: Estimate, power: float = 0.8) -> float | None:
+    """:func:`detectable_difference` behind a 95 % interval; None where the interval has no width.
+
+    For the interval of a mean: from a fixed number; of a difference: between the two.
+    """
+    half = (estimate.high - estimate.low) / 2
+    se = half / float(stats.t.ppf(0.975, estimate.n_clusters - 1))
+    return detectable_difference(se, power) if se > 0 else None
+
+
+def resamples(groups: int, replicates: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of ``groups`` clusters is drawn, an array (groups,) a replicate."""
+    if replicates < 2:
+        raise WRPOError(f"a bootstrap needs at least 2 replicates, got {replicates}; ask for more")
+    rng = np.random.default_rng(seed)
+    for _ in range(replicates):
+        yield rng.multinomial(groups, np.full(groups, 1 / groups)).astype(float)
+
+
+def percentile_interval(
+    value: float, drawn: Sequence[float] | np.ndarray, n: int, groups: int, seed: int,
+    level: float = 0.95,
+) -> Estimate:  # fmt: skip
+    """Percentile interval of bootstrap values; undefined ones are left out and named."""
+    kept = np.asarray(drawn, dtype=float)
+    kept = kept[np.isfinite(kept)]
+    if len(kept) < 2:
+        raise WRPOError("the statistic is undefined in nearly every resample; add observations")
+    low, high = np.quantile(kept, [0.5 - level / 2, 0.5 + level / 2])
+    lost = f", {len(drawn) - len(kept)} undefined" if len(kept) < len(drawn) else ""
+    how = f"cluster bootstrap, {len(drawn)} replicates, seed {seed}{lost}"
+    return Estimate(value, float(low), float(high), n, groups, how)
+
+
 def bootstrap_interval(
     statistic: Callable[[np.ndarray], float],
     clusters: Sequence[Hashable] | np.ndarray,
@@ -184,21 +240,7 @@ def bootstrap_interval(
     itself. For quantities whose standard error has no simple formula, such as a refitted model.
     Replicates where it is not finite are left out of the quantiles and named in ``method``.
     """
-    if replicates < 2:
-        raise WRPOError(f"a bootstrap needs at least 2 replicates, got {replicates}; ask for more")
     labels, groups = _groups(clusters, len(clusters))
-    rng = np.random.default_rng(seed)
-    drawn = np.array(
-        [
-            statistic(rng.multinomial(groups, np.full(groups, 1 / groups))[labels].astype(float))
-            for _ in range(replicates)
-        ]
-    )
-    kept = drawn[np.isfinite(drawn)]
-    if len(kept) < 2:
-        raise WRPOError("the statistic is undefined in nearly every resample; add observations")
-    low, high = np.quantile(kept, [0.5 - level / 2, 0.5 + level / 2])
-    lost = f", {replicates - len(kept)} undefined" if len(kept) < replicates else ""
-    how = f"cluster bootstrap, {replicates} replicates, seed {seed}{lost}"
-    return Estimate(float(statistic(np.ones(len(labels)))), float(low), float(high),
-                    len(labels), groups, how)  # fmt: skip
+    drawn = [statistic(counts[labels]) for counts in resamples(groups, replicates, seed)]
+    value = float(statistic(np.ones(len(labels))))
+    return percentile_interval(value, drawn, len(labels), groups, seed, level)
