@@ -329,7 +329,7 @@ def _battle(row: Row) -> Row:
         "metric": "battles",
         "question_id": row["question_id"],
         "category": "arena-hard-v0.1",
-        "game": 1 if row["model_a"] == baseline else 2,
+        "game": math.nan,  # both games name the baseline model_a
         "won": won,
         "weight": 1,
     }

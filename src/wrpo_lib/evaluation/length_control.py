@@ -71,15 +71,18 @@ class _Design:
         scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
         return np.column_stack([np.tanh(scaled), self.rest])
 
-    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, soft labels, weights and groups of the fit: regularising rows come first."""
+    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, soft labels and weights of the fit; regularising rows come first."""
         known = ~np.isnan(self.share) & (counts > 0)
         x = np.vstack([self.gamed, self.features(counts)[known]])
         y = np.concatenate([self.gamed_share, self.share[known]])
         weight = (self.weight * counts)[known]
-        weights = np.concatenate([np.full(len(self.gamed), GAMED_WEIGHT), weight])
-        groups = [f"gamed {i}" for i in range(len(self.gamed))] + self.question[known].tolist()
-        return x, y, weights, np.asarray(groups)
+        return x, y, np.concatenate([np.full(len(self.gamed), GAMED_WEIGHT), weight])
+
+    def groups(self) -> np.ndarray:
+        """Which rows of the fit stay together in a fold: those of one question."""
+        own = self.question[~np.isnan(self.share)].tolist()
+        return np.asarray([f"gamed {i}" for i in range(len(self.gamed))] + own)
 
     def predict(self, coefficients: np.ndarray) -> np.ndarray:
         """(N,) probability of a win for each row with the length term at 0."""
@@ -200,6 +203,8 @@ def length_controlled(
     stay). Two models that are given the same ``questions`` (default: those of the rows) and seed
     are refitted on the same resamples: :func:`length_controlled_difference`.
     """
+    import sklearn
+
     checked(judgements)
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
@@ -207,11 +212,11 @@ def length_controlled(
         return LengthControlled(50.0, 0.0, "baseline", np.nan, False, 0.0, len(judgements), None)
     design = _design(judgements, side, compat)
     once = np.ones(len(judgements))
-    x, y, weight, groups = design.training(once)
-    chosen = _choose_c(x, y, weight, groups) if C is None else C
+    x, y, weight = design.training(once)
+    chosen = _choose_c(x, y, weight, design.groups()) if C is None else C
 
     def refit(counts: np.ndarray) -> float:
-        x, y, weight, _ = design.training(counts)
+        x, y, weight = design.training(counts)
         chance = design.predict(_fit(x, y, weight, chosen))
         return float(100 * np.average(chance, weights=design.weight * counts))
 
@@ -224,7 +229,8 @@ def length_controlled(
     if replicates:
         universe = sorted({str(q) for q in questions or judgements["question_id"]})
         at = np.searchsorted(universe, design.question)
-        drawn = [refit(counts[at]) for counts in resamples(len(universe), replicates, seed)]
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            drawn = [refit(counts[at]) for counts in resamples(len(universe), replicates, seed)]
         interval = percentile_interval(value, drawn, n, len(set(design.question)), seed)
     return LengthControlled(
         length_controlled_winrate=value,
