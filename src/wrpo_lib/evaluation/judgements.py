@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import io
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.arena_hard import BASELINES, FOR_A
+from wrpo_lib.evaluation.assets import open_plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,9 +60,7 @@ def instruction_key(text: str) -> str:
 
 
 def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return open(path, encoding="utf-8", newline="")
+    return io.TextIOWrapper(open_plain(path), encoding="utf-8", newline="")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Row]]:

@@ -1,35 +1,23 @@
-"""Everything that judgements say: scores, what is missing, effects, and paired differences.
+"""Everything that judgements of a model say: scores, what is missing, position and length effects.
 
 Judgements of one model by different judges, in different versions or under different templates are
-never averaged: each combination is a summary of its own, and only summaries that agree in them are
-compared.
+never averaged: each combination is a summary of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from wrpo_lib.analysis.statistics import (
-    Estimate,
-    detectable,
-    difference_interval,
-    slope_interval,
-)
+from wrpo_lib.analysis.statistics import Estimate, detectable, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
 from wrpo_lib.evaluation.judgements import NAMES
-from wrpo_lib.evaluation.length_control import (
-    LengthControlled,
-    length_controlled,
-    length_controlled_difference,
-)
-
-if TYPE_CHECKING:
-    import pandas as pd
+from wrpo_lib.evaluation.length_control import LengthControlled, length_controlled
 
 EXPECTED = {
     ("alpaca-eval", "2"): 805,
@@ -97,8 +85,8 @@ def summarise(
     table = _with_setting(benchmark, judgements)
     universe = sorted({str(q) for q in table["question_id"]})
     groups = list(table.groupby(["model", *SAME], sort=False))
-    workers = min(options.workers, len(groups))
-    found: list[Summary] = Parallel(n_jobs=workers)(
+    many = benchmark == "alpaca-eval" and len(groups) > 4  # starting a process takes seconds
+    found: list[Summary] = Parallel(n_jobs=options.workers if many else 1)(
         delayed(_summary)(benchmark, tuple(map(str, key)), rows, options, universe)
         for key, rows in groups
     )
@@ -146,14 +134,12 @@ def _notes(setting: dict[str, str], values: dict[str, Any]) -> list[str]:
     found = []
     if not setting["judge"]:
         found.append("the rows do not name their judge, so nothing may be put beside this number")
-    if values["n_missing"]:
-        found.append(f"{values['n_missing']} judgements have no readable verdict and are left out")
-    if values.get("n_absent"):
-        expected = values["n_expected"]
-        found.append(f"{values['n_absent']} of {expected} judgements are not in the file")
-    if values.get("n_duplicates"):
-        what = values["n_duplicates"]
-        found.append(f"{what} rows repeat another row's question; kept, as upstream keeps them")
+    if n := values["n_missing"]:
+        found.append(f"without a readable verdict, left out: {n} judgements")
+    if n := values.get("n_absent"):
+        found.append(f"not in the file: {n} of {values['n_expected']} judgements")
+    if n := values.get("n_duplicates"):
+        found.append(f"repeating another row's question, kept as upstream keeps them: {n} rows")
     return found
 
 
@@ -292,7 +278,7 @@ def _arena(
         values["categories"] = {c: {"score": p.score, "interval": p.interval,
                                     "interval_rows": p.interval_rows, "n_battles": p.n_battles}
                                 for c, p in parts.items()}  # fmt: skip
-    if len({*kept["baseline"]}) > 1:
+    if ", " in setting["baseline"]:
         values["score"] = values["interval"] = values["interval_rows"] = None
         values["detectable_difference"] = None
         notes.append("the categories have different baselines, so there is no overall score")
@@ -301,55 +287,3 @@ def _arena(
         model, setting, values, notes, np.repeat(percent, repeats),
         np.repeat(np.asarray(questions), repeats).tolist(),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Two models on the same questions: ``difference`` of the first minus the second, or why not.
-
-    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs.
-    """
-
-    model: str
-    against: str
-    difference: Estimate | None
-    detectable_difference: float | None
-    n_shared_questions: int
-    lc_difference: Estimate | None = None
-    lc_detectable_difference: float | None = None
-    reason: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """All fields by name."""
-        return asdict(self)
-
-
-def disagreement(a: dict[str, str], b: dict[str, str]) -> str:
-    """Why two settings may not be compared: the first of SAME that differs; empty if none does."""
-    for name in SAME:
-        if a.get(name, "") != b.get(name, ""):
-            return f"the {name} is {a.get(name) or 'not named'}, not {b.get(name) or 'named'}"
-    return "" if a.get("judge") else "the judge is not named"
-
-
-def differences(summaries: list[Summary]) -> list[Difference]:
-    """Every summary against the first one."""
-    return [_difference(other, summaries[0]) for other in summaries[1:]]
-
-
-def _difference(a: Summary, b: Summary) -> Difference:
-    shared = len(set(a.questions) & set(b.questions))
-    reason = disagreement(a.setting, b.setting)
-    if reason == "the judge is not named":
-        reason = ""  # two files of one origin may be compared with each other
-    if not reason and shared < 2:
-        reason = f"they share {shared} questions"
-    if reason:
-        return Difference(a.model, b.model, None, None, shared, reason=reason)
-    found = difference_interval(a.rows, a.questions, b.rows, b.questions)
-    lc = None
-    if a.controlled is not None and b.controlled is not None:
-        lc = length_controlled_difference(a.controlled, b.controlled)
-    return Difference(
-        a.model, b.model, found, detectable(found), shared, lc, detectable(lc) if lc else None
-    )
