@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import answer, assets, data, judge, pair, study
+from wrpo_lib.cli import answer, assets, data, judge, pair, study, summarise
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ answer.register(app)
 judge.register(app)
 pair.register(app)
 study.register(app)
+summarise.register(app)
 
 
 def main() -> None:
