@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_servers import judge_at
+from local_judge import judge_at
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
