@@ -1,20 +1,16 @@
-"""Local HTTP servers: a folder of files, and a judge that answers as told."""
+"""Files over HTTP, and the small real model that a package carries."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import http.server
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from wrpo_lib.nano.judge_server import serve
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -34,42 +30,6 @@ def served_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@contextmanager
-def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -> Iterator[str]:
-    """The base URL of a server in a thread that replies with ``responder``."""
-    ready: asyncio.Queue[int] | list[int] = []
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-
-    def note(port: int) -> None:
-        ready.append(port)  # type: ignore[union-attr]
-        started.set()
-
-    async def main() -> None:
-        await serve(responder, latency=latency, started=note)
-
-    def work() -> None:
-        asyncio.set_event_loop(loop)
-        task = loop.create_task(main())
-        loop.stop_task = task  # type: ignore[attr-defined]
-        try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            pass
-        finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    assert started.wait(30)
-    try:
-        yield f"http://127.0.0.1:{ready[0]}/v1"  # type: ignore[index]
-    finally:
-        loop.call_soon_threadsafe(loop.stop_task.cancel)  # type: ignore[attr-defined]
-        thread.join(30)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, study, summarise
+from wrpo_lib.cli import answer, assets, data, judge, pair, study, summarise
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -37,6 +37,10 @@ def _top(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(assets.app, name="assets")
+answer.register(app)
+judge.register(app)
+pair.register(app)
 study.register(app)
 summarise.register(app)
 

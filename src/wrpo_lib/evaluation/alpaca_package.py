@@ -17,6 +17,7 @@ import logging
 import sys
 import types
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -38,8 +39,6 @@ from wrpo_lib.store import Store
 
 if TYPE_CHECKING:
     from wrpo_lib.server import Server
-
-MISSING = -1  # what the package writes for an annotation it could not read
 
 
 @cache
@@ -112,7 +111,9 @@ def _annotator_class(template: Template) -> type:
 class Completions:
     """The package's completion function over our client, with a store of every reply.
 
-    ``calls`` counts the requests made by this object; replies already in the store cost none.
+    ``calls`` counts the requests made by this object. Replies that can be read are never asked for
+    again; the others stay on record and are asked again by the next run. The package's own cache
+    is not used: it knows an annotator by its name only, keeps failures for good and rounds.
     """
 
     def __init__(self, store: Store, server: Server, judge: str) -> None:
@@ -124,24 +125,33 @@ class Completions:
 
         bodies = [{"model": self.judge, "messages": json.loads(p), **settings} for p in prompts]
         keys = [request_hash(body) for body in bodies]
-        have = set(self.store.keys())
-        wanted = {k: b for k, b in zip(keys, bodies, strict=True) if (k,) not in have}
+        have = self._readable(set(keys))
+        wanted = {k: b for k, b in zip(keys, bodies, strict=True) if k not in have}
+        tries = Counter(request for request, _ in sorted(self.store.keys()))
         for reply in complete(self.server, wanted.items()):
             self.calls += 1
-            if reply.body is not None and reply.body.get("choices"):
-                self.store.append({"request": reply.key, "body": reply.body})
-        found = {row["request"]: row["body"] for row in self.store if row["request"] in set(keys)}
-        choices = [self._choice(found.get(key)) for key in keys]
+            problem = reply.error or verdicts.read_logprobs(reply.body or {}).problem
+            row = {"request": reply.key, "attempt": tries[reply.key], "problem": problem}
+            self.store.append({**row, "body": reply.body})
+        have = self._readable(set(keys))
+        choices = [self._choice(have.get(key)) for key in keys]
         nothing = [0.0] * len(keys)
         return {
             "completions": [c["text"] for c in choices], "completions_all": choices,
             "price_per_example": nothing, "time_per_example": nothing,
         }  # fmt: skip
 
+    def _readable(self, keys: set[str]) -> dict[str, dict[str, Any]]:
+        rows = (row for row in self.store if row["request"] in keys and row["problem"] is None)
+        return {row["request"]: row["body"] for row in rows}
+
     @staticmethod
     def _choice(body: dict[str, Any] | None) -> dict[str, Any]:
         if body is None:
-            return {"text": "", "total_tokens": 0}
+            missing: list[dict[str, Any]] = [
+                {"top_logprobs": []}
+            ]  # its parser reads this as missing
+            return {"text": "", "total_tokens": 0, "logprobs": {"content": missing}}
         total = (body.get("usage") or {}).get("total_tokens", 0)
         return {**body["choices"][0], "text": verdicts.text_of(body), "total_tokens": total}
 
@@ -152,7 +162,7 @@ def evaluate(
     """Judge ``model`` with the package; returns its metrics beside counts.
 
     ``out`` gets ``annotations.json`` in the package's form, ``metrics.json``, the annotator's
-    configuration and the stores that make a second run free. The package joins instruction
+    configuration and the replies that make a second run free. The package joins instruction
     difficulty by row position, so length control needs all instructions in the official order,
     which they are put into here; with missing answers it is left out and said so.
     """
@@ -160,11 +170,9 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     template = benchmark.templates[""]
     config, name = _write_config(benchmark, judge, template, out)
-    cache_path = out / f"annotations_cache_{name}.json"
-    _forget_missing(cache_path)
     ours, theirs = _outputs(benchmark, answers, model)
     with (
-        Store(out / f"replies_{name}.jsonl", ("request",)) as store,
+        Store(out / f"replies_{name}.jsonl", ("request", "attempt")) as store,
         _quiet(),
         _offline_side_file(),
     ):
@@ -176,7 +184,7 @@ def evaluate(
             is_return_instead_of_print=True, Annotator=_annotator_class(template),
             fn_metric="get_length_controlled_winrate" if complete else "get_winrate",
             sort_by="win_rate", metric_kwargs={"save_weights_dir": None} if complete else {},
-            caching_path=cache_path, fn_completions=completions,
+            caching_path=None, fn_completions=completions,
         )  # fmt: skip
     readable = sum(row.get("preference") is not None and row["preference"] == row["preference"]
                    for row in annotations)  # fmt: skip
@@ -205,10 +213,11 @@ def _write_config(
     package_config = yaml.safe_load(fetch("alpaca_eval_2/judge_config.yaml").read_text("utf-8"))
     kept = dict(next(iter(package_config.values())))
     kept.pop("fn_completions")  # ours is handed over as a function
-    kept |= {"prompt_template": "{instruction}", "completions_kwargs": settings}
-    folder = out / name
+    folder = (out / name).resolve()
+    write_json(folder / "template.json", template.messages)  # it insists on a file
+    kept |= {"prompt_template": str(folder / "template.json"), "completions_kwargs": settings}
     write_atomically(folder / "configs.yaml", yaml.safe_dump({name: kept}, sort_keys=False))
-    return (folder / "configs.yaml").resolve(), name
+    return folder / "configs.yaml", name
 
 
 def _outputs(
@@ -227,18 +236,6 @@ def _outputs(
     if not pairs:
         raise WRPOError(f"{answers.path} holds no answers of {model!r}; correct the model's name")
     return [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
-
-
-def _forget_missing(path: Path) -> None:
-    """Take unreadable annotations out of the package's cache, so that they are asked again."""
-    if not path.is_file():
-        return
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    kept = [row for row in rows if row.get("preference") not in (None, MISSING)]
-    if kept and len(kept) < len(rows):
-        write_json(path, kept)
-    elif not kept:
-        path.unlink()
 
 
 @contextmanager

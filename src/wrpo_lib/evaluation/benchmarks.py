@@ -234,6 +234,6 @@ def _own(name: str) -> Benchmark:
                                       row["user"])
         for purpose, row in rows["templates"].items()
     }  # fmt: skip
-    files = {} if name == "mt-bench" else {"nano-baseline": OWN / "baseline.jsonl"}
+    files = {} if name == "mt-bench" else {"nano-baseline": OWN / f"baseline-{name}.jsonl"}
     baselines = {} if name == "mt-bench" else {"": "nano-baseline"}
     return Benchmark(name, "nano", questions, templates, rows["settings"], baselines, files)

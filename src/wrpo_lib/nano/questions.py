@@ -2,7 +2,7 @@
 
     python -m wrpo_lib.nano.questions
 
-writes ``questions.jsonl`` and ``baseline.jsonl`` beside the judge prompts in
+writes the questions and the baselines' answers beside the judge prompts in
 ``wrpo_lib/evaluation/nano``; a test checks that the committed files are what this makes. A world's
 models may have seen some of these strings in training: the study judges its own held-out splits,
 and this set is for running the commands, not for reporting.
@@ -45,8 +45,8 @@ def question_rows() -> list[dict[str, Any]]:
     ]
 
 
-def baseline_rows() -> list[dict[str, Any]]:
-    """Rows of ``baseline.jsonl``: every second answer makes the testbed's slip."""
+def baseline_rows(benchmark: str) -> list[dict[str, Any]]:
+    """Rows of ``baseline-<benchmark>.jsonl``: every second answer makes the testbed's slip."""
     return [
         {
             "benchmark": benchmark,
@@ -56,17 +56,16 @@ def baseline_rows() -> list[dict[str, Any]]:
             "model": BASELINE,
             "text": f"the answer is {' '.join(task.slip() if i % 2 else task.answer())} .",
         }
-        for benchmark, tasks in draw().items()
-        if benchmark != "mt-bench"
-        for i, task in enumerate(tasks)
+        for i, task in enumerate(draw()[benchmark])
     ]
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all files."""
     folder = Path(__file__).parents[1] / "evaluation" / "nano"
     write_jsonl(folder / "questions.jsonl", question_rows())
-    write_jsonl(folder / "baseline.jsonl", baseline_rows())
+    for benchmark in ("alpaca-eval", "arena-hard"):
+        write_jsonl(folder / f"baseline-{benchmark}.jsonl", baseline_rows(benchmark))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def model_dir(world: World, name: str) -> Path:
 
 def sft_and_preference(world: World) -> tuple[list[Task], list[Task]]:
     """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
-    from wrpo_lib.quadruples.build import split_prompts
+    from wrpo_lib.quadruples.split import split_prompts
 
     tasks = {t.prompt_id: t for t in world.splits().train}
     first, rest = split_prompts(list(tasks), seed=world.seed)

@@ -1,0 +1,164 @@
+"""``wrpo pair``: from scored responses to quadruples, preference pairs and SFT rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    from wrpo_lib.quadruples import Pairing, PairingReport, ResponseTable, Split
+
+SEED, SHARE = 42, 1 / 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command()(pair)
+
+
+def pair(
+    files: Annotated[list[Path], typer.Argument(help="scored responses of sources and target")],
+    out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],
+    target: Annotated[str, typer.Option(help="the model whose samples give y_wt and y_l")] = "",
+    pairs: Annotated[
+        str,
+        typer.Option(help="quadruples, sft, dpo-on, dpo-off, dpo-hybrid or within-source"),
+    ] = "quadruples",
+    sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
+    rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
+    split: Annotated[
+        Path | None, typer.Option(help="recorded split; made if it is not there")
+    ] = None,
+    part: Annotated[str, typer.Option(help="sft, preference or all; default: by --pairs")] = "",
+    seed: Annotated[int | None, typer.Option(help=f"of a new split (default {SEED})")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="for SFT in a new split (default 1/3)")
+    ] = None,
+    exclude: Annotated[
+        Path | None, typer.Option(help="JSONL of prompt_ids to leave out (`wrpo data overlap`)")
+    ] = None,
+    min_gap: Annotated[float, typer.Option(help="least difference in reward")] = 0.0,
+    max_gap: Annotated[float | None, typer.Option(help="greatest difference in reward")] = None,
+    max_length_ratio: Annotated[
+        float | None, typer.Option(help="greatest ratio of characters, longer to shorter")
+    ] = None,
+    keep_identical: Annotated[bool, typer.Option(help="keep pairs of the same text")] = False,
+    drop_truncated: Annotated[
+        bool, typer.Option(help="never choose a response that hit the token limit")
+    ] = False,
+) -> None:
+    """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
+    from wrpo_lib.quadruples import Pairing, build_rows, read_responses, write_rows
+
+    pairing = Pairing(
+        target=target or None, pairs=pairs, rank=rank,
+        sources=tuple(s.strip() for s in sources.split(",")) if sources else None,
+        min_gap=min_gap, max_gap=max_gap, max_length_ratio=max_length_ratio,
+        keep_identical=keep_identical, drop_truncated=drop_truncated,
+    )  # fmt: skip
+    _refuse_suffix(out)
+    excluded = _excluded(exclude)
+    table = read_responses(files)
+    parts = _split(split, table, seed, share)
+    name = part or ("all" if split is None else "sft" if pairs == "sft" else "preference")
+    asked = sorted(table.prompts) if parts is None else parts.part(name)
+    block = {} if table.seekable else {"block": max(len(asked), 1)}
+    rows, report = build_rows(table, table.fetch, pairing, asked, excluded, **block)
+    write_rows(_some(_checked(rows, pairing), files, report), out)
+    _write_report(out, pairing, table, report, parts, name)
+    typer.echo(f"{out}: {report.sentence()}")
+
+
+def _refuse_suffix(out: Path) -> None:
+    from wrpo_lib.quadruples.schema import SUFFIXES
+
+    if not out.name.endswith(SUFFIXES):
+        raise WRPOError(f"{out}: unknown kind of file; use {', '.join(SUFFIXES)}")
+
+
+def _excluded(path: Path | None) -> frozenset[str]:
+    from wrpo_lib.quadruples import read_rows
+
+    if path is None:
+        return frozenset()
+    rows = read_rows(path)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("prompt_id"), str):
+            raise WRPOError(f"{path}, row {number}, field 'prompt_id': missing; add it")
+    return frozenset(row["prompt_id"] for row in rows)
+
+
+def _split(
+    path: Path | None, table: ResponseTable, seed: int | None, share: float | None
+) -> Split | None:
+    """The recorded split, or a new one over all prompts of the files."""
+    from wrpo_lib.quadruples.split import make_split, read_split
+
+    if path is None:
+        if seed is not None or share is not None:
+            raise WRPOError("--seed and --share belong to a recorded split; give --split FILE too")
+        return None
+    if path.is_file():
+        found = read_split(path)
+        if seed not in (None, found.seed) or share not in (None, found.share):
+            raise WRPOError(
+                f"{path} was drawn with seed {found.seed} and share {found.share:.4g}; "
+                "leave --seed and --share out or name a new file"
+            )
+        return found
+    made = make_split(table.prompts, SEED if seed is None else seed, share or SHARE)
+    made.write(path)
+    return made
+
+
+def _checked(rows: Any, pairing: Pairing) -> Any:
+    """Each row with its prompt, which the first stage must have written."""
+    from wrpo_lib.quadruples.schema import prompt_problems
+
+    for row in rows:
+        for what in prompt_problems(row["prompt"]):
+            raise WRPOError(
+                f"prompt {row['prompt_id']!r}, field 'prompt': {what}; pairing takes it from the "
+                "chosen responses"
+            )
+        yield row
+
+
+def _some(rows: Any, files: list[Path], report: PairingReport) -> Any:
+    """The rows; none at all is an error, and then nothing is written."""
+    yield from rows
+    if not report.kept:
+        raise WRPOError(f"{', '.join(map(str, files))}: {report.sentence()}; nothing to write")
+
+
+def _write_report(
+    out: Path, pairing: Pairing, table: ResponseTable, report: PairingReport,
+    split: Split | None, part: str,
+) -> None:  # fmt: skip
+    from wrpo_lib.quadruples import TIE_RULE
+    from wrpo_lib.records import provenance, write_json
+
+    drawn = None if split is None else {"seed": split.seed, "share": split.share}
+    stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+    write_json(
+        out.with_name(f"{stem}.report.json"),
+        {
+            "pairing": pairing.as_dict(),
+            "tie_rule": TIE_RULE,
+            "files": [str(path) for path in table.files],
+            "responses": len(table),
+            "empty": int((table.length == 0).sum()),
+            "truncated": int(table.truncated.sum()),
+            "part": part,
+            "split": drawn,
+            **report.as_dict(),
+            "dropped": dict(report.dropped),
+            "chosen_from": dict(report.winners.most_common()),
+            "source_not_above_rejected": report.source_not_above_rejected,
+            "provenance": provenance(),
+        },
+    )
