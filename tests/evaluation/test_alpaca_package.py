@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from evaluation_servers import judge_at
+from local_judge import judge_at
 
 from wrpo_lib.evaluation import alpaca_package
 from wrpo_lib.evaluation.answers import Answers

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_servers import judge_at
-from wrpo_lib.server import Server
+from local_judge import judge_at
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
@@ -29,6 +28,7 @@ from wrpo_lib.evaluation.prompts import from_system_and_user
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
 from wrpo_lib.records import write_jsonl
+from wrpo_lib.server import Server
 from wrpo_lib.store import Store
 
 Responder = Callable[[dict[str, Any]], Any]
@@ -213,7 +213,7 @@ def test_the_estimate_counts_what_is_needed(tmp_path: Path) -> None:
     given = Answers(answer_file(tmp_path, benchmark), benchmark)
     plan = Plan(benchmark, "j")
     every = list(calls(plan, given, "mine", baselines))
-    finished = {judging.identity(every[0].row)}
+    finished = {every[0].row["request"]}
     found = judging.estimate(plan, every, finished, Prices(2.0, 4.0))
     characters = sum(len(m["content"]) for c in every[1:] for m in (c.body or {})["messages"])
     assert (found.calls, found.kept) == (2 * len(benchmark.questions) - 1, 1)

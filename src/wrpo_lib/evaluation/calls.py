@@ -88,9 +88,13 @@ class Call:
     body: dict[str, Any] | None
 
 
-def request_hash(body: Mapping[str, Any]) -> str:
-    """sha256 of the whole request: judge, prompt with its texts, settings."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+def request_hash(body: Mapping[str, Any], *identity: Any) -> str:
+    """sha256 of the whole request (judge, prompt with its texts, settings) and of what it is for.
+
+    Two models, or two orders of identical outputs, may come to the same request and are still two
+    judgements.
+    """
+    return hashlib.sha256(json.dumps([body, *identity], sort_keys=True).encode()).hexdigest()
 
 
 def open_baselines(
@@ -216,5 +220,6 @@ def _call(plan: Plan, template: Template, values: dict[str, str], row: dict[str,
     body = {"model": plan.judge, "messages": messages, **plan.settings}
     if plan.samples > 1:
         body["seed"] = row.get("sample", 0)
-    row = {"request": request_hash(body), **row, "neutralised": neutralised}
+    identity = (row["model"], row["question_id"], row["game"])
+    row = {"request": request_hash(body, *identity), **row, "neutralised": neutralised}
     return Call(row, None if row.get("identical") else body)

@@ -7,7 +7,6 @@ again by the next run. Replies without a verdict are kept, counted and not asked
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -24,9 +23,7 @@ from wrpo_lib.store import Store
 if TYPE_CHECKING:
     from wrpo_lib.server import Reply, Server
 
-# the identity beside the hash: two models, or two orders, may come to the same request
-IDENTITY = ("request", "model", "question_id", "game")
-KEY = (*IDENTITY, "attempt", "status")
+KEY = ("request", "attempt", "status")
 OK, UNREADABLE, ERROR = "ok", "unreadable", "error"
 CHARACTERS_A_TOKEN = 4  # a common rule of thumb for English; estimates only
 # tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters a
@@ -71,27 +68,22 @@ class Counts:
     stopped: str | None = None
 
 
-def identity(row: dict[str, Any]) -> tuple[Any, ...]:
-    """What a row is a judgement of."""
-    return tuple(row[name] for name in IDENTITY)
-
-
-def done(store: Store, again: bool = False) -> set[tuple[Any, ...]]:
-    """Identities that need no call; ``again`` asks unreadable ones once more."""
+def done(store: Store, again: bool = False) -> set[str]:
+    """Requests that need no call; ``again`` asks unreadable ones once more."""
     settled = (OK,) if again else (OK, UNREADABLE)
     keys = store.keys()
-    return {key[:-2] for key in keys if key[-1] in settled}
+    return {request for request, _, status in keys if status in settled}
 
 
 def estimate(
-    plan: Plan, calls: Iterable[Call], finished: set[tuple[Any, ...]], prices: Prices | None
+    plan: Plan, calls: Iterable[Call], finished: set[str], prices: Prices | None
 ) -> Counts:
     """Calls, tokens and cost that are still needed; prompts are rendered, not kept."""
     counts = Counts()
     settings = plan.settings
     reply = min(settings["max_tokens"], TYPICAL.get(plan.benchmark.name, 1))
     for call in calls:
-        if identity(call.row) in finished:
+        if call.row["request"] in finished:
             counts.kept += 1
         elif call.body is None:
             counts.identical += 1
@@ -122,7 +114,7 @@ class Run:
         self.counts = Counts(cost=0.0 if prices else None)
         self._open: dict[str, dict[str, Any]] = {}
         keys = store.keys()
-        self._attempts = Counter(key[:-2] for key in keys)
+        self._attempts = Counter(request for request, _, _ in keys)
         self._first: list[str] = []
 
     def __call__(
@@ -143,16 +135,15 @@ class Run:
     def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[str, dict[str, Any]]]:
         finished = done(self.store, self.again)
         for call in calls:
-            if identity(call.row) in finished:
+            if call.row["request"] in finished:
                 self.counts.kept += 1
                 continue
             if call.body is None:
                 self.counts.identical += 1
                 self._append({**call.row, "metric": "identical outputs", "preference": 1.5}, OK)
                 continue
-            key = json.dumps(identity(call.row))
-            self._open[key] = call.row
-            yield key, call.body
+            self._open[call.row["request"]] = call.row
+            yield call.row["request"], call.body
 
     def _keep(self, row: dict[str, Any], reply: Reply) -> None:
         self.counts.calls += 1
@@ -169,15 +160,15 @@ class Run:
         self._append(full, OK if found["problem"] is None else UNREADABLE)
 
     def _append(self, row: dict[str, Any], status: str) -> None:
-        found = identity(row)
-        self._attempts[found] += 1
+        request = row["request"]
+        self._attempts[request] += 1
         self.counts.status[status] += 1
         if problem := row.get("problem"):
             self.counts.problems[problem] += 1
         if len(self._first) < FIRST:
             self._first.append(row.get("problem") or "")
         judged = datetime.now(UTC).isoformat(timespec="seconds")
-        head = {"attempt": self._attempts[found], "status": status, "judged": judged}
+        head = {"attempt": self._attempts[request], "status": status, "judged": judged}
         self.store.append({**row, **head})
 
     def _spend(self, body: dict[str, Any]) -> None:
@@ -244,10 +235,10 @@ def judgements(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; run `wrpo judge` first")
     rank = {ERROR: 0, UNREADABLE: 1, OK: 2}
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    best: dict[str, dict[str, Any]] = {}
     with Store(path, KEY) as store:
         for row in store:
-            known = best.get(identity(row))
+            known = best.get(row["request"])
             if known is None or rank[row["status"]] >= rank[known["status"]]:
-                best[identity(row)] = row
+                best[row["request"]] = row
     return list(best.values())
