@@ -32,7 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON instead of a tabl
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    for command in (summarise, leaderboard, agreement):
+    for command in (summarise, leaderboard, agreement, published):
         app.command()(command)
 
 
@@ -223,3 +223,14 @@ def agreement(
     for name in ("raw", "without_ties", "kappa", "alpha"):
         if (estimate := getattr(found, name)) is not None:
             typer.echo(f"  {name}: {estimate.text(3)}")
+
+
+def published(
+    folder: Annotated[Path, typer.Argument(help="holds eval/ with published judgements")],
+    replicates: Annotated[int, typer.Option(help="refits behind each LC interval")] = 400,
+    workers: Workers = 2,
+) -> None:
+    """Compute results/published anew: what published judgements of real models teach."""
+    from wrpo_lib.evaluation.published import make_published
+
+    typer.echo(f"wrote {make_published(folder, replicates, workers)}")
