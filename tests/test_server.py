@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from local_server import Answer, LocalServer, said
-from wrpo_lib.server import Reply, Server, complete
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.server import Reply, Server, complete
 
 KEY = "sk-test-9f8e7d6c5b4a"
 

@@ -17,7 +17,7 @@ from wrpo_lib.cli import answer, assets, data, generate, judge, pair, study, sum
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
-    help="Weighted-Reward Preference Optimization: data, results, figures.",
+    help="Weighted-Reward Preference Optimization: data, training, evaluation, results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,13 +34,7 @@ def _version(value: bool) -> None:
 def _top(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Weighted-Reward Preference Optimization: data, results, figures."""
-
-
-# in the order of the data's way
-
-
-# in the order of the data's way
+    """Weighted-Reward Preference Optimization: data, training, evaluation, results."""
 
 
 # in the order of the data's way
