@@ -26,8 +26,8 @@ ROWS = (
 )
 """Figure, what of the paper it answers, table of ``results/nano`` or PROFILE/table, page.
 
-Figures drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``, ``table2_intervals``) have
-no data file and are left out."""
+Figures drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
+``table2_intervals``) have no data file and are left out."""
 
 
 def figure_map(seeds: list[int]) -> pd.DataFrame:
