@@ -95,7 +95,8 @@ def padded_sums(model: Any) -> Tensor:
 def shared_sums(model: Any, multiple: int = 1) -> Tensor:
     batch = pack(PROMPTS, RESPONSES, multiple=multiple)
     out = model(**model_inputs(batch), shift_labels=batch["shift_labels"], fused_lm_head=True)
-    return response_sums(out.log_probs, batch["lengths"])
+    lengths = torch.tensor([[len(r) for r in rs] for rs in RESPONSES])
+    return response_sums(out.log_probs, lengths)
 
 
 def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:

@@ -93,25 +93,24 @@ def pack(
     pad_token_id: int = 0,
     multiple: int = 1,
 ) -> dict[str, Any]:
-    """One row for a batch: ``responses[b]`` are the token ids of the R responses to prompt b.
+    """One row for a batch: ``responses[b]`` are the token ids of the responses to prompt b.
 
-    Returns ``lengths`` (B, R) in tokens, ``input_ids`` and ``position_ids`` (1, T), ``branches``,
-    and, N counting response tokens example by example, ``head_positions`` (N,) of the tokens that
-    predict and ``shift_labels`` (1, N), what they should. T is a multiple of ``multiple``: the
-    tokens that fill it up are an example of their own that nothing sees and that predicts nothing.
+    Returns ``input_ids`` and ``position_ids`` (1, T), ``branches``, and, N counting response tokens
+    example by example, ``head_positions`` (N,) of the tokens that predict and ``shift_labels``
+    (1, N), what they should. T is a multiple of ``multiple``: the tokens that fill it up are an
+    example of their own that nothing else sees and that predicts nothing.
     """
-    lengths = [list(map(len, answers)) for answers in responses]
+    lengths = [tuple(map(len, answers)) for answers in responses]
     row = [
         token for p, rs in zip(prompts, responses, strict=True) for ids in (p, *rs) for token in ids
     ]
-    examples = [(len(p), tuple(ls)) for p, ls in zip(prompts, lengths, strict=True)]
+    examples = [(len(p), ls) for p, ls in zip(prompts, lengths, strict=True)]
     if fill := -len(row) % multiple:
         row += [pad_token_id] * fill
         examples.append((fill, ()))
     branches = Branches(tuple(examples))
     labels = [token for answers in responses for answer in answers for token in answer]
     return {
-        "lengths": torch.tensor(lengths),
         "input_ids": torch.tensor([row]),
         "position_ids": torch.tensor([branches.positions()]),
         "head_positions": torch.tensor(branches.predicting()),

@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.head import add_cpu_head
 
 logger = get_logger(__name__)
 
@@ -38,6 +39,15 @@ def prepare_models(models: list[Any], args: WRPOConfig, obstacle: str | None) ->
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         logger.warning(f"prompts are not shared: {obstacle}; every response gets a row of its own")
     return False
+
+
+def prepare_heads(models: list[Any], *, positions: bool) -> None:
+    """Give the models the faster head on CPU and, for padded rows, ``head_positions``."""
+    for model in models:
+        if positions:
+            sharing.enable_head_positions(model)
+        if model.device.type == "cpu":
+            add_cpu_head(model)
 
 
 def response_logps(

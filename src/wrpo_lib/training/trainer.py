@@ -7,9 +7,7 @@ when TRL changes any of them.
 
 from __future__ import annotations
 
-import copy
 import math
-import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,6 @@ from peft import PeftConfig, PeftModel
 from peft.utils.error import NoMatchingPeftModuleError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer
 from trl.models import prepare_deepspeed
@@ -37,7 +34,6 @@ from wrpo_lib.objective import (
     weighted_simpo_loss,
 )
 from wrpo_lib.quadruples.rendering import Truncation
-from wrpo_lib.sharing import enable_head_positions
 from wrpo_lib.training.collator import (
     PROMPT_ID,
     PROMPT_IDS,
@@ -49,7 +45,9 @@ from wrpo_lib.training.collator import (
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.forward import prepare_models, response_logps
+from wrpo_lib.training.forward import prepare_heads, prepare_models, response_logps
+from wrpo_lib.training.metrics import batch_metrics, n_tokens
+from wrpo_lib.training.models import frozen_copy, require_pad_token, will_shard
 from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
 
 logger = get_logger(__name__)
@@ -66,9 +64,15 @@ class WRPOTrainer(DPOTrainer):
     off, when an adapter is trained; a frozen copy of a model passed as an instance, so that it
     need not exist on disk (under ZeRO-3, where it cannot be copied, TRL loads its path again); the
     same checkpoint loaded a second time for a model passed by name. With
-    ``precompute_ref_log_probs`` it is used once before training and not kept. The SimPO form has
-    none. To resume, build the trainer with the same initial model and call
+    ``precompute_ref_log_probs``, the default, no second model is made: the reference is computed
+    once before training, from the model as it is given, and kept in ``ref_cache_dir`` (adapters
+    under FSDP are the exception: there the reference is computed at every step). The SimPO form
+    has none. To resume, build the trainer with the same initial model and call
     ``train(resume_from_checkpoint=...)``.
+
+    ``responses`` names what a run computes, as its configuration has it; ``shares_prompts`` says
+    whether prompts are computed once for all of them (:mod:`wrpo_lib.sharing`). A ``data_collator``
+    of one's own must give padded batches as :class:`~wrpo_lib.training.collator.WRPOCollator` does.
 
     Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
@@ -79,7 +83,9 @@ class WRPOTrainer(DPOTrainer):
     and their lengths in tokens as labels.
 
     :raises WRPOError: for missing columns or texts, a tokenizer that can neither pad nor end a
-        response, messages without a chat template, a reference model for SimPO.
+        response, messages without a chat template, a reference model for SimPO, responses that are
+        all truncated, adapters that match no module, reference values of another model; in
+        training, for a loss that is not finite.
     """
 
     args: WRPOConfig
@@ -117,14 +123,14 @@ class WRPOTrainer(DPOTrainer):
         args = args or WRPOConfig("WRPO")
         if not isinstance(processing_class, PreTrainedTokenizerBase):
             raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
-        _require_pad_token(processing_class)
+        require_pad_token(processing_class)
         self.responses = args.responses()
         if not self._is_tokenised(train_dataset):
             check_columns(train_dataset, self.responses, "train")
         self.truncation: dict[str, Truncation] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
         self._collator_given = data_collator is not None
-        if _fsdp(args) and (peft_config is not None or isinstance(model, PeftModel)):
+        if will_shard(args) and (peft_config is not None or isinstance(model, PeftModel)):
             # the base model is whole on no device before training; adapter off at every step
             args.precompute_ref_log_probs = False
         precompute = args.precompute_ref_log_probs
@@ -135,8 +141,8 @@ class WRPOTrainer(DPOTrainer):
             if ref_model is not None:
                 raise WRPOError("the SimPO form has no reference; leave ref_model out")
             args.precompute_ref_log_probs = True  # so that TRL loads no reference
-        elif ref_model is None and peft_config is None and (_fsdp(args) or not precompute):
-            ref_model = _frozen_copy(model)
+        elif ref_model is None and peft_config is None and (will_shard(args) or not precompute):
+            ref_model = frozen_copy(model)
             copied = ref_model is not None
         multiple = args.pad_to_multiple_of  # an int or None once the arguments are built
         self._padded = WRPOCollator(processing_class.pad_token_id, multiple, self.responses)
@@ -201,9 +207,7 @@ class WRPOTrainer(DPOTrainer):
             peft and self.model.active_peft_config.is_prompt_learning
         ):
             self._head_at_responses = False
-        elif self._head_at_responses:
-            for model in models:
-                enable_head_positions(model)
+        prepare_heads(models, positions=self._head_at_responses)
 
     def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
         return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)
@@ -372,20 +376,8 @@ class WRPOTrainer(DPOTrainer):
         alpha: float,
     ) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
-        rewards, fused, rejected = result.rewards, result.chosen, result.rejected
-        values = {
-            **{f"rewards/{name}": reward for name, reward in rewards.items()},
-            "rewards/fused": fused,
-            "rewards/margins": fused - rejected,
-            "rewards/accuracies": fused > rejected,
-            **{f"logps/{n}": p.detach() for n, p in zip(self.responses, policy, strict=True)},
-        }
-        for name, reward in rewards.items():
-            if "_chosen" in name:
-                values[f"rewards/{name.replace('_chosen', '')}_accuracies"] = reward > rejected
-        if "source_rejected" in rewards:
-            values["rewards/fused_rejected"] = rejected
-        columns = [*(value.float() for value in values.values()), result.losses.detach().float()]
+        values = batch_metrics(result, dict(zip(self.responses, policy, strict=True)))
+        columns = [*values.values(), result.losses.detach().float()]
         table = self.accelerator.gather_for_metrics(torch.stack(columns, dim=1))  # (B, K + 1)
         *means, loss = table.mean(dim=0).tolist()
         mode = "train" if self.model is not None and self.model.training else "eval"
@@ -396,7 +388,7 @@ class WRPOTrainer(DPOTrainer):
         for name, mean in zip(values, means, strict=True):
             metrics[name].append(mean)
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(_n_tokens(inputs))
+            tokens = self.accelerator.gather_for_metrics(n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         metrics["num_tokens"] = [self._total_train_tokens]
 
@@ -411,41 +403,3 @@ class WRPOTrainer(DPOTrainer):
             f"the loss is not finite in step {self.state.global_step + 1}, for the prompts {names}"
             f"; lower the learning rate or look at these rows, then {rest}"
         )
-
-
-def _n_tokens(inputs: dict[str, Any]) -> Tensor:
-    """Tokens the model computed for a batch, without what only fills rows up."""
-    if "branches" not in inputs:
-        count: Tensor = inputs["attention_mask"].sum()
-        return count
-    real = sum(p + sum(rs) for p, rs in inputs["branches"].examples if rs)
-    return inputs["lengths"].new_tensor(real)
-
-
-def _fsdp(args: WRPOConfig) -> bool:
-    """Will accelerate shard the model? TRL then wants a reference even to precompute from."""
-    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-
-
-def _frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference; None where TRL finds one (names, adapters, ZeRO-3).
-
-    The copy drops a ``forward`` that an earlier trainer put on the instance: it is bound to the
-    original, whose weights are about to change.
-    """
-    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
-        return None
-    reference = copy.deepcopy(model)
-    if not hasattr(reference, "_hf_hook"):
-        reference.__dict__.pop("forward", None)
-    return reference.eval().requires_grad_(False)
-
-
-def _require_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Padding is masked, so the end token may serve; without either there is nothing to use."""
-    if tokenizer.pad_token is not None:
-        return
-    if tokenizer.eos_token is None:
-        raise WRPOError("the tokenizer has neither a pad nor an eos token; set tokenizer.pad_token")
-    logger.warning("the tokenizer has no pad token; its eos token pads (padding is masked)")
-    tokenizer.pad_token = tokenizer.eos_token
