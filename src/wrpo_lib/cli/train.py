@@ -74,7 +74,6 @@ def _run(
     rehearse: bool,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run or rehearse it."""
-    import warnings
     from dataclasses import replace
 
     from wrpo_lib.recipes import find_recipe
@@ -90,8 +89,6 @@ def _run(
     from wrpo_lib.training.arguments import override
 
     recipe = override(recipe, words)
-    # TRL and PEFT still read the name that transformers deprecates; nothing to do for the user
-    warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
     folder = Path(output_dir) if output_dir else None
     if rehearse:
         from wrpo_lib.training.rehearsal import rehearse as run_small

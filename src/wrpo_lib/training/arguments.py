@@ -102,9 +102,12 @@ def training_arguments(
         "output_dir": str(output_dir),
     }
     try:
-        return config_class(recipe)(**values)
+        args = config_class(recipe)(**values)
     except WRPOError as error:
         raise WRPOError(f"{recipe.where}: {error}") from error
     except (TypeError, ValueError, ImportError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise WRPOError(f"{recipe.where}: {reason}; correct `training`") from error
+    if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
+        args._n_gpu = 1
+    return args

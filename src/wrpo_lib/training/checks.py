@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ import torch
 from accelerate.utils import DistributedType
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import is_torch_bf16_gpu_available
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.recipes import Recipe, nearest
+from wrpo_lib.recipes import ACCELERATE, Recipe, nearest
 
 SHARDED = (DistributedType.DEEPSPEED, DistributedType.FSDP)
 """ZeRO and FSDP keep a float32 copy of 16-bit weights; one device and DDP do not."""
@@ -30,21 +31,40 @@ def check_device(recipe: Recipe) -> None:
             f"{recipe.where} trains in bf16, which this machine cannot ({found}); pass --bf16 "
             "false --load.dtype float32, or rehearse the recipe with --rehearse"
         )
-    if recipe.quantization and not recipe.lora:
-        raise WRPOError(
-            f"{recipe.where} quantises the model and trains it in full, which cannot be; add `lora`"
-        )
-    if recipe.quantization and find_spec("bitsandbytes") is None:
-        raise WRPOError(
-            f"{recipe.where} quantises the base model, which needs the package bitsandbytes; "
-            'pip install -e ".[gpu]", or rehearse the recipe with --rehearse'
-        )
+    _check_quantization(recipe)
     if recipe.load.get("attn_implementation") == "flash_attention_2" and not find_spec(
         "flash_attn"
     ):
         raise WRPOError(
             f"{recipe.where} asks for flash_attention_2, which needs the package flash-attn; "
             "install it, or pass --load.attn_implementation sdpa"
+        )
+
+
+def check_fields(recipe: Recipe) -> None:
+    """Fields under ``quantization`` and ``lora`` that their classes have."""
+    for name, fields in (("quantization", BitsAndBytesConfig), ("lora", LoraConfig)):
+        known = sorted(signature(fields).parameters)
+        for key in getattr(recipe, name) or {}:
+            if key not in known:
+                raise WRPOError(
+                    f"{recipe.where}: unknown key {key!r} under `{name}`; {nearest(key, known)}"
+                )
+
+
+def _check_quantization(recipe: Recipe) -> None:
+    """An adapter to train beside quantised weights, and the package."""
+    check_fields(recipe)
+    if not recipe.quantization:
+        return
+    if not recipe.lora:
+        raise WRPOError(
+            f"{recipe.where} quantises the model and trains it in full, which cannot be; add `lora`"
+        )
+    if find_spec("bitsandbytes") is None:
+        raise WRPOError(
+            f"{recipe.where} quantises the base model, which needs the package bitsandbytes; "
+            'pip install -e ".[gpu]", or rehearse the recipe with --rehearse'
         )
 
 
@@ -63,7 +83,20 @@ def notes(recipe: Recipe, args: Any) -> list[str]:
             "the recipe is written for accelerate launch --config_file "
             f"recipes/accelerate/{recipe.launch}.yaml -m wrpo_lib.cli; this is one process"
         )
+    if torch.cuda.device_count() > 1 and args.world_size == 1:
+        found.append("one GPU of several is used; accelerate launch starts a process for each")
     return found
+
+
+def check_launch(recipe: Recipe, args: Any) -> None:
+    """Merging loads the base model in one process, which DeepSpeed forbids: it partitions."""
+    state = args.distributed_state
+    deepspeed = state is not None and state.distributed_type == DistributedType.DEEPSPEED
+    if recipe.merge and deepspeed:
+        raise WRPOError(
+            f"{recipe.where} merges its adapter, which cannot be done under DeepSpeed; start it "
+            f"with recipes/{ACCELERATE}/ddp.yaml"
+        )
 
 
 def check_rows(rows: int, args: Any, where: str, what: str = "rows") -> None:
@@ -94,10 +127,7 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
     if not recipe.lora:
         return None
-    known = sorted(LoraConfig.__dataclass_fields__)
-    if unknown := [key for key in recipe.lora if key not in known]:
-        key = unknown[0]
-        raise WRPOError(f"{recipe.where}: unknown key {key!r} under `lora`; {nearest(key, known)}")
+    check_fields(recipe)
     return LoraConfig(**{"task_type": "CAUSAL_LM", **recipe.lora})
 
 

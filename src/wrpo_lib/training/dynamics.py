@@ -29,7 +29,7 @@ class DynamicsCallback(TrainerCallback):
     """Write every training log of :class:`~wrpo_lib.training.WRPOTrainer` to ``path``.
 
     A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens counts every row of a batch, so a prompt three times), and all that the trainer logs:
+    tokens as the model computed them, so a shared prompt counts once), and all that is logged:
     ``loss``, ``alpha``, ``rewards/*``, ``logps/*``, ``grad_norm``, ``learning_rate``, ``epoch``.
 
     With ``logging_steps=1`` a line is one optimiser step; otherwise its values are means over the

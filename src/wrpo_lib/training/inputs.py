@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import read_rows, validate_quadruples
+from wrpo_lib.quadruples.schema import RESPONSES, read_rows, validate_quadruples
 from wrpo_lib.recipes import Recipe
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-FIELDS = {"sft": ("prompt", "source_chosen"), "preference": ()}
-"""Fields of a quadruple that a stage reads; all of them in preference training."""
+
+@contextmanager
+def known_warnings() -> Iterator[None]:
+    """TRL and PEFT read a name that transformers deprecates; nothing for the user to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+        yield
 
 
 def locate(recipe: Recipe) -> tuple[str, dict[str, Any]]:
@@ -112,6 +120,7 @@ def load_tokenizer(recipe: Recipe, **kwargs: Any) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@known_warnings()
 def load_model(recipe: Recipe) -> PreTrainedModel:
     """The model, ready to train; an adapter in its folder is merged into its base model.
 
@@ -148,15 +157,59 @@ def _quantization(recipe: Recipe) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": device}
 
 
+def responses(recipe: Recipe) -> tuple[str, ...]:
+    """The responses that a run of ``recipe`` reads.
+
+    SFT reads y_ws. In preference training a response whose weight is 0 all along need not be there,
+    unless it is scored for the metrics (``score_unused``).
+    """
+    if recipe.stage == "sft":
+        return ("source_chosen",)
+    alpha, constant = recipe.training.get("alpha"), recipe.training.get("alpha_schedule")
+    unused = []
+    if not recipe.training.get("score_unused", True):
+        unused += ["source_chosen"] if alpha == 0 else []
+        unused += ["target_chosen"] if (alpha, constant) == (1, "constant") else []
+    return tuple(name for name in RESPONSES if name not in unused)
+
+
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
-    """The recipe's file of quadruples, validated; SFT needs ``prompt`` and ``source_chosen``."""
+    """The rows that the recipe trains on, validated: a file of quadruples.
+
+    SFT needs ``prompt`` and ``source_chosen``. A recipe that reads one preferred response (DPO,
+    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``.
+
+    :raises WRPOError: for the first thing wrong, with file, row and field.
+    """
     from datasets import Dataset
 
     data = data or recipe.data
     if not data:
         raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
-    rows, fields = read_rows(data), FIELDS[recipe.stage]
+    wanted = responses(recipe)
+    rows = [_from_pair(row, wanted, f"{data}, row {i}") for i, row in enumerate(read_rows(data), 1)]
+    unread = set(RESPONSES) - set(wanted)
+    if recipe.stage == "sft":
+        unread |= {"prompt_id", *(f"{name}_reward" for name in RESPONSES)}
     for problem in validate_quadruples(rows):
-        if not fields or problem.field in fields:
+        if problem.field not in unread:
             raise WRPOError(problem.sentence(data))
     return Dataset.from_list(rows)
+
+
+def _from_pair(row: dict[str, Any], wanted: tuple[str, ...], where: str) -> dict[str, Any]:
+    """A preference pair as the two responses that the recipe reads; other rows as they are."""
+    if "chosen" not in row or any(name in row for name in wanted if name != "rejected"):
+        return row
+    sides = {name: row.pop(name, None) for name in ("chosen", "rejected")}
+    if len(wanted) != 2 or "rejected" not in wanted:
+        raise WRPOError(
+            f"{where} is a preference pair or a row of the official format, and this recipe reads "
+            f"{', '.join(wanted)}; make quadruples with `wrpo pair` or `wrpo data import`"
+        )
+    texts = {
+        name: side[-1].get("content") if isinstance(side, list) and len(side) == 1 else side
+        for name, side in sides.items()
+    }
+    chosen = next(name for name in wanted if name != "rejected")
+    return {**row, chosen: texts["chosen"], "rejected": texts["rejected"]}

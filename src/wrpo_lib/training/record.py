@@ -98,7 +98,12 @@ def start(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
         part = {key: old.get(key) for key in ("commit", "written", "versions", "devices", "batch")}
         record["earlier"] = [*old.get("earlier", []), part]
     if PartialState().is_main_process:
-        write_json(folder / FILE, record)
+        try:
+            write_json(folder / FILE, record)
+        except OSError as error:
+            raise WRPOError(
+                f"{folder} cannot be written ({error.strerror}); give another --output_dir"
+            ) from error
     return checkpoint
 
 

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast_object_list, tqdm
 from filelock import FileLock
 from torch.utils.data import DataLoader
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils.logging import is_progress_bar_enabled
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.store import Store
@@ -135,7 +136,8 @@ def reference_logps(
             DataLoader(dataset.select(missing), batch_size=batch_size, collate_fn=collate)
         )
         place = iter(missing)
-        for batch in tqdm(loader, desc=f"Reference log-probabilities, {name} data", leave=False):
+        bar = {"desc": f"Reference log-probabilities, {name} data", "leave": False}
+        for batch in tqdm(loader, disable=not is_progress_bar_enabled(), **bar):
             values = accelerator.gather_for_metrics(compute(batch)).float().cpu().numpy()
             for logps, row in zip(values, place, strict=False):
                 _keep(keys[row], logps, known, store, f"row {row + 1} of the {name} data")

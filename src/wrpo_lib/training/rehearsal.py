@@ -6,6 +6,7 @@ model, the precision and the sizes are replaced, and every replacement is said.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import write_rows
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.arguments import training_values
+from wrpo_lib.training.checks import check_fields
 from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
 from wrpo_lib.training.run import run
 
@@ -47,13 +49,18 @@ def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]
     """Run ``recipe`` in small, load what it saved, and say what was replaced.
 
     Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
+
+    :raises WRPOError: under a launcher of several processes; one is enough.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise WRPOError("a rehearsal runs in one process; leave out accelerate launch")
+    check_fields(recipe)  # those of what is replaced too
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrink(recipe, Path(folder))
         for line in replaced:
             say(f"rehearsal: {line}")
         out = output_dir or Path(folder) / "out"
-        trainer = run(small, out, say=say)
+        trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
         load_model(replace(small, model=str(out), quantization=None))
         losses = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
         say(f"rehearsed {recipe.where}: losses {losses}, saved model loads again")
@@ -117,10 +124,13 @@ def _tokenizer(recipe: Recipe) -> tuple[PreTrainedTokenizerBase, str]:
     vocabulary = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     core = Tokenizer(models.BPE(vocabulary, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ["<|end|>", "<|user|>", "<|assistant|>", "<|system|>"]
+    special = ["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"]
     core.add_special_tokens(special)
     made = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=special[0], chat_template=TEMPLATE
+        tokenizer_object=core,
+        eos_token=special[0],
+        pad_token=special[1],
+        chat_template=TEMPLATE,
     )
     return made, f"tokenizer of {recipe.model or 'no model'} (not on this machine) -> one of bytes"
 

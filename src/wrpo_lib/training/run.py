@@ -20,6 +20,7 @@ from wrpo_lib.training.checks import (
     batch,
     check_device,
     check_evaluation,
+    check_launch,
     check_lora,
     check_rows,
     checkpoint_step,
@@ -28,7 +29,13 @@ from wrpo_lib.training.checks import (
     notes,
 )
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
-from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
+from wrpo_lib.training.inputs import (
+    known_warnings,
+    load_config,
+    load_data,
+    load_model,
+    load_tokenizer,
+)
 from wrpo_lib.training.record import FILE, describe, finish, start
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -119,6 +126,7 @@ def load_inputs(
     return load_model(recipe), tokenizer, rows
 
 
+@known_warnings()
 def run(
     recipe: Recipe,
     output_dir: Path,
@@ -139,6 +147,7 @@ def run(
     check_device(recipe)
     check_evaluation(recipe)
     args = training_arguments(recipe, output_dir)
+    check_launch(recipe, args)
     data = load_data(recipe)
     check_rows(len(data), args, recipe.where)
     eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
@@ -173,6 +182,8 @@ def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
     except WRPOError as error:
+        if "checkpoint" in str(error):
+            raise  # it says itself where to go on
         raise WRPOError(f"{error}; {how_to_resume(output_dir)}") from error
     except Exception as error:
         error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
