@@ -196,9 +196,9 @@ def test_code_that_comes_with_a_model_needs_consent(
     tiny: Tiny, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder in ArmoRM's form; ArmoRM itself (8B, on the hub) has not been run."""
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
-    )
+    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers puts the cache of modules there
+    cache = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
     folder = tmp_path / "custom"
     folder.mkdir()
     (folder / "modeling_gated.py").write_text(CUSTOM)
