@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.cli.generate import _programmatic
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.cluster import Cluster, sample_on_cluster, score_on_cluster, spread
 from wrpo_lib.generation.request import Response, Sampling
-from wrpo_lib.nano.reward import score_rows
 from wrpo_lib.store import Store
 
 SAMPLES = 2
@@ -73,9 +73,7 @@ def make_engine() -> Any:
     return engine
 
 
-def make_scorer() -> Any:
-    """The nano reward."""
-    return score_rows
+make_scorer = functools.partial(_programmatic, None)  # what `wrpo score --nano` gives each worker
 
 
 def stages(folder: Path) -> str:

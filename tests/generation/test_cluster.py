@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cluster_run import SAMPLES, make_engine, make_scorer
 
+from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.cluster import Cluster, _pending, spread
 from wrpo_lib.generation.prompts import read_prompts
@@ -130,3 +131,30 @@ def test_batches_hold_places_not_rows(tmp_path: Path) -> None:
     with path.open("rb") as file:
         file.seek(batches[0][1])
         assert json.loads(file.readline())["prompt_id"] == "p2"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--workers", "-1"], "--workers -1 and --worker-batch 256 must be 1 or more"),
+        (["--workers", "2", "--worker-batch", "0"], "must be 1 or more"),
+        (["--workers", "2", "--limit", "3"], "--limit and --workers do not go together"),
+    ],
+)
+def test_bad_options_of_workers_are_one_sentence(
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, out = prompts(tmp_path / "prompts.jsonl"), tmp_path / "out.jsonl"
+    asked = ["sample", str(file), "--model", "none", "--out", str(out), *options]
+    monkeypatch.setattr("sys.argv", ["wrpo", *asked])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out.exists()

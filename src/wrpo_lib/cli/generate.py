@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.generation import Engine, Sampling
+    from wrpo_lib.generation.cluster import Cluster
     from wrpo_lib.generation.rewards import Scorer
 
 Counts = Counter[str]
@@ -55,22 +58,41 @@ def sample(
         bool, typer.Option(help="server: system turn into the user turn (no such role there)")
     ] = False,
     extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "",
+    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
+    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
+    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
+    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
     _refuse_suffix(out)
     sampling = _sampling(n, temperature, top_p, max_tokens, seed, seeds)
     total = _count_prompts(prompts, limit)
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
+    make: Callable[[], Any] = partial(
+        _local, engine, model, revision, trust_remote_code, dtype, batch_tokens, tensor_parallel
+    )
     if engine == "server":
         served = _extra(extra_body)
-        made_by = _server(
-            model, base_url, api_key_env, connections, timeout, retries, fold_system, served
+        make = partial(
+            _server,
+            model,
+            base_url,
+            api_key_env,
+            connections,
+            timeout,
+            retries,
+            fold_system,
+            served,
         )
-        settings |= {"base_url": made_by.server.address, "extra_body": served}
-    else:
-        made_by = _local(
-            engine, model, revision, trust_remote_code, dtype, batch_tokens, tensor_parallel
-        )
+        settings |= {"base_url": make().server.address, "extra_body": served}
+    if workers:
+        from wrpo_lib.generation.cluster import sample_on_cluster
+
+        cluster = _cluster(workers, ray, gpus, worker_batch, limit)
+        made = sample_on_cluster(prompts, make, name or model, sampling, out, cluster, settings)
+        typer.echo(f"{out}: made {made} responses with {workers} workers")
+        return
+    made_by = make()
     counts = _sample(prompts, limit, total, made_by, name or model, sampling, out, settings)
     typer.echo(_sampled(out, counts, total, made_by.folded))
 
@@ -186,6 +208,10 @@ def score(
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
     batch_tokens: Annotated[int, typer.Option(help="tokens a batch, padding included")] = 16384,
     max_length: Annotated[int | None, typer.Option(help="tokens; default: the model's")] = None,
+    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
+    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
+    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
+    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
     from wrpo_lib.generation.stage import score_responses
@@ -196,14 +222,18 @@ def score(
         raise WRPOError("choose one reward: --reward-model MODEL, --bleu REFERENCES or --nano")
     totals = [_count_responses(path) for path in files]
     settings: dict[str, Any] = {}
+    make: Callable[[], Scorer] = partial(_programmatic, bleu)
     if reward_model:
         settings = {"revision": revision, "dtype": dtype, "max_length": max_length}
-        name, scorer = reward_model, _reward_model(
-            reward_model, revision, trust_remote_code, dtype, batch_tokens, max_length
+        make = partial(
+            _reward_model, reward_model, revision, trust_remote_code, dtype, batch_tokens,
+            max_length,
         )  # fmt: skip
-    else:
-        name, scorer = _programmatic(bleu)
-    counts = Counts()
+    name = reward_model or _name_of(bleu)
+    if workers:
+        _score_spread(files, make, name, out, _cluster(workers, ray, gpus, worker_batch), settings)
+        return
+    scorer, counts = make(), Counts()
     for path, total in zip(files, totals, strict=True):
         counts += score_responses(
             iter_rows(path), scorer, name, out, where=str(path), total=total, settings=settings
@@ -228,16 +258,39 @@ def _reward_model(
     )
 
 
-def _programmatic(bleu: Path | None) -> tuple[str, Scorer]:
-    """The name and scorer of a reward without a model."""
+def _programmatic(bleu: Path | None) -> Scorer:
+    """The scorer of a reward without a model."""
     if bleu is None:
         from wrpo_lib.nano.reward import score_rows
 
-        return "nano", score_rows
+        return score_rows
     from wrpo_lib.generation.rewards import Bleu, read_references
 
-    scorer = Bleu(read_references(bleu))
-    return scorer.name, scorer
+    return Bleu(read_references(bleu))
+
+
+def _name_of(bleu: Path | None) -> str:
+    return "nano" if bleu is None else str(getattr(_programmatic(bleu), "name", "bleu"))
+
+
+def _cluster(workers: int, ray: str, gpus: float, batch: int, limit: int | None = None) -> Cluster:
+    from wrpo_lib.generation.cluster import Cluster
+
+    if workers < 1 or batch < 1:
+        raise WRPOError(f"--workers {workers} and --worker-batch {batch} must be 1 or more")
+    if limit is not None:
+        raise WRPOError("--limit and --workers do not go together; cut the file of prompts instead")
+    return Cluster(workers, gpus, batch, ray or None)
+
+
+def _score_spread(
+    files: list[Path], make: Callable[[], Scorer], name: str, out: Path, cluster: Cluster,
+    settings: dict[str, Any],
+) -> None:  # fmt: skip
+    from wrpo_lib.generation.cluster import score_on_cluster
+
+    made = sum(score_on_cluster(path, make, name, out, cluster, settings) for path in files)
+    typer.echo(f"{out}: made {made} rewards with {cluster.workers} workers")
 
 
 def _scored(out: Path, counts: Counts, scorer: Scorer) -> str:
