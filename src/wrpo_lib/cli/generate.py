@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wrpo_lib.cli.workers import sample_spread, score_spread, workers_of
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.generation import Engine, Sampling
-    from wrpo_lib.generation.cluster import Cluster
     from wrpo_lib.generation.rewards import Scorer
 
 Counts = Counter[str]
@@ -74,23 +74,13 @@ def sample(
     if engine == "server":
         served = _extra(extra_body)
         make = partial(
-            _server,
-            model,
-            base_url,
-            api_key_env,
-            connections,
-            timeout,
-            retries,
-            fold_system,
+            _server, model, base_url, api_key_env, connections, timeout, retries, fold_system,
             served,
-        )
+        )  # fmt: skip
         settings |= {"base_url": make().server.address, "extra_body": served}
     if workers:
-        from wrpo_lib.generation.cluster import sample_on_cluster
-
-        cluster = _cluster(workers, ray, gpus, worker_batch, limit)
-        made = sample_on_cluster(prompts, make, name or model, sampling, out, cluster, settings)
-        typer.echo(f"{out}: made {made} responses with {workers} workers")
+        cluster = workers_of(workers, ray, gpus, worker_batch, limit)
+        sample_spread(prompts, make, name or model, sampling, out, cluster, settings)
         return
     made_by = make()
     counts = _sample(prompts, limit, total, made_by, name or model, sampling, out, settings)
@@ -231,7 +221,7 @@ def score(
         )  # fmt: skip
     name = reward_model or _name_of(bleu)
     if workers:
-        _score_spread(files, make, name, out, _cluster(workers, ray, gpus, worker_batch), settings)
+        score_spread(files, make, name, out, workers_of(workers, ray, gpus, worker_batch), settings)
         return
     scorer, counts = make(), Counts()
     for path, total in zip(files, totals, strict=True):
@@ -271,26 +261,6 @@ def _programmatic(bleu: Path | None) -> Scorer:
 
 def _name_of(bleu: Path | None) -> str:
     return "nano" if bleu is None else str(getattr(_programmatic(bleu), "name", "bleu"))
-
-
-def _cluster(workers: int, ray: str, gpus: float, batch: int, limit: int | None = None) -> Cluster:
-    from wrpo_lib.generation.cluster import Cluster
-
-    if workers < 1 or batch < 1:
-        raise WRPOError(f"--workers {workers} and --worker-batch {batch} must be 1 or more")
-    if limit is not None:
-        raise WRPOError("--limit and --workers do not go together; cut the file of prompts instead")
-    return Cluster(workers, gpus, batch, ray or None)
-
-
-def _score_spread(
-    files: list[Path], make: Callable[[], Scorer], name: str, out: Path, cluster: Cluster,
-    settings: dict[str, Any],
-) -> None:  # fmt: skip
-    from wrpo_lib.generation.cluster import score_on_cluster
-
-    made = sum(score_on_cluster(path, make, name, out, cluster, settings) for path in files)
-    typer.echo(f"{out}: made {made} rewards with {cluster.workers} workers")
 
 
 def _scored(out: Path, counts: Counts, scorer: Scorer) -> str:
