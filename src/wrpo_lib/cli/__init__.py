@@ -38,6 +38,8 @@ def _top(
 
 
 # in the order of the data's way
+
+
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 generate.register(app)
