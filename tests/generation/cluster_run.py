@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wrpo_lib.cli.generate import _programmatic
+from wrpo_lib.cli.score import _programmatic
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.cluster import Cluster, sample_on_cluster, score_on_cluster, spread
 from wrpo_lib.generation.request import Response, Sampling

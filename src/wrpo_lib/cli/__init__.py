@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, generate, pair, study
+from wrpo_lib.cli import data, generate, pair, score, study
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def _top(
 
 app.add_typer(data.app, name="data")
 generate.register(app)
+score.register(app)
 pair.register(app)
 study.register(app)
 
