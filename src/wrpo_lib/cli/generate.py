@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wrpo_lib.cli.workers import sample_spread, workers_of
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.generation import Sampling
-    from wrpo_lib.generation.cluster import Cluster
     from wrpo_lib.server import Server
 
 Counts = Counter[str]
@@ -78,13 +78,8 @@ def _sample(o: SimpleNamespace) -> None:
     sampling, name, settings = _sampling(o), o.name or o.model, _settings(o)
     total = _count_prompts(o.prompts, o.limit)
     if o.workers:
-        from wrpo_lib.generation.cluster import sample_on_cluster
-
-        spread = cluster(o.workers, o.ray, o.gpus, o.worker_batch, o.limit)
-        made = sample_on_cluster(
-            o.prompts, partial(_engine, o), name, sampling, o.out, spread, settings
-        )
-        typer.echo(f"{o.out}: made {made} responses with {o.workers} workers")
+        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch, o.limit)
+        sample_spread(o.prompts, partial(_engine, o), name, sampling, o.out, spread, settings)
         return
     engine, rows = _engine(o), islice(read_prompts(o.prompts), o.limit)
     counts = sample_responses(rows, engine, name, sampling, o.out, total=total, settings=settings)
@@ -173,14 +168,3 @@ def _sampled(out: Path, counts: Counts, prompts: int, folded: int) -> str:
     kept = f"; {counts['kept']} were there already" if counts["kept"] else ""
     said = "".join(f", {note}" for note in notes if note)
     return f"{out}: made {counts['made']} responses to {prompts} prompts{said}{kept}"
-
-
-def cluster(workers: int, ray: str, gpus: float, batch: int, limit: int | None = None) -> Cluster:
-    """Where workers run; what does not go with them is refused."""
-    from wrpo_lib.generation.cluster import Cluster
-
-    if workers < 1 or batch < 1:
-        raise WRPOError(f"--workers {workers} and --worker-batch {batch} must be 1 or more")
-    if limit is not None:
-        raise WRPOError("--limit and --workers do not go together; cut the file of prompts instead")
-    return Cluster(workers, gpus, batch, ray or None)

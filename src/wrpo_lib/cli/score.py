@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrpo_lib.cli.generate import Counts, cluster, refuse_suffix
+from wrpo_lib.cli.generate import Counts, refuse_suffix
+from wrpo_lib.cli.workers import score_spread, workers_of
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import file_hash
 
@@ -56,11 +57,8 @@ def _score(o: SimpleNamespace) -> None:
     totals = [_count_responses(path) for path in o.files]
     name, settings = o.reward_model or _name_of(o.bleu), _settings(o)
     if o.workers:
-        from wrpo_lib.generation.cluster import score_on_cluster
-
-        spread, make = cluster(o.workers, o.ray, o.gpus, o.worker_batch), partial(_scorer, o)
-        made = sum(score_on_cluster(p, make, name, o.out, spread, settings) for p in o.files)
-        typer.echo(f"{o.out}: made {made} rewards with {o.workers} workers")
+        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch)
+        score_spread(o.files, partial(_scorer, o), name, o.out, spread, settings)
         return
     scorer, counts = _scorer(o), Counts()
     for path, total in zip(o.files, totals, strict=True):
