@@ -44,10 +44,9 @@ class Prices:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
-# alpaca-eval 0.6.6 (decoders/openai.py) and its comments on completion prices
+# of 2024: prompts as in alpaca-eval 0.6.6 (decoders/openai.py), completions as OpenAI listed them
 KNOWN_PRICES = {
     "gpt-4-1106-preview": Prices(10, 30),
-    "gpt-4-turbo": Prices(10, 30),
     "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60),
 }
 
