@@ -196,6 +196,31 @@ def test_answer_asks_a_server_and_exports(wrpo: Wrpo, tmp_path: Path) -> None:
     assert rows[0]["output"].endswith("at 0.9")
 
 
+def test_answer_runs_a_model_in_this_process(wrpo: Wrpo, tmp_path: Path) -> None:
+    """A tiny model with random weights, from its folder: two turns, a seed for every answer."""
+    from wrpo_lib.nano.models import build_model, build_tokenizer
+
+    words = ["the answer is : copy reverse sort a b c d e f g h i j . now it"] * 5
+    tokenizer = build_tokenizer("bpe", "angle", words)
+    config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1,
+              "num_attention_heads": 2, "num_key_value_heads": 2,
+              "intermediate_size": 64}  # fmt: skip
+    build_model(config, tokenizer, seed=0).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    out = tmp_path / "answers.jsonl"
+    common = ("answer", "mt-bench", "--model", tmp_path / "tiny", "--out", out, "--max-tokens", 6)
+    status, said, error = wrpo(*common)
+    assert status == 0, error
+    assert "48 answers made, 0 kept" in said
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["model"] for row in rows} == {"tiny"}
+    assert len({row["seed"] for row in rows}) == 48
+    assert all(row["n_tokens"] <= 6 for row in rows)
+    assert "0 answers made, 48 kept" in wrpo(*common)[1]
+    status, _, error = wrpo("answer", "mt-bench", "--model", tmp_path / "none", "--out", out)
+    assert (status, error.count("\n")) == (2, 1)
+
+
 def test_the_judge_is_served_by_a_command(
     wrpo: Wrpo, right: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -166,7 +166,6 @@ def alpaca_eval(
     judge: JudgeName,
     out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
     base_url: Url = OPENAI,
-    version: Annotated[str, typer.Option(help="2 or nano")] = "2",
     model: Model = "",
     connections: Connections = 64,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
@@ -177,7 +176,7 @@ def alpaca_eval(
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.server import Server
 
-    benchmark = load("alpaca-eval", version)
+    benchmark = load("alpaca-eval", "2")
     given = Answers(answers, benchmark)
     name = _one_model(given.models(), model, answers)
     client: Server = Server(base_url, api_key_env, connections)

@@ -29,7 +29,7 @@ CHARACTERS_A_TOKEN = 4  # a common rule of thumb for English; estimates only
 # tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters a
 # token), Arena-Hard ours (the judge is asked to answer the prompt itself first)
 TYPICAL = {"mt-bench": 200, "arena-hard": 700}
-FIRST = 8  # as many failures of one kind in a row at the start end the run
+FIRST = 8  # as many errors, or replies without log-probabilities, at the start end the run
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,12 @@ class Run:
         request = row["request"]
         self._attempts[request] += 1
         self.counts.status[status] += 1
-        if problem := row.get("problem"):
+        problem = row.get("problem")
+        if problem:
             self.counts.problems[problem] += 1
         if len(self._first) < FIRST:
-            self._first.append(row.get("problem") or "")
+            hopeless = status == ERROR or problem == verdicts.NO_LOGPROBS
+            self._first.append(str(problem) if hopeless else "")
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[request], "status": status, "judged": judged}
         self.store.append({**row, **head})
