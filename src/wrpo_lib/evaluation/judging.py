@@ -155,6 +155,7 @@ class Run:
         served = {k: reply.body.get(k) for k in ("model", "system_fingerprint")}
         usage = {k: v for k, v in (reply.body.get("usage") or {}).items() if isinstance(v, int)}
         text = verdicts.text_of(reply.body)
+        served["server"] = self.server.address
         full = {**row, "served": served, "usage": usage, "judgment": text, **found}
         self._append(full, OK if found["problem"] is None else UNREADABLE)
 
