@@ -117,6 +117,11 @@ BAD = {
     "an unknown benchmark": (["judge", "mmlu"], "unknown benchmark 'mmlu'; choose one of"),
     "an unknown version": (["judge", "alpaca-eval", "--version", "3"], "has no version '3'"),
     "an unknown order": (["judge", "alpaca-eval", "--order", "random"], "order is 'random'"),
+    "samples of scores": (
+        ["judge", "mt-bench", "--samples", "3"],
+        "samples is 3; only alpaca-eval",
+    ),
+    "no samples": (["judge", "alpaca-eval", "--samples", "0"], "samples is 0; give at least 1"),
     "pairs of ours": (["judge", "mt-bench", "--mode", "pair", "--baseline", "X"], "no pairwise"),
     "a price alone": (["judge", "mt-bench", "--price-prompt", "1"], "give --price-prompt and"),
     "no price": (["judge", "mt-bench", "--max-cost", "1"], "--max-cost needs a price"),

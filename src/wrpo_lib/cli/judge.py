@@ -51,7 +51,7 @@ def judge(
     baseline: Annotated[Path | None, typer.Option(help="answers to compare with")] = None,
     order: Annotated[str, typer.Option(help="both, or upstream: one seeded order")] = "both",
     metric: Annotated[str, typer.Option(help="alpaca-eval: logprobs or text")] = "logprobs",
-    samples: Annotated[int, typer.Option(help="verdicts asked for each pair")] = 1,
+    samples: Annotated[int, typer.Option(help="with --metric text: verdicts asked for")] = 1,
     mode: Annotated[str, typer.Option(help="mt-bench: single or pair")] = "single",
     allow_missing: Annotated[bool, typer.Option(help="judge what is answered")] = False,
     retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
