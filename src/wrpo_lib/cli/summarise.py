@@ -133,7 +133,8 @@ def _shown(value: Any) -> str:
     from wrpo_lib.analysis.statistics import Estimate
 
     if isinstance(value, Estimate):
-        return f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} questions)"
+        questions = f", {value.n_clusters} questions" if "cluster" in value.method else ""
+        return f"{value.text()} (95 %; {value.n} rows{questions})"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -146,8 +147,8 @@ def _lines(summary: Summary) -> list[str]:
         if isinstance(value, dict):
             lines.append(f"  {name}:")
             for part, inner in value.items():
-                estimate = inner["interval"] if isinstance(inner, dict) else inner
-                lines.append(f"    {part}: {_shown(estimate)}")
+                shown = inner["interval"] or inner["score"] if isinstance(inner, dict) else inner
+                lines.append(f"    {part}: {_shown(shown)}")
         else:
             lines.append(f"  {name}: {_shown(value)}")
     return [*lines, *(f"  note: {note}" for note in summary.notes)]

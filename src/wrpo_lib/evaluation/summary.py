@@ -27,6 +27,7 @@ EXPECTED = {
 """Judgements of a whole run where each is made once (AlpacaEval-2: questions)."""
 
 SAME = ("judge", "version", "template", "metric", "baseline")
+FEW = 10  # a category of fewer questions gets no interval
 IDENTICAL = "identical outputs"  # the metric of a pair that needed no judge
 
 
@@ -275,9 +276,15 @@ def _arena(
     if setting["metric"] == "battles":
         notes.append("battles leave unreadable games out, so these cannot be counted")
     if len(parts) > 1:
-        values["categories"] = {c: {"score": p.score, "interval": p.interval,
-                                    "interval_rows": p.interval_rows, "n_battles": p.n_battles}
-                                for c, p in parts.items()}  # fmt: skip
+        values["categories"] = {
+            name: {
+                "score": part.score,
+                "interval": part.interval if part.n_questions >= FEW else None,
+                "n_battles": part.n_battles,
+                "n_questions": part.n_questions,
+            }
+            for name, part in parts.items()
+        }
     if ", " in setting["baseline"]:
         values["score"] = values["interval"] = values["interval_rows"] = None
         values["detectable_difference"] = None
