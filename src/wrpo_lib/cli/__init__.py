@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import answer, assets, data, judge, pair, study, summarise
+from wrpo_lib.cli import answer, assets, data, generate, judge, pair, study, summarise
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 answer.register(app)
 judge.register(app)
+generate.register(app)
 pair.register(app)
 study.register(app)
 summarise.register(app)

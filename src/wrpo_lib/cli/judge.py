@@ -44,7 +44,7 @@ def judge(
     benchmark: Benchmark,
     answers: AnswersFile,
     judge: JudgeName,
-    server: Url = OPENAI,
+    base_url: Url = OPENAI,
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
     model: Model = "",
@@ -60,7 +60,7 @@ def judge(
     max_cost: Annotated[float | None, typer.Option(help="stop when this much is spent")] = None,
     estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
     connections: Connections = 64,
-    key_env: KeyEnv = "OPENAI_API_KEY",
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
 ) -> None:
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
     from wrpo_lib.evaluation.answers import Answers
@@ -85,7 +85,7 @@ def judge(
     plan = Plan(asked, judge, order, metric, samples, mode)
     prices = _prices(judge, price_prompt, price_completion)
     with Store(out, KEY) as store:
-        run = Run(plan, store, Server(server, key_env, connections), prices, max_cost,
+        run = Run(plan, store, Server(base_url, api_key_env, connections), prices, max_cost,
                   retry_unreadable)  # fmt: skip
         needed = estimated(plan, calls(plan, given, name, baselines),
                            done(store, retry_unreadable), prices)  # fmt: skip
@@ -165,11 +165,10 @@ def alpaca_eval(
     answers: AnswersFile,
     judge: JudgeName,
     out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
-    server: Url = OPENAI,
-    version: Annotated[str, typer.Option(help="2 or nano")] = "2",
+    base_url: Url = OPENAI,
     model: Model = "",
     connections: Connections = 64,
-    key_env: KeyEnv = "OPENAI_API_KEY",
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
 ) -> None:
     """AlpacaEval-2 through the alpaca-eval package: its annotator and metrics, our client."""
     from wrpo_lib.evaluation.alpaca_package import evaluate
@@ -177,10 +176,10 @@ def alpaca_eval(
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.server import Server
 
-    benchmark = load("alpaca-eval", version)
+    benchmark = load("alpaca-eval", "2")
     given = Answers(answers, benchmark)
     name = _one_model(given.models(), model, answers)
-    client: Server = Server(server, key_env, connections)
+    client: Server = Server(base_url, api_key_env, connections)
     metrics = evaluate(benchmark, given, name, judge, client, out)
     controlled = metrics.get("length_controlled_winrate")
     text = "left out: answers are missing" if controlled is None else f"{controlled:.2f}"

@@ -84,11 +84,11 @@ class Renderer:
         except WRPOError:
             return False
 
-    def _apply(self, messages: Messages) -> str:
+    def _apply(self, messages: Messages, ask: bool = True) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True
+                    messages, tokenize=False, add_generation_prompt=ask
                 )
             )
         except Exception as error:  # templates raise errors of their own kinds
@@ -97,10 +97,10 @@ class Renderer:
                 f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
             ) from error
 
-    def ids(self, messages: Messages) -> list[int]:
-        """Token ids of the rendered prompt, ready for the model to answer."""
+    def ids(self, messages: Messages, ask: bool = True) -> list[int]:
+        """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
         if messages[0]["role"] == "system" and not self.takes_system:
             messages = fold_system(messages)
             self.folded += 1
-        ids = self.tokenizer(self._apply(messages), add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(self._apply(messages, ask), add_special_tokens=False)["input_ids"]
         return list(ids)

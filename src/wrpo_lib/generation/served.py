@@ -1,4 +1,4 @@
-"""Sampling from any OpenAI-compatible server: vLLM, llama.cpp, ``transformers serve``, a paid one."""
+"""Sampling from an OpenAI-compatible server: vLLM, llama.cpp, ``transformers serve``, paid ones."""
 
 from __future__ import annotations
 
