@@ -140,6 +140,36 @@ def test_battles_and_both_kinds_of_arena_judgements_agree(
     assert (a["baseline"], b["baseline"]) == ("gpt-4-0314", "o3-mini-2025-01-31")
 
 
+def test_style_control_from_answer_files(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = shared / "eval" / "arena_hard_v01_answers_gpt-4-0314.jsonl.gz"
+    with gzip.open(baseline, "rt") as file:
+        answers = [json.loads(line) for line in file]
+    rng = np.random.default_rng(0)
+    rows, own = [], []
+    for row in answers[:200]:  # a judge that likes length, and a model that differs in nothing else
+        text, longer = row["choices"][0]["turns"][0]["content"], float(rng.uniform(0.6, 2.2))
+        own.append({"benchmark": "arena-hard", "question_id": row["question_id"], "turn": 1,
+                    "model": "m", "text": "word " * int(len(text) * longer / 5)})  # fmt: skip
+        wins = rng.random(2) < 1 / (1 + np.exp(-4 * (longer - 1) / (longer + 1)))
+        games = [{"score": "B>A" if wins[0] else "A>B"}, {"score": "A>B" if wins[1] else "B>A"}]
+        rows.append({"question_id": row["question_id"], "model": "m", "judge": "j", "games": games})
+    judged = write(tmp_path / "j.jsonl", rows)
+    mine = write(tmp_path / "answers.jsonl", own)
+    (model,) = report(capsys, "arena-hard", judged, "--style", mine, "--style", baseline)["models"]
+    controlled = model["style_controlled"]["gpt-4-0314"]
+    assert model["interval"]["low"] > 51
+    assert controlled["interval"]["low"] < 50 < controlled["interval"]["high"]
+    assert controlled["coefficients"]["token_len"] > 0
+    code, _, err = wrpo(capsys, "summarise", "arena-hard", judged, "--style", mine)
+    assert code == 2
+    assert "style control lacks 200 answers (first: 'gpt-4-0314'" in err
+    code, _, err = wrpo(capsys, "summarise", "arena-hard", judged, "--style", judged)
+    assert code == 2
+    assert "line 1 is no Arena-Hard answer" in err
+
+
 def test_two_baselines_have_no_overall_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,9 @@ def summarise(
     seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
     workers: Workers = 2,
     state: State = None,
+    style: Annotated[
+        list[Path] | None, typer.Option(help="arena-hard: answers of models and baselines")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Scores with intervals, what is missing, effects; several models also as paired differences.
@@ -109,9 +112,13 @@ def summarise(
     Every model is compared with the first one.
     """
     from wrpo_lib.evaluation.compare import differences
+    from wrpo_lib.evaluation.style import read_counts
     from wrpo_lib.evaluation.summary import Options
 
-    options = Options(None, c, compat, replicates, seed, workers)
+    if style and benchmark != "arena-hard":
+        raise WRPOError(f"--style is Arena-Hard's control, not that of {benchmark}; leave it out")
+    counts = {k: v for path in style or [] for k, v in read_counts(path).items()}
+    options = Options(None, c, compat, replicates, seed, workers, counts or None)
     found = _summaries(benchmark, files, side, options, state)
     pairs = differences(found)
     if as_json:

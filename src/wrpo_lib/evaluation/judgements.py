@@ -31,8 +31,8 @@ def _open(path: Path) -> IO[str]:
     return io.TextIOWrapper(open_plain(path), encoding="utf-8", newline="")
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a CSV, a JSON list or JSONL, found by its first character."""
+def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """(where, row) of a CSV, a JSON list or JSONL, found by the first character; gzipped or not."""
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; judge the answers first or correct the path")
     try:
@@ -98,7 +98,7 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
 def _best(path: Path, benchmark: str) -> Iterator[tuple[str, Row]]:
     """Rows of one benchmark; of several attempts at a request only the best, as the client does."""
     attempts: dict[str, tuple[str, Row]] = {}
-    for where, row in _rows(path):
+    for where, row in read_rows(path):
         if not isinstance(row, dict):
             raise WRPOError(f"{where}: is no judgement but {type(row).__name__}; check the file")
         if row.get("benchmark", benchmark) != benchmark:
