@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrpo_lib.figures import deviation, dynamics, methods, quadruples
+from wrpo_lib.figures import deviation, dynamics, evaluation, methods, quadruples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[[str], Figure]] = {
+    "bias_corrections": evaluation.corrections,
     "figure1_deviation": deviation.figure1,
     "figure2_alpha_schedules": quadruples.alpha_schedules,
     "figure2_rewards": quadruples.rewards,
@@ -22,7 +23,9 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "figure3_dynamics": dynamics.figure3,
     "headroom": methods.headroom,
     "method_comparison": methods.comparison,
+    "mt_bench_radar": evaluation.mt_bench_radar,
     "protocols": methods.protocols,
+    "published_intervals": evaluation.published_intervals,
     "table2_intervals": methods.paper_table2,
 }
 

@@ -17,11 +17,14 @@ ROWS = (
     ("figure3_dynamics", "Figure 3", "dynamics", "notebooks/03_internal_reward_dynamics.ipynb"),
     ("method_comparison", "Table 2", "scores", "notebooks/04_wrpo_training.ipynb"),
     ("protocols", "Table 2", "answers_seed{seed}", "notebooks/05_evaluation.ipynb"),
+    ("bias_corrections", "ours", "answers_seed1", "notebooks/05_evaluation.ipynb"),
+    ("published_intervals", "ours", "published/alpaca_eval2", "notebooks/05_evaluation.ipynb"),
+    ("mt_bench_radar", "ours", "published/mt_bench", "notebooks/05_evaluation.ipynb"),
     ("headroom", "ours", "scores", "book/testbed.md"),
 )
-"""Figure, what of the paper it answers, table of ``results/nano``, page. Figures drawn from
-formulas or from the paper's own numbers (``figure2_alpha_schedules``, ``table2_intervals``) have
-no data file and are left out."""
+"""Figure, what of the paper it answers, table of ``results/nano`` (or PROFILE/table), page. Figures
+drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
+``table2_intervals``) have no data file and are left out."""
 
 
 def figure_map(seeds: list[int]) -> pd.DataFrame:
@@ -33,7 +36,8 @@ def figure_map(seeds: list[int]) -> pd.DataFrame:
     rows = []
     for figure, answers, table, page in ROWS:
         for name in dict.fromkeys(table.format(seed=s) for s in seeds):
-            path = results_dir("nano") / f"{name}.csv"
+            profile, file = name.split("/") if "/" in name else ("nano", name)
+            path = results_dir(profile) / f"{file}.csv"
             draw = FIGURES[figure]
             rows.append(
                 {

@@ -63,6 +63,16 @@ def _row(
     }
 
 
+def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.DataFrame:
+    """AlpacaEval-2's form of judgements of greedy answers, as :mod:`wrpo_lib.evaluation.judgements`
+    reads files."""
+    greedy = answers[answers["decoding"] == "greedy"]
+    judged = judge_alpaca(greedy[greedy["model"].isin([*models, baseline])], baseline, Judge())
+    return judged.assign(
+        baseline=baseline, judge="nano judge", version="nano", template="", metric="weighted"
+    )
+
+
 def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
     """:func:`benchmark_rows` for every seed of the tracked results."""
     import pandas as pd
