@@ -63,6 +63,30 @@ def test_a_response_depends_on_its_seed_and_not_on_its_batch(tiny: Tiny) -> None
     assert len(set(texts)) > 50, "samples of one prompt should differ"
 
 
+ARCHITECTURES = {
+    "gpt_neox": {"intermediate_size": 96},
+    "mistral": {"num_key_value_heads": 2, "intermediate_size": 96, "sliding_window": 8},
+    "qwen3": {"num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16},
+    "gemma3_text": {"num_key_value_heads": 2, "intermediate_size": 96, "head_dim": 16,
+                    "sliding_window": 8},
+    "mamba": {"intermediate_size": 96, "state_size": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_prompts_computed_once_for_all_samples_change_nothing(tiny: Tiny, kind: str) -> None:
+    """Architectures with other caches: sliding windows shorter than a prompt, recurrent states."""
+    from wrpo_lib.nano.models import build_model
+
+    config = {"model_type": kind, "hidden_size": 48, "num_hidden_layers": 3}
+    if kind != "mamba":
+        config["num_attention_heads"] = 4
+    model = build_model({**config, **ARCHITECTURES[kind]}, tiny.tokenizer, seed=3).eval()
+    together = by_key(LocalEngine(model, tiny.tokenizer)(requests(8)))
+    alone = LocalEngine(model, tiny.tokenizer, batch_rows=1)
+    assert by_key(alone(requests(8))) == together
+
+
 def test_seeds_are_recorded_and_others_give_other_texts(tiny: Tiny) -> None:
     engine = LocalEngine(tiny.model, tiny.tokenizer)
     first, other = (

@@ -21,6 +21,7 @@ from wrpo_lib.quadruples import (
     write_rows,
 )
 from wrpo_lib.quadruples.choose import PAIRS
+from wrpo_lib.quadruples.schema import optional_responses, row_problems
 from wrpo_lib.quadruples.split import make_split, read_split
 
 Wrpo = Callable[..., tuple[int, str, str]]
@@ -124,6 +125,21 @@ def test_every_kind_of_file_gives_the_same_rows(write: Any, name: str) -> None:
 def test_rank_and_group_of_sources(write: Any, options: dict[str, Any], chosen: str) -> None:
     (row,), _ = paired(write(rows("x")), **options)
     assert row["source_chosen"] == chosen
+
+
+def test_further_sources_and_a_dispreferred_response(write: Any) -> None:
+    """The second y_ws is of another model, and prompts that lack one are left out."""
+    rewards = {"a": (3.0, 4.0), "b": (1.0, 2.0), "t": (0.5, 0.9)}
+    path = write([*rows("x", rewards=rewards), *rows("y", rewards={"a": (1.0,), "t": (0.5, 0.9)})])
+    (row,), dropped = paired(path, top_k=2, dispreferred=True)
+    assert dropped == {"missing_source": 1}
+    assert not list(row_problems(row, 1))
+    assert optional_responses(row) == ("source_chosen_2", "source_rejected")
+    assert (row["source_chosen"], row["source_chosen_2"]) == ("a says x 1", "b says x 1")
+    assert (row["source_rejected"], row["source_rejected_reward"]) == ("b says x 0", 1.0)
+    assert row["source_chosen_2_model"] == "b"
+    with pytest.raises(WRPOError, match="cannot both be above 1"):
+        Pairing(target="t", rank=2, top_k=2)
 
 
 @pytest.mark.parametrize(

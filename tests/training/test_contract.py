@@ -82,6 +82,8 @@ def test_config_fields_we_refuse_or_override_exist() -> None:
     missing = set(UNSUPPORTED) - parent
     assert not missing, f"{WHERE}DPOConfig dropped {missing}"
     own = {"objective", "alpha", "alpha_schedule", "tau", "gamma", "max_prompt_length",
+           "source_weights", "alpha_rejected", "score_unused", "share_prompt",
+           "share_prompt_backend", "head_at_responses", "ref_cache_dir",
            "dynamics_file"}  # fmt: skip
     assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
     assert {field.name for field in fields(WRPOConfig)} - parent == own

@@ -40,7 +40,9 @@ def smollm2() -> Any:
     return model, AutoTokenizer.from_pretrained(path.parent, **load)
 
 
-def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, list]:
+def train(
+    smollm2: Any, shared: Path, tmp_path: Path, name: str, sharing: bool
+) -> tuple[list, list]:
     """Our steps and the recorded ones."""
     oracle = json.loads((shared / "oracle" / f"{name}.json").read_text())
     settings, steps = oracle["config"], oracle["steps"]
@@ -63,6 +65,7 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
         weight_decay=0.0, train_sampling_strategy="sequential", precompute_ref_log_probs=True,
         bf16=False, use_cpu=True, activation_checkpointing=False, save_strategy="no",
         report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        share_prompt=sharing,
     )  # fmt: skip
     trainer = WRPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
     assert trainer.truncation["train"].report() == f"nothing truncated in {len(rows)} rows"
@@ -71,6 +74,7 @@ def train(smollm2: Any, shared: Path, tmp_path: Path, name: str) -> tuple[list, 
         assert [len(made["prompt_ids"]), *lengths] == [
             row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")
         ]
+    assert trainer.shares_prompts is sharing
     trainer.train()
     ours = [json.loads(line) for line in (tmp_path / "dynamics.jsonl").read_text().splitlines()]
     return ours, steps
@@ -106,10 +110,12 @@ def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
     assert abs(sum(drift) / len(drift)) < 2e-6, "the deviations lean to one side"
 
 
-def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:
-    compare(*train(smollm2, shared, tmp_path, "short"))
+@pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])
+def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: bool) -> None:
+    compare(*train(smollm2, shared, tmp_path, "short", sharing))
 
 
 @pytest.mark.slow
-def test_ordinary_trajectory(smollm2: Any, shared: Path, tmp_path: Path) -> None:
-    compare(*train(smollm2, shared, tmp_path, "ordinary"))
+@pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])
+def test_ordinary_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: bool) -> None:
+    compare(*train(smollm2, shared, tmp_path, "ordinary", sharing))

@@ -86,4 +86,4 @@ def test_losses_equal_those_of_trl(
     assert losses[0] - losses[-1] > 0.05, "nothing was learned, so nothing was compared"
     for key in (f"rewards/{chosen}", "rewards/rejected", "rewards/margins"):
         their_key = key.replace(chosen, "chosen")
-        assert steps(ours, key) == pytest.approx(steps(theirs, their_key), rel=1e-4, abs=1e-6)
+        assert steps(ours, key) == pytest.approx(steps(theirs, their_key), rel=1e-4, abs=1e-5)

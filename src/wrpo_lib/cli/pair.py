@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    from wrpo_lib.quadruples import Pairing, PairingReport, ResponseTable, Split
+    from wrpo_lib.quadruples import ResponseTable, Split
 
 SEED, SHARE = 42, 1 / 3
 
@@ -30,6 +30,12 @@ def pair(
     ] = "quadruples",
     sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
+    top_k: Annotated[
+        int, typer.Option(help="also y_ws of the next sources, as source_chosen_2 and so on")
+    ] = 1,
+    dispreferred: Annotated[
+        bool, typer.Option(help="also the worst source response, as source_rejected (Table 10)")
+    ] = False,
     split: Annotated[
         Path | None, typer.Option(help="recorded split; made if it is not there")
     ] = None,
@@ -52,10 +58,10 @@ def pair(
     ] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
-    from wrpo_lib.quadruples import Pairing, build_rows, read_responses, write_rows
+    from wrpo_lib.quadruples import Pairing, read_responses, write_pairs
 
     pairing = Pairing(
-        target=target or None, pairs=pairs, rank=rank,
+        target=target or None, pairs=pairs, rank=rank, top_k=top_k, dispreferred=dispreferred,
         sources=tuple(s.strip() for s in sources.split(",")) if sources else None,
         min_gap=min_gap, max_gap=max_gap, max_length_ratio=max_length_ratio,
         keep_identical=keep_identical, drop_truncated=drop_truncated,
@@ -65,11 +71,7 @@ def pair(
     table = read_responses(files)
     parts = _split(split, table, seed, share)
     name = part or ("all" if split is None else "sft" if pairs == "sft" else "preference")
-    asked = sorted(table.prompts) if parts is None else parts.part(name)
-    block = {} if table.seekable else {"block": max(len(asked), 1)}
-    rows, report = build_rows(table, table.fetch, pairing, asked, excluded, **block)
-    write_rows(_some(_checked(rows, pairing), files, report), out)
-    _write_report(out, pairing, table, report, parts, name)
+    report = write_pairs(table, out, pairing, parts, name, excluded)
     typer.echo(f"{out}: {report.sentence()}")
 
 
@@ -113,52 +115,3 @@ def _split(
     made = make_split(table.prompts, SEED if seed is None else seed, share or SHARE)
     made.write(path)
     return made
-
-
-def _checked(rows: Any, pairing: Pairing) -> Any:
-    """Each row with its prompt, which the first stage must have written."""
-    from wrpo_lib.quadruples.schema import prompt_problems
-
-    for row in rows:
-        for what in prompt_problems(row["prompt"]):
-            raise WRPOError(
-                f"prompt {row['prompt_id']!r}, field 'prompt': {what}; pairing takes it from the "
-                "chosen responses"
-            )
-        yield row
-
-
-def _some(rows: Any, files: list[Path], report: PairingReport) -> Any:
-    """The rows; none at all is an error, and then nothing is written."""
-    yield from rows
-    if not report.kept:
-        raise WRPOError(f"{', '.join(map(str, files))}: {report.sentence()}; nothing to write")
-
-
-def _write_report(
-    out: Path, pairing: Pairing, table: ResponseTable, report: PairingReport,
-    split: Split | None, part: str,
-) -> None:  # fmt: skip
-    from wrpo_lib.quadruples import TIE_RULE
-    from wrpo_lib.records import provenance, write_json
-
-    drawn = None if split is None else {"seed": split.seed, "share": split.share}
-    stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
-    write_json(
-        out.with_name(f"{stem}.report.json"),
-        {
-            "pairing": pairing.as_dict(),
-            "tie_rule": TIE_RULE,
-            "files": [str(path) for path in table.files],
-            "responses": len(table),
-            "empty": int((table.length == 0).sum()),
-            "truncated": int(table.truncated.sum()),
-            "part": part,
-            "split": drawn,
-            **report.as_dict(),
-            "dropped": dict(report.dropped),
-            "chosen_from": dict(report.winners.most_common()),
-            "source_not_above_rejected": report.source_not_above_rejected,
-            "provenance": provenance(),
-        },
-    )

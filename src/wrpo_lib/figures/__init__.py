@@ -18,6 +18,8 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "bias_corrections": evaluation.corrections,
     "figure1_deviation": deviation.figure1,
     "figure2_alpha_schedules": quadruples.alpha_schedules,
+    "figure2_gaps": quadruples.kept_by_gap,
+    "figure2_lengths": quadruples.lengths,
     "figure2_rewards": quadruples.rewards,
     "figure2_sources": quadruples.source_shares,
     "figure3_dynamics": dynamics.figure3,

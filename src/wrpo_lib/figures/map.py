@@ -14,6 +14,8 @@ ROWS = (
     ("figure1_deviation", "Figure 1", "scores", "notebooks/01_distribution_deviation.ipynb"),
     ("figure2_sources", "Table 1", "sources", "notebooks/02_building_quadruples.ipynb"),
     ("figure2_rewards", "ours", "rewards", "notebooks/02_building_quadruples.ipynb"),
+    ("figure2_lengths", "ours", "quadruples", "notebooks/02_building_quadruples.ipynb"),
+    ("figure2_gaps", "ours", "quadruples", "notebooks/02_building_quadruples.ipynb"),
     ("figure3_dynamics", "Figure 3", "dynamics", "notebooks/03_internal_reward_dynamics.ipynb"),
     ("method_comparison", "Table 2", "scores", "notebooks/04_wrpo_training.ipynb"),
     ("protocols", "Table 2", "answers_seed{seed}", "notebooks/05_evaluation.ipynb"),

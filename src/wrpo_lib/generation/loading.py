@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ def placement(dtype: str) -> dict[str, Any]:
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
     """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence."""
+    import transformers
+
+    if not sys.stderr.isatty():  # bars of loading say nothing in a log
+        transformers.logging.disable_progress_bar()
     path = Path(model)
     if path.suffix == ".gguf":
         model, options = str(path.parent), {**options, "gguf_file": path.name}

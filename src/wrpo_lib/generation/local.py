@@ -138,25 +138,55 @@ class LocalEngine:
             yield self._response(row, tokens)
 
     def _tokens(self, rows: list[_Row]) -> list[list[int]]:
-        """New tokens of each row, (B, T) with padding after the end."""
-        from transformers import GenerationConfig
-
+        """New tokens of each row, with padding after the end."""
+        prompts = {id(r.ids): r.ids for r in rows}  # the samples of a request share one list
+        place = {prompt: k for k, prompt in enumerate(prompts)}
+        each = [place[id(r.ids)] for r in rows]
         inputs = self.tokenizer.pad(
-            {"input_ids": [r.ids for r in rows]}, padding_side="left", return_tensors="pt"
+            {"input_ids": list(prompts.values())}, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
+        shared: dict[str, Any] = {}
+        if len(prompts) < len(rows) and min(map(len, prompts.values())) > 1:
+            shared = self._prefill(inputs, each)
         first = rows[0]
-        draw = [Draw(rows[0].sampling, [r.seed for r in rows], first.max_tokens)]
+        draw = [Draw(first.sampling, [r.seed for r in rows], first.max_tokens)]
         output = self.model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            input_ids=inputs["input_ids"][each],
+            attention_mask=inputs["attention_mask"][each],
             logits_processor=draw if first.sampling.temperature else [],
-            generation_config=GenerationConfig(
-                **NEUTRAL, max_new_tokens=first.max_tokens, max_length=None,
-                eos_token_id=self.ends, pad_token_id=self.pad,
-            ),
-        )  # fmt: skip
+            generation_config=self._settings(first.max_tokens),
+            **shared,
+        )
         new: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
         return new
+
+    def _prefill(self, inputs: Any, each: list[int]) -> dict[str, Any]:
+        """The cache of all prompt tokens but the last, computed once a prompt, copied to its rows.
+
+        Nothing for architectures whose cache cannot be copied by row.
+        """
+        import torch
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        made = self.model.generate(
+            input_ids=inputs["input_ids"][:, :-1],
+            attention_mask=inputs["attention_mask"][:, :-1],
+            generation_config=self._settings(1, return_dict_in_generate=True),
+        )
+        cache = made.past_key_values
+        plain = isinstance(cache, DynamicCache)
+        if not plain or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+            return {}
+        cache.batch_select_indices(torch.tensor(each, device=self.model.device))
+        return {"past_key_values": cache}
+
+    def _settings(self, max_tokens: int, **more: Any) -> Any:
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            **NEUTRAL, **more, max_new_tokens=max_tokens, max_length=None,
+            eos_token_id=self.ends, pad_token_id=self.pad,
+        )  # fmt: skip
 
     def _response(self, row: _Row, tokens: list[int]) -> Response:
         end = next((k for k, token in enumerate(tokens) if token in self.ends), None)

@@ -16,6 +16,7 @@ from wrpo_lib.quadruples.schema import (
     write_rows,
 )
 from wrpo_lib.quadruples.split import Split, split_prompts
+from wrpo_lib.quadruples.write import write_pairs
 
 __all__ = [
     "TIE_RULE",
@@ -43,6 +44,7 @@ __all__ = [
     "to_official",
     "validate_quadruples",
     "worst",
+    "write_pairs",
     "write_quadruples",
     "write_rows",
 ]

@@ -118,6 +118,12 @@ def _quadruple(said: dict[str, dict[str, Any]], pairing: Pairing) -> dict[str, A
     """One row of the quadruple schema."""
     ws, wt = said["source_chosen"], said["target_chosen"]
     yl = said[pairing.roles[1]]
+    further = [name for name in said if name.startswith("source_chosen_")]
+    if pairing.dispreferred:
+        further.append("source_rejected")
+    more = {name: said[name]["text"] for name in further}
+    more |= {f"{name}_model": said[name]["model"] for name in further}
+    more |= {f"{name}_reward": float(said[name]["reward"]) for name in further}
     return {
         "prompt_id": ws["prompt_id"],
         "prompt": ws.get("prompt"),
@@ -128,6 +134,7 @@ def _quadruple(said: dict[str, dict[str, Any]], pairing: Pairing) -> dict[str, A
         "source_chosen_reward": float(ws["reward"]),
         "target_chosen_reward": float(wt["reward"]),
         "rejected_reward": float(yl["reward"]),
+        **more,
     }
 
 

@@ -147,7 +147,7 @@ def choose(table: ResponseTable, pairing: Pairing) -> dict[str, np.ndarray]:
     """The position of every role for each prompt of ``table.prompts``, -1 where there is none.
 
     Roles: ``source_chosen``, ``target_chosen``, ``rejected``; as asked for ``source_rejected``,
-    ``within_chosen`` and ``within_rejected``, and ``extra_1`` ... for further sources.
+    ``within_chosen`` and ``within_rejected``, and ``source_chosen_2`` ... for further sources.
     """
     usable = (table.length > 0) & ~(pairing.drop_truncated & table.truncated)
     source = is_source(table, pairing) & usable
@@ -165,7 +165,7 @@ def choose(table: ResponseTable, pairing: Pairing) -> dict[str, np.ndarray]:
         roles["within_rejected"] = first_of_each(table, same, worst=True)
     if pairing.top_k > 1:
         ranked = best_of_next_models(table, source, pairing.top_k)
-        roles |= {f"extra_{k}": ranked[:, k] for k in range(1, pairing.top_k)}
+        roles |= {f"source_chosen_{k + 1}": ranked[:, k] for k in range(1, pairing.top_k)}
     return roles
 
 

@@ -3,6 +3,9 @@
 A row has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text that went through a
 chat template already), ``source_chosen``, ``target_chosen``, ``rejected`` and optionally
 ``source_model``, the three rewards and ``split``. Meaning is in the names, never in an order.
+Beyond the paper a row may have further source responses, ``source_chosen_2``, ``source_chosen_3``
+and so on, and a dispreferred source response, ``source_rejected`` (Table 10); a run uses them only
+where its configuration gives them a weight.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import gzip
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +32,8 @@ HINTS = {
     "target_chosen": "the best target response (y_wt)",
     "rejected": "the worst target response (y_l)",
 }
+SOURCE_FIELD = re.compile(r"source_chosen(_([2-9]|[1-9][0-9]+))?")
+"""Names of source responses: the first is ``source_chosen``, the second ``source_chosen_2``."""
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
@@ -43,16 +49,23 @@ class Problem(NamedTuple):
         return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
 
 
+def optional_responses(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of ``names`` that are responses beyond the three, in a fixed order."""
+    found = [n for n in names if n not in RESPONSES and SOURCE_FIELD.fullmatch(n)]
+    found.sort(key=lambda name: int(name.rsplit("_", 1)[1]))
+    return (*found, *(n for n in names if n == "source_rejected"))
+
+
 def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
     """Everything wrong with one row."""
     prompt_id = row.get("prompt_id")
     if not isinstance(prompt_id, str) or not prompt_id.strip():
         yield Problem(number, "prompt_id", "missing or not text; give every row a unique id")
     yield from (Problem(number, "prompt", what) for what in prompt_problems(row.get("prompt")))
-    for name in RESPONSES:
+    for name in (*RESPONSES, *optional_responses(row)):
         text = row.get(name)
         if text is None:
-            yield Problem(number, name, f"missing; add {HINTS[name]} or remove the row")
+            yield Problem(number, name, f"missing; add {HINTS.get(name, 'it')} or remove the row")
         elif not isinstance(text, str):
             kind = type(text).__name__
             yield Problem(number, name, f"is a {kind}, not text; give the response's text")

@@ -42,15 +42,14 @@ def split_prompts(
     """A random ``share`` for SFT and the rest for preference optimisation.
 
     The draw depends on the set of ids and the seed alone, never on the order of a file; both parts
-    come in alphabetical order. The paper states the third, not its seed.
+    come in the order drawn. The paper states the third, not its seed.
     """
     if not 0 <= share <= 1:
         raise WRPOError(f"the share for SFT is {share}; give one from 0 to 1")
     ids = sorted(set(prompt_ids))
     order = np.random.default_rng(seed).permutation(len(ids))
     cut = round(len(ids) * share)
-    first, rest = sorted(order[:cut]), sorted(order[cut:])
-    return [ids[i] for i in first], [ids[i] for i in rest]
+    return [ids[i] for i in order[:cut]], [ids[i] for i in order[cut:]]
 
 
 def make_split(prompt_ids: Iterable[str], seed: int, share: float = SHARE) -> Split:

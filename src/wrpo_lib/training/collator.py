@@ -1,63 +1,136 @@
-"""Batches of quadruples: one padded row a response."""
+"""Batches of quadruples: one padded row a response, or one packed row that shares the prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
 
+PROMPT_ID = "prompt_id"
 PROMPT_IDS = "prompt_ids"
-RESPONSE_IDS = tuple(f"{name}_ids" for name in RESPONSES)
-REF_LOGPS = tuple(f"ref_{name}_logps" for name in RESPONSES)
-"""Columns of a tokenised quadruple, responses in the order of a batch's rows."""
+
+
+def ids_columns(responses: Iterable[str]) -> tuple[str, ...]:
+    """Columns of token ids, responses in the order of a batch's rows."""
+    return tuple(f"{name}_ids" for name in responses)
+
+
+def ref_columns(responses: Iterable[str]) -> tuple[str, ...]:
+    """Columns of reference log-probabilities, in the same order."""
+    return tuple(f"ref_{name}_logps" for name in responses)
+
+
+RESPONSE_IDS = ids_columns(RESPONSES)
+REF_LOGPS = ref_columns(RESPONSES)
+"""The columns of a plain quadruple."""
 
 
 @dataclass
 class WRPOCollator:
     """Pad tokenised quadruples on the right.
 
-    Takes B rows with ``prompt_ids`` and ``<response>_ids``; returns ``input_ids``,
-    ``attention_mask`` and ``completion_mask``, each (3B, T), rows in the order all y_ws, all y_wt,
-    all y_l, and ``ref_<response>_logps`` (B,) where the rows carry them.
+    Takes B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``; returns
+    ``input_ids``, ``attention_mask`` and ``completion_mask``, each (R·B, T), rows in the order all
+    y_ws, all y_wt, all y_l; ``lengths`` (B, R) of the responses; ``head_positions`` (N,) and
+    ``shift_labels`` (1, N), the N tokens that predict a response token, counted row by row, and
+    what they should predict; ``ref_<response>_logps`` (B,) and ``prompt_id`` where the rows carry
+    them.
 
     :raises WRPOError: for an empty prompt or response: neither has a log-probability.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
+    responses: tuple[str, ...] = RESPONSES
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
-        _check(rows)
-        sequences = [row[PROMPT_IDS] + row[name] for name in RESPONSE_IDS for row in rows]
-        starts = [len(row[PROMPT_IDS]) for row in rows] * len(RESPONSE_IDS)
-        shape = (len(sequences), self._width(sequences))
+        columns = ids_columns(self.responses)
+        _check(rows, columns)
+        sequences = [row[PROMPT_IDS] + row[name] for name in columns for row in rows]
+        starts = [len(row[PROMPT_IDS]) for row in rows] * len(columns)
+        width = self._width(sequences)
         batch = {
-            "input_ids": torch.full(shape, self.pad_token_id),
-            "attention_mask": torch.zeros(shape, dtype=torch.long),
-            "completion_mask": torch.zeros(shape, dtype=torch.long),
+            "lengths": torch.tensor([[len(row[name]) for name in columns] for row in rows]),
+            "input_ids": torch.full((len(sequences), width), self.pad_token_id),
+            "attention_mask": torch.zeros((len(sequences), width), dtype=torch.long),
+            "completion_mask": torch.zeros((len(sequences), width), dtype=torch.long),
         }
+        heads: list[int] = []
+        labels: list[int] = []
         for i, (ids, start) in enumerate(zip(sequences, starts, strict=True)):
             batch["input_ids"][i, : len(ids)] = torch.tensor(ids)
             batch["attention_mask"][i, : len(ids)] = 1
             batch["completion_mask"][i, start : len(ids)] = 1
-        for name in REF_LOGPS:
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows])
-        return batch
+            heads += range(i * width + start - 1, i * width + len(ids) - 1)
+            labels += ids[start:]
+        batch["head_positions"], batch["shift_labels"] = torch.tensor(heads), torch.tensor([labels])
+        return {**batch, **_carried(rows, self.responses)}
 
     def _width(self, sequences: list[list[int]]) -> int:
         multiple = self.pad_to_multiple_of or 1
         return -(-max(map(len, sequences)) // multiple) * multiple
 
 
-def _check(rows: list[dict[str, Any]]) -> None:
+@dataclass
+class PackedCollator:
+    """Pack tokenised quadruples into one row in which the responses share their prompt.
+
+    Takes the same rows; returns what :func:`wrpo_lib.sharing.pack` does, with the same
+    ``ref_<response>_logps`` and ``prompt_id``.
+
+    :raises WRPOError: for an empty prompt or response.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+    responses: tuple[str, ...] = RESPONSES
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate ``rows``."""
+        columns = ids_columns(self.responses)
+        _check(rows, columns)
+        packed = sharing.pack(
+            [row[PROMPT_IDS] for row in rows],
+            [[row[name] for name in columns] for row in rows],
+            pad_token_id=self.pad_token_id,
+            multiple=self.pad_to_multiple_of or 1,
+        )
+        return {**packed, **_carried(rows, self.responses)}
+
+
+def unpacked(batch: dict[str, Any], collator: WRPOCollator) -> dict[str, Any]:
+    """The padded form of a packed batch: the same examples, one row a response."""
+    prompts, responses = sharing.unpack(batch["input_ids"][0].tolist(), batch["branches"])
+    columns = ids_columns(collator.responses)
+    rows = [
+        {PROMPT_IDS: prompt, **dict(zip(columns, answers, strict=True))}
+        for prompt, answers in zip(prompts, responses, strict=True)
+    ]
+    device = batch["input_ids"].device
+    return {name: value.to(device) for name, value in collator(rows).items()}
+
+
+def _carried(rows: list[dict[str, Any]], responses: tuple[str, ...]) -> dict[str, Any]:
+    """What goes along with the tokens."""
+    found: dict[str, Any] = {}
+    for name in ref_columns(responses):
+        if name in rows[0]:
+            found[name] = torch.tensor([row[name] for row in rows])
+    if PROMPT_ID in rows[0]:
+        found[PROMPT_ID] = [row[PROMPT_ID] for row in rows]
+    return found
+
+
+def _check(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     for number, row in enumerate(rows, 1):
-        for name in (PROMPT_IDS, *RESPONSE_IDS):
+        for name in (PROMPT_IDS, *columns):
             if not row[name]:
                 raise WRPOError(
                     f"row {number} of a batch has no tokens in {name!r}; remove the example"

@@ -40,11 +40,12 @@ def tokenize(
     num_proc: int | None,
     name: str,
 ) -> tuple[Dataset, Truncation]:
-    """Rows of ``prompt_ids`` and ``<field>_ids``, and what was cut, which is logged too.
+    """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``, and what was cut, logged too.
 
     Never from a cache: its key could not see a change in how we render.
 
-    :raises WRPOError: for a bad prompt or response, with its row; ``name`` says which data.
+    :raises WRPOError: for a bad prompt or response or a prompt that leaves no room for one, with
+        its row, and where every response is cut; ``name`` says which data.
     """
     check_columns(dataset, fields, name)
     rows = dataset.map(
@@ -63,6 +64,11 @@ def tokenize(
     )
     cut = np.array(rows["truncated"][:]).sum(axis=0).tolist()
     truncation = Truncation({"rows": len(rows), **dict(zip(("prompt", *fields), cut, strict=True))})
+    if min(cut[1:]) == len(rows):
+        raise WRPOError(
+            f"every response of the {name} data is longer than max_length {max_length} allows, so "
+            "no response would be seen to its end; raise max_length"
+        )
     log = logger.warning if any(cut) else logger.info
     log(f"{name} data: {truncation.report()}")
     return rows.remove_columns("truncated"), truncation
@@ -79,9 +85,13 @@ def _tokenize_row(
     for problem in row_problems(row, index + 1):
         if problem.field in ("prompt", *fields):
             raise WRPOError(problem.sentence(f"the {name} data"))
-    made = render(tokenizer, row["prompt"], [row[field] for field in fields], *limits)
+    try:
+        made = render(tokenizer, row["prompt"], [row[field] for field in fields], *limits)
+    except WRPOError as error:
+        raise WRPOError(f"the {name} data, row {index + 1}: {error}") from error
     ids = zip(fields, made.response_ids, strict=True)
     return {
+        "prompt_id": str(row.get("prompt_id") or f"row {index + 1}"),
         "prompt_ids": made.prompt_ids,
         **{f"{field}_ids": response for field, response in ids},
         "truncated": [made.prompt_truncated, *made.response_truncated],

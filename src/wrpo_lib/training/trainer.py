@@ -8,39 +8,52 @@ when TRL changes any of them.
 from __future__ import annotations
 
 import copy
+import math
+import os
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from peft.utils.error import NoMatchingPeftModuleError
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import get_last_checkpoint
 from trl import DPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import (
-    Objective,
+    WeightedObjective,
     alpha_at,
-    wrpo_ipo_loss,
-    wrpo_loss,
-    wrpo_simpo_loss,
+    weighted_ipo_loss,
+    weighted_loss,
+    weighted_simpo_loss,
 )
 from wrpo_lib.quadruples.rendering import Truncation
-from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.training.collator import PROMPT_IDS, REF_LOGPS, RESPONSE_IDS, WRPOCollator
+from wrpo_lib.sharing import enable_head_positions
+from wrpo_lib.training.collator import (
+    PROMPT_ID,
+    PROMPT_IDS,
+    PackedCollator,
+    WRPOCollator,
+    ids_columns,
+    ref_columns,
+    unpacked,
+)
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback
+from wrpo_lib.training.forward import prepare_models, response_logps
+from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
 
 logger = get_logger(__name__)
-
-IDS = (PROMPT_IDS, *RESPONSE_IDS)
 
 
 class WRPOTrainer(DPOTrainer):
@@ -69,6 +82,8 @@ class WRPOTrainer(DPOTrainer):
     """
 
     args: WRPOConfig
+    shares_prompts: bool | None
+    _reference_hash: str | None = None
     _signature_columns: Any
     _precompute_engine: Any
     _tag_names = ["trl", "wrpo"]  # noqa: RUF012 - TRL reads class attributes
@@ -95,36 +110,50 @@ class WRPOTrainer(DPOTrainer):
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        data_collator: Any = None,
         **kwargs: Any,
     ) -> None:
         args = args or WRPOConfig("WRPO")
         if not isinstance(processing_class, PreTrainedTokenizerBase):
             raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
         _require_pad_token(processing_class)
-        if not set(IDS) <= set(getattr(train_dataset, "column_names", [])):
-            check_columns(train_dataset, RESPONSES, "train")
+        self.responses = args.responses()
+        if not self._is_tokenised(train_dataset):
+            check_columns(train_dataset, self.responses, "train")
         self.truncation: dict[str, Truncation] = {}
+        self.shares_prompts: bool | None = None  # decided when the models are in place
+        self._collator_given = data_collator is not None
         precompute = args.precompute_ref_log_probs
+        copied = False
         if args.objective == "simpo":
             if ref_model is not None:
                 raise WRPOError("the SimPO form has no reference; leave ref_model out")
             args.precompute_ref_log_probs = True  # so that TRL loads no reference
-        elif ref_model is None and not precompute and peft_config is None:
+        elif ref_model is None and peft_config is None and (_fsdp(args) or not precompute):
             ref_model = _frozen_copy(model)
+            copied = ref_model is not None
         multiple = args.pad_to_multiple_of  # an int or None once the arguments are built
-        kwargs.setdefault("data_collator", WRPOCollator(processing_class.pad_token_id, multiple))
-        super().__init__(
-            model=model,
-            ref_model=ref_model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            peft_config=peft_config,
-            **kwargs,
-        )
+        self._padded = WRPOCollator(processing_class.pad_token_id, multiple, self.responses)
+        try:
+            super().__init__(
+                model=model,
+                ref_model=ref_model,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                peft_config=peft_config,
+                data_collator=data_collator or self._padded,
+                **kwargs,
+            )
+        except NoMatchingPeftModuleError as error:
+            raise WRPOError(f"LoRA has nothing to train: {error}") from error
+        self._choose_forward()
         if args.objective == "simpo":  # nothing was precomputed, see _precompute_ref_logps
             args.precompute_ref_log_probs, self.precompute_ref_logps = precompute, False
+        elif precompute and copied:
+            self.ref_model = None
+        self._check_batches()
         if args.dynamics_file:
             self.add_callback(DynamicsCallback(args.dynamics_file))
 
@@ -136,7 +165,48 @@ class WRPOTrainer(DPOTrainer):
         args, state = self.args, self.state
         return alpha_at(args.alpha_schedule, state.global_step, state.max_steps, args.alpha)
 
+    # --- forward --------------------------------------------------------------------------
+
+    def _choose_forward(self) -> None:
+        """Decide, once and before the first forward pass, whether responses share their prompt."""
+        if self.shares_prompts is not None:
+            return
+        peft = isinstance(self.model, PeftModel)
+        models = [self.model.get_base_model() if peft else self.model]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        obstacle = None
+        if peft and self.model.active_peft_config.is_prompt_learning:
+            obstacle = "the adapter puts tokens of its own before the prompt"
+        elif self.aux_loss_enabled:
+            obstacle = "the router loss of a mixture of experts counts every token of every row"
+        elif self._collator_given:
+            obstacle = "a data_collator was given"
+        elif self.args.share_prompt_backend == "flex" and self.accelerator.device.type == "cpu":
+            obstacle = "FlexAttention has no backward pass on CPU"
+        self.shares_prompts = prepare_models(models, self.args, obstacle)
+        self._head_at_responses = self.args.head_at_responses and not self._collator_given
+        if self.shares_prompts:
+            old = self._padded
+            self.data_collator = PackedCollator(
+                old.pad_token_id, old.pad_to_multiple_of, old.responses
+            )
+        elif any(model.base_model is model for model in models) or (
+            peft and self.model.active_peft_config.is_prompt_learning
+        ):
+            self._head_at_responses = False
+        elif self._head_at_responses:
+            for model in models:
+                enable_head_positions(model)
+
+    def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
+        return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)
+
     # --- data -----------------------------------------------------------------------------
+
+    def _is_tokenised(self, dataset: Any) -> bool:
+        columns = {PROMPT_IDS, *ids_columns(self.responses)}
+        return isinstance(dataset, Dataset) and columns <= set(dataset.column_names)
 
     def _prepare_dataset(
         self,
@@ -146,12 +216,12 @@ class WRPOTrainer(DPOTrainer):
         dataset_name: str,
     ) -> Dataset:
         """Render and tokenise quadruples, count what is cut; tokenised data pass through."""
-        if isinstance(dataset, Dataset) and set(IDS) <= set(dataset.column_names):
+        if self._is_tokenised(dataset):
             return dataset
         rows, self.truncation[dataset_name] = tokenize(
             dataset,
             processing_class,
-            RESPONSES,
+            self.responses,
             max_length=args.max_length,
             max_prompt_length=args.max_prompt_length,
             num_proc=args.dataset_num_proc,
@@ -162,79 +232,103 @@ class WRPOTrainer(DPOTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         """The columns a batch is made of."""
         if self._signature_columns is None:
-            self._signature_columns = [*IDS, *REF_LOGPS]
+            columns = (*ids_columns(self.responses), *ref_columns(self.responses))
+            self._signature_columns = [PROMPT_ID, PROMPT_IDS, *columns]
+
+    def _check_batches(self) -> None:
+        """Say it where the data do not fill one optimiser step."""
+        args, rows = self.args, len(self.train_dataset)
+        micro = args.per_device_train_batch_size * args.world_size
+        step = micro * args.gradient_accumulation_steps
+        if args.dataloader_drop_last and rows < micro:
+            raise WRPOError(
+                f"the train data have {rows} rows, fewer than the {micro} of one batch, and "
+                "dataloader_drop_last leaves out what fills none; lower the batch size"
+            )
+        if rows < step:
+            logger.warning(
+                f"the train data have {rows} rows, fewer than the {step} of one step; every step "
+                "is an epoch over all of them"
+            )
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Add the reference log-probabilities of all three responses as columns."""
-        if self.args.objective == "simpo" or set(REF_LOGPS) <= set(dataset.column_names):
+        """Add the reference log-probabilities of all responses as columns, from the cache first."""
+        columns = ref_columns(self.responses)
+        if self.args.objective == "simpo" or set(columns) <= set(dataset.column_names):
             return dataset
+        self._choose_forward()
         model: Any = self.ref_model if self.ref_model is not None else self.model
+        identity = self._reference_identity(model)
         if self.ref_model is None and self.is_deepspeed_enabled:  # as TRL: gathers ZeRO-3's shards
             if self._precompute_engine is None:
                 self._precompute_engine = prepare_deepspeed(model, self.accelerator)
             model = self._precompute_engine
-        loader = self.accelerator.prepare(
-            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator)
-        )
-        found = []
-        for batch in loader:
-            logps = torch.stack(self.compute_ref_log_probs(model, batch), dim=1)  # (B, 3)
-            found.append(self.accelerator.gather_for_metrics(logps).cpu())
-        for column, values in zip(REF_LOGPS, torch.cat(found).unbind(dim=1), strict=True):
-            dataset = dataset.add_column(column, values.tolist())
+
+        def compute(batch: dict[str, Any]) -> Tensor:
+            return torch.stack(self.compute_ref_log_probs(model, batch), dim=1)  # (B, R)
+
+        where = Path(self.args.ref_cache_dir or Path(self.args.output_dir) / "reference")
+        main = self.accelerator.is_main_process
+        with open_cache(where, identity) if main else nullcontext() as store:
+            found = reference_logps(dataset, name, self.responses, compute, self.data_collator,
+                                    self.accelerator, store, batch_size)  # fmt: skip
+        for column, values in zip(columns, found.T, strict=True):
+            dataset = dataset.add_column(column, values.astype("float32").tolist())
         return dataset
+
+    def _reference_identity(self, model: Any) -> dict[str, str]:
+        """What, besides the tokens, the reference's values depend on."""
+        if self._reference_hash is None:
+            self._reference_hash = model_hash(self.accelerator.unwrap_model(model))
+        autocast = self.accelerator.mixed_precision
+        form = f"shared, {self.args.share_prompt_backend}" if self.shares_prompts else "padded"
+        return {"model": self._reference_hash, "precision": autocast, "forward": form}
 
     # --- loss -----------------------------------------------------------------------------
 
-    def _forward(self, model: Any, inputs: dict[str, Tensor], **kwargs: Any) -> Any:
-        """TRL's fused LM head: log-probabilities of response tokens (3B, T-1), 0 elsewhere."""
-        return model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            labels=inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100),
-            use_cache=False,
-            fused_lm_head=True,
-            **kwargs,
-        )
-
-    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Reference log-probabilities of y_ws, y_wt, y_l, each (B,), without gradient."""
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Reference log-probabilities of the responses, each (B,), without gradient."""
         base: AbstractContextManager[Any] = nullcontext()
         if self.ref_model is None and isinstance(self.model, PeftModel):
             unwrapped = self.accelerator.unwrap_model(self.model)
             base = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
         with torch.no_grad(), base, self.accelerator.autocast():
-            return _sum_responses(self._forward(model, inputs))
+            return self._logps(model, inputs)[0].unbind(dim=1)
 
-    def _reference(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _reference(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         if self.precompute_ref_logps:
-            return tuple(inputs[name] for name in REF_LOGPS)
+            return tuple(inputs[name] for name in ref_columns(self.responses))
         model = self.ref_model if self.ref_model is not None else self.model
         return self.compute_ref_log_probs(model, inputs)
 
     def _objective(
-        self, policy: tuple[Tensor, ...], inputs: dict[str, Tensor], alpha: float
-    ) -> Objective:
+        self, policy: tuple[Tensor, ...], inputs: dict[str, Any], alpha: float
+    ) -> WeightedObjective:
         args = self.args
+        rejected = alpha_at(args.alpha_schedule, self.state.global_step, self.state.max_steps,
+                            args.alpha_rejected)  # fmt: skip
+        weights = args.weights(alpha, rejected)
+        logps = dict(zip(self.responses, policy, strict=True))
         if args.objective == "simpo":
-            lengths = inputs["completion_mask"].sum(dim=1).to(policy[0].dtype).chunk(3)
-            return wrpo_simpo_loss(*policy, *lengths, alpha=alpha, beta=args.beta, gamma=args.gamma)
-        reference = self._reference(inputs)
+            counts = inputs["lengths"].to(policy[0].dtype).unbind(dim=1)
+            lengths = dict(zip(self.responses, counts, strict=True))
+            return weighted_simpo_loss(logps, lengths, weights, beta=args.beta, gamma=args.gamma)
+        reference = dict(zip(self.responses, self._reference(inputs), strict=True))
         if args.objective == "ipo":
-            return wrpo_ipo_loss(*policy, *reference, alpha=alpha, tau=args.tau)
-        return wrpo_loss(*policy, *reference, alpha=alpha, beta=args.beta)
+            return weighted_ipo_loss(logps, reference, weights, tau=args.tau)
+        return weighted_loss(logps, reference, weights, beta=args.beta)
 
     def compute_loss(
         self,
         model: Any,
-        inputs: dict[str, Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The mean WRPO loss of a batch; records the metrics of the class's description."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        outputs = self._forward(model, inputs, **router)
-        policy = _sum_responses(outputs)
+        logps, outputs = self._logps(model, inputs, **router)
+        policy = logps.unbind(dim=1)
         alpha = self.alpha()
         result = self._objective(policy, inputs, alpha)
         self._record(result, policy, inputs, alpha)
@@ -243,43 +337,73 @@ class WRPOTrainer(DPOTrainer):
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         if not return_outputs:
             return loss
+        if "branches" in inputs:  # the caller takes the labels from here and wants them to match
+            inputs.update(unpacked(inputs, self._padded))
         with torch.no_grad():  # only a compute_metrics of the user's own asks for logits
             keys = ("input_ids", "attention_mask")
             return loss, model(**{key: inputs[key] for key in keys}, use_cache=False)
 
     def _record(
-        self, result: Objective, policy: tuple[Tensor, ...], inputs: dict[str, Tensor], alpha: float
+        self,
+        result: WeightedObjective,
+        policy: tuple[Tensor, ...],
+        inputs: dict[str, Any],
+        alpha: float,
     ) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
-        source, target, fused, rejected = result.rewards
+        rewards, fused, rejected = result.rewards, result.chosen, result.rejected
         values = {
-            "rewards/source_chosen": source,
-            "rewards/target_chosen": target,
+            **{f"rewards/{name}": reward for name, reward in rewards.items()},
             "rewards/fused": fused,
-            "rewards/rejected": rejected,
             "rewards/margins": fused - rejected,
             "rewards/accuracies": fused > rejected,
-            "rewards/source_accuracies": source > rejected,
-            "rewards/target_accuracies": target > rejected,
-            **{f"logps/{n}": p.detach() for n, p in zip(RESPONSES, policy, strict=True)},
+            **{f"logps/{n}": p.detach() for n, p in zip(self.responses, policy, strict=True)},
         }
-        table = torch.stack([value.float() for value in values.values()], dim=1)  # (B, K)
-        means = self.accelerator.gather_for_metrics(table).mean(dim=0).tolist()
+        for name, reward in rewards.items():
+            if "_chosen" in name:
+                values[f"rewards/{name.replace('_chosen', '')}_accuracies"] = reward > rejected
+        if "source_rejected" in rewards:
+            values["rewards/fused_rejected"] = rejected
+        columns = [*(value.float() for value in values.values()), result.losses.detach().float()]
+        table = self.accelerator.gather_for_metrics(torch.stack(columns, dim=1))  # (B, K + 1)
+        *means, loss = table.mean(dim=0).tolist()
         mode = "train" if self.model is not None and self.model.training else "eval"
+        if mode == "train" and not math.isfinite(loss):
+            self._stop(result.losses, inputs)
         metrics = self._metrics[mode]
         metrics["alpha"].append(alpha)
         for name, mean in zip(values, means, strict=True):
             metrics[name].append(mean)
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum())
+            tokens = self.accelerator.gather_for_metrics(_n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         metrics["num_tokens"] = [self._total_train_tokens]
 
+    def _stop(self, losses: Tensor, inputs: dict[str, Any]) -> None:
+        """Every process sees the same gathered loss, so all come here together."""
+        ids = inputs.get(PROMPT_ID) or ["(unnamed)"] * len(losses)
+        bad = [i for i, loss in zip(ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        names = ", ".join(gather_object(bad)[:8])
+        kept = get_last_checkpoint(self.args.output_dir) if self.args.output_dir else None
+        rest = f"resume from {kept}" if kept else "no checkpoint had been saved yet; start again"
+        raise WRPOError(
+            f"the loss is not finite in step {self.state.global_step + 1}, for the prompts {names}"
+            f"; lower the learning rate or look at these rows, then {rest}"
+        )
 
-def _sum_responses(outputs: Any) -> tuple[Tensor, ...]:
-    """log π(y|x) of y_ws, y_wt, y_l, each (B,): the rows' order is the collator's."""
-    logps: tuple[Tensor, ...] = outputs.log_probs.sum(dim=1).chunk(3)
-    return logps
+
+def _n_tokens(inputs: dict[str, Any]) -> Tensor:
+    """Tokens the model computed for a batch, without what only fills rows up."""
+    if "branches" not in inputs:
+        count: Tensor = inputs["attention_mask"].sum()
+        return count
+    real = sum(p + sum(rs) for p, rs in inputs["branches"].examples if rs)
+    return inputs["lengths"].new_tensor(real)
+
+
+def _fsdp(args: WRPOConfig) -> bool:
+    """Will accelerate shard the model? TRL then wants a reference even to precompute from."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def _frozen_copy(model: Any) -> PreTrainedModel | None:

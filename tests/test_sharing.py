@@ -1,0 +1,294 @@
+"""Prompt sharing is exact: losses and gradients of a packed row are those of padded rows."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.sharing import (
+    Branches,
+    block_mask,
+    enable,
+    model_inputs,
+    obstacle,
+    pack,
+    response_sums,
+    unpack,
+)
+
+VOCAB = 61
+SMALL = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {**SMALL, **GROUPED},
+    "qwen2": {**SMALL, "num_key_value_heads": 2},
+    "qwen3": {**SMALL, **GROUPED},
+    "gemma": {**SMALL, **GROUPED},
+    "gemma3_text": {**SMALL, **GROUPED, "sliding_window": 64},
+    "mistral": {**SMALL, **GROUPED, "sliding_window": None},
+    "gpt_neox": SMALL,
+    "phi": {**SMALL, "partial_rotary_factor": 0.5},
+    "gpt2": GPT2,  # learned positions, told by position_ids, restart too
+    "opt": {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "ffn_dim": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 64,
+        "dropout": 0.0,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+PROMPTS = [[5, 9, 11, 7, 3], [8, 4, 6], [12] * 9]
+RESPONSES = [
+    [[21, 22, 23], [24], [25, 26, 27, 28, 2]],
+    [[31, 32], [33, 34, 35, 2], [36, 2]],
+    [[41, 42, 43, 44], [45, 2], [46]],
+]
+
+
+def build(family: str, **overrides: Any) -> Any:
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(family, **{**FAMILIES.get(family, SMALL), **overrides})
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():  # weights large enough that attention matters
+        for weight in model.parameters():
+            weight.add_(0.15 * torch.randn_like(weight))
+    return model
+
+
+def padded_sums(model: Any) -> Tensor:
+    """(B, R) by the ordinary forward, one right-padded batch, full log-softmax."""
+    rows = [(p, r) for p, rs in zip(PROMPTS, RESPONSES, strict=True) for r in rs]
+    width = max(len(p) + len(r) for p, r in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask, wanted = torch.zeros_like(ids), torch.zeros_like(ids)
+    for i, (p, r) in enumerate(rows):
+        n = len(p) + len(r)
+        ids[i, :n], mask[i, :n], wanted[i, len(p) : n] = torch.tensor(p + r), 1, 1
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    picked = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    return (picked * wanted[:, 1:]).sum(1).view(len(PROMPTS), -1)
+
+
+def shared_sums(model: Any, multiple: int = 1) -> Tensor:
+    batch = pack(PROMPTS, RESPONSES, multiple=multiple)
+    out = model(**model_inputs(batch), shift_labels=batch["shift_labels"], fused_lm_head=True)
+    return response_sums(out.log_probs, batch["lengths"])
+
+
+def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
+    """Of a loss that weighs every response differently and mixes them, as WRPO's does."""
+    weights = torch.linspace(0.3, 1.0, sums.numel()).view(sums.shape) * torch.tensor([1, 1, -1.0])
+    loss = -torch.nn.functional.logsigmoid((sums * weights).sum(1) / 10).mean()
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def prepare(model: Any, backend: str = "sdpa") -> Any:
+    shared = copy.deepcopy(model)
+    add_fused_lm_head(shared, outputs=("log_probs",))
+    assert obstacle(shared, 64, backend) is None
+    return shared
+
+
+def same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> None:
+    expected, found = padded_sums(plain), shared_sums(shared, **kwargs)
+    assert expected.std() > 1, "a model that says the same everywhere would hide a fault"
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    theirs, ours = gradients(plain, expected), gradients(shared, found)
+    assert set(ours) == set(theirs)
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
+    assert max(float(g.abs().max()) for g in theirs.values()) > 0.05
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_losses_and_gradients_equal_the_padded_ones(family: str) -> None:
+    model = build(family)
+    same_sums_and_gradients(model, prepare(model))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_with_lora(family: str) -> None:
+    names = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt_neox": ["query_key_value", "dense"]}
+    model, lora = build(family), LoraConfig(r=4, target_modules=names[family])
+    torch.manual_seed(2)
+    plain = get_peft_model(copy.deepcopy(model), lora)
+    shared = get_peft_model(prepare(model), lora)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, weight in plain.named_parameters():
+            if "lora" in name:
+                weight.normal_(std=0.3, generator=generator)
+                shared.get_parameter(name).copy_(weight)
+    same_sums_and_gradients(plain, shared)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
+def test_with_gradient_checkpointing(family: str) -> None:
+    model = build(family)
+    shared = prepare(model)
+    shared.gradient_checkpointing_enable({"use_reentrant": False})
+    assert shared.is_gradient_checkpointing
+    same_sums_and_gradients(model, shared)
+
+
+def test_rows_filled_to_a_multiple() -> None:
+    model = build("llama")
+    same_sums_and_gradients(model, prepare(model), multiple=32)
+    assert pack(PROMPTS, RESPONSES, multiple=32)["input_ids"].shape == (1, 64)
+
+
+def test_bf16_autocast_stays_within_its_rounding() -> None:
+    model = build("llama")
+    shared = prepare(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, expected = shared_sums(shared), padded_sums(model)
+    torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-1)
+    assert not torch.equal(found, padded_sums(model)), "autocast did nothing"
+
+
+# --- the shape of a packed row ------------------------------------------------------------------
+
+LENGTHS = st.lists(
+    st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)),
+    min_size=1, max_size=4,
+).map(tuple)  # fmt: skip
+
+
+@given(LENGTHS)
+@settings(deadline=None, max_examples=60)
+def test_a_token_sees_its_prompt_and_its_own_branch(examples: Any) -> None:
+    branches = Branches(examples)
+    mask, positions = branches.mask(), torch.tensor(branches.positions())
+    assert len(positions) == branches.n_tokens == len(mask)
+    # as many tokens as its position says, each position once: what a row of its own would show
+    assert mask.sum(1).tolist() == (positions + 1).tolist()
+    for row, position in zip(mask, positions, strict=True):
+        assert positions[row].tolist() == list(range(int(position) + 1))
+    predicting = branches.predicting()
+    assert len(predicting) == sum(sum(responses) for _, responses in examples)
+    assert all(mask[i, i] for i in predicting)
+
+
+@given(LENGTHS)
+@settings(deadline=None, max_examples=30)
+def test_unpacking_gives_back_what_was_packed(examples: Any) -> None:
+    numbers = iter(range(10_000))
+    prompts = [[next(numbers) for _ in range(p)] for p, _ in examples]
+    answers = [[[next(numbers) for _ in range(n)] for n in rs] for _, rs in examples]
+    if len({len(rs) for rs in answers}) > 1:  # a batch has as many responses in every example
+        answers = [rs[: min(map(len, answers))] for rs in answers]
+    batch = pack(prompts, answers, multiple=8)
+    assert batch["input_ids"].shape[1] % 8 == 0
+    assert unpack(batch["input_ids"][0].tolist(), batch["branches"]) == (prompts, answers)
+
+
+def test_flex_attention_gives_the_same_log_probabilities() -> None:
+    """Uncompiled here, and forward only: it has no backward pass on CPU."""
+    model = build("llama")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch asks to compile it
+        torch.compiler.set_stance("force_eager")
+        try:
+            shared = prepare(model, "flex")
+            with torch.no_grad():
+                torch.testing.assert_close(shared_sums(shared), padded_sums(model))
+        finally:
+            torch.compiler.set_stance("default")
+    branches = pack(PROMPTS, RESPONSES)["branches"]
+    sparse = block_mask(branches, torch.device("cpu"))
+    n = torch.arange(branches.n_tokens)
+    seen = sparse.mask_mod(0, 0, n[:, None], n[None, :])
+    assert seen.equal(branches.mask())
+
+
+# --- models that cannot -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "why"),
+    [
+        ("mistral", {**GROUPED, "sliding_window": 16}, "its attention window is 16 tokens"),
+        ("gemma3_text", {"sliding_window": 8}, "its attention window is 8 tokens"),
+        ("gemma2", GROUPED, "it caps its attention logits"),
+        ("mamba", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 1}, "attention"),
+        ("qwen3_next", {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1,
+                        "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8,
+                        "linear_num_value_heads": 2, "linear_num_key_heads": 2,
+                        "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+         "layers of kind linear_attention"),
+        ("bloom", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 1, "n_head": 4}, "attention"),
+        ("falcon", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 1,
+                    "num_attention_heads": 4, "alibi": True}, "attention"),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_share_is_found_out(
+    family: str, overrides: dict[str, Any], why: str
+) -> None:
+    model = build(family, **overrides)
+    was = model.config._attn_implementation
+    found = obstacle(model, 32)
+    assert found is not None
+    assert why in found
+    assert model.config._attn_implementation == was
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits
+    assert logits.shape == (1, 3, VOCAB)
+
+
+def test_positions_that_do_not_restart_give_themselves_away() -> None:
+    """Whatever the code is called: the trial row is computed and compared."""
+    model = build("llama")
+    rotate = model.model.rotary_emb.forward
+
+    def counted(states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        own: tuple[Tensor, Tensor] = rotate(states, torch.arange(states.shape[1])[None])
+        return own
+
+    model.model.rotary_emb.forward = counted
+    found = obstacle(model, 32)
+    assert found is not None
+    assert found.startswith("a trial row came out different")
+    assert not model.config._attn_implementation.startswith("shared")
+
+
+def test_a_window_as_long_as_the_rows_is_none() -> None:
+    assert obstacle(build("mistral", sliding_window=16), 16) is None
+
+
+def test_ordinary_calls_stay_what_they_were() -> None:
+    model = build("llama")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    shared = prepare(model)
+    enable(shared)  # twice does no harm
+    with torch.no_grad():
+        torch.testing.assert_close(shared(input_ids=ids).logits, model(input_ids=ids).logits)
+        made = [m.generate(ids, max_new_tokens=4, do_sample=False) for m in (model, shared)]
+    assert made[0].equal(made[1])
+    with pytest.raises(WRPOError, match="unknown prompt-sharing backend 'eager'"):
+        enable(shared, "eager")
