@@ -1,5 +1,5 @@
-"""The three benchmarks of the paper: assets, answers, judgements, and scores with intervals.
+"""The three benchmarks of the paper, from questions to scores with intervals.
 
-One way through: assets → answers → calls → judging → judgements (of any origin) → summary →
-compare, leaderboard.
+Files by name and hash, answers, a judge client, and statistics over judgements of any origin; each
+step reads a file and writes a file.
 """
