@@ -15,6 +15,7 @@ import pytest
 from wrpo_lib import cli
 from wrpo_lib.evaluation.formats import instruction_key, instructions
 from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.summary import Options, summarise
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 
@@ -254,6 +255,17 @@ def test_our_pairwise_mt_bench_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     found = report(capsys, "mt-bench", write(tmp_path / "p.jsonl", rows))["models"][0]
     assert [found[n] for n in ("win", "loss", "tie", "n_missing")] == [1, 1, 1, 1]
+
+
+def test_processes_change_nothing(tmp_path: Path) -> None:
+    rows = [row for k in range(5) for row in ours(f"m{k}", n=12, shift=0.02 * k)]
+    table = read_judgements("alpaca-eval", write(tmp_path / "five.jsonl", rows))
+    one, two = (
+        [s.as_dict() for s in summarise("alpaca-eval", table, Options(replicates=5, workers=w))]
+        for w in (1, 2)
+    )
+    assert len(one) == 5
+    assert one == two
 
 
 # -- leaderboards and agreement ------------------------------------------------------------------
