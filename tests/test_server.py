@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 from local_server import Answer, LocalServer, said
-from wrpo_lib.server import Reply, Server, complete
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.server import Reply, Server, complete
 
 KEY = "sk-test-9f8e7d6c5b4a"
 
@@ -167,10 +167,10 @@ def test_busy_slows_every_connection_and_loses_nothing() -> None:
         window.append(now)
         return await echo(body)
 
-    replies, _ = ask(handler, 300, connections=64, retries=2)
-    assert sorted(r.key for r in replies if r.error is None) == sorted(f"r{k}" for k in range(300))
-    # 64 connections that each learned alone would be refused about 1,000 times
-    assert len(refused) < 250
+    replies, _ = ask(handler, 150, connections=64, retries=2)
+    assert sorted(r.key for r in replies if r.error is None) == sorted(f"r{k}" for k in range(150))
+    # 64 connections that each learned alone would be refused 34 times a window at first
+    assert len(refused) < 120
 
 
 def test_a_pause_is_everybodys() -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -94,43 +93,30 @@ def pack(
     pad_token_id: int = 0,
     multiple: int = 1,
 ) -> dict[str, Any]:
-    """One row for a batch: ``responses[b]`` are the token ids of the R responses to prompt b.
+    """One row for a batch: ``responses[b]`` are the token ids of the responses to prompt b.
 
-    Returns ``lengths`` (B, R) in tokens, ``input_ids`` and ``position_ids`` (1, T), ``branches``,
-    and, N counting response tokens example by example, ``head_positions`` (N,) of the tokens that
-    predict and ``shift_labels`` (1, N), what they should. T is a multiple of ``multiple``: the
-    tokens that fill it up are an example of their own that nothing sees and that predicts nothing.
+    Returns ``input_ids`` and ``position_ids`` (1, T), ``branches``, and, N counting response tokens
+    example by example, ``head_positions`` (N,) of the tokens that predict and ``shift_labels``
+    (1, N), what they should. T is a multiple of ``multiple``: the tokens that fill it up are an
+    example of their own that nothing else sees and that predicts nothing.
     """
-    lengths = [list(map(len, answers)) for answers in responses]
+    lengths = [tuple(map(len, answers)) for answers in responses]
     row = [
         token for p, rs in zip(prompts, responses, strict=True) for ids in (p, *rs) for token in ids
     ]
-    examples = [(len(p), tuple(ls)) for p, ls in zip(prompts, lengths, strict=True)]
+    examples = [(len(p), ls) for p, ls in zip(prompts, lengths, strict=True)]
     if fill := -len(row) % multiple:
         row += [pad_token_id] * fill
         examples.append((fill, ()))
     branches = Branches(tuple(examples))
     labels = [token for answers in responses for answer in answers for token in answer]
     return {
-        "lengths": torch.tensor(lengths),
         "input_ids": torch.tensor([row]),
         "position_ids": torch.tensor([branches.positions()]),
         "head_positions": torch.tensor(branches.predicting()),
         "shift_labels": torch.tensor([labels]),
         "branches": branches,
     }
-
-
-def unpack(row: list[int], branches: Branches) -> tuple[list[list[int]], list[list[list[int]]]]:
-    """Prompts and responses of a packed row, as :func:`pack` takes them."""
-    tokens = iter(row)
-    prompts, responses = [], []
-    for prompt, lengths in branches.examples:
-        taken = list(islice(tokens, prompt))
-        if lengths:  # tokens that only fill the row are an example without responses
-            prompts.append(taken)
-            responses.append([list(islice(tokens, length)) for length in lengths])
-    return prompts, responses
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
@@ -300,12 +286,14 @@ def _keep_positions(module: Any, args: Any, output: Any) -> Any:
     return output
 
 
-def obstacle(model: Any, max_length: int | None, backend: str = "sdpa") -> str | None:
+def obstacle(
+    model: Any, max_length: int | None, backend: str = "sdpa", *, trial: bool = True
+) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    What its configuration tells is asked first. Then, where the weights are at hand, a small
-    example runs both ways: a model with positions or a state of its own gives itself away by its
-    hidden states, whatever its code looks like.
+    What its configuration tells is asked first. Then, with ``trial`` (leave it out where weights
+    are sharded already), a small example runs both ways: a model with positions or a state of its
+    own gives itself away by its hidden states, whatever its code looks like.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
@@ -319,16 +307,14 @@ def obstacle(model: Any, max_length: int | None, backend: str = "sdpa") -> str |
         return "it caps its attention logits"
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
-    return _differs(model, backend)
+    if trial:
+        return _differs(model, backend)
+    enable(model, backend)
+    return None
 
 
 def _differs(model: Any, backend: str) -> str | None:
     """Run two branches both ways; what went wrong, or None."""
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_deepspeed_zero3_enabled():
-        enable(model, backend)
-        return None  # the weights are elsewhere; the configuration has been asked
     training, was = model.training, model.config._attn_implementation
     model.eval()
     try:

@@ -14,26 +14,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.cli.score import _programmatic
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.cluster import Cluster, sample_on_cluster, score_on_cluster, spread
 from wrpo_lib.generation.request import Response, Sampling
-from wrpo_lib.nano.reward import score_rows
 from wrpo_lib.store import Store
 
 SAMPLES = 2
 
 
-def make_work(folder: Path, trouble: str) -> Any:
-    """Two upper-case echoes of each prompt; the batch with p50 meets the ``trouble``."""
+def make_work(folder: Path) -> Any:
+    """Two upper-case echoes of each prompt; the first worker to meet p50 is killed."""
 
     def work(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         time.sleep(0.05)
-        if any(row["prompt_id"] == "p50" for row in rows):
-            if trouble == "kill" and not (folder / "killed").exists():
-                (folder / "killed").write_text(str(os.getpid()))
-                os.kill(os.getpid(), signal.SIGKILL)
-            if trouble == "fail":
-                raise WRPOError("the model has no room for p50; shorten it")
+        if any(row["prompt_id"] == "p50" for row in rows) and not (folder / "killed").exists():
+            (folder / "killed").write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
         return [
             {"prompt_id": row["prompt_id"], "model": "echo", "sample": k,
              "text": row["prompt"].upper(), "worker": os.getpid()}
@@ -43,19 +40,13 @@ def make_work(folder: Path, trouble: str) -> Any:
     return work
 
 
-def run(folder: Path, name: str, trouble: str) -> str:
-    """Spread the prompts over two workers; the rows written, or the error."""
-    with Store(folder / f"{name}.jsonl", ("prompt_id", "model", "sample")) as store:
-        keys = store.keys()
-        done = {prompt for prompt, _, k in keys if k == SAMPLES - 1}
-        work = functools.partial(make_work, folder, trouble)
+def resume(folder: Path) -> int:
+    """Do the prompts that ``out.jsonl`` lacks, with two workers; the rows written."""
+    with Store(folder / "out.jsonl", ("prompt_id", "model", "sample")) as store:
+        done = {prompt for prompt, _, k in store.keys() if k == SAMPLES - 1}  # noqa: SIM118
         pending = lambda row, number: row["prompt_id"] not in done  # noqa: E731
-        try:
-            return str(
-                spread(folder / "prompts.jsonl", store, work, pending, Cluster(2, batch_size=4))
-            )
-        except WRPOError as error:
-            return str(error)
+        work = functools.partial(make_work, folder)
+        return spread(folder / "prompts.jsonl", store, work, pending, Cluster(2, batch_size=4))
 
 
 def make_engine() -> Any:
@@ -73,9 +64,7 @@ def make_engine() -> Any:
     return engine
 
 
-def make_scorer() -> Any:
-    """The nano reward."""
-    return score_rows
+make_scorer = functools.partial(_programmatic, None)  # what `wrpo score --nano` gives each worker
 
 
 def stages(folder: Path) -> str:
@@ -94,6 +83,5 @@ def stages(folder: Path) -> str:
 
 if __name__ == "__main__":
     here = Path(sys.argv[1])
+    (here / "resumed.said").write_text(str(resume(here)))
     (here / "stages.said").write_text(stages(here))
-    for name, trouble in (("killed", "kill"), ("resumed", "fail"), ("resumed", "none")):
-        (here / f"{name}-{trouble}.said").write_text(run(here, name, trouble))

@@ -13,8 +13,17 @@ from typing import Any
 import pytest
 from cluster_run import SAMPLES, make_engine, make_scorer
 
+from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.cluster import Cluster, _pending, spread
+from wrpo_lib.generation.cluster import (
+    Cluster,
+    _collect,
+    _pending,
+    _plain,
+    _read_at,
+    _Worker,
+    spread,
+)
 from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.request import Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
@@ -36,12 +45,12 @@ def prompts(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder after a run with a killed worker, a failing run and its rerun."""
+    """What a run with a killed worker, begun on a file with some rows, and the stages leave."""
     folder = tmp_path_factory.mktemp("cluster")
     prompts(folder / "prompts.jsonl")
     cut = '{"prompt_id": "p9'  # a line that an earlier kill cut short
     text = "".join(json.dumps(r) + "\n" for r in OLD) + cut
-    (folder / "resumed.jsonl").write_text(text)
+    (folder / "out.jsonl").write_text(text)
     tasks = [Task("copy", x + y + z) for x in "abj" for y in "cdj" for z in "efgj"]
     nano = [{"prompt_id": t.prompt_id, "prompt": t.messages} for t in tasks]
     (folder / "nano.jsonl").write_text("".join(json.dumps(r) + "\n" for r in nano))
@@ -59,22 +68,38 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(runs: Path) -> None:
+    """The run went on from rows that were there, the last one cut short by an earlier kill."""
     killed = int((runs / "killed").read_text())
-    rows = rows_of(runs / "killed.jsonl")
+    rows = rows_of(runs / "out.jsonl")
     assert Counter((r["prompt_id"], r["sample"]) for r in rows) == WHOLE
-    assert all(r["text"] == f"SAY {r['prompt_id'][1:]}\u2028Ä" for r in rows)
-    assert (runs / "killed-kill.said").read_text() == str(2 * N)
-    assert killed not in {r["worker"] for r in rows if r["prompt_id"] == "p50"}
-    assert len({r["worker"] for r in rows}) >= 2
-
-
-def test_an_error_in_a_worker_is_one_sentence_and_a_rerun_does_the_rest(runs: Path) -> None:
-    said = (runs / "resumed-fail.said").read_text()
-    assert said == "the model has no room for p50; shorten it"
-    rows = rows_of(runs / "resumed.jsonl")
     assert rows[: len(OLD)] == OLD
-    assert sum(r["text"] == "old" for r in rows) == len(OLD)
-    assert Counter((r["prompt_id"], r["sample"]) for r in rows) == WHOLE
+    new = rows[len(OLD) :]
+    assert (runs / "resumed.said").read_text() == str(len(new))
+    assert all(r["text"] == f"SAY {r['prompt_id'][1:]}\u2028Ä" for r in new)
+    assert killed not in {r["worker"] for r in new if r["prompt_id"] == "p50"}
+    assert len({r["worker"] for r in new}) >= 2
+
+
+def test_what_a_worker_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+    """Bad input comes back as its sentence; any other error by its last line."""
+
+    def make_work() -> Any:
+        def work(rows: list[dict[str, Any]]) -> Any:
+            raise WRPOError("the model has no room for p1; shorten it")
+
+        return work
+
+    path = prompts(tmp_path / "prompts.jsonl")
+    sent = _Worker(path, make_work)({"starts": [[0]]})
+    with (
+        Store(tmp_path / "out.jsonl", ("prompt_id",)) as store,
+        pytest.raises(WRPOError, match=r"^the model has no room for p1; shorten it$"),
+    ):
+        _collect([sent], store)
+    said = _plain(RuntimeError("ray::Worker\n  File x\nValueError: no such layer\nTo retry, set"))
+    assert str(said).startswith("a worker failed (ValueError: no such layer)")
+    with pytest.raises(WRPOError, match="a worker cannot see"):
+        _read_at(tmp_path / "elsewhere.jsonl", [0])
 
 
 def test_sampling_and_scoring_are_what_one_machine_makes(runs: Path, tmp_path: Path) -> None:
@@ -130,3 +155,30 @@ def test_batches_hold_places_not_rows(tmp_path: Path) -> None:
     with path.open("rb") as file:
         file.seek(batches[0][1])
         assert json.loads(file.readline())["prompt_id"] == "p2"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--workers", "-1"], "--workers -1 and --worker-batch 256 must be 1 or more"),
+        (["--workers", "2", "--worker-batch", "0"], "must be 1 or more"),
+        (["--workers", "2", "--limit", "3"], "--limit and --workers do not go together"),
+    ],
+)
+def test_bad_options_of_workers_are_one_sentence(
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, out = prompts(tmp_path / "prompts.jsonl"), tmp_path / "out.jsonl"
+    asked = ["sample", str(file), "--model", "none", "--out", str(out), *options]
+    monkeypatch.setattr("sys.argv", ["wrpo", *asked])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out.exists()

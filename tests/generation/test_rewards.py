@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -264,14 +263,19 @@ def test_the_nano_reward_is_the_studys() -> None:
             list(score_rows([{"prompt_id": bad, "text": ""}]))
 
 
-def test_a_reward_model_from_the_command_line(saved: Path, tmp_path: Path) -> None:
+def test_a_reward_model_from_the_command_line(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wrpo_lib.cli import main
+
     made = write_rows(tmp_path / "r.jsonl", [*rows(4), {**rows(1)[0], "sample": 9, "text": " "}])
     out = tmp_path / "s.jsonl"
-    command = [sys.executable, "-m", "wrpo_lib.cli", "score", str(made), "--out", str(out),
-               "--reward-model", str(saved)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "made 8 rewards; 1 empty responses have none" in done.stdout
+    command = ["wrpo", "score", made, "--out", out, "--reward-model", saved]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "made 8 rewards; 1 empty responses have none" in capsys.readouterr().out
     found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}
     expected = rewards_of(load_reward_model(str(saved)), rows(4))
     assert [found[r["prompt_id"], r["sample"]] for r in rows(4)] == pytest.approx(expected)

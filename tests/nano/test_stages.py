@@ -86,3 +86,13 @@ def test_finished_stages_are_not_done_again(world: World, monkeypatch: pytest.Mo
     again = study.responses(world, world.sources[0], world.splits().train)
     assert first.equals(again)
     assert set(first["reward_model"]) == {"nano"}
+
+
+def test_the_rows_train(world: World) -> None:
+    """Target-SFT from the SFT rows, its samples, and deviation of both kinds of responses."""
+    assert (study.train_sft(world) / "config.json").is_file()
+    report = study.pairing_report(world, study.TARGET_SFT, "source")
+    assert report["kept"] > 0
+    rows = study.deviation(world, study.TARGET)
+    assert {r["kind"] for r in rows} == {"source", "own"}
+    assert len(rows) == 2 * 16

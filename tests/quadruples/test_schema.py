@@ -21,6 +21,7 @@ from wrpo_lib.quadruples import (
     validate_quadruples,
     write_quadruples,
 )
+from wrpo_lib.quadruples.schema import optional_responses
 
 
 def row(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -129,6 +130,19 @@ def test_all_problems_are_found_not_only_the_first() -> None:
         (1, "rejected"),
         (2, "prompt_id"),
     ]
+
+
+def test_further_responses_are_read_by_name(tmp_path: Path) -> None:
+    wide = row(source_chosen_2="second", source_chosen_10="tenth", source_rejected="worst")
+    assert optional_responses(reversed(wide)) == (
+        "source_chosen_2", "source_chosen_10", "source_rejected"
+    )  # fmt: skip
+    write_quadruples([wide], tmp_path / "wide.jsonl")
+    assert read_quadruples(tmp_path / "wide.jsonl")[0]["source_chosen_10"] == "tenth"
+    for name, text in (("source_chosen_2", ""), ("source_rejected", None)):
+        problems = list(validate_quadruples([{**wide, name: text}]))
+        assert [(p.row, p.field) for p in problems] == [(1, name)]
+    assert optional_responses(["source_chosen_1", "source_chosen_02", "source_chosen_x"]) == ()
 
 
 def test_what_is_odd_but_allowed_is_counted() -> None:

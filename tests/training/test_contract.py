@@ -6,14 +6,26 @@ import copy
 import inspect
 from dataclasses import fields
 from importlib import metadata
+from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM, Trainer
+from accelerate.utils import send_to_device
+from peft.utils.error import NoMatchingPeftModuleError
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+)
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
+from wrpo_lib.sharing import Branches
 from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer
 
@@ -24,6 +36,7 @@ SIGNATURES = {
     "_set_signature_columns_if_needed": ["self"],
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "compute_ref_log_probs": ["self", "model", "inputs"],
+    "prediction_step": ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
 }
 
@@ -57,6 +70,7 @@ def test_no_other_method_of_the_parents_is_overridden() -> None:
         "self.precompute_ref_logps = args.precompute_ref_log_probs",
         "self.aux_loss_enabled",
         "self.router_aux_loss_coef",
+        "if self.is_fsdp_enabled and ref_model is None:\n                self.ref_model = None",
     ],
 )
 def test_attributes_we_read_are_set_by_the_parent(name: str) -> None:
@@ -115,6 +129,60 @@ def test_fused_head_gives_masked_log_probabilities(model: LlamaForCausalLM) -> N
         plain = model(input_ids=ids).logits[:, :-1].log_softmax(-1)
     expected = plain.gather(-1, ids[:, 1:, None]).squeeze(-1) * (labels[:, 1:] != -100)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_fused_head_takes_shifted_labels_and_looks_its_backbone_up(
+    model: LlamaForCausalLM,
+) -> None:
+    """Hidden states as the backbone's hooks leave them, labels that need no shift."""
+    patched = copy.deepcopy(model)
+    add_fused_lm_head(patched, outputs=("log_probs",))
+    patched.base_model.register_forward_hook(lambda m, args, out: _keep_two(out))
+    ids = torch.tensor([[4, 5, 6, 7]])
+    labels = torch.tensor([[6, 7]])
+    found = patched(input_ids=ids, shift_labels=labels, use_cache=False, fused_lm_head=True)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[:, 1:3].log_softmax(-1)
+    torch.testing.assert_close(found.log_probs, expected.gather(-1, labels[..., None])[..., 0])
+
+
+def _keep_two(output: Any) -> Any:
+    output.last_hidden_state = output.last_hidden_state[:, 1:3]
+    return output
+
+
+def test_transformers_lets_attention_be_replaced() -> None:
+    """What sharing leans on: registers, keyword arguments that reach attention, 4-D masks."""
+    seen = []
+
+    def attend(module: Any, q: Any, k: Any, v: Any, mask: Any, **kwargs: Any) -> Any:
+        seen.append((mask, kwargs["branches"], kwargs["scaling"]))
+        return v.transpose(1, 2), None
+
+    AttentionInterface.register("contract", attend)
+    AttentionMaskInterface.register("contract", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
+                         num_attention_heads=2)  # fmt: skip
+    tiny = LlamaForCausalLM(config)
+    assert tiny._supports_attention_backend, "transformers renamed it; adapt sharing.obstacle"
+    tiny.set_attn_implementation("contract")
+    mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    tiny.model(input_ids=torch.tensor([[3, 4]]), attention_mask=mask, branches="here")
+    assert [(m is mask, b) for m, b, _ in seen] == [(True, "here")] * 2
+    assert "attn_implementation" not in tiny.config.to_json_string()  # a checkpoint stays plain
+
+
+def test_accelerate_leaves_what_is_no_tensor_in_a_batch() -> None:
+    branches = Branches(((1, (1,)),))
+    batch = {"lengths": torch.ones(1, 1), "branches": branches, "prompt_id": ["a"]}
+    moved = send_to_device(batch, "cpu")
+    assert moved["branches"] is branches
+    assert moved["prompt_id"] == ["a"]
+    assert find_batch_size({"lengths": torch.ones(5, 3), "input_ids": torch.ones(1, 40)}) == 5
+
+
+def test_peft_says_which_error_means_no_module() -> None:
+    assert issubclass(NoMatchingPeftModuleError, ValueError)
 
 
 def test_trainer_counts_optimiser_steps_before_the_update() -> None:

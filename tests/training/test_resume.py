@@ -33,10 +33,26 @@ def lines(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("precompute", [False, True])
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("tuning", "precompute", "share", "kill"),
+    [
+        ("full", True, True, 3),
+        ("full", True, True, 4),
+        ("full", True, True, 5),
+        ("full", True, False, 4),
+        ("full", False, True, 4),
+        ("lora", True, True, 4),
+        ("lora", False, True, 5),
+        ("lora", True, False, 4),
+    ],
+)
 def test_resume_gives_the_identical_trajectory(
-    trainer: Callable[..., WRPOTrainer], tmp_path: Path, tuning: str, precompute: bool
+    trainer: Callable[..., WRPOTrainer],
+    tmp_path: Path,
+    tuning: str,
+    precompute: bool,
+    share: bool,
+    kill: int,
 ) -> None:
     peft = (
         LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])
@@ -50,6 +66,7 @@ def test_resume_gives_the_identical_trajectory(
             dynamics_file=str(tmp_path / f"{name}.jsonl"),
             peft_config=peft,
             precompute_ref_log_probs=precompute,
+            share_prompt=share,
             gradient_accumulation_steps=2,
             max_steps=6,
             save_strategy="steps",
@@ -61,8 +78,8 @@ def test_resume_gives_the_identical_trajectory(
     whole = build("whole")
     whole.train()
     with pytest.raises(KeyboardInterrupt):
-        build("killed", callbacks=[Kill(4)]).train()
-    assert [row["step"] for row in lines(tmp_path / "killed.jsonl")] == [1, 2, 3]
+        build("killed", callbacks=[Kill(kill)]).train()
+    assert [row["step"] for row in lines(tmp_path / "killed.jsonl")] == list(range(1, kill))
     resumed = build("killed")
     resumed.train(resume_from_checkpoint=True)
 

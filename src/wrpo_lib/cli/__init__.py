@@ -12,7 +12,17 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import answer, assets, data, generate, judge, pair, study, summarise
+from wrpo_lib.cli import (
+    answer,
+    assets,
+    data,
+    generate,
+    judge,
+    pair,
+    score,
+    study,
+    summarise,
+)
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -41,6 +51,7 @@ app.add_typer(assets.app, name="assets")
 answer.register(app)
 judge.register(app)
 generate.register(app)
+score.register(app)
 pair.register(app)
 study.register(app)
 summarise.register(app)

@@ -1,18 +1,21 @@
-"""``wrpo sample`` and ``wrpo score``: responses of models to prompts, and their rewards."""
+"""``wrpo sample``: responses of models to prompts."""
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wrpo_lib.cli.workers import sample_spread, workers_of
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    from wrpo_lib.generation import Engine, Sampling
-    from wrpo_lib.generation.rewards import Scorer
+    from wrpo_lib.generation import Sampling
+    from wrpo_lib.server import Server
 
 Counts = Counter[str]
 ENGINES = ("transformers", "vllm", "server")
@@ -21,7 +24,6 @@ ENGINES = ("transformers", "vllm", "server")
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     app.command()(sample)
-    app.command()(score)
 
 
 def sample(
@@ -55,37 +57,33 @@ def sample(
         bool, typer.Option(help="server: system turn into the user turn (no such role there)")
     ] = False,
     extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "",
+    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
+    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
+    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
+    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
-    _refuse_suffix(out)
-    sampling = _sampling(n, temperature, top_p, max_tokens, seed, seeds)
-    total = _count_prompts(prompts, limit)
-    settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
-    if engine == "server":
-        served = _extra(extra_body)
-        made_by = _server(
-            model, base_url, api_key_env, connections, timeout, retries, fold_system, served
-        )
-        settings |= {"base_url": made_by.server.address, "extra_body": served}
-    else:
-        made_by = _local(
-            engine, model, revision, trust_remote_code, dtype, batch_tokens, tensor_parallel
-        )
-    counts = _sample(prompts, limit, total, made_by, name or model, sampling, out, settings)
-    typer.echo(_sampled(out, counts, total, made_by.folded))
+    _sample(SimpleNamespace(**locals()))
 
 
-def _sample(
-    prompts: Path, limit: int | None, total: int, engine: Engine, name: str, sampling: Sampling,
-    out: Path, settings: dict[str, Any],
-) -> Counts:  # fmt: skip
+def _sample(o: SimpleNamespace) -> None:
     from itertools import islice
 
     from wrpo_lib.generation.prompts import read_prompts
     from wrpo_lib.generation.stage import sample_responses
 
-    rows = islice(read_prompts(prompts), limit)
-    return sample_responses(rows, engine, name, sampling, out, total=total, settings=settings)
+    refuse_suffix(o.out)
+    if o.engine not in ENGINES:
+        raise WRPOError(f"unknown engine {o.engine!r}; choose one of {', '.join(ENGINES)}")
+    sampling, name, settings = _sampling(o), o.name or o.model, _settings(o)
+    total = _count_prompts(o.prompts, o.limit)
+    if o.workers:
+        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch, o.limit)
+        sample_spread(o.prompts, partial(_engine, o), name, sampling, o.out, spread, settings)
+        return
+    engine, rows = _engine(o), islice(read_prompts(o.prompts), o.limit)
+    counts = sample_responses(rows, engine, name, sampling, o.out, total=total, settings=settings)
+    typer.echo(_sampled(o.out, counts, total, engine.folded))
 
 
 def _count_prompts(prompts: Path, limit: int | None) -> int:
@@ -97,50 +95,50 @@ def _count_prompts(prompts: Path, limit: int | None) -> int:
     return sum(1 for _ in islice(read_prompts(prompts), limit))
 
 
-def _sampling(
-    n: int, temperature: float, top_p: float, max_tokens: int, seed: int, seeds: str
-) -> Sampling:
+def _sampling(o: SimpleNamespace) -> Sampling:
     from wrpo_lib.generation.request import SIMPO_SEEDS, Sampling
 
-    if seeds == "simpo":
-        seeds = ",".join(map(str, SIMPO_SEEDS))
+    seeds = ",".join(map(str, SIMPO_SEEDS)) if o.seeds == "simpo" else o.seeds
     try:
         chosen = tuple(int(s) for s in seeds.split(",") if s.strip())
     except ValueError as error:
         raise WRPOError(f"--seeds is {seeds!r}; give whole numbers or simpo") from error
-    return Sampling(n, temperature, top_p, max_tokens, seed, chosen)
+    return Sampling(o.n, o.temperature, o.top_p, o.max_tokens, o.seed, chosen)
 
 
-def _local(
-    engine: str, model: str, revision: str | None, trust: bool, dtype: str, batch_tokens: int,
-    tensor_parallel: int,
-) -> Any:  # fmt: skip
-    if engine not in ENGINES:
-        raise WRPOError(f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
-    if engine == "vllm":
+def _settings(o: SimpleNamespace) -> dict[str, Any]:
+    """What must stay the same while a file grows, beside the sampling itself."""
+    found = {"engine": o.engine, "revision": o.revision, "dtype": o.dtype}
+    if o.engine != "server":
+        return found
+    return found | {"base_url": _server(o).address, "extra_body": _extra(o.extra_body)}
+
+
+def _server(o: SimpleNamespace) -> Server:
+    from wrpo_lib.server import Server
+
+    if not o.base_url:
+        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
+    return Server(o.base_url, o.api_key_env, o.connections, o.timeout, o.retries)
+
+
+def _engine(o: SimpleNamespace) -> Any:
+    if o.engine == "server":
+        from wrpo_lib.generation import ServedEngine
+
+        return ServedEngine(_server(o), o.model, o.fold_system, _extra(o.extra_body))
+    if o.engine == "vllm":
         from wrpo_lib.generation.offline import VLLMEngine
 
         return VLLMEngine(
-            model, tensor_parallel=tensor_parallel, revision=revision, trust_remote_code=trust,
-            dtype=dtype,
+            o.model, tensor_parallel=o.tensor_parallel, revision=o.revision,
+            trust_remote_code=o.trust_remote_code, dtype=o.dtype,
         )  # fmt: skip
     from wrpo_lib.generation import LocalEngine
     from wrpo_lib.generation.loading import load_causal_lm
 
-    return LocalEngine(*load_causal_lm(model, revision, trust, dtype), batch_tokens=batch_tokens)
-
-
-def _server(
-    model: str, base_url: str, api_key_env: str, connections: int, timeout: float, retries: int,
-    fold: bool, extra: dict[str, Any],
-) -> Any:  # fmt: skip
-    from wrpo_lib.generation import ServedEngine
-    from wrpo_lib.server import Server
-
-    if not base_url:
-        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-    server = Server(base_url, api_key_env, connections, timeout, retries)
-    return ServedEngine(server, model, fold, extra)
+    loaded = load_causal_lm(o.model, o.revision, o.trust_remote_code, o.dtype)
+    return LocalEngine(*loaded, batch_tokens=o.batch_tokens)
 
 
 def _extra(text: str) -> dict[str, Any]:
@@ -155,7 +153,8 @@ def _extra(text: str) -> dict[str, Any]:
     return value
 
 
-def _refuse_suffix(out: Path) -> None:
+def refuse_suffix(out: Path) -> None:
+    """Only plain JSONL can be appended to."""
     if out.suffix != ".jsonl":
         raise WRPOError(f"--out is {out}; rows are appended one by one, so give a .jsonl file")
 
@@ -169,85 +168,3 @@ def _sampled(out: Path, counts: Counts, prompts: int, folded: int) -> str:
     kept = f"; {counts['kept']} were there already" if counts["kept"] else ""
     said = "".join(f", {note}" for note in notes if note)
     return f"{out}: made {counts['made']} responses to {prompts} prompts{said}{kept}"
-
-
-def score(
-    files: Annotated[list[Path], typer.Argument(help="responses")],
-    out: Annotated[Path, typer.Option(help="rewards, .jsonl; a run that was cut goes on")],
-    reward_model: Annotated[str, typer.Option(help="hub id or folder, one output a row")] = "",
-    bleu: Annotated[
-        Path | None, typer.Option(help="references (responses, alpaca_eval): sentence BLEU")
-    ] = None,
-    nano: Annotated[bool, typer.Option(help="the nano testbed's programmatic reward")] = False,
-    revision: Annotated[str | None, typer.Option(help="commit of the model on the hub")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option(help="run code that comes with the model (ArmoRM); needs --revision")
-    ] = False,
-    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
-    batch_tokens: Annotated[int, typer.Option(help="tokens a batch, padding included")] = 16384,
-    max_length: Annotated[int | None, typer.Option(help="tokens; default: the model's")] = None,
-) -> None:
-    """Give every response of FILES a reward; only missing ones are made."""
-    from wrpo_lib.generation.stage import score_responses
-    from wrpo_lib.quadruples.schema import iter_rows
-
-    _refuse_suffix(out)
-    if sum([bool(reward_model), bleu is not None, nano]) != 1:
-        raise WRPOError("choose one reward: --reward-model MODEL, --bleu REFERENCES or --nano")
-    totals = [_count_responses(path) for path in files]
-    settings: dict[str, Any] = {}
-    if reward_model:
-        settings = {"revision": revision, "dtype": dtype, "max_length": max_length}
-        name, scorer = reward_model, _reward_model(
-            reward_model, revision, trust_remote_code, dtype, batch_tokens, max_length
-        )  # fmt: skip
-    else:
-        name, scorer = _programmatic(bleu)
-    counts = Counts()
-    for path, total in zip(files, totals, strict=True):
-        counts += score_responses(
-            iter_rows(path), scorer, name, out, where=str(path), total=total, settings=settings
-        )
-    typer.echo(_scored(out, counts, scorer))
-
-
-def _count_responses(path: Path) -> int:
-    """The number of rows; anything wrong with them is said before a model is loaded."""
-    from wrpo_lib.quadruples import read_responses
-
-    return len(read_responses([path], scored=False))
-
-
-def _reward_model(
-    model: str, revision: str | None, trust: bool, dtype: str, tokens: int, max_length: int | None
-) -> Scorer:
-    from wrpo_lib.generation.rewards import load_reward_model
-
-    return load_reward_model(
-        model, revision, trust, dtype, batch_tokens=tokens, max_length=max_length
-    )
-
-
-def _programmatic(bleu: Path | None) -> tuple[str, Scorer]:
-    """The name and scorer of a reward without a model."""
-    if bleu is None:
-        from wrpo_lib.nano.reward import score_rows
-
-        return "nano", score_rows
-    from wrpo_lib.generation.rewards import Bleu, read_references
-
-    scorer = Bleu(read_references(bleu))
-    return scorer.name, scorer
-
-
-def _scored(out: Path, counts: Counts, scorer: Scorer) -> str:
-    cut, folded = getattr(scorer, "cut", 0), getattr(scorer, "folded", 0)
-    notes = [
-        f"{counts['empty']} empty responses have none" if counts["empty"] else "",
-        f"{counts['truncated']} responses ended by the token limit" if counts["truncated"] else "",
-        f"{cut} conversations cut from the left" if cut else "",
-        f"the system turn of {folded} put into the user turn" if folded else "",
-        f"{counts['kept']} were there already" if counts["kept"] else "",
-    ]
-    said = "".join(f"; {note}" for note in notes if note)
-    return f"{out}: made {counts['made']} rewards{said}"

@@ -51,6 +51,7 @@ class Problem(NamedTuple):
 
 def optional_responses(names: Iterable[str]) -> tuple[str, ...]:
     """Those of ``names`` that are responses beyond the three, in a fixed order."""
+    names = list(names)
     found = [n for n in names if n not in RESPONSES and SOURCE_FIELD.fullmatch(n)]
     found.sort(key=lambda name: int(name.rsplit("_", 1)[1]))
     return (*found, *(n for n in names if n == "source_rejected"))

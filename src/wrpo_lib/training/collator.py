@@ -57,7 +57,7 @@ class WRPOCollator:
         starts = [len(row[PROMPT_IDS]) for row in rows] * len(columns)
         width = self._width(sequences)
         batch = {
-            "lengths": torch.tensor([[len(row[name]) for name in columns] for row in rows]),
+            "lengths": _lengths(rows, columns),
             "input_ids": torch.full((len(sequences), width), self.pad_token_id),
             "attention_mask": torch.zeros((len(sequences), width), dtype=torch.long),
             "completion_mask": torch.zeros((len(sequences), width), dtype=torch.long),
@@ -82,7 +82,7 @@ class WRPOCollator:
 class PackedCollator:
     """Pack tokenised quadruples into one row in which the responses share their prompt.
 
-    Takes the same rows; returns what :func:`wrpo_lib.sharing.pack` does, with the same
+    Takes the same rows; returns what :func:`wrpo_lib.sharing.pack` does, with the same ``lengths``,
     ``ref_<response>_logps`` and ``prompt_id``.
 
     :raises WRPOError: for an empty prompt or response.
@@ -102,19 +102,13 @@ class PackedCollator:
             pad_token_id=self.pad_token_id,
             multiple=self.pad_to_multiple_of or 1,
         )
-        return {**packed, **_carried(rows, self.responses)}
+        lengths = {"lengths": _lengths(rows, columns)}
+        return {**lengths, **packed, **_carried(rows, self.responses)}
 
 
-def unpacked(batch: dict[str, Any], collator: WRPOCollator) -> dict[str, Any]:
-    """The padded form of a packed batch: the same examples, one row a response."""
-    prompts, responses = sharing.unpack(batch["input_ids"][0].tolist(), batch["branches"])
-    columns = ids_columns(collator.responses)
-    rows = [
-        {PROMPT_IDS: prompt, **dict(zip(columns, answers, strict=True))}
-        for prompt, answers in zip(prompts, responses, strict=True)
-    ]
-    device = batch["input_ids"].device
-    return {name: value.to(device) for name, value in collator(rows).items()}
+def _lengths(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> torch.Tensor:
+    """(B, R); first in a batch, so that its first dimension tells how many examples there are."""
+    return torch.tensor([[len(row[name]) for name in columns] for row in rows])
 
 
 def _carried(rows: list[dict[str, Any]], responses: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
@@ -25,8 +26,9 @@ def prepare_models(models: list[Any], args: WRPOConfig, obstacle: str | None) ->
     """
     backend = args.share_prompt_backend
     if args.share_prompt != "false":
-        for model in models:
-            obstacle = obstacle or sharing.obstacle(model, args.max_length, backend)
+        for model in models:  # under ZeRO-3 the weights are elsewhere; a reference is as the policy
+            trial = model is models[0] and not is_deepspeed_zero3_enabled()
+            obstacle = obstacle or sharing.obstacle(model, args.max_length, backend, trial=trial)
         obstacle = broadcast_object_list([obstacle])[0]
         if obstacle is None:
             for model in models:

@@ -45,7 +45,6 @@ from wrpo_lib.training.collator import (
     WRPOCollator,
     ids_columns,
     ref_columns,
-    unpacked,
 )
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
@@ -75,7 +74,9 @@ class WRPOTrainer(DPOTrainer):
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
     against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
     ``logps/{source_chosen,target_chosen,rejected}``. Evaluation takes alpha as it stands at that
-    step, so evaluation losses of different steps are of different objectives; compare rewards.
+    step, so evaluation losses of different steps are of different objectives; compare rewards. A
+    ``compute_metrics`` gets the log-probabilities of all ``responses`` as predictions, (rows, R),
+    and their lengths in tokens as labels.
 
     :raises WRPOError: for missing columns or texts, a tokenizer that can neither pad nor end a
         response, messages without a chat template, a reference model for SimPO.
@@ -123,8 +124,13 @@ class WRPOTrainer(DPOTrainer):
         self.truncation: dict[str, Truncation] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
         self._collator_given = data_collator is not None
+        if _fsdp(args) and (peft_config is not None or isinstance(model, PeftModel)):
+            # the base model is whole on no device before training; adapter off at every step
+            args.precompute_ref_log_probs = False
         precompute = args.precompute_ref_log_probs
         copied = False
+        if ref_model is not None and precompute:
+            self._reference_hash = model_hash(ref_model)  # before TRL shards it
         if args.objective == "simpo":
             if ref_model is not None:
                 raise WRPOError("the SimPO form has no reference; leave ref_model out")
@@ -258,7 +264,7 @@ class WRPOTrainer(DPOTrainer):
             return dataset
         self._choose_forward()
         model: Any = self.ref_model if self.ref_model is not None else self.model
-        identity = self._reference_identity(model)
+        identity = self._reference_identity()
         if self.ref_model is None and self.is_deepspeed_enabled:  # as TRL: gathers ZeRO-3's shards
             if self._precompute_engine is None:
                 self._precompute_engine = prepare_deepspeed(model, self.accelerator)
@@ -276,10 +282,10 @@ class WRPOTrainer(DPOTrainer):
             dataset = dataset.add_column(column, values.astype("float32").tolist())
         return dataset
 
-    def _reference_identity(self, model: Any) -> dict[str, str]:
+    def _reference_identity(self) -> dict[str, str]:
         """What, besides the tokens, the reference's values depend on."""
         if self._reference_hash is None:
-            self._reference_hash = model_hash(self.accelerator.unwrap_model(model))
+            self._reference_hash = model_hash(self.model)  # the policy as it starts
         autocast = self.accelerator.mixed_precision
         form = f"shared, {self.args.share_prompt_backend}" if self.shares_prompts else "padded"
         return {"model": self._reference_hash, "precision": autocast, "forward": form}
@@ -337,11 +343,26 @@ class WRPOTrainer(DPOTrainer):
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
         if not return_outputs:
             return loss
-        if "branches" in inputs:  # the caller takes the labels from here and wants them to match
-            inputs.update(unpacked(inputs, self._padded))
-        with torch.no_grad():  # only a compute_metrics of the user's own asks for logits
-            keys = ("input_ids", "attention_mask")
-            return loss, model(**{key: inputs[key] for key in keys}, use_cache=False)
+        return loss, {"logps": logps.detach(), "lengths": inputs["lengths"]}
+
+    def prediction_step(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Loss, log-probabilities (B, R) and lengths (B, R): what ``compute_metrics`` gets.
+
+        TRL hands it logits instead, for which it would run every row once more; they have no one
+        row an example, so the last batch of an evaluation would lose some.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, outputs["logps"], outputs["lengths"]
 
     def _record(
         self,

@@ -1,0 +1,104 @@
+"""What cannot go well is said in one sentence, before training starts where it can be known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.training.trainer import WRPOTrainer
+
+Build = Callable[..., WRPOTrainer]
+
+
+class Poison(TrainerCallback):
+    """Make the weights NaN after ``step``, as a diverged run does."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            with torch.no_grad():
+                kwargs["model"].lm_head.weight[5] = float("nan")
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_loss_that_is_not_finite_stops_the_run(
+    trainer: Build, tmp_path: Path, share: bool
+) -> None:
+    run = trainer(callbacks=[Poison(2)], save_strategy="steps", save_steps=1, share_prompt=share,
+                  train_sampling_strategy="sequential")  # fmt: skip
+    with pytest.raises(WRPOError) as caught:
+        run.train()
+    message = str(caught.value)
+    assert "the loss is not finite in step 3, for the prompts p4, p5;" in message
+    assert f"resume from {tmp_path / 'run' / 'checkpoint-2'}" in message
+    assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
+    early = trainer(callbacks=[Poison(1)], output_dir=str(tmp_path / "other"))
+    with pytest.raises(WRPOError, match="no checkpoint had been saved yet"):
+        early.train()
+
+
+def test_rows_without_ids_are_named_by_their_place(trainer: Build, quadruples: Dataset) -> None:
+    run = trainer(train_dataset=quadruples.map(lambda row: {"prompt_id": None}),
+                  callbacks=[Poison(1)], train_sampling_strategy="sequential")  # fmt: skip
+    with pytest.raises(WRPOError, match="for the prompts row 3, row 4;"):
+        run.train()
+
+
+def test_data_that_are_all_truncated_are_refused(trainer: Build, quadruples: Dataset) -> None:
+    with pytest.raises(WRPOError, match="every response of the train data is longer than max_leng"):
+        trainer(max_length=8, max_prompt_length=6)
+    run = trainer(max_length=14, max_prompt_length=8)
+    assert 0 < run.truncation["train"]["rejected"] < 12
+
+
+def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
+    with pytest.raises(WRPOError, match=r"the train data, row 1: a prompt of 7 tokens leaves no"):
+        trainer(max_length=7, max_prompt_length=None)
+    run = trainer(max_length=14, max_prompt_length=8)
+    assert run.truncation["train"]["prompt"] > 0
+
+
+@pytest.mark.parametrize("modules", [["nothing"], "no.*match"])
+def test_lora_that_matches_nothing_is_refused(trainer: Build, modules: Any) -> None:
+    with pytest.raises(
+        WRPOError, match=r"LoRA has nothing to train: .*not found in the base model"
+    ):
+        trainer(peft_config=LoraConfig(r=4, target_modules=modules))
+
+
+def test_fewer_rows_than_a_step_are_counted(
+    trainer: Build, quadruples: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = quadruples.select(range(3))
+    with caplog.at_level(logging.WARNING):
+        run = trainer(train_dataset=few, gradient_accumulation_steps=8, max_steps=2)
+    assert "the train data have 3 rows, fewer than the 16 of one step" in caplog.text
+    run.train()
+    assert run.state.global_step == 2
+    with pytest.raises(WRPOError, match="have 3 rows, fewer than the 4 of one batch"):
+        trainer(train_dataset=few, per_device_train_batch_size=4, dataloader_drop_last=True)
+
+
+def test_nothing_but_safetensors_is_saved(trainer: Build, tmp_path: Path) -> None:
+    for name, peft in (("full", None), ("lora", LoraConfig(r=4, target_modules=["q_proj"]))):
+        run = trainer(output_dir=str(tmp_path / name), save_strategy="steps", save_steps=2,
+                      max_steps=2, peft_config=peft)  # fmt: skip
+        run.train()
+        run.save_model(str(tmp_path / name / "final"))
+        folders = [tmp_path / name / "checkpoint-2", tmp_path / name / "final"]
+        for folder in folders:
+            weights = {p.name for p in folder.iterdir() if "model" in p.name}
+            assert {n for n in weights if n.endswith((".bin", ".pt", ".pth"))} == set()
+            assert any(n.endswith(".safetensors") for n in weights)
+    assert run.args.push_to_hub is False

@@ -1,0 +1,209 @@
+"""Whole runs with shared prompts are the runs without, whatever is around them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PromptTuningConfig
+from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.training.collator import PackedCollator, WRPOCollator
+from wrpo_lib.training.trainer import WRPOTrainer
+
+Build = Callable[..., WRPOTrainer]
+Steps = Callable[..., list[float]]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"objective": "dpo"},
+        {"objective": "ipo", "tau": 0.2},
+        {"objective": "simpo", "beta": 2.0, "gamma": 0.3},
+        {"alpha": 0.0},
+        {"alpha": 1.0, "alpha_schedule": "constant"},
+        {"alpha": 1.0, "alpha_schedule": "constant", "score_unused": False},
+        {"lora": True},
+        {"activation_checkpointing": True},
+        {"lora": True, "activation_checkpointing": True},
+        {"gradient_accumulation_steps": 3},
+        {"precompute_ref_log_probs": False},
+        {"lora": True, "precompute_ref_log_probs": False},
+        {"pad_to_multiple_of": 64},
+    ],
+    ids=lambda setting: "-".join(f"{k}={v}" for k, v in setting.items()),
+)
+def test_losses_and_gradients_are_those_of_padded_rows(
+    trainer: Build, steps: Steps, quadruples: Dataset, setting: dict[str, Any]
+) -> None:
+    setting = {"alpha": 0.5, **setting}
+    lora = setting.pop("lora", False)
+
+    def run(share: bool, **kwargs: Any) -> WRPOTrainer:
+        peft = LoraConfig(r=4, target_modules=["q_proj", "down_proj"]) if lora else None
+        made = trainer(share_prompt=share, peft_config=peft, eval_dataset=quadruples.select([3, 5]),
+                       **{**setting, **kwargs})  # fmt: skip
+        made.train()
+        assert made.shares_prompts is share
+        return made
+
+    shared, padded = run(True), run(False)
+    for key in ("loss", "grad_norm", "rewards/margins", "logps/rejected", "rewards/fused"):
+        assert steps(shared, key) == pytest.approx(steps(padded, key), rel=1e-4, abs=1e-5), key
+    assert abs(steps(shared)[0] - steps(shared)[-1]) > 1e-3, "nothing was learned"
+    found, expected = shared.evaluate(), padded.evaluate()
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
+    for name, weight in padded.model.named_parameters():
+        torch.testing.assert_close(shared.model.get_parameter(name), weight, rtol=1e-3, atol=1e-4)
+    tokens = [r.state.log_history[0]["num_tokens"] for r in (shared, padded)]
+    assert tokens[0] < tokens[1]
+
+
+def test_head_at_every_position_gives_the_same(trainer: Build, steps: Steps) -> None:
+    runs = [trainer(share_prompt=False, head_at_responses=head) for head in (True, False)]
+    for run in runs:
+        run.train()
+    assert steps(runs[0]) == pytest.approx(steps(runs[1]), rel=1e-5)
+    assert steps(runs[0], "grad_norm") == pytest.approx(steps(runs[1], "grad_norm"), rel=1e-4)
+
+
+def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
+    half, whole = (trainer(share_prompt=True, bf16=bf16, alpha=0.5) for bf16 in (True, False))
+    half.train()
+    whole.train()
+    assert steps(half)[0] == pytest.approx(0.6931472, abs=1e-6)
+    assert steps(half) == pytest.approx(steps(whole), rel=0.1)
+    assert steps(half)[1:] != steps(whole)[1:]
+
+
+def test_metrics_of_the_users_own_get_a_row_an_example(trainer: Build, quadruples: Dataset) -> None:
+    """Three rows in batches of two: the smaller last batch is whole."""
+    seen = []
+    for share in (True, False):
+        run = trainer(share_prompt=share, eval_dataset=quadruples.select(range(3)))
+        run.compute_metrics = lambda found: {"rows": float(seen.append(found) or len(found[1]))}
+        assert run.evaluate()["eval_rows"] == 3
+        for name, column in zip(run.responses, seen[-1].predictions.T, strict=True):
+            logged = run.state.log_history[-1][f"eval_logps/{name}"]
+            batches = (column[:2].mean() + column[2]) / 2  # TRL logs the mean of batch means
+            assert batches == pytest.approx(logged, rel=1e-5)
+        ids = [[len(row[f"{n}_ids"]) for n in run.responses] for row in run.eval_dataset]
+        assert seen[-1].label_ids.tolist() == ids
+    np.testing.assert_allclose(seen[0].predictions, seen[1].predictions, atol=1e-4)
+
+
+def test_responses_of_weight_zero_are_not_computed(trainer: Build, quadruples: Dataset) -> None:
+    """DPO-on then needs no source response, not even in the data."""
+    pairs = quadruples.remove_columns("source_chosen")
+    run = trainer(train_dataset=pairs, alpha=0.0, score_unused=False)
+    run.train()
+    assert run.responses == ("target_chosen", "rejected")
+    log = run.state.log_history[0]
+    assert "rewards/source_chosen" not in log
+    assert log["rewards/fused"] == log["rewards/target_chosen"]
+    with_sources = trainer(alpha=0.0)
+    with_sources.train()
+    for mine, theirs in zip(run.state.log_history, with_sources.state.log_history, strict=True):
+        if "loss" in mine:
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    hybrid = trainer(alpha=1.0, alpha_schedule="constant", score_unused=False)
+    assert hybrid.responses == ("source_chosen", "rejected")
+    assert trainer(alpha=1.0, score_unused=False).responses[1] == "target_chosen"  # linear: needed
+
+
+# --- more source responses, and a dispreferred one ----------------------------------------------
+
+
+@pytest.fixture
+def wide(quadruples: Dataset) -> Dataset:
+    """A second source response and a dispreferred one beside the three."""
+    return quadruples.map(
+        lambda row: {
+            "source_chosen_2": row["target_chosen"].replace("answer", "the answer is"),
+            "source_rejected": "the answer is " + row["rejected"].split(" : ")[1],
+        }
+    )
+
+
+@pytest.mark.parametrize("objective", ["dpo", "ipo", "simpo"])
+def test_more_responses_train_and_their_metrics_hold(
+    trainer: Build, wide: Dataset, objective: str
+) -> None:
+    shares = {"source_chosen": 0.75, "source_chosen_2": 0.25}
+    runs = [
+        trainer(train_dataset=wide, objective=objective, alpha=0.4, alpha_schedule="constant",
+                source_weights=shares, alpha_rejected=0.3, share_prompt=share)
+        for share in (True, False)
+    ]  # fmt: skip
+    for run in runs:
+        run.train()
+    for log, other in zip(*(run.state.log_history[:-1] for run in runs), strict=True):
+        assert log["loss"] == pytest.approx(other["loss"], rel=1e-4)
+        r = {k.removeprefix("rewards/"): v for k, v in log.items() if k.startswith("rewards/")}
+        fused = 0.3 * r["source_chosen"] + 0.1 * r["source_chosen_2"] + 0.6 * r["target_chosen"]
+        assert r["fused"] == pytest.approx(fused, abs=1e-5)
+        rejected = 0.7 * r["rejected"] + 0.3 * r["source_rejected"]
+        assert r["fused_rejected"] == pytest.approx(rejected, abs=1e-5)
+        assert r["margins"] == pytest.approx(fused - rejected, abs=1e-5)
+        assert "source_2_accuracies" in r
+
+
+def test_further_responses_count_only_where_they_have_a_weight(
+    trainer: Build, steps: Steps, wide: Dataset, quadruples: Dataset
+) -> None:
+    runs = [trainer(train_dataset=data, alpha=0.4) for data in (wide, quadruples)]
+    for run in runs:
+        run.train()
+        assert run.responses == ("source_chosen", "target_chosen", "rejected")
+    assert steps(runs[0]) == steps(runs[1])
+    with pytest.raises(WRPOError, match="the train data lack the column 'source_rejected'"):
+        trainer(alpha_rejected=0.2)
+    with pytest.raises(WRPOError, match="source_weights names 'source_2'"):
+        trainer(source_weights={"source_2": 1.0})
+    with pytest.raises(WRPOError, match="give numbers of 0 or more that sum to 1"):
+        trainer(source_weights={"source_chosen": 0.7})
+    from_text = trainer(train_dataset=wide, source_weights='{"source_chosen_2": 1.0}')
+    assert from_text.responses[0] == "source_chosen_2"  # JSON, as the command line gives it
+
+
+# --- falling back -------------------------------------------------------------------------------
+
+
+def windowed(model: LlamaForCausalLM) -> MistralForCausalLM:
+    torch.manual_seed(0)
+    config = MistralConfig(**{**model.config.to_dict(), "sliding_window": 16, "dtype": None})
+    return MistralForCausalLM(config)
+
+
+def test_a_model_that_cannot_falls_back_with_one_line(
+    trainer: Build, model: LlamaForCausalLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        run = trainer(model=windowed(model), max_steps=1)
+    said = [r.message for r in caplog.records if "prompts are not shared" in r.message]
+    assert len(said) == 1
+    assert "its attention window is 16 tokens, below max_length" in said[0]
+    assert isinstance(run.data_collator, WRPOCollator)
+    run.train()
+    with pytest.raises(WRPOError, match="prompts cannot be shared: its attention window is 16"):
+        trainer(model=windowed(model), share_prompt=True)
+
+
+def test_other_reasons_to_fall_back(trainer: Build, model: LlamaForCausalLM) -> None:
+    prompted = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(WRPOError, match="the adapter puts tokens of its own before the prompt"):
+        trainer(peft_config=prompted, share_prompt=True)
+    with pytest.raises(WRPOError, match="FlexAttention has no backward pass on CPU"):
+        trainer(share_prompt=True, share_prompt_backend="flex")
+    assert isinstance(trainer(share_prompt=True).data_collator, PackedCollator)
+    with pytest.raises(WRPOError, match="unknown share_prompt 'maybe'; choose auto, true, false"):
+        trainer(share_prompt="maybe")
+    with pytest.raises(WRPOError, match="unknown share_prompt_backend 'eager'"):
+        trainer(share_prompt_backend="eager")
