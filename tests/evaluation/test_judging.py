@@ -331,6 +331,23 @@ def test_calls_overlap(tmp_path: Path) -> None:
     assert counts.seconds < 0.5 * n / 4  # a quarter of one after the other, even when loaded
 
 
+@pytest.mark.slow
+def test_805_calls_of_one_second_take_20(tmp_path: Path) -> None:
+    """13 rounds of 64 connections; a busy machine cannot show it."""
+    cores = os.cpu_count() or 1
+    if os.getloadavg()[0] > cores:
+        pytest.skip(f"the load is above {cores}, the number of cores")
+    n = 805
+    questions = tuple(Question(i, "x", (f"copy : a b {'c ' * (i % 9)}d",)) for i in range(n))
+    templates = {"single-1": load("mt-bench").templates["single-1"]}
+    benchmark = Benchmark("mt-bench", "nano", questions, templates, {"max_tokens": 64})
+    path = answer_file(tmp_path, benchmark, "an answer of some length " * 80)
+    with judge_at(NANO, latency=1.0) as url:
+        counts = run(url, tmp_path, benchmark=benchmark, answers=path, connections=64)
+    assert counts.status == {"ok": n}
+    assert counts.seconds < 20
+
+
 def test_memory_does_not_grow_with_the_answers(tmp_path: Path) -> None:
     """40 answers of 1 MB: the peak is a few requests, not the file."""
     size, n = 1_000_000, 40

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 
 from wrpo_lib import cli
-from wrpo_lib.evaluation.judgements import instruction_key, instructions, read_judgements
+from wrpo_lib.evaluation.formats import instruction_key, instructions
+from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.summary import Options, summarise
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 
@@ -139,6 +141,36 @@ def test_battles_and_both_kinds_of_arena_judgements_agree(
     assert (a["baseline"], b["baseline"]) == ("gpt-4-0314", "o3-mini-2025-01-31")
 
 
+def test_style_control_from_answer_files(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    baseline = shared / "eval" / "arena_hard_v01_answers_gpt-4-0314.jsonl.gz"
+    with gzip.open(baseline, "rt") as file:
+        answers = [json.loads(line) for line in file]
+    rng = np.random.default_rng(0)
+    rows, own = [], []
+    for row in answers[:200]:  # a judge that likes length, and a model that differs in nothing else
+        text, longer = row["choices"][0]["turns"][0]["content"], float(rng.uniform(0.6, 2.2))
+        own.append({"benchmark": "arena-hard", "question_id": row["question_id"], "turn": 1,
+                    "model": "m", "text": "word " * int(len(text) * longer / 5)})  # fmt: skip
+        wins = rng.random(2) < 1 / (1 + np.exp(-4 * (longer - 1) / (longer + 1)))
+        games = [{"score": "B>A" if wins[0] else "A>B"}, {"score": "A>B" if wins[1] else "B>A"}]
+        rows.append({"question_id": row["question_id"], "model": "m", "judge": "j", "games": games})
+    judged = write(tmp_path / "j.jsonl", rows)
+    mine = write(tmp_path / "answers.jsonl", own)
+    (model,) = report(capsys, "arena-hard", judged, "--style", mine, "--style", baseline)["models"]
+    controlled = model["style_controlled"]["gpt-4-0314"]
+    assert model["interval"]["low"] > 51
+    assert controlled["interval"]["low"] < 50 < controlled["interval"]["high"]
+    assert controlled["coefficients"]["token_len"] > 0
+    code, _, err = wrpo(capsys, "summarise", "arena-hard", judged, "--style", mine)
+    assert code == 2
+    assert "style control lacks 200 answers (first: 'gpt-4-0314'" in err
+    code, _, err = wrpo(capsys, "summarise", "arena-hard", judged, "--style", judged)
+    assert code == 2
+    assert "line 1 is no Arena-Hard answer" in err
+
+
 def test_two_baselines_have_no_overall_score(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +221,19 @@ def test_our_rows_attempts_and_paired_differences(
     assert "c minus a: " in out
 
 
+def test_several_samples_are_no_duplicates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**r, "request": f"{r['request']}{k}", "sample": k, "metric": "verdict of 2 samples"}
+            for r in ours("a") for k in (0, 1)]  # fmt: skip
+    same = {**rows[0], "request": "s", "question_id": "n99", "metric": "identical outputs",
+            "preference": 1.5}  # fmt: skip
+    (found,) = report(capsys, "alpaca-eval", write(tmp_path / "a.jsonl", [*rows, same]))["models"]
+    assert (found["n_total"], found["n_duplicates"], found["n_draws"]) == (161, 0, 1)
+    assert found["metric"] == "verdict of 2 samples"
+    assert found["interval"]["n_clusters"] == 41
+
+
 def test_other_judges_are_not_subtracted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,6 +255,17 @@ def test_our_pairwise_mt_bench_rows(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     found = report(capsys, "mt-bench", write(tmp_path / "p.jsonl", rows))["models"][0]
     assert [found[n] for n in ("win", "loss", "tie", "n_missing")] == [1, 1, 1, 1]
+
+
+def test_processes_change_nothing(tmp_path: Path) -> None:
+    rows = [row for k in range(5) for row in ours(f"m{k}", n=12, shift=0.02 * k)]
+    table = read_judgements("alpaca-eval", write(tmp_path / "five.jsonl", rows))
+    one, two = (
+        [s.as_dict() for s in summarise("alpaca-eval", table, Options(replicates=5, workers=w))]
+        for w in (1, 2)
+    )
+    assert len(one) == 5
+    assert one == two
 
 
 # -- leaderboards and agreement ------------------------------------------------------------------
@@ -275,6 +331,28 @@ def test_agreement_of_two_judges(
     code, out, _ = wrpo(capsys, "agreement", "mt-bench", path, path, "--replicates", 20)
     assert code == 0
     assert "raw: 1.000" in out
+
+
+def test_agreement_with_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def pair(question: int, first: str, second: str) -> dict[str, Any]:
+        return {"question_id": question, "turn": 1, "model_1": "a", "model_2": "b",
+                "judge": ["gpt-4", "pair-v2"], "g1_winner": first, "g2_winner": second}  # fmt: skip
+
+    def vote(question: int, winner: str) -> dict[str, Any]:
+        return {"question_id": question, "turn": 1, "model_a": "b", "model_b": "a",
+                "judge": "expert_1", "winner": winner}  # fmt: skip
+
+    judge = write(tmp_path / "judge.jsonl", [
+        pair(1, "model_1", "model_1"), pair(2, "model_1", "model_2"), pair(3, "error", "tie"),
+        pair(4, "model_2", "model_2")])  # fmt: skip
+    people = write(tmp_path / "people.jsonl", [
+        vote(1, "model_b"), vote(1, "model_b"), vote(1, "model_a"),  # two of three for a
+        vote(2, "model_a"), vote(3, "tie"), vote(4, "model_b")])  # fmt: skip
+    code, out, _ = wrpo(capsys, "agreement", "mt-bench", judge, people, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["n"], found["n_missing"], found["n_tied"]) == (3, 1, 1)
+    assert found["raw"]["value"] == pytest.approx(1 / 3)
 
 
 # -- bad input -----------------------------------------------------------------------------------

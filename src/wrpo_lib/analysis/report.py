@@ -106,7 +106,7 @@ def numbers(profile: str = "nano") -> dict[str, float | int | str]:
 
 
 def published_numbers() -> dict[str, float | int | str]:
-    """What published judgements of real models give (``results/published``); ``published_...``."""
+    """What published judgements of real models give; every key starts with ``published_``."""
     rows = read_results("published", "alpaca_eval2")
     rated = rows.dropna(subset=["lc_low"])
     half = (rated["lc_high"] - rated["lc_low"]) / 2

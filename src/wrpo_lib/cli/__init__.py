@@ -13,7 +13,19 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import answer, assets, data, generate, judge, pair, study, summarise, train
+from wrpo_lib.cli import (
+    answer,
+    assets,
+    data,
+    generate,
+    judge,
+    pair,
+    score,
+    study,
+    summarise,
+    train,
+    workers,
+)
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -38,11 +50,10 @@ def _top(
 
 
 # in the order of the data's way
-
-
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 generate.register(app)
+score.register(app)
 pair.register(app)
 train.register(app)
 answer.register(app)

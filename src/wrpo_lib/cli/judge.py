@@ -51,7 +51,7 @@ def judge(
     baseline: Annotated[Path | None, typer.Option(help="answers to compare with")] = None,
     order: Annotated[str, typer.Option(help="both, or upstream: one seeded order")] = "both",
     metric: Annotated[str, typer.Option(help="alpaca-eval: logprobs or text")] = "logprobs",
-    samples: Annotated[int, typer.Option(help="verdicts asked for each pair")] = 1,
+    samples: Annotated[int, typer.Option(help="with --metric text: verdicts asked for")] = 1,
     mode: Annotated[str, typer.Option(help="mt-bench: single or pair")] = "single",
     allow_missing: Annotated[bool, typer.Option(help="judge what is answered")] = False,
     retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
@@ -166,7 +166,6 @@ def alpaca_eval(
     judge: JudgeName,
     out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
     base_url: Url = OPENAI,
-    version: Annotated[str, typer.Option(help="2 or nano")] = "2",
     model: Model = "",
     connections: Connections = 64,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
@@ -177,7 +176,7 @@ def alpaca_eval(
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.server import Server
 
-    benchmark = load("alpaca-eval", version)
+    benchmark = load("alpaca-eval", "2")
     given = Answers(answers, benchmark)
     name = _one_model(given.models(), model, answers)
     client: Server = Server(base_url, api_key_env, connections)

@@ -102,6 +102,9 @@ def summarise(
     seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
     workers: Workers = 2,
     state: State = None,
+    style: Annotated[
+        list[Path] | None, typer.Option(help="arena-hard: answers of models and baselines")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Scores with intervals, what is missing, effects; several models also as paired differences.
@@ -109,9 +112,13 @@ def summarise(
     Every model is compared with the first one.
     """
     from wrpo_lib.evaluation.compare import differences
+    from wrpo_lib.evaluation.style import read_counts
     from wrpo_lib.evaluation.summary import Options
 
-    options = Options(None, c, compat, replicates, seed, workers)
+    if style and benchmark != "arena-hard":
+        raise WRPOError(f"--style is Arena-Hard's control, not that of {benchmark}; leave it out")
+    counts = {k: v for path in style or [] for k, v in read_counts(path).items()}
+    options = Options(None, c, compat, replicates, seed, workers, counts or None)
     found = _summaries(benchmark, files, side, options, state)
     pairs = differences(found)
     if as_json:
@@ -133,7 +140,8 @@ def _shown(value: Any) -> str:
     from wrpo_lib.analysis.statistics import Estimate
 
     if isinstance(value, Estimate):
-        return f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} questions)"
+        questions = f", {value.n_clusters} questions" if "cluster" in value.method else ""
+        return f"{value.text()} (95 %; {value.n} rows{questions})"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -146,8 +154,8 @@ def _lines(summary: Summary) -> list[str]:
         if isinstance(value, dict):
             lines.append(f"  {name}:")
             for part, inner in value.items():
-                estimate = inner["interval"] if isinstance(inner, dict) else inner
-                lines.append(f"    {part}: {_shown(estimate)}")
+                shown = inner["interval"] or inner["score"] if isinstance(inner, dict) else inner
+                lines.append(f"    {part}: {_shown(shown)}")
         else:
             lines.append(f"  {name}: {_shown(value)}")
     return [*lines, *(f"  note: {note}" for note in summary.notes)]

@@ -23,8 +23,8 @@ class WinRate:
     """Fields named as upstream names them; ``win_rate`` and errors in percent.
 
     ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
-    where both orders are judged. ``n_duplicates`` rows repeat a (question, order); they are kept,
-    as upstream keeps them. ``n_missing`` rows have no preference and are left out.
+    where both orders are judged. ``n_duplicates`` rows repeat a (question, order, sample) and are
+    kept, as upstream keeps them. ``n_missing`` rows have no preference and are left out.
     """
 
     win_rate: float
@@ -70,7 +70,7 @@ def win_rate(judgements: pd.DataFrame) -> WinRate:
     percent = 100 * (preferences - 1)
     wins, losses = int((preferences > 1.5).sum()), int((preferences < 1.5).sum())
     draws = len(kept) - wins - losses
-    key = [c for c in ("question_id", "order") if c in judgements]
+    key = [c for c in ("question_id", "order", "sample") if c in judgements]
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
     return WinRate(
         win_rate=float(percent.mean()),

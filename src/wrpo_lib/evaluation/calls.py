@@ -49,6 +49,10 @@ class Plan:
                 )
         if self.samples < 1:
             raise WRPOError(f"samples is {self.samples}; give at least 1")
+        if self.samples > 1 and (self.benchmark.name, self.metric) != ("alpaca-eval", "text"):
+            raise WRPOError(
+                f"samples is {self.samples}; only alpaca-eval with --metric text takes several"
+            )
         if self.mode == "pair" and "pair-1" not in self.benchmark.templates:
             raise WRPOError(
                 f"{self.benchmark.name} {self.benchmark.version} has no pairwise prompts; "

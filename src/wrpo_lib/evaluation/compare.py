@@ -12,7 +12,6 @@ import pandas as pd
 
 from wrpo_lib.analysis.agreement import Agreement, agreement, verdicts
 from wrpo_lib.analysis.statistics import Estimate, detectable, difference_interval
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.length_control import length_controlled_difference
 from wrpo_lib.evaluation.summary import SAME, Summary
 
@@ -74,8 +73,9 @@ def judges_agree(
 ) -> Agreement:
     """Agreement of two tables of judgements on what both judged, clustered by question.
 
-    A verdict is who wins a comparison, all orders of it together (a tie where they balance); in
-    MT-Bench's single-answer mode it is the rounded score of a turn.
+    A verdict is who wins a comparison, all orders, games and votes of it together (a tie where they
+    balance); in MT-Bench's single-answer mode it is the rounded score of a turn. Comparisons are
+    matched whichever model a file names first.
     """
     sides = [_verdicts(benchmark, table) for table in (a, b)]
     both = sides[0].to_frame("a").join(sides[1].rename("b"), how="outer")
@@ -95,7 +95,21 @@ def _verdicts(benchmark: str, table: pd.DataFrame) -> pd.Series:
         means = sums["total"] / sums["weight"].where(sums["weight"] > 0)
         return pd.Series(verdicts(means, 0.5), index=means.index)
     if "g1_winner" in table:
-        raise WRPOError("agreement of pairwise MT-Bench judgements is not computed; give scores")
+        return _majority(table)
     means = table["score"].where(table["score"] >= 0).groupby([table[k] for k in [*key, "turn"]])
     rounded = means.mean().round()
     return pd.Series([None if r != r else str(int(r)) for r in rounded], index=rounded.index)
+
+
+def _majority(table: pd.DataFrame) -> pd.Series:
+    """Verdict for the first model of each pair in alphabetical order, by question and turn."""
+    readable = ["model_1", "model_2", "tie"]
+    known = table["g1_winner"].isin(readable) & table["g2_winner"].isin(readable)
+    agreed = table["g1_winner"].where(table["g1_winner"] == table["g2_winner"], "tie")
+    points = agreed.map({"model_1": 1.0, "model_2": -1.0, "tie": 0.0}).where(known)
+    swapped = table["model_1"].astype(str) > table["model_2"].astype(str)
+    pairs = [" and ".join(sorted(map(str, p))) for p in zip(table["model_1"], table["model_2"],
+                                                            strict=True)]  # fmt: skip
+    rows = table.assign(model=pairs, points=points.where(~swapped, -points))
+    means = rows.groupby(["model", "question_id", "turn"])["points"].mean()
+    return pd.Series(verdicts(means, 0.0), index=means.index)

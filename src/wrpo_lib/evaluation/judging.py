@@ -29,7 +29,7 @@ CHARACTERS_A_TOKEN = 4  # a common rule of thumb for English; estimates only
 # tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters a
 # token), Arena-Hard ours (the judge is asked to answer the prompt itself first)
 TYPICAL = {"mt-bench": 200, "arena-hard": 700}
-FIRST = 8  # as many failures of one kind in a row at the start end the run
+FIRST = 8  # as many errors, or replies without log-probabilities, at the start end the run
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,9 @@ class Prices:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
-# alpaca-eval 0.6.6 (decoders/openai.py) and its comments on completion prices
+# of 2024: prompts as in alpaca-eval 0.6.6 (decoders/openai.py), completions as OpenAI listed them
 KNOWN_PRICES = {
     "gpt-4-1106-preview": Prices(10, 30),
-    "gpt-4-turbo": Prices(10, 30),
     "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60),
 }
 
@@ -156,6 +155,7 @@ class Run:
         served = {k: reply.body.get(k) for k in ("model", "system_fingerprint")}
         usage = {k: v for k, v in (reply.body.get("usage") or {}).items() if isinstance(v, int)}
         text = verdicts.text_of(reply.body)
+        served["server"] = self.server.address
         full = {**row, "served": served, "usage": usage, "judgment": text, **found}
         self._append(full, OK if found["problem"] is None else UNREADABLE)
 
@@ -163,10 +163,12 @@ class Run:
         request = row["request"]
         self._attempts[request] += 1
         self.counts.status[status] += 1
-        if problem := row.get("problem"):
+        problem = row.get("problem")
+        if problem:
             self.counts.problems[problem] += 1
         if len(self._first) < FIRST:
-            self._first.append(row.get("problem") or "")
+            hopeless = status == ERROR or problem == verdicts.NO_LOGPROBS
+            self._first.append(str(problem) if hopeless else "")
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[request], "status": status, "judged": judged}
         self.store.append({**row, **head})

@@ -34,14 +34,15 @@ class LengthControlled:
     """The win rate in percent that the judge would give at equal length.
 
     ``lc_standard_error`` is upstream's: the spread of the predictions, which leaves out that the
-    regression itself is estimated. ``interval`` refits it on resampled questions; None if no
+    regression itself is estimated (None without difficulties, where all predictions are equal).
+    ``interval`` refits it on resampled questions; None if no
     replicates were asked for. ``glm`` is upstream's name of the regression, ``C`` its inverse L1
     strength, ``length_coefficient`` the log-odds a unit of tanh(standardised length difference),
     ``drawn`` the refitted values, one a replicate.
     """
 
     length_controlled_winrate: float
-    lc_standard_error: float
+    lc_standard_error: float | None
     glm: str
     C: float
     C_given: bool
@@ -234,7 +235,9 @@ def length_controlled(
         interval = percentile_interval(value, drawn, n, len(set(design.question)), seed)
     return LengthControlled(
         length_controlled_winrate=value,
-        lc_standard_error=float(100 * chance.std(ddof=1) / np.sqrt(len(chance))),
+        lc_standard_error=(
+            None if side is None else float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
+        ),
         glm="length_controlled_minimal" if side is None else "length_controlled_v1",
         C=chosen,
         C_given=C is not None,

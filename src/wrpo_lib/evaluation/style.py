@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.judgements import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,51 @@ def from_metadata(metadata: dict[str, Any]) -> np.ndarray:
     """(4,) the same from the ``metadata`` of upstream's answer files."""
     values = (metadata[name] for name in ELEMENTS)
     return np.array([sum(v.values()) if isinstance(v, dict) else v for v in values], dtype=float)
+
+
+def read_counts(path: Path) -> dict[tuple[str, str], np.ndarray]:
+    """(model, question) -> (4,) counts of an answer file: ours, or upstream's of either version.
+
+    Upstream's ``metadata`` is taken where it is there, otherwise the text is counted.
+    """
+    found = {}
+    for where, row in read_rows(path):
+        try:
+            found[_answer(row)] = _counts(row)
+        except (KeyError, IndexError, TypeError) as error:
+            raise WRPOError(
+                f"{where} is no Arena-Hard answer ({error!r}); check the file"
+            ) from error
+    return found
+
+
+def _answer(row: dict[str, Any]) -> tuple[str, str]:
+    model = row["model_id"] if "model_id" in row else row["model"]
+    return str(model), str(row["uid"] if "uid" in row else row["question_id"])
+
+
+def _counts(row: dict[str, Any]) -> np.ndarray:
+    if row.get("metadata"):
+        return from_metadata(row["metadata"])
+    if "messages" in row:
+        content = row["messages"][-1]["content"]
+        return count(content["answer"] if isinstance(content, dict) else content)
+    return count(row["text"] if "text" in row else row["choices"][0]["turns"][0]["content"])
+
+
+def of_battles(rows: pd.DataFrame, counts: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+    """(N, 4) style differences of battles with ``model``, ``baseline`` and ``question_id``."""
+    sides = []
+    for name in ("model", "baseline"):
+        keys = list(zip(rows[name].astype(str), rows["question_id"].astype(str), strict=True))
+        missing = [k for k in keys if k not in counts]
+        if missing:
+            raise WRPOError(
+                f"style control lacks {len(set(missing))} answers (first: {missing[0][0]!r} to "
+                f"question {missing[0][1]}); give the answer files of model and baseline"
+            )
+        sides.append(np.array([counts[k] for k in keys]))
+    return difference(*sides)
 
 
 def difference(model: np.ndarray, baseline: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
 from wrpo_lib.evaluation.judgements import NAMES
 from wrpo_lib.evaluation.length_control import LengthControlled, length_controlled
+from wrpo_lib.evaluation.style import of_battles, style_controlled
 
 EXPECTED = {
     ("alpaca-eval", "2"): 805,
@@ -27,13 +28,18 @@ EXPECTED = {
 """Judgements of a whole run where each is made once (AlpacaEval-2: questions)."""
 
 SAME = ("judge", "version", "template", "metric", "baseline")
+FEW = 10  # a category of fewer questions gets no interval
 IDENTICAL = "identical outputs"  # the metric of a pair that needed no judge
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to summarise: ``side``, ``C`` and ``compat`` as in length control, ``replicates`` of the
-    bootstraps (0 leaves them out), ``seed`` of the resampling, ``workers``: processes."""
+    """How to summarise.
+
+    ``side``, ``C``, ``compat``: as in length control. ``replicates`` of the bootstraps (0 leaves
+    them out), ``seed`` of the resampling, ``workers``: processes. ``style``: counts of Arena-Hard
+    answers (:func:`wrpo_lib.evaluation.style.read_counts`), which add the score at equal style.
+    """
 
     side: pd.DataFrame | None = None
     C: float | None = None
@@ -41,6 +47,7 @@ class Options:
     replicates: int = 200
     seed: int = 0
     workers: int = 1
+    style: dict[tuple[str, str], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -246,6 +253,17 @@ def _mt_bench(
     return Summary(model, setting, values, notes, points, [str(q) for q in kept["question_id"]])
 
 
+def _style(rows: pd.DataFrame, options: Options) -> dict[str, Any]:
+    """Score at equal length and markdown against each baseline, and the coefficients."""
+    found = {}
+    for baseline, part in rows.groupby("baseline"):
+        features = of_battles(part, options.style or {})
+        (one,) = style_controlled(part, features, replicates=options.replicates).values()
+        found[str(baseline)] = {"score": one.score, "interval": one.interval,
+                                "coefficients": one.coefficients}  # fmt: skip
+    return found
+
+
 def _arena(
     model: str, setting: dict[str, str], rows: pd.DataFrame, options: Options, universe: list[str]
 ) -> Summary:
@@ -272,12 +290,20 @@ def _arena(
         "length_effect": _length_effect(kept, percent, questions),
     }
     notes = []
+    if options.style is not None:
+        values["style_controlled"] = _style(rows, options)
     if setting["metric"] == "battles":
         notes.append("battles leave unreadable games out, so these cannot be counted")
     if len(parts) > 1:
-        values["categories"] = {c: {"score": p.score, "interval": p.interval,
-                                    "interval_rows": p.interval_rows, "n_battles": p.n_battles}
-                                for c, p in parts.items()}  # fmt: skip
+        values["categories"] = {
+            name: {
+                "score": part.score,
+                "interval": part.interval if part.n_questions >= FEW else None,
+                "n_battles": part.n_battles,
+                "n_questions": part.n_questions,
+            }
+            for name, part in parts.items()
+        }
     if ", " in setting["baseline"]:
         values["score"] = values["interval"] = values["interval_rows"] = None
         values["detectable_difference"] = None

@@ -13,6 +13,7 @@ from typing import Any
 
 from wrpo_lib.evaluation.mt_bench import parse_score
 
+NO_LOGPROBS = "log-probabilities missing"
 _HTML = re.compile(r"^\s*<(?:!doctype|html|head|body)\b", re.IGNORECASE)
 _DOUBLE = re.compile(r"\[\[([AB<>=]+)\]\]")
 _SINGLE = re.compile(r"\[([AB<>=]+)\]")
@@ -57,7 +58,7 @@ def read_logprobs(body: dict[str, Any]) -> Reading:
     choices = body.get("choices") or [{}]
     content = (choices[0].get("logprobs") or {}).get("content")
     if not content or not content[0].get("top_logprobs"):
-        return Reading(None, "log-probabilities missing")
+        return Reading(None, NO_LOGPROBS)
     listed = {t["token"]: float(t["logprob"]) for t in content[0]["top_logprobs"]}
     m, big = listed.get("m"), listed.get("M")
     details = {"logprob_m": m, "logprob_M": big}

@@ -24,9 +24,8 @@ ROWS = (
     ("mt_bench_radar", "ours", "published/mt_bench", "notebooks/05_evaluation.ipynb"),
     ("headroom", "ours", "scores", "book/testbed.md"),
 )
-"""Figure, what of the paper it answers, table of ``results/nano`` or PROFILE/table, page.
-
-Figures drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
+"""Figure, what of the paper it answers, table of ``results/nano`` (or PROFILE/table), page. Figures
+drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
 ``table2_intervals``) have no data file and are left out."""
 
 

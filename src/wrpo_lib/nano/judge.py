@@ -53,8 +53,9 @@ class Judge:
 
     def rating(self, quality: Any, length: Any, noise: Any) -> Any:
         """A whole score from 1 to 10 for an answer of ``length`` characters, N(0, 1) ``noise``."""
-        longer = (length - 2 * self.length_unit) / (2 * self.length_unit)
-        score = 2.0 + 5.5 * quality + self.length * longer + self.noise * noise
+        usual = 2 * self.length_unit
+        longer = self.length * (length - usual) / usual
+        score = 2.0 + 5.5 * quality + longer + self.noise * noise
         return np.clip(np.round(score), 1, 10).astype(int)
 
 

@@ -1,0 +1,58 @@
+"""The tracked numbers of published judgements are what the judgements give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.published import FILES, _arena, _mt_bench, make_published
+from wrpo_lib.evaluation.summary import summarise
+from wrpo_lib.records import file_hash, project_root, read_results, read_run
+
+TABLES = ("alpaca_eval2", "mt_bench", "arena_hard", "detectable")
+
+
+def test_the_judgements_are_those_of_the_record(shared: Path) -> None:
+    record = read_run("published")["judgements"]
+    assert record == {file: file_hash(shared / file) for file in FILES.values()}
+
+
+@pytest.mark.parametrize("benchmark", ["mt-bench", "arena-hard"])
+def test_tables_without_refits_are_reproduced(shared: Path, benchmark: str) -> None:
+    found = summarise(benchmark, read_judgements(benchmark, shared / FILES[benchmark]))
+    make, name = {"mt-bench": (_mt_bench, "mt_bench"), "arena-hard": (_arena, "arena_hard")}[
+        benchmark
+    ]
+    tracked = read_results("published", name)
+    pd.testing.assert_frame_equal(make(found), tracked, rtol=1e-5, check_dtype=False)
+
+
+def test_no_text_is_tracked() -> None:
+    for name in TABLES:
+        texts = read_results("published", name).select_dtypes("object")
+        assert texts.map(lambda v: len(str(v)) < 50).all(axis=None)
+
+
+@pytest.mark.slow
+def test_everything_is_made_again(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked = {name: read_results("published", name) for name in TABLES}
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    make_published(shared, replicates=20, workers=1)
+    assert project_root() == tmp_path
+    again = read_results("published", "alpaca_eval2").set_index("model")
+    before = tracked["alpaca_eval2"].set_index("model")
+    for column in ("win_rate", "standard_error", "position_effect", "length_effect"):
+        assert again[column].to_list() == pytest.approx(before[column].to_list(), nan_ok=True)
+    assert (again["lc"] - before["lc"]).abs().max() < 0.16
+
+
+def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WRPOError, match="give the folder that holds eval/df_gamed"):
+        make_published(tmp_path)
