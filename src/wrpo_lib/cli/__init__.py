@@ -24,7 +24,6 @@ from wrpo_lib.cli import (
     study,
     summarise,
     train,
-    workers,
 )
 from wrpo_lib.errors import WRPOError
 
