@@ -11,7 +11,6 @@ import asyncio
 import json
 import os
 import queue
-import random
 import re
 import threading
 import time
@@ -21,10 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.patience import Pace, backoff, retry_after
 
 NO_KEY = "none"  # local servers ask for no key, but the client insists on a text
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; the wait doubles with each try
-LONGEST_ASKED = 600.0  # a Retry-After beyond this is shortened to it
 BUSY = (429, 503)
 REFUSED = (401, 403)
 
@@ -121,44 +119,6 @@ class _Failure:
         return self.status in (0, 200, 408, 409, 429) or self.status >= 500
 
 
-class _Pace:
-    """How many requests may be under way now, for all connections together."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.limit = most, float(most)
-        self.active = self.served = 0
-        self.resume_at = self.last_cut = 0.0
-        self.free = asyncio.Event()
-
-    async def enter(self) -> None:
-        while True:
-            wait = self.resume_at - time.monotonic()
-            if wait > 0:
-                await asyncio.sleep(wait)
-            elif self.active >= int(self.limit):
-                self.free.clear()
-                await self.free.wait()
-            else:
-                break
-        self.active += 1
-
-    def leave(self) -> None:
-        self.active -= 1
-        self.free.set()
-
-    def success(self) -> None:
-        self.served += 1
-        self.limit = min(self.most, self.limit + 1 / self.limit)
-        self.free.set()
-
-    def slow_down(self, wait: float, began: float) -> None:
-        """Everybody waits; the limit is halved once for all that were sent before the last cut."""
-        now = time.monotonic()
-        self.resume_at = max(self.resume_at, now + wait)
-        if began >= self.last_cut:
-            self.limit, self.last_cut = max(1.0, self.limit / 2), now
-
-
 class _Pool:
     """An event loop in a thread of its own, so that it runs inside notebooks as well."""
 
@@ -168,7 +128,7 @@ class _Pool:
         _check_address(server.base_url)
         self.server, self.key = server, _read_key(server.api_key_env)
         self.done: queue.SimpleQueue[Reply | BaseException | None] = queue.SimpleQueue()
-        self.pace = _Pace(server.connections)
+        self.pace = Pace(server.connections)
         self.stopped = self.reached = False
         self.tasks: set[asyncio.Task[Reply | None]] = set()
         self.sending: set[asyncio.Task[Any] | None] = set()
@@ -230,7 +190,7 @@ class _Pool:
             tries += not (busy and self.pace.served > served)
             if not outcome.worth_a_retry or tries > self.server.retries:
                 return Reply(key, None, outcome.what)
-            wait = _backoff(tries) if outcome.wait is None else min(outcome.wait, LONGEST_ASKED)
+            wait = backoff(tries) if outcome.wait is None else outcome.wait
             if busy:
                 self.pace.slow_down(wait, began)
             else:
@@ -283,7 +243,7 @@ class _Pool:
             fatal = f"{where} says that the quota is used up ({said}); add to it and run again"
         elif status == 404 and not self.pace.served:
             fatal = f"{what}; check the server's address and the model's name"
-        return _Failure(what, status, _retry_after(error.response.headers), fatal)
+        return _Failure(what, status, retry_after(error.response.headers), fatal)
 
     def _redact(self, text: str) -> str:
         """At most 300 characters on one line, without the key or what looks like one."""
@@ -314,29 +274,6 @@ def _read_key(variable: str) -> str:
             "characters); set it again"
         )
     return key
-
-
-def _backoff(tries: int) -> float:
-    """Doubling wait in seconds, each up to a quarter shorter so that retries spread out."""
-    wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2 ** max(0, tries - 1))
-    return wait * (1 - random.random() / 4)
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Seconds that a Retry-After header asks for, given as a number or a date."""
-    from email.utils import parsedate_to_datetime
-
-    said = headers.get("retry-after")
-    if said is None:
-        return None
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _read_answer(text: str, where: str) -> dict[str, Any] | _Failure:

@@ -111,7 +111,8 @@ def _settings(o: SimpleNamespace) -> dict[str, Any]:
     found = {"engine": o.engine, "revision": o.revision, "dtype": o.dtype}
     if o.engine != "server":
         return found
-    return found | {"base_url": _server(o).address, "extra_body": _extra(o.extra_body)}
+    extra, address = _extra(o.extra_body), _server(o).address
+    return found | {"base_url": address, "extra_body": extra, "fold_system": o.fold_system}
 
 
 def _server(o: SimpleNamespace) -> Server:
