@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -161,26 +161,29 @@ def _branch_mask(prompt: int, length: int, device: torch.device) -> Tensor:
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D), one call for a prompt and one for each branch."""
+    """Attention of a packed row, (1, H, T, D), one call a branch.
+
+    Kernels skip what a causal square masks, but not what a mask of ours does. So the prompt goes
+    along with its first branch in one square, and again with each branch longer than itself, where
+    computing its queries twice costs less than the masked part of the rectangle.
+    """
     key, value = (_repeat(states, query.shape[1]) for states in (key, value))
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
+    attend = partial(scaled_dot_product_attention, scale=scaling, dropout_p=p)
     found = []
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-        found.append(
-            scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=p
-            )
-        )
-
     for prompt, responses in branches.examples:
-        q, prompt_k, prompt_v = next(parts)
-        attend(q, prompt_k, prompt_v, None)
-        for length in responses:
+        start = next(parts)
+        if not responses:
+            found.append(attend(*start, is_causal=True))
+        for number, length in enumerate(responses):
             q, k, v = next(parts)
-            k, v = torch.cat([prompt_k, k], dim=2), torch.cat([prompt_v, v], dim=2)
-            attend(q, k, v, _branch_mask(prompt, length, q.device))
+            k, v = torch.cat([start[1], k], dim=2), torch.cat([start[2], v], dim=2)
+            if number and length <= prompt:
+                found.append(attend(q, k, v, attn_mask=_branch_mask(prompt, length, q.device)))
+                continue
+            out = attend(torch.cat([start[0], q], dim=2), k, v, is_causal=True)
+            found.append(out[:, :, prompt:] if number else out)
     return torch.cat(found, dim=2)
 
 

@@ -22,14 +22,22 @@ def inputs(dtype: torch.dtype, n: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, weight, torch.randint(0, 11, (n,), generator=generator)
 
 
+@pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("rows", [2, 3, 256])
-def test_values_and_gradients(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_and_gradients(rows: int, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many tiles there are, the last one smaller or not."""
     monkeypatch.setattr(head, "ROWS", rows)
     hidden, weight, labels = inputs(torch.float64)
     expected = (hidden @ weight.T).log_softmax(-1).gather(-1, labels[:, None])[:, 0]
-    torch.testing.assert_close(token_log_probs(hidden, weight, labels), expected)
-    assert gradcheck(lambda h, w: token_log_probs(h, w, labels), (hidden, weight))
+    torch.testing.assert_close(token_log_probs(hidden, weight, labels, keep=keep), expected)
+    assert gradcheck(lambda h, w: token_log_probs(h, w, labels, keep=keep), (hidden, weight))
+
+
+def test_kept_logits_serve_one_backward_pass_and_are_made_anew_for_others() -> None:
+    hidden, weight, labels = inputs(torch.float32)
+    found = token_log_probs(hidden, weight, labels, keep=True)
+    first, second = (torch.autograd.grad(found.sum(), hidden, retain_graph=True) for _ in "ab")
+    torch.testing.assert_close(first, second)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
@@ -45,7 +53,9 @@ def test_it_takes_the_calls_it_can_and_leaves_the_others_to_trl(
     calls = []
     ordinary = head.token_log_probs
     monkeypatch.setattr(
-        head, "token_log_probs", lambda *args: calls.append(len(args[0])) or ordinary(*args)
+        head,
+        "token_log_probs",
+        lambda *args, **kwargs: calls.append(len(args[0])) or ordinary(*args, **kwargs),
     )
     theirs, ours = copy.deepcopy(model), copy.deepcopy(model)
     add_fused_lm_head(theirs)

@@ -20,6 +20,7 @@ from wrpo_lib.cli import (
     generate,
     judge,
     pair,
+    plan,
     score,
     study,
     summarise,
@@ -55,6 +56,7 @@ generate.register(app)
 score.register(app)
 pair.register(app)
 train.register(app)
+plan.register(app)
 answer.register(app)
 judge.register(app)
 summarise.register(app)

@@ -1,0 +1,55 @@
+"""Tables of the benchmarks, kept as all tracked results are: hashes and provenance beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.records import (
+    provenance,
+    read_results,
+    read_run,
+    results_dir,
+    write_json,
+    write_results,
+)
+
+PROFILE = "benchmarks"
+
+
+def save(
+    tables: dict[str, pd.DataFrame], records: dict[str, dict[str, Any]], out: Path | None
+) -> Path:
+    """Write tables and what was measured; a part that was not run now keeps its last run.
+
+    Beside the tables: ``run.json`` with each part's record and provenance, and ``train_step.json``
+    with the summary of the steps. ``out`` puts all of it into another folder.
+    """
+    made = provenance()
+    parts = {name: {**made, **record} for name, record in records.items()}
+    if out is None:
+        tables, parts = {**_kept_tables(tables), **tables}, {**_kept_parts(), **parts}
+        folder = write_results(PROFILE, tables, {"parts": parts})
+    else:
+        folder = out
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            table.to_csv(folder / f"{name}.csv", index=False)
+    if "steps" in records:
+        write_json(folder / "train_step.json", {**made, "detail": records["steps"]})
+    return folder
+
+
+def _kept_parts() -> dict[str, Any]:
+    try:
+        return dict(read_run(PROFILE)["parts"])
+    except WRPOError:
+        return {}
+
+
+def _kept_tables(new: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    names = [n for n in _kept_parts() if n not in new]
+    return {n: read_results(PROFILE, n) for n in names if (results_dir(PROFILE)).is_dir()}

@@ -1,0 +1,266 @@
+"""Time, memory and efficiency of a training step, way by way, in one run on one machine.
+
+    .venv/bin/python benchmarks/train_step.py            # about an hour on two quiet cores
+    .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
+
+Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
+of the ratios of neighbours. Losses and gradient norms of the ways must agree, or the run fails.
+Peak memory is of a fresh process for each way. Writes results/benchmarks/ (--out elsewhere).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import growth
+import pandas as pd
+import torch
+import variants
+import workloads
+from store import save
+
+from wrpo_lib.analysis.benchmarks import ONE_PASS, quartiles
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.planner import footprint
+
+BATCH = 2
+THREADS = 2
+NOISE = 0.05
+"""How far the policy is from its reference, in standard deviations of each weight matrix."""
+REFERENCE = "reference"
+"""The reference pass that ways with a cached reference owe once; timed like a way."""
+
+
+def load(workload: str, n: int) -> tuple[Any, Any, list[workloads.Row]]:
+    """Model, tokenizer and rows of a workload."""
+    if workload == "tiny":
+        model, tokenizer = workloads.small_model()
+        return model, tokenizer, workloads.random_rows(n, 12, (30, 24, 12), 512)
+    model, tokenizer = workloads.smollm2()
+    make = workloads.ordinary if workload == "ordinary" else workloads.long_prompt
+    return model, tokenizer, make(tokenizer, n)
+
+
+class Stepper:
+    """A policy a little away from its reference, and training steps that leave it there.
+
+    The learning rate is 0: the optimiser does all of its work and every way meets the same
+    weights, so their losses can be compared.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.reference = copy.deepcopy(model).eval().requires_grad_(False)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn(p.shape, generator=generator), alpha=NOISE * float(p.std()))
+        self.model = model.train()
+        self.optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+
+    def step(self, way: Any, rows: list[workloads.Row]) -> dict[str, float]:
+        """One whole training step: seconds, loss, gradient norm."""
+        saving = getattr(way, "checkpointing", False)
+        if saving:
+            self.model.activation_checkpointing_enable()
+        start = time.perf_counter()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = way(rows)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        seconds = time.perf_counter() - start
+        if saving:
+            self.model.activation_checkpointing_disable()
+        return {"seconds": seconds, "loss": loss.item(), "grad_norm": norm.item()}
+
+    def build(self, name: str, tokenizer: Any, rows: list[workloads.Row], folder: Path) -> Any:
+        """A way to compute this policy's step."""
+        return variants.build(name, self.model, self.reference, tokenizer, rows, folder)
+
+
+def matmul_rate(n: int = 2048, repeats: int = 5) -> float:
+    """GFLOP/s of float32 matrix products just now, the best of a few."""
+    a, best = torch.randn(n, n), float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        best = min(best, time.perf_counter() - start)
+    return 2 * n**3 / best / 1e9
+
+
+def needed_gflops(model: Any, rows: list[workloads.Row]) -> float:
+    """Arithmetic of a training step counting each token once: three forward passes' worth."""
+    examples = [
+        (len(r["prompt_ids"]), tuple(len(r[f"{k}_ids"]) for k in workloads.RESPONSES)) for r in rows
+    ]
+    weights = footprint.weights(model)
+    return 3 * sum(footprint.forward_flops(weights, model.config, examples, True)) / 1e9
+
+
+def compare(workload: str, n_batches: int, repeats: int, names: tuple[str, ...]) -> pd.DataFrame:
+    """Time every way on every batch in turn; one row a step."""
+    model, tokenizer, rows = load(workload, BATCH * n_batches)
+    stepper = Stepper(model)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        ways = {n: stepper.build(n, tokenizer, rows, Path(folder)) for n in names}
+        batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+        for trl in (w for w in ways.values() if isinstance(w, variants.TRL)):
+            for batch in batches:
+                trl.prepare(batch)
+        for turn in range(repeats * n_batches):
+            batch = batches[turn % n_batches]
+            shift = turn % len(names)
+            for name in names[shift:] + names[:shift]:
+                rate = matmul_rate()
+                made = {**stepper.step(ways[name], batch), "rate": rate, "way": name}
+                found.append({"workload": workload, "turn": turn, **made})
+            passed = {"seconds": _reference_seconds(ways["all"], batch), "rate": rate}
+            found.append({"workload": workload, "turn": turn, "way": REFERENCE, **passed})
+            for row in found[-len(names) - 1 :]:
+                row["gflops"] = needed_gflops(model, batch)
+            print(f"{workload}: turn {turn + 1} of {repeats * n_batches}", flush=True)
+    table = pd.DataFrame(found)
+    check_agreement(table)
+    return table
+
+
+def _reference_seconds(way: variants.Ours, batch: list[workloads.Row]) -> float:
+    start = time.perf_counter()
+    way.reference_pass(batch)
+    return time.perf_counter() - start
+
+
+def check_agreement(table: pd.DataFrame) -> None:
+    """Every way gives the loss and the gradient norm of its peers.
+
+    :raises WRPOError: names the first that does not.
+    """
+    for (workload, turn), rows in table[table["way"] != REFERENCE].groupby(["workload", "turn"]):
+        pairs = rows["way"].isin(variants.PAIRS)
+        for group in (rows[~pairs], rows[pairs]):
+            first = group.iloc[0]
+            for row in group.itertuples():
+                off = abs(row.loss - first["loss"])
+                turned = abs(row.grad_norm / first["grad_norm"] - 1)
+                if off > 1e-4 or turned > 1e-3:
+                    raise WRPOError(
+                        f"{workload}, turn {turn}: {row.way} and {first['way']} differ by {off:.1e}"
+                        f" in loss and {turned:.1e} of the gradient norm; one of them is wrong"
+                    )
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+def peak_memory(workload: str, name: str, n_batches: int) -> float:
+    """Peak resident GiB of a fresh process that trains ``n_batches`` steps in one way."""
+    command = [sys.executable, __file__, "--measure", name, "--workload", workload,
+               "--batches", str(n_batches)]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise WRPOError(f"measuring {name} on {workload} failed:\n{done.stderr[-2000:]}")
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def measure(workload: str, name: str, n_batches: int) -> float:
+    """Train ``n_batches`` steps in one way; peak resident GiB of this process."""
+    model, tokenizer, rows = load(workload, BATCH * n_batches)
+    stepper = Stepper(model)
+    with tempfile.TemporaryDirectory() as folder:
+        way = stepper.build(name, tokenizer, rows, Path(folder))
+        if name in ("all", "saving"):  # trained with the reference computed: it is gone by now
+            way.trainer.ref_model = stepper.reference = None
+        for start in range(0, len(rows), BATCH):
+            stepper.step(way, rows[start : start + BATCH])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+# --- what is reported ---------------------------------------------------------------------------
+
+
+def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each way on one workload: speed-up, its quartiles, seconds, number of turns."""
+    found, seconds = quartiles(rows), rows.groupby("way")["seconds"].median()
+    return {
+        way: {**found.loc[way].to_dict(), "seconds": seconds.get(way), "n": rows["turn"].nunique()}
+        for way in found.index
+    }
+
+
+def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
+    """The numbers that the book and the issue ask for, and the table behind them."""
+    everything = table[table["way"] == "all"]
+    share = everything["gflops"] / everything["seconds"] / everything["rate"]
+    by_load = {w: ratios(rows) for w, rows in table.groupby("workload", sort=False)}
+    loads = list(by_load.values())
+    first, last = loads[0], loads[-1]
+    return {
+        "speedup_ordinary": first[ONE_PASS]["median"],
+        "speedup_ordinary_cached": first["all"]["median"],
+        "speedup_long_prompt": last[ONE_PASS]["median"],
+        "speedup_long_prompt_cached": last["all"]["median"],
+        "memory_ratio_ordinary": memory["all"] / memory["official"],
+        "memory_ratio_saving": memory["saving"] / memory["official"],
+        "share_of_matmul_rate": float(share.median()),
+        "matmul_gflops": float(table["rate"].median()),
+        "peak_gib": memory,
+        "ways": by_load,
+    }
+
+
+def main() -> None:
+    """Run the benchmark; with --measure, one way in this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tiny random model")
+    parser.add_argument("--batches", type=int, default=4, help="batches of each workload")
+    parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
+    parser.add_argument("--only", choices=("steps", "growth"), help="one of the two parts")
+    parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")
+    parser.add_argument("--measure", choices=variants.NAMES, help=argparse.SUPPRESS)
+    parser.add_argument("--workload", default="ordinary", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if args.measure:
+        print(measure(args.workload, args.measure, args.batches))
+        return
+    tables, records = {}, {}
+    if args.only != "growth":
+        tables["steps"], records["steps"] = _steps(args.quick, args.batches, args.repeats)
+    if args.only != "steps":
+        tables["growth"], records["growth"] = growth.run(args.quick)
+    folder = save(tables, records, args.out)
+    print(f"wrote {', '.join(tables)} to {folder}")
+    if "steps" in records:
+        print(json.dumps({k: v for k, v in records["steps"].items() if k != "ways"}, indent=1))
+
+
+def _steps(quick: bool, n_batches: int, repeats: int) -> tuple[pd.DataFrame, dict[str, Any]]:
+    loads = ("tiny",) if quick else ("ordinary", "long")
+    started = time.perf_counter()
+    memory = {n: peak_memory(loads[0], n, 2) for n in ("official", "all", "saving", "trl")}
+    table = pd.concat([compare(w, n_batches, repeats, variants.NAMES) for w in loads])
+    detail = summary(table, memory)
+    settings = {"batch": BATCH, "threads": THREADS, "batches": n_batches, "repeats": repeats,
+                "workloads": loads, "seconds": round(time.perf_counter() - started)}  # fmt: skip
+    return table, {**settings, **detail}
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except WRPOError as error:
+        sys.exit(f"train_step: {error}")

@@ -1,0 +1,101 @@
+"""What ``benchmarks/train_step.py`` measured, as ratios, tables and numbers for the page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.records import read_results, results_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROFILE = "benchmarks"
+ONE_PASS = "all, one reference pass"
+WAYS = {
+    "official": "official arithmetic",
+    "sharing": "prompt sharing alone",
+    "head": "head at responses alone",
+    "cached": "reference once alone",
+    ONE_PASS: "all, reference pass counted",
+    "all": "all, reference cached",
+    "saving": "all, cached, checkpointing",
+}
+"""Ways to compute WRPO's step, in the order of the page."""
+PAIRS = {
+    "trl": "TRL's DPOTrainer",
+    "trl_cached": "TRL's DPOTrainer, reference cached",
+    "pair": "ours, reference cached",
+}
+"""Ways to compute DPO's step on the pairs (y_wt, y_l)."""
+
+
+def speedups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of the baseline over those of each way, a row a turn, for one workload's ``rows``.
+
+    The baseline is the official arithmetic, for DPO on pairs TRL's trainer. A way is compared with
+    its neighbours of the same turn and batch, which a disturbance of the machine hits alike.
+    """
+    wide = rows.pivot(index="turn", columns="way", values="seconds")
+    wide[ONE_PASS] = wide["all"] + wide["reference"]
+    base = {way: wide["trl" if way in PAIRS else "official"] for way in wide}
+    return wide.apply(lambda seconds: base[seconds.name] / seconds)
+
+
+def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
+    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way."""
+    found = speedups(rows).quantile([0.25, 0.5, 0.75]).T
+    found.columns = ["low", "median", "high"]
+    return found
+
+
+def measured() -> dict[str, Any]:
+    """``results/benchmarks/train_step.json``: provenance, and the summary under ``detail``."""
+    path = results_dir(PROFILE) / "train_step.json"
+    if not path.is_file():
+        raise WRPOError(f"{path} is missing; run benchmarks/train_step.py")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def numbers() -> dict[str, float | int | str]:
+    """Names and values for the page: what the JSON holds as single numbers, and about the run."""
+    run = measured()
+    detail = run["detail"]
+    found: dict[str, float | int | str] = {
+        k: v for k, v in detail.items() if isinstance(v, int | float)
+    }
+    found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
+    found |= {"turns": detail["batches"] * detail["repeats"], "commit": run["commit"],
+              "machine": run["machine"]}  # fmt: skip
+    return found
+
+
+def ways_table(ways: dict[str, str]) -> pd.DataFrame:
+    """A row a way: median speed-up and its quartiles on each workload."""
+    import pandas as pd
+
+    rows = read_results(PROFILE, "steps")
+    by_load = {load: quartiles(part) for load, part in rows.groupby("workload", sort=False)}
+    table = []
+    for way, name in ways.items():
+        line: dict[str, Any] = {"way": name}
+        for load, found in by_load.items():
+            low, median, high = found.loc[way, ["low", "median", "high"]]
+            line[f"{load} prompts"] = f"{median:.2f} [{low:.2f}, {high:.2f}]"
+        table.append(line)
+    return pd.DataFrame(table)
+
+
+def memory_table() -> pd.DataFrame:
+    """Peak resident memory of a fresh process for each way that was measured."""
+    import pandas as pd
+
+    peaks = measured()["detail"]["peak_gib"]
+    names = {**WAYS, **PAIRS}
+    rows = [
+        {"way": names[way], "GiB at the peak": gib, "of the official": gib / peaks["official"]}
+        for way, gib in peaks.items()
+    ]
+    return pd.DataFrame(rows)

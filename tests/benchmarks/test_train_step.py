@@ -1,0 +1,131 @@
+"""The benchmark on a tiny model: ways agree, wrong ones are found, the summary is complete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.records import project_root
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+KEYS = {"speedup_ordinary", "speedup_ordinary_cached", "speedup_long_prompt",
+        "speedup_long_prompt_cached", "memory_ratio_ordinary", "memory_ratio_saving",
+        "share_of_matmul_rate"}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _scripts() -> Iterator[None]:
+    folder = str(project_root() / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def steps() -> pd.DataFrame:
+    import train_step
+    import variants
+
+    return train_step.compare("tiny", 1, 1, variants.NAMES)
+
+
+def test_every_way_takes_the_same_step(steps: pd.DataFrame) -> None:
+    """The comparison refuses to return otherwise; here, that it compared what it should."""
+    losses = steps.set_index("way")["loss"]
+    assert losses["all"] == pytest.approx(losses["official"], abs=1e-5)
+    assert losses["pair"] == pytest.approx(losses["trl"], abs=1e-5)
+    norms = steps.set_index("way")["grad_norm"]
+    assert abs(norms["all"] - norms["pair"]) > 1e-3, "two objectives are told apart"
+    assert 0.1 < losses["official"] < 2
+    assert abs(losses["official"] - 0.693147) > 1e-6, "the policy is not its reference"
+
+
+def test_a_wrong_way_is_found(steps: pd.DataFrame) -> None:
+    import train_step
+
+    for column, factor in (("loss", 1.001), ("grad_norm", 1.01)):
+        wrong = steps.copy()
+        wrong.loc[wrong["way"] == "all", column] *= factor
+        with pytest.raises(WRPOError, match="one of them is wrong"):
+            train_step.check_agreement(wrong)
+
+
+def test_the_summary_has_what_is_asked_for(steps: pd.DataFrame) -> None:
+    import train_step
+
+    detail = train_step.summary(steps, {"official": 4.0, "all": 2.0, "saving": 1.0})
+    assert set(detail) >= KEYS
+    wide = steps.set_index("way")["seconds"]
+    assert detail["speedup_ordinary_cached"] == pytest.approx(wide["official"] / wide["all"])
+    once = wide["official"] / (wide["all"] + wide["reference"])
+    assert detail["speedup_ordinary"] == pytest.approx(once)
+    assert detail["memory_ratio_saving"] == 0.25
+    assert 0 < detail["share_of_matmul_rate"] < 1
+
+
+def test_memory_of_a_way_is_measured(steps: pd.DataFrame) -> None:
+    import train_step
+
+    assert train_step.measure("tiny", "official", 1) > 0.1
+
+
+def test_the_official_way_is_the_formula_of_the_paper() -> None:
+    import variants
+    import workloads
+
+    from wrpo_lib.objective import wrpo_loss
+
+    policy, _ = workloads.small_model(seed=1)
+    reference, _ = workloads.small_model(seed=2)
+    rows = workloads.random_rows(2, 5, (7, 4, 6), 512)
+
+    def logps(model: Any, name: str) -> torch.Tensor:
+        found = []
+        for row in rows:
+            ids = torch.tensor([row["prompt_ids"] + row[f"{name}_ids"]])
+            token = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            picked = token.gather(1, ids[0, 1:, None])[:, 0]
+            found.append(picked[-len(row[f"{name}_ids"]) :].sum())
+        return torch.stack(found)
+
+    with torch.no_grad():
+        values = [logps(m, n) for m in (policy, reference) for n in workloads.RESPONSES]
+        by_hand = wrpo_loss(*values, alpha=variants.ALPHA, beta=variants.BETA).losses.mean()
+        for way in ({}, {"shared": True}, {"cached": True}):
+            loss = variants.Official(policy, reference, 0, **way)(rows)
+            assert float(loss) == pytest.approx(float(by_hand), abs=1e-5)
+
+
+def test_growth_times_both_ways(tmp_path: Path) -> None:
+    import growth
+    import workloads
+
+    model, tokenizer = workloads.small_model()
+    setting = {"responses": 4, "prompt": 20, "batch": 2}
+    rows = pd.DataFrame(growth._time(model, tokenizer, setting, 512, 1))
+    tokens = rows.set_index("way")["tokens"]
+    assert tokens["official"] == 2 * 4 * (20 + growth.RESPONSE)
+    assert tokens["ours"] == 2 * (20 + 4 * growth.RESPONSE)
+    assert (rows["seconds"] > 0).all()
+
+
+def test_long_prompts_are_four_times_the_responses(shared: Path) -> None:
+    import workloads
+
+    tokenizer = workloads.load_tokenizer(workloads.SMOLLM2)
+    rows = workloads.long_prompt(tokenizer, 4)
+    end = tokenizer.eos_token_id
+    for row in rows:
+        assert len(row["prompt_ids"]) == 512
+        for name in workloads.RESPONSES:
+            ids = row[f"{name}_ids"]
+            assert len(ids) == 128
+            assert ids[-1] == end
+            assert ids.count(end) == 1
