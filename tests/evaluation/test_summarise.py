@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from commandline import wrpo
 
-from wrpo_lib import cli
 from wrpo_lib.evaluation.formats import instruction_key, instructions
 from wrpo_lib.evaluation.judgements import read_judgements
 from wrpo_lib.evaluation.summary import Options, summarise
@@ -23,20 +22,6 @@ FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 @pytest.fixture(autouse=True)
 def _assets(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
-
-
-def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of `wrpo ...`."""
-    old, sys.argv = sys.argv, ["wrpo", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = old
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def report(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:

@@ -178,6 +178,21 @@ def _choose_c(x: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarr
     return float(CS[scores.mean(0).argmax()])
 
 
+def _refits(
+    design: _Design, c: float, universe: list[str], replicates: int, seed: int
+) -> list[float]:
+    """The value on ``replicates`` resamples of the questions of ``universe``."""
+    import sklearn
+
+    def refit(counts: np.ndarray) -> float:
+        chance = design.predict(_fit(*design.training(counts), c))
+        return float(100 * np.average(chance, weights=design.weight * counts))
+
+    at = np.searchsorted(universe, design.question)
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        return [refit(counts[at]) for counts in resamples(len(universe), replicates, seed)]
+
+
 def length_controlled(
     judgements: pd.DataFrame,
     side: pd.DataFrame | None = None,
@@ -204,8 +219,6 @@ def length_controlled(
     stay). Two models that are given the same ``questions`` (default: those of the rows) and seed
     are refitted on the same resamples: :func:`length_controlled_difference`.
     """
-    import sklearn
-
     checked(judgements)
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
@@ -216,23 +229,14 @@ def length_controlled(
     x, y, weight = design.training(once)
     chosen = _choose_c(x, y, weight, design.groups()) if C is None else C
 
-    def refit(counts: np.ndarray) -> float:
-        x, y, weight = design.training(counts)
-        chance = design.predict(_fit(x, y, weight, chosen))
-        return float(100 * np.average(chance, weights=design.weight * counts))
-
     coefficients = _fit(x, y, weight, chosen)
     chance = design.predict(coefficients)
     value = float(100 * np.average(chance, weights=design.weight))
     n = int((~np.isnan(design.share)).sum())
-    drawn: list[float] = []
-    interval = None
-    if replicates:
-        universe = sorted({str(q) for q in questions or judgements["question_id"]})
-        at = np.searchsorted(universe, design.question)
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            drawn = [refit(counts[at]) for counts in resamples(len(universe), replicates, seed)]
-        interval = percentile_interval(value, drawn, n, len(set(design.question)), seed)
+    universe = sorted({str(q) for q in questions or judgements["question_id"]})
+    drawn = _refits(design, chosen, universe, replicates, seed) if replicates else []
+    clusters = len(set(design.question))
+    interval = percentile_interval(value, drawn, n, clusters, seed) if drawn else None
     return LengthControlled(
         length_controlled_winrate=value,
         lc_standard_error=(
