@@ -143,7 +143,8 @@ def test_style_control_from_answer_files(
         rows.append({"question_id": row["question_id"], "model": "m", "judge": "j", "games": games})
     judged = write(tmp_path / "j.jsonl", rows)
     mine = write(tmp_path / "answers.jsonl", own)
-    (model,) = report(capsys, "arena-hard", judged, "--style", mine, "--style", baseline)["models"]
+    (model,) = report(capsys, "arena-hard", judged, "--style", mine, "--style", baseline,
+                      "--replicates", 40)["models"]  # fmt: skip
     controlled = model["style_controlled"]["gpt-4-0314"]
     assert model["interval"]["low"] > 51
     assert controlled["interval"]["low"] < 50 < controlled["interval"]["high"]
