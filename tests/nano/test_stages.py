@@ -17,9 +17,9 @@ from wrpo_lib.records import read_jsonl, write_jsonl
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A tiny world: 24 prompts, two sources and the target trained for a moment."""
+    """A tiny world: 96 prompts (SFT has a step of 32), two sources and the target trained for a moment."""
     world = open_world(3, tmp_path_factory.mktemp("stages"))
-    world.recipe["splits"] |= {"train": 24, "validation": 4, "test": 4, "multi_turn": 2}
+    world.recipe["splits"] |= {"train": 96, "validation": 4, "test": 4, "multi_turn": 2}
     world.recipe["sampling"] |= {"n": 3, "max_new_tokens": 12}
     del world.recipe["sources"][2:]
     for spec in (world.recipe["target"], *world.recipe["sources"]):
@@ -65,7 +65,7 @@ def test_three_commands_build_the_quadruples_of_the_study(
     )
     mine, theirs = read_jsonl(tmp_path / "q.jsonl"), read_jsonl(made)
     assert mine == theirs
-    assert 0 < len(mine) <= 16
+    assert 0 < len(mine) <= 64
     assert not list(validate_quadruples(mine))
     assert {r["prompt_id"] for r in mine} <= set(preference)
 
@@ -73,10 +73,10 @@ def test_three_commands_build_the_quadruples_of_the_study(
 def test_sft_rows_and_quadruples_share_no_prompt(world: World) -> None:
     sft = {r["prompt_id"] for r in read_jsonl(study.sft_rows(world))}
     quadruples = set(read_quadruples(study.quadruples(world, study.TARGET))["prompt_id"])
-    assert len(sft) == 8
+    assert len(sft) == 32
     assert not sft & quadruples
     report = study.pairing_report(world, study.TARGET, "target")
-    assert report["prompts"] == 16
+    assert report["prompts"] == 64
     assert report["prompts"] == sum(n for name, n in report.items() if name != "prompts")
 
 
@@ -95,4 +95,4 @@ def test_the_rows_train(world: World) -> None:
     assert report["kept"] > 0
     rows = study.deviation(world, study.TARGET)
     assert {r["kind"] for r in rows} == {"source", "own"}
-    assert len(rows) == 2 * 16
+    assert len(rows) == 2 * 64

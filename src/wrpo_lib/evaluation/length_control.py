@@ -153,8 +153,9 @@ def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarr
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(
-        C=c, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED
-    )
+        C=c, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED,
+        max_iter=1000,  # upstream has 100; a fit that converges is the same
+    )  # fmt: skip
     labels = np.repeat([1, 0], len(x))
     model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
     found: np.ndarray = model.coef_[0]
