@@ -17,7 +17,7 @@ from wrpo_lib.records import read_jsonl, write_jsonl
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A tiny world: 96 prompts (SFT has a step of 32), two sources and the target trained for a moment."""
+    """A tiny world: 96 prompts, for one SFT step of 32; its models are trained for a moment."""
     world = open_world(3, tmp_path_factory.mktemp("stages"))
     world.recipe["splits"] |= {"train": 96, "validation": 4, "test": 4, "multi_turn": 2}
     world.recipe["sampling"] |= {"n": 3, "max_new_tokens": 12}
