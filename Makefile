@@ -27,7 +27,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results search figures lock serve clean
+.PHONY: help book test test-slow lint results search benchmark figures lock serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
@@ -61,6 +61,9 @@ results: $(INSTALLED) ## run every nano experiment again and rewrite results/nan
 
 search: $(INSTALLED) ## repeat the nano search for learning rate and beta (about 8 minutes)
 	$(BIN)/wrpo search
+
+benchmark: $(INSTALLED) ## time a training step against the official way (results/benchmarks, about 25 minutes)
+	$(BIN)/python benchmarks/train_step.py
 
 figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
 	$(BIN)/wrpo figures --out _build/figures

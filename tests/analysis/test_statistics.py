@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 
 from wrpo_lib.analysis.statistics import (
+    bootstrap_interval,
     detectable_difference,
     mean_interval,
     paired_difference,
     proportion_interval,
     seed_interval,
+    slope_interval,
+    standard_error,
 )
 from wrpo_lib.errors import WRPOError
 
@@ -74,3 +78,54 @@ def test_mismatched_inputs_are_refused() -> None:
         paired_difference([1, 2, 3], [1, 2])
     with pytest.raises(WRPOError, match="cluster labels"):
         mean_interval([1, 2, 3], [1, 2])
+
+
+def clustered(seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, a regressor and clusters of uneven size."""
+    rng = np.random.default_rng(seed)
+    labels = np.sort(rng.integers(0, 25, 120))
+    x = rng.normal(size=120)
+    return 0.4 * x + rng.normal(size=25)[labels] + rng.normal(size=120), x, labels
+
+
+def test_clustered_intervals_are_those_of_statsmodels() -> None:
+    y, x, labels = clustered()
+    how = {"cov_type": "cluster", "cov_kwds": {"groups": labels}, "use_t": True}
+    mean = sm.OLS(y, np.ones((len(y), 1))).fit(**how)
+    slope = sm.OLS(y, sm.add_constant(x)).fit(**how)
+    ours = mean_interval(y, labels)
+    assert [ours.low, ours.high] == pytest.approx(mean.conf_int()[0].tolist(), rel=1e-10)
+    assert standard_error(y, labels) == pytest.approx(mean.bse[0], rel=1e-10)
+    ours = slope_interval(y, x, labels)
+    assert [ours.value, ours.low, ours.high] == pytest.approx(
+        [slope.params[1], *slope.conf_int()[1]], rel=1e-10
+    )
+
+
+def test_a_slope_on_paired_groups_is_their_paired_difference() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(size=50), rng.normal(size=50)
+    slope = slope_interval([*a, *b], [1] * 50 + [0] * 50, [*range(50)] * 2)
+    paired = paired_difference(a, b)
+    assert slope.value == pytest.approx(paired.value)
+    assert slope.high - slope.low == pytest.approx(paired.high - paired.low, rel=0.02)
+    with pytest.raises(WRPOError, match="a regressor that varies"):
+        slope_interval(a, np.ones(50))
+
+
+def test_the_bootstrap_agrees_with_the_formula() -> None:
+    y, _, labels = clustered()
+    formula = mean_interval(y, labels)
+    found = bootstrap_interval(lambda n: float(np.average(y, weights=n)), labels, 2000)
+    assert found.value == pytest.approx(formula.value)
+    assert found.high - found.low == pytest.approx(formula.high - formula.low, rel=0.15)
+
+
+def test_undefined_resamples_are_named() -> None:
+    def fragile(n: np.ndarray) -> float:
+        return float("nan") if n[0] == 0 else float(n.mean())
+
+    found = bootstrap_interval(fragile, [*range(10)], 200)
+    assert "undefined" in found.method
+    with pytest.raises(WRPOError, match="undefined in nearly every resample"):
+        bootstrap_interval(lambda n: float("nan"), [1, 2, 3], 20)

@@ -1,90 +1,58 @@
-"""Published scores, reproduced from published judgements."""
+"""The tracked numbers of published judgements are what the judgements give."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.published import FILES, _arena, _mt_bench, make_published
+from wrpo_lib.evaluation.summary import summarise
+from wrpo_lib.records import file_hash, project_root, read_results, read_run
+
+TABLES = ("alpaca_eval2", "mt_bench", "arena_hard", "detectable")
 
 
-def test_alpaca_eval_win_rates_of_all_published_models(shared: Path) -> None:
-    rows = pd.read_csv(shared / "eval" / "alpacaeval2_annotations.csv.gz")
-    published = pd.read_csv(shared / "eval" / "alpacaeval2_published.csv").set_index("model")
-    assert len(published) == 44
-    for model, judged in rows.rename(columns={"index": "question_id"}).groupby("model"):
-        ours, theirs = alpaca_eval.win_rate(judged), published.loc[model]
-        assert ours.n_total == theirs.n_total
-        assert ours.win_rate == pytest.approx(theirs.win_rate, abs=1e-7)
-        assert ours.standard_error == pytest.approx(theirs.standard_error, abs=1e-7)
+def test_the_judgements_are_those_of_the_record(shared: Path) -> None:
+    record = read_run("published")["judgements"]
+    assert record == {file: file_hash(shared / file) for file in FILES.values()}
 
 
-def test_mt_bench_triples(shared: Path) -> None:
-    rows = pd.read_json(shared / "eval" / "mtbench_gpt4_judgments.jsonl.gz", lines=True)
-    published = json.loads((shared / "eval" / "mtbench_published.json").read_text())
-    assert len(published) == 4
-    for model, triple in published.items():
-        ours = mt_bench.summarise(rows[rows["model"] == model])
-        assert [ours.first_turn, ours.second_turn, ours.overall] == pytest.approx(triple, abs=1e-12)
+@pytest.mark.parametrize("benchmark", ["mt-bench", "arena-hard"])
+def test_tables_without_refits_are_reproduced(shared: Path, benchmark: str) -> None:
+    found = summarise(benchmark, read_judgements(benchmark, shared / FILES[benchmark]))
+    make, name = {"mt-bench": (_mt_bench, "mt_bench"), "arena-hard": (_arena, "arena_hard")}[
+        benchmark
+    ]
+    tracked = read_results("published", name)
+    pd.testing.assert_frame_equal(make(found), tracked, rtol=1e-5, check_dtype=False)
 
 
-def test_arena_hard_gpt4_0613(shared: Path) -> None:
-    battles = pd.read_json(
-        shared / "eval" / "arena_hard_v01_battles_gpt-4-0613.jsonl.gz", lines=True
-    )
-    ours = arena_hard.summarise_battles(battles, "gpt-4-0613")
-    assert ours.score == pytest.approx(37.9019, abs=5e-5)
-    rows = (ours.interval_rows.high - ours.interval_rows.low) / 2
-    clustered = (ours.interval.high - ours.interval.low) / 2
-    assert rows == pytest.approx(2.4, abs=0.15)  # published -2.30/+2.46, by bootstrap over rows
-    assert clustered == pytest.approx(3.9, abs=0.15)
+def test_no_text_is_tracked() -> None:
+    for name in TABLES:
+        texts = read_results("published", name).select_dtypes("object")
+        assert texts.map(lambda v: len(str(v)) < 50).all(axis=None)
 
 
-@pytest.mark.parametrize(
-    ("reply", "score"),
-    [("Rating: [[7]]", 7), ("[3] then [[8.5]]", 8.5), ("Rating: [4]", 4), ("no verdict", None)],
-)
-def test_mt_bench_score_is_read_as_fastchat_does(reply: str, score: float | None) -> None:
-    assert mt_bench.parse_score(reply) == score
+@pytest.mark.slow
+def test_everything_is_made_again(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracked = {name: read_results("published", name) for name in TABLES}
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    make_published(shared, replicates=20, workers=1)
+    assert project_root() == tmp_path
+    again = read_results("published", "alpaca_eval2").set_index("model")
+    before = tracked["alpaca_eval2"].set_index("model")
+    for column in ("win_rate", "standard_error", "position_effect", "length_effect"):
+        assert again[column].to_list() == pytest.approx(before[column].to_list(), nan_ok=True)
+    assert (again["lc"] - before["lc"]).abs().max() < 0.16
 
 
-def test_missing_and_doubled_mt_bench_rows_are_counted() -> None:
-    rows = pd.DataFrame(
-        {"question_id": [1, 1, 1, 2, 2], "turn": [1, 1, 2, 1, 2], "score": [8, 6, 4, -1, 10]}
-    )
-    ours = mt_bench.summarise(rows)
-    assert (ours.n_total, ours.n_missing, ours.n_duplicates) == (4, 1, 1)
-    assert ours.overall == 7.0
-
-
-def test_arena_verdicts_of_both_games() -> None:
-    rows = pd.DataFrame(
-        {
-            "question_id": ["q", "q", "r", "r"],
-            "game": [1, 2, 1, 2],
-            "verdict": ["B>>A", "A>B", "A=B", "?"],
-        }
-    )
-    ours = arena_hard.summarise(rows)
-    # 3 strong wins, 1 win, 1 tie: (3 + 1 + 0.5) / 5
-    assert ours.score == pytest.approx(90.0)
-    assert (ours.n_battles, ours.n_missing) == (5, 1)
-
-
-def test_a_preference_outside_its_range_is_named() -> None:
-    rows = pd.DataFrame({"question_id": [1, 2], "preference": [1.5, 2.5]})
-    with pytest.raises(WRPOError, match=r"judgement 2: preference 2\.5"):
-        alpaca_eval.win_rate(rows)
-    with pytest.raises(WRPOError, match="no judgements"):
-        alpaca_eval.win_rate(rows[:0])
-
-
-def test_missing_preferences_are_counted_not_dropped_silently() -> None:
-    rows = pd.DataFrame({"question_id": [1, 2, 3], "preference": [1.0, np.nan, 2.0]})
-    ours = alpaca_eval.win_rate(rows)
-    assert (ours.win_rate, ours.n_total, ours.n_missing) == (50.0, 2, 1)
+def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WRPOError, match="give the folder that holds eval/df_gamed"):
+        make_published(tmp_path)

@@ -8,6 +8,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.evaluation.length_control import length_controlled
 from wrpo_lib.nano.judge import Judge, judge_alpaca, judge_arena, judge_mt_bench
 
 
@@ -37,7 +38,7 @@ def test_length_control_removes_most_of_the_length_bias() -> None:
     biased = Judge(position=0.0, length=2.0, noise=0.1)
     judged = judge_alpaca(answers(400, spread=30), "base", biased)
     raw = alpaca_eval.win_rate(judged).win_rate
-    controlled = alpaca_eval.length_controlled_win_rate(judged)
+    controlled = length_controlled(judged).length_controlled_winrate
     assert raw > 58
     assert abs(controlled - 50) < 0.35 * abs(raw - 50)
 

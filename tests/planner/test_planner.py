@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from commandline import wrpo
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from trl.trainer.utils import add_fused_lm_head
 
-from wrpo_lib import cli, sharing
+from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import Machine, implied_utilisation, model_config, plan, plan_recipe, report
 from wrpo_lib.planner import footprint as fp
@@ -230,28 +230,15 @@ def test_what_table_8_implies() -> None:
     assert wrpo.fits
 
 
-def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    old, sys.argv = sys.argv, ["wrpo", "plan", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = old
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
 def test_the_command_prints_and_warns(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = wrpo(capsys, "paper/wrpo", "--gpus", 8, "--memory", 80, "--price", 2)
+    code, out, err = wrpo(capsys, "plan", "paper/wrpo", "--gpus", 8, "--memory", 80, "--price", 2)
     assert code == 0
     for part in ("optimiser, GiB", "tokens a step", "GPU-hours", "price", "assumed: 40%"):
         assert part in out
     assert "will not fit" not in err
-    _, _, err = wrpo(capsys, "paper/wrpo", "--gpus", 1, "--memory", 80)
+    _, _, err = wrpo(capsys, "plan", "paper/wrpo", "--gpus", 1, "--memory", 80)
     assert "this will not fit" in err
-    _, one, _ = wrpo(capsys, "paper/wrpo", "--gpus", 8, "--per_device_train_batch_size", 1)
+    _, one, _ = wrpo(capsys, "plan", "paper/wrpo", "--gpus", 8, "--per_device_train_batch_size", 1)
     assert "of 1 x 8 x 8 = 64 examples" in one
 
 
@@ -269,7 +256,7 @@ def test_the_command_prints_and_warns(capsys: pytest.CaptureFixture[str]) -> Non
 def test_bad_input_is_one_sentence(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
-    code, _, err = wrpo(capsys, *arguments)
+    code, _, err = wrpo(capsys, "plan", *arguments)
     assert code == 2
     assert sentence in err
 

@@ -27,7 +27,7 @@ TARGET = table(("x", "t", 0.2), ("x", "t", 0.9), ("x", "t", 0.4), ("y", "t", 0.7
 
 def test_the_row_is_best_best_worst() -> None:
     rows, report = build_quadruples(PROMPTS, SOURCES, TARGET)
-    assert report.as_dict() == {"prompts": 3, "kept": 1, "tied": 1, "missing": 1}
+    assert report.as_dict() == {"prompts": 3, "kept": 1, "tied": 1, "identical": 0, "missing": 1}
     (row,) = rows
     assert (row["source_chosen"], row["source_model"]) == ("b x 1", "b")
     assert (row["target_chosen"], row["rejected"]) == ("t x 1", "t x 0")
@@ -42,9 +42,11 @@ def test_rejected_from_source_pairs_sources_alone() -> None:
     assert (row["source_chosen"], row["rejected"]) == ("b x 1", "a x 4")
 
 
-def test_ties_take_the_first_row() -> None:
-    assert best(SOURCES).loc["y", "model"] == "a"
-    assert worst(TARGET).loc["y", "text"] == "t y 3"
+def test_ties_go_by_model_name_and_sample_never_by_row_order() -> None:
+    for rows in (SOURCES, SOURCES[::-1]):
+        assert best(rows).loc["y", "model"] == "a"
+    for rows in (TARGET, TARGET[::-1]):
+        assert worst(rows).loc["y", "text"] == "t y 3"
 
 
 def test_unusable_input_is_named() -> None:

@@ -41,10 +41,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         run.train()
     message = str(caught.value)
     assert "the loss is not finite in step 3, for the prompts p4, p5;" in message
-    assert f"resume from {tmp_path / 'run' / 'checkpoint-2'}" in message
+    assert f"what was trained until then is in {tmp_path / 'run' / 'checkpoint-2'}" in message
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
     early = trainer(callbacks=[Poison(1)], output_dir=str(tmp_path / "other"))
-    with pytest.raises(WRPOError, match="no checkpoint had been saved yet"):
+    with pytest.raises(WRPOError, match="no checkpoint was saved yet"):
         early.train()
 
 

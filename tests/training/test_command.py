@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from commandline import wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, recipes_dir
@@ -47,20 +47,6 @@ def words(small: Path, out: Path, **overrides: Any) -> list[str]:
     values = {**STEPS, "ref_cache_dir": out / "reference", **overrides}
     named = ["--model", small / "model", "--data", small / "rows.jsonl", "--output_dir", out]
     return [*map(str, named), *(f"{key}={value}" for key, value in values.items())]
-
-
-def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of `wrpo ...` in this process."""
-    old, sys.argv = sys.argv, ["wrpo", *map(str, arguments)]
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = old
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 def lines(out: Path) -> list[dict[str, Any]]:

@@ -102,7 +102,38 @@ def numbers(profile: str = "nano") -> dict[str, float | int | str]:
         found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
     spread = scores[scores["model"] == "dpo_on"]["quality"]
     found["noise_dpo_on"] = float(spread.max() - spread.min())
-    return found
+    return found | published_numbers()
+
+
+def published_numbers() -> dict[str, float | int | str]:
+    """What published judgements of real models give; every key starts with ``published_``."""
+    rows = read_results("published", "alpaca_eval2")
+    rated = rows.dropna(subset=["lc_low"])
+    half = (rated["lc_high"] - rated["lc_low"]) / 2
+    moved = (rows["lc_by_position"] - rows["lc"]).abs()
+    mt_bench = read_results("published", "mt_bench")
+    widths = [(mt_bench[f"{k}_high"] - mt_bench[f"{k}_low"]).mean() / 2 for k in
+              ("overall", "naive")]  # fmt: skip
+    arena = read_results("published", "arena_hard").iloc[0]
+    found: dict[str, float | int | str] = {
+        "models": len(rated),
+        "lc_ratio": float((half / (1.96 * rated["lc_standard_error"])).median()),
+        "lc_moved": float(moved.max()),
+        "lc_moved_model": str(rows.loc[moved.idxmax(), "model"]),
+        "position": float(rated["position_effect"].mean()),
+        "position_positive": int((rated["position_effect_low"] > 0).sum()),
+        "mt_models": len(mt_bench),
+        "mt_clustered": float(widths[0]),
+        "mt_naive": float(widths[1]),
+        "arena_score": float(arena["score"]),
+        "arena_clustered": float(arena["score_high"] - arena["score"]),
+        "arena_rows": float((arena["rows_high"] - arena["rows_low"]) / 2),
+    }
+    seen = read_results("published", "detectable").set_index(["benchmark", "statistic"])["median"]
+    for name, key in (("alpaca", ("alpaca-eval", "mean")), ("lc", ("alpaca-eval", "lc")),
+                      ("mt", ("mt-bench", "mean"))):  # fmt: skip
+        found[f"detectable_{name}"] = float(seen.loc[key])
+    return {f"published_{name}": value for name, value in found.items()}
 
 
 def repeated_checks(profile: str) -> pd.Series:

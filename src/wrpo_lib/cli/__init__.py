@@ -13,11 +13,23 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, plan, study, train
+from wrpo_lib.cli import (
+    answer,
+    assets,
+    data,
+    generate,
+    judge,
+    pair,
+    plan,
+    score,
+    study,
+    summarise,
+    train,
+)
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
-    help="Weighted-Reward Preference Optimization: data, results, figures.",
+    help="Weighted-Reward Preference Optimization: data, training, evaluation, results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,13 +46,21 @@ def _version(value: bool) -> None:
 def _top(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
-    """Weighted-Reward Preference Optimization: data, results, figures."""
+    """Weighted-Reward Preference Optimization: data, training, evaluation, results."""
 
 
+# in the order of the data's way
 app.add_typer(data.app, name="data")
-study.register(app)
+app.add_typer(assets.app, name="assets")
+generate.register(app)
+score.register(app)
+pair.register(app)
 train.register(app)
 plan.register(app)
+answer.register(app)
+judge.register(app)
+summarise.register(app)
+study.register(app)
 
 
 def main() -> None:

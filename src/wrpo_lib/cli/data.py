@@ -1,7 +1,9 @@
-"""``wrpo data``: check files of quadruples and convert them."""
+"""``wrpo data``: check files, convert them, split prompts, find overlap with benchmarks."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,21 +14,24 @@ from wrpo_lib.errors import WRPOError
 if TYPE_CHECKING:
     from wrpo_lib.quadruples import Problem
 
-app = typer.Typer(help="Check and convert files of quadruples.", no_args_is_help=True)
+app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
 SHOWN = 20
+FORMATS = ("auto", "wrpo", "official")
 
 
-def _read(path: Path, kind: str) -> tuple[list[dict[str, Any]], str]:
-    """Rows as quadruples and the format they were in (``auto`` looks at the first row)."""
-    from wrpo_lib.quadruples import from_official, is_official, read_rows
+def _kind(path: Path, format: str) -> tuple[str, Iterator[dict[str, Any]]]:
+    """The format of a file, by its first row unless it is named, and all its rows."""
+    from wrpo_lib.quadruples.published import kind_of, read_any
 
-    if kind not in ("auto", "wrpo", "official"):
-        raise WRPOError(f"unknown format {kind!r}; choose auto, wrpo or official")
-    rows = read_rows(path)
-    if kind == "official" or (kind == "auto" and is_official(rows[0])):
-        return [from_official(r, f"{path}, row {n}") for n, r in enumerate(rows, 1)], "official"
-    return rows, "wrpo"
+    if format not in FORMATS:
+        raise WRPOError(f"unknown format {format!r}; choose {', '.join(FORMATS)}")
+    rows = read_any(path)
+    first = next(rows, None)
+    if first is None:
+        raise WRPOError(f"{path} has no rows; write at least one")
+    kind = kind_of(first, f"{path}, row 1") if format == "auto" else format
+    return "quadruples" if kind == "wrpo" else kind, chain([first], rows)
 
 
 def _refuse(problems: list[Problem], path: Path) -> None:
@@ -36,26 +41,6 @@ def _refuse(problems: list[Problem], path: Path) -> None:
     if len(problems) > SHOWN:
         typer.echo(f"{path}: and {len(problems) - SHOWN} more problems", err=True)
     raise typer.Exit(2)
-
-
-def _summary(rows: list[dict[str, Any]]) -> list[str]:
-    """What a reader of a good file wants to know."""
-    from collections import Counter
-    from statistics import median
-
-    from wrpo_lib.quadruples import count_warnings
-    from wrpo_lib.quadruples.schema import RESPONSES
-
-    lines = [f"  fields: {', '.join(rows[0])}"]
-    winners = Counter(r["source_model"] for r in rows if r.get("source_model"))
-    if winners:
-        shares = [f"{name} {n / len(rows):.1%}" for name, n in winners.most_common()]
-        lines.append(f"  y_ws from: {', '.join(shares)}")
-    sizes = [f"{name} {median(len(r[name]) for r in rows):.0f}" for name in RESPONSES]
-    lines.append(f"  median characters: {', '.join(sizes)}")
-    found = count_warnings(rows)
-    lines += [f"  worth knowing: {what} in {n} rows" for what, n in found.items() if n]
-    return lines
 
 
 def _truncation(
@@ -88,28 +73,121 @@ def check(
     max_length: Annotated[int, typer.Option(help="tokens of prompt and response")] = 2048,
     max_prompt_length: Annotated[int, typer.Option(help="tokens of a cut prompt")] = 1800,
 ) -> None:
-    """Validate FILE; exit status 2 and the row named when something is wrong."""
-    from wrpo_lib.quadruples import validate_quadruples
+    """Validate FILE; exit status 2 and the row named when something is wrong.
 
-    rows, kind = _read(file, format)
-    problems = list(validate_quadruples(rows))
+    Quadruples, the official format, preference pairs, SFT rows, responses, rewards, the SimPO
+    pipeline's rows and alpaca_eval outputs are told apart by their fields.
+    """
+    kind, rows = _kind(file, format)
+    if kind in ("responses", "rewards"):
+        _check_responses(file, kind)
+    elif kind in ("simpo", "alpaca_eval"):
+        _check_published(file, kind, rows)
+    elif kind in ("sft", "pairs"):
+        _check_rows(file, kind, rows)
+    else:
+        _check_quadruples(file, kind, rows, (tokenizer, max_length, max_prompt_length))
+
+
+def _check_quadruples(
+    file: Path, kind: str, rows: Iterator[dict[str, Any]], tokens: tuple[str, int, int]
+) -> None:
+    from wrpo_lib.quadruples import from_official, validate_quadruples
+    from wrpo_lib.quadruples.summary import sum_up_quadruples
+
+    if kind == "official":
+        found = [from_official(r, f"{file}, row {n}") for n, r in enumerate(rows, 1)]
+    else:
+        found = list(rows)
+    problems = list(validate_quadruples(found))
     if problems:
         _refuse(problems, file)
-    typer.echo(f"{file}: {len(rows)} quadruples ({kind} format), nothing wrong")
-    for line in _summary(rows):
+    name = "official" if kind == "official" else "wrpo"
+    typer.echo(f"{file}: {len(found)} quadruples ({name} format), nothing wrong")
+    for line in sum_up_quadruples(found):
         typer.echo(line)
-    if tokenizer:
-        typer.echo(f"  {_truncation(rows, tokenizer, max_length, max_prompt_length)}")
+    if tokens[0]:
+        typer.echo(f"  {_truncation(found, *tokens)}")
+
+
+def _check_responses(file: Path, kind: str) -> None:
+    from wrpo_lib.quadruples import read_responses
+    from wrpo_lib.quadruples.summary import sum_up_responses
+
+    table = read_responses([file], scored=kind == "rewards")
+    typer.echo(f"{file}: {len(table)} {kind}, nothing wrong")
+    for line in sum_up_responses(table):
+        typer.echo(line)
+
+
+def _check_published(file: Path, kind: str, rows: Iterator[dict[str, Any]]) -> None:
+    """Responses in another format: each row as it would be imported."""
+    from wrpo_lib.quadruples import response_problems
+    from wrpo_lib.quadruples.published import as_responses
+
+    count, prompts, models, empty = 0, set(), set(), 0
+    for count, row in enumerate(as_responses(rows, str(file), model="(unnamed)"), 1):
+        for problem in response_problems(row, count):
+            raise WRPOError(f"{file}, response {count}: {problem.field} {problem.what}")
+        prompts.add(row["prompt_id"])
+        models.add(row["model"])
+        empty += not row["text"].strip()
+    typer.echo(f"{file}: {count} responses to {len(prompts)} prompts ({kind} format), nothing "
+               "wrong; `wrpo data import` converts them")  # fmt: skip
+    if empty:
+        typer.echo(f"  worth knowing: {empty} empty")
+
+
+def _check_rows(file: Path, kind: str, rows: Iterator[dict[str, Any]]) -> None:
+    from wrpo_lib.quadruples.pairs import validate_pairs
+
+    found = list(rows)
+    problems = list(validate_pairs(found, kind))
+    if problems:
+        _refuse(problems, file)
+    name = "SFT rows" if kind == "sft" else "preference pairs"
+    typer.echo(f"{file}: {len(found)} {name}, nothing wrong")
 
 
 @app.command("import")
-def import_(file: Path, out: Path) -> None:
-    """Convert FILE from the official format to quadruples in OUT."""
-    from wrpo_lib.quadruples import write_quadruples
+def import_(
+    source: Annotated[str, typer.Argument(help="a file, or a data set of the hub (owner/name)")],
+    out: Path,
+    model: Annotated[str, typer.Option(help="whose responses, where the rows do not say")] = "",
+    split: Annotated[str, typer.Option(help="of a data set of the hub")] = "train",
+    revision: Annotated[str, typer.Option(help="commit of a data set of the hub")] = "",
+) -> None:
+    """Convert SOURCE to quadruples or to rows of responses, by what its rows hold."""
+    from wrpo_lib.quadruples.published import (
+        JSON_SUFFIXES,
+        PUBLISHED,
+        as_quadruples,
+        as_responses,
+        hub_rows,
+        kind_of,
+        read_any,
+    )  # fmt: skip
+    from wrpo_lib.quadruples.schema import SUFFIXES, validate_quadruples, write_rows
 
-    rows, _ = _read(file, "official")
-    write_quadruples(rows, out)
-    typer.echo(f"wrote {len(rows)} quadruples to {out}")
+    on_hub = source.count("/") == 1 and not source.endswith((*SUFFIXES, *JSON_SUFFIXES))
+    rows = hub_rows(source, split, revision or None) if on_hub else read_any(source)
+    first = next(rows, None)
+    if first is None:
+        raise WRPOError(f"{source} has no rows; write at least one")
+    kind, rows = kind_of(first, f"{source}, row 1"), chain([first], rows)
+    if kind in ("official", "quadruples"):
+        found = list(as_quadruples(rows, source))
+        for problem in validate_quadruples(found):
+            raise WRPOError(problem.sentence(source))
+        write_rows(found, out)
+        typer.echo(f"wrote {len(found)} quadruples to {out}")
+        return
+    if kind not in ("simpo", "alpaca_eval"):
+        raise WRPOError(f"{source} holds {kind} already; use it as it is")
+    known = PUBLISHED.get(source)
+    name = model or (known.model if known else None)
+    write_rows(as_responses(rows, source, name, known.reward_model if known else None), out)
+    typer.echo(f"wrote responses to {out}")
 
 
 @app.command()
@@ -120,3 +198,59 @@ def export(file: Path, out: Path) -> None:
     rows = [to_official(dict(row)) for row in read_quadruples(file)]
     write_rows(rows, out)
     typer.echo(f"wrote {len(rows)} rows in the official format to {out}")
+
+
+@app.command()
+def split(
+    prompts: Path,
+    out: Annotated[Path, typer.Argument(help="folder for split.json and the two parts")],
+    seed: Annotated[int, typer.Option(help="of the draw; the paper states none")] = 42,
+    share: Annotated[float, typer.Option(help="of the prompts for SFT (paper: a third)")] = 1 / 3,
+) -> None:
+    """Split PROMPTS into the SFT third and the preference rest, and record how."""
+    from wrpo_lib.quadruples.schema import iter_rows, write_rows
+    from wrpo_lib.quadruples.split import make_split
+
+    rows: dict[str, dict[str, Any]] = {}
+    for number, row in enumerate(iter_rows(prompts), 1):
+        prompt_id = row.get("prompt_id")
+        if not isinstance(prompt_id, str) or prompt_id in rows:
+            what = "missing or not text" if not isinstance(prompt_id, str) else "occurs twice"
+            raise WRPOError(f"{prompts}, row {number}, field 'prompt_id': {what}; give unique ids")
+        rows[prompt_id] = row
+    made = make_split(rows, seed, share)
+    for name in ("sft", "preference"):
+        write_rows((rows[i] for i in made.part(name)), out / f"{name}.jsonl")
+    made.write(out / "split.json")
+    typer.echo(f"{out}: {len(made.sft)} prompts for SFT, {len(made.preference)} for preference")
+
+
+@app.command()
+def overlap(
+    file: Path,
+    benchmark: Annotated[list[Path], typer.Option(help="file of benchmark prompts; repeatable")],
+    out: Annotated[Path | None, typer.Option(help="file for the matches")] = None,
+    keep: Annotated[Path | None, typer.Option(help="file for the rows without overlap")] = None,
+) -> None:
+    """Find the prompts of FILE that overlap with benchmark prompts (n-grams, near-duplicates)."""
+    from dataclasses import asdict
+
+    from wrpo_lib.quadruples.overlap import Benchmarks, find_overlap, read_benchmark
+    from wrpo_lib.quadruples.published import read_any
+    from wrpo_lib.quadruples.schema import write_rows
+
+    known = [prompt for path in benchmark for prompt in read_benchmark(path)]
+    found, n = find_overlap(read_any(file), Benchmarks(known), str(file))
+    prompts = {match.prompt_id for match in found}
+    typer.echo(f"{file}: {len(prompts)} of {n} prompts overlap with {len(known)} benchmark prompts")
+    for match in found[:SHOWN]:
+        typer.echo(
+            f"  {match.prompt_id}: {match.benchmark} {match.question_id} ({match.found_by}; "
+            f"n-grams {match.ngram_share:.2f}, similarity {match.similarity:.2f})"
+        )
+    if len(found) > SHOWN:
+        typer.echo(f"  and {len(found) - SHOWN} more; --out FILE has them all")
+    if out:
+        write_rows((asdict(match) for match in found), out)
+    if keep:
+        write_rows((row for row in read_any(file) if row["prompt_id"] not in prompts), keep)

@@ -36,17 +36,19 @@ def plan(
     from wrpo_lib.planner import Machine, plan_recipe, report
     from wrpo_lib.recipes import find_recipe
     from wrpo_lib.training.arguments import override
+    from wrpo_lib.training.inputs import known_warnings
 
-    found = plan_recipe(
-        override(find_recipe(recipe), context.args),
-        Machine(gpus, memory, peak, utilisation, price),
-        model=model or None,
-        data=data or None,
-        sharding=sharding or None,
-        prompt_tokens=prompt_tokens,
-        response_tokens=response_tokens,
-        n_examples=examples,
-    )
+    with known_warnings():
+        found = plan_recipe(
+            override(find_recipe(recipe), context.args),
+            Machine(gpus, memory, peak, utilisation, price),
+            model=model or None,
+            data=data or None,
+            sharding=sharding or None,
+            prompt_tokens=prompt_tokens,
+            response_tokens=response_tokens,
+            n_examples=examples,
+        )
     typer.echo(report(found))
     if not found.fits:
         typer.echo(

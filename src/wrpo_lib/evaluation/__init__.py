@@ -1,5 +1,5 @@
-"""The three benchmarks of the paper: from stored judgements to scores with intervals.
+"""The three benchmarks of the paper, from questions to scores with intervals.
 
-Only what lies between a judgement and a score is here now; answering, the judge client and the
-instruction-difficulty term of AlpacaEval-2's length control come with the evaluation issue.
+Files by name and hash, answers, a judge client, and statistics over judgements of any origin; each
+step reads a file and writes a file.
 """

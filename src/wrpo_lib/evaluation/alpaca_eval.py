@@ -1,6 +1,7 @@
-"""AlpacaEval-2: win rate over a baseline, and its length-controlled form.
+"""AlpacaEval-2: win rate over a baseline.
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie.
+A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The
+length-controlled form is in :mod:`wrpo_lib.evaluation.length_control`.
 """
 
 from __future__ import annotations
@@ -19,62 +20,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WinRate:
-    """Fields named as upstream names them; ``win_rate`` and errors in percent."""
+    """Fields named as upstream names them; ``win_rate`` and errors in percent.
+
+    ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
+    where both orders are judged. ``n_duplicates`` rows repeat a (question, order, sample) and are
+    kept, as upstream keeps them. ``n_missing`` rows have no preference and are left out.
+    """
 
     win_rate: float
     standard_error: float
-    n_total: int
-    n_missing: int
+    n_wins: int
+    n_wins_base: int
     n_draws: int
+    n_total: int
+    discrete_win_rate: float
+    avg_length: int | None
+    n_missing: int
+    n_duplicates: int
+    n_questions: int
     interval: Estimate
+
+
+def checked(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a preference; one outside [1, 2] is an error."""
+    if judgements.empty:
+        raise WRPOError("there are no judgements to summarise; judge the answers first")
+    kept = judgements[~judgements["preference"].isna()]
+    preferences = kept["preference"].to_numpy(float)
+    outside = np.flatnonzero((preferences < 1) | (preferences > 2))
+    if len(outside):
+        row = int(outside[0])
+        raise WRPOError(
+            f"judgement {row + 1}: preference {preferences[row]} is outside [1, 2]; repair it"
+        )
+    if len(kept) < 2:
+        raise WRPOError(
+            f"{len(kept)} of {len(judgements)} judgements have a preference; judge the rest first"
+        )
+    return kept
 
 
 def win_rate(judgements: pd.DataFrame) -> WinRate:
     """Win rate of one model from rows with ``question_id`` and ``preference``.
 
-    ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
-    where both orders are judged. Missing preferences are counted and left out.
+    ``order`` and ``length_model`` (characters) are used where they are there.
     """
-    if judgements.empty:
-        raise WRPOError("there are no judgements to summarise; judge the answers first")
-    missing = judgements["preference"].isna()
-    kept = judgements[~missing]
+    kept = checked(judgements)
     preferences = kept["preference"].to_numpy(float)
-    if ((preferences < 1) | (preferences > 2)).any():
-        row = int(np.flatnonzero((preferences < 1) | (preferences > 2))[0]) + 1
-        raise WRPOError(
-            f"judgement {row}: preference {preferences[row - 1]} is outside [1, 2]; repair it"
-        )
     percent = 100 * (preferences - 1)
+    wins, losses = int((preferences > 1.5).sum()), int((preferences < 1.5).sum())
+    draws = len(kept) - wins - losses
+    key = [c for c in ("question_id", "order", "sample") if c in judgements]
+    lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
     return WinRate(
         win_rate=float(percent.mean()),
         standard_error=float(percent.std(ddof=1) / np.sqrt(len(percent))),
+        n_wins=wins,
+        n_wins_base=losses,
+        n_draws=draws,
         n_total=len(percent),
-        n_missing=int(missing.sum()),
-        n_draws=int((preferences == 1.5).sum()),
+        discrete_win_rate=100 * (wins + draws / 2) / len(percent),
+        avg_length=int(np.mean(lengths)) if len(lengths) else None,
+        n_missing=len(judgements) - len(kept),
+        n_duplicates=int(judgements.duplicated(key).sum()),
+        n_questions=kept["question_id"].nunique(),
         interval=mean_interval(percent, kept["question_id"].tolist()),
     )
-
-
-def length_controlled_win_rate(judgements: pd.DataFrame) -> float:
-    """Win rate in percent at equal length, for one model.
-
-    A logistic regression of the preference on a constant and tanh of the standardised length
-    difference, read off with the length term at 0. Upstream adds an instruction-difficulty term
-    that needs a file of its own data set; without it this is not the leaderboard's number.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    kept = judgements.dropna(subset=["preference"])
-    gap = (kept["length_baseline"] - kept["length_model"]).to_numpy(float)
-    spread = gap.std()
-    if spread == 0:
-        return win_rate(judgements).win_rate
-    x = np.tanh(gap / spread)[:, None]
-    share = kept["preference"].to_numpy(float) - 1  # soft labels: one row for each side
-    model = LogisticRegression(C=100.0).fit(
-        np.vstack([x, x]),
-        np.repeat([1, 0], len(x)),
-        sample_weight=np.concatenate([share, 1 - share]),
-    )
-    return float(100 * model.predict_proba(np.zeros((1, 1)))[0, 1])

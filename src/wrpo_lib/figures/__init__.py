@@ -9,22 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrpo_lib.figures import benchmarks, deviation, dynamics, methods, quadruples
+from wrpo_lib.figures import benchmarks, deviation, dynamics, evaluation, methods, quadruples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES: dict[str, Callable[[str], Figure]] = {
+    "bias_corrections": evaluation.corrections,
     "cost_growth": benchmarks.growth,
     "figure1_deviation": deviation.figure1,
     "figure2_alpha_schedules": quadruples.alpha_schedules,
+    "figure2_gaps": quadruples.kept_by_gap,
+    "figure2_lengths": quadruples.lengths,
     "figure2_rewards": quadruples.rewards,
     "figure2_sources": quadruples.source_shares,
     "figure3_dynamics": dynamics.figure3,
     "headroom": methods.headroom,
     "method_comparison": methods.comparison,
+    "mt_bench_radar": evaluation.mt_bench_radar,
     "prompt_sharing_mask": benchmarks.mask,
     "protocols": methods.protocols,
+    "published_intervals": evaluation.published_intervals,
     "table2_intervals": methods.paper_table2,
     "train_step": benchmarks.train_step,
 }

@@ -1,4 +1,4 @@
-"""Figure 2 and Table 1: who wins, what the rewards look like, how alpha rises."""
+"""Figure 2 and Table 1: who wins, rewards, lengths, agreement, gaps, how alpha rises."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from wrpo_lib.figures.style import look, style
 from wrpo_lib.records import read_results
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 SCHEDULE_LOOKS = {
@@ -76,4 +77,114 @@ def rewards(profile: str = "nano") -> Figure:
                        linewidth=1.3, legend=False, ax=axis)  # fmt: skip
         axis.set_yticks(range(len(order)), [look(n).name for n in order])
         axis.set(xlabel="reward of a sampled response", ylabel="")
+    return figure
+
+
+ROLES = ("source_chosen", "target_chosen", "rejected")
+
+
+def _characters(profile: str) -> pd.DataFrame:
+    """Characters of y_ws, y_wt and y_l, a row a tracked quadruple."""
+    rows = read_results(profile, "quadruples")
+    return rows[[*ROLES]].apply(lambda column: column.str.len())
+
+
+def lengths(profile: str = "nano") -> Figure:
+    """Characters of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
+    import matplotlib.pyplot as plt
+
+    from wrpo_lib.analysis.statistics import paired_difference
+
+    sizes = _characters(profile)
+    with style():
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(8.4, 3.0), gridspec_kw={"width_ratios": [1.5, 1]}
+        )
+        for k, name in enumerate(ROLES):
+            color = look(name).color
+            line = {"color": color, "linewidth": 1.4}
+            left.boxplot(sizes[name], positions=[k], widths=0.6, orientation="horizontal",
+                         boxprops=line, whiskerprops=line, capprops=line, medianprops=line,
+                         flierprops={"markersize": 3, "markeredgecolor": color})  # fmt: skip
+        left.set_yticks(range(len(ROLES)), [look(name).name for name in ROLES])
+        left.set(xlabel=f"characters (n = {len(sizes)})", ylim=(2.5, -0.5))
+        pairs = (("source_chosen", "target_chosen"), ("target_chosen", "rejected"))
+        for k, (a, b) in enumerate(pairs):
+            found = paired_difference(sizes[a].to_numpy(), sizes[b].to_numpy())
+            error = [[found.value - found.low], [found.high - found.value]]
+            right.errorbar(found.value, k, xerr=error, fmt=look(a).marker, color=look(a).color,
+                           capsize=3)  # fmt: skip
+        right.axvline(0, color="#555555", linewidth=0.8)
+        right.set_yticks(range(2), ["y_ws − y_wt", "y_wt − y_l"])
+        right.set(xlabel="difference in characters", ylim=(1.5, -0.5))
+    return figure
+
+
+def longer_share(profile: str = "nano") -> pd.DataFrame:
+    """How often y_ws is longer than y_wt, and y_wt than y_l, with Wilson intervals."""
+    import pandas as pd
+
+    from wrpo_lib.analysis.statistics import proportion_interval
+
+    sizes = _characters(profile)
+    rows = []
+    for question, a, b in (
+        ("y_ws longer than y_wt", "source_chosen", "target_chosen"),
+        ("y_wt longer than y_l", "target_chosen", "rejected"),
+    ):
+        found = proportion_interval(int((sizes[a] > sizes[b]).sum()), len(sizes))
+        rows.append({"question": question, "share": found.value, "low": found.low,
+                     "high": found.high, "n": found.n})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def agreement(profile: str = "nano") -> pd.DataFrame:
+    """How two models' greedy answers to the same prompts overlap, in % of prompts, all seeds.
+
+    ``same text``: word for word; ``both right``, ``one right``, ``neither`` by exact correctness.
+    """
+    from itertools import combinations
+
+    import pandas as pd
+
+    from wrpo_lib.records import read_run
+
+    tables = [read_results(profile, f"answers_seed{s}").assign(seed=s)
+              for s in read_run(profile)["seeds"]]  # fmt: skip
+    answers = pd.concat(tables).query("decoding == 'greedy' and turn == 1")
+    wide = answers.pivot(index=["seed", "prompt_id"], columns="model", values=["text", "exact"])
+    models = [m for m in dict.fromkeys(answers["model"]) if m.startswith("source-")]
+    rows = []
+    for a, b in combinations([*models, "target_sft"], 2):
+        right = wide["exact"][a].astype(int) + wide["exact"][b].astype(int)
+        rows.append(
+            {
+                "pair": f"{look(a).name} and {look(b).name}",
+                "same text": 100 * (wide["text"][a] == wide["text"][b]).mean(),
+                "both right": 100 * (right == 2).mean(),
+                "one right": 100 * (right == 1).mean(),
+                "neither": 100 * (right == 0).mean(),
+                "n": len(wide),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def kept_by_gap(profile: str = "nano") -> Figure:
+    """Share of the tracked quadruples that a minimum reward gap would keep, for both pairs."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+
+    rows = read_results(profile, "quadruples")
+    gaps = np.linspace(0, 1.5, 61)
+    with style():
+        figure, axis = plt.subplots(figsize=(5.6, 3.0))
+        for name in ("source_chosen", "target_chosen"):
+            gap = (rows[f"{name}_reward"] - rows["rejected_reward"]).to_numpy()
+            share = 100 * (gap[:, None] >= gaps).mean(axis=0)
+            label = f"{look(name).name} over y_l"
+            axis.plot(gaps, share, look(name).dash, color=look(name).color, label=label)
+        axis.set(xlabel="minimum difference in reward", ylabel="% of quadruples kept",
+                 ylim=(0, 103))  # fmt: skip
+        axis.legend()
     return figure

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.evaluation.length_control import length_controlled
 from wrpo_lib.nano.judge import Judge, judge_alpaca, judge_arena, judge_mt_bench
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import read_results, read_run
@@ -36,7 +37,7 @@ def benchmark_rows(
         pair = [model, settings["baseline"]]
         judged = judge_alpaca(greedy[greedy["model"].isin(pair)], settings["baseline"], judge)
         won = alpaca_eval.win_rate(judged)
-        controlled = alpaca_eval.length_controlled_win_rate(judged)
+        controlled = length_controlled(judged).length_controlled_winrate
         rows.append(_row("alpaca_eval2", model, won.win_rate, won.interval, controlled))
         pair = [model, settings["arena_baseline"]]
         battles = judge_arena(hard[hard["model"].isin(pair)], settings["arena_baseline"], judge)
@@ -60,6 +61,16 @@ def _row(
         "n_questions": interval.n_clusters,
         "length_controlled": controlled,
     }
+
+
+def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.DataFrame:
+    """AlpacaEval-2's form of judgements of greedy answers, as :mod:`wrpo_lib.evaluation.judgements`
+    reads files."""
+    greedy = answers[answers["decoding"] == "greedy"]
+    judged = judge_alpaca(greedy[greedy["model"].isin([*models, baseline])], baseline, Judge())
+    return judged.assign(
+        baseline=baseline, judge="nano judge", version="nano", template="", metric="weighted"
+    )
 
 
 def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:

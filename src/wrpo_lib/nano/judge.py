@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import expit
@@ -27,24 +27,41 @@ EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 @dataclass(frozen=True)
 class Judge:
     """``quality``: logits a unit of quality; ``position``: logits for what is shown second;
-    ``length``: logits a standardised character difference of 20; ``noise``: s.d. in logits."""
+    ``length``: logits for ``length_unit`` characters more; ``noise``: s.d. in logits."""
 
     quality: float = 4.0
     position: float = 0.35  # published judgements: models score 8.6 points higher when shown second
     length: float = 0.5
     noise: float = 0.5
     seed: int = 0
+    length_unit: float = 20.0  # characters; real answers need thousands
 
     def rng(self, *key: object) -> np.random.Generator:
         """The generator of one judgement."""
         text = "|".join(map(str, (self.seed, *key)))
         return np.random.default_rng(zlib.crc32(text.encode()))
 
+    def bias(self, quality: Any, length: Any, second: bool) -> Any:
+        """Preference in logits before noise, by the differences; scalars or arrays."""
+        position = self.position if second else -self.position
+        return self.quality * quality + self.length * length / self.length_unit + position
+
     def latent(self, quality: float, length: float, second: bool, key: tuple[object, ...]) -> float:
         """Preference in logits for a response over another, by their differences."""
-        bias = self.position if second else -self.position
         noise = self.noise * self.rng(*key).standard_normal()
-        return float(self.quality * quality + self.length * length / 20 + bias + noise)
+        return float(self.bias(quality, length, second) + noise)
+
+    def rating(self, quality: Any, length: Any, noise: Any) -> Any:
+        """A whole score from 1 to 10 for an answer of ``length`` characters, N(0, 1) ``noise``."""
+        usual = 2 * self.length_unit
+        longer = self.length * (length - usual) / usual
+        score = 2.0 + 5.5 * quality + longer + self.noise * noise
+        return np.clip(np.round(score), 1, 10).astype(int)
+
+
+def verdict(for_a: float) -> str:
+    """Arena-Hard's label for a latent preference for A, in logits."""
+    return VERDICTS[sum(for_a < edge for edge in EDGES)]
 
 
 def _pairs(answers: pd.DataFrame, baseline: str, turn: int = 1) -> pd.DataFrame:
@@ -86,9 +103,8 @@ def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFr
         for game in (1, 2):
             key = ("arena", pair.prompt_id, pair.model, game)
             logit = judge.latent(gap, longer, game == 1, key)
-            for_a = -logit if game == 1 else logit
-            verdict = VERDICTS[sum(for_a < edge for edge in EDGES)]
-            rows.append((pair.prompt_id, pair.model, game, verdict))
+            label = verdict(-logit if game == 1 else logit)
+            rows.append((pair.prompt_id, pair.model, game, label))
     return pd.DataFrame(rows, columns=["question_id", "model", "game", "verdict"])
 
 
@@ -99,8 +115,6 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     rows = []
     for row in answers.itertuples(index=False):
         rng = judge.rng("mt", row.prompt_id, row.model, row.turn)
-        noise = judge.noise * rng.standard_normal()
-        score = 2.0 + 5.5 * row.quality + judge.length * (len(row.text) - 40) / 40 + noise
-        reply = f"Rating: [[{int(np.clip(round(score), 1, 10))}]]"
+        reply = f"Rating: [[{judge.rating(row.quality, len(row.text), rng.standard_normal())}]]"
         rows.append((row.prompt_id, row.turn, row.model, reply))
     return pd.DataFrame(rows, columns=["question_id", "turn", "model", "judgment"])

@@ -14,7 +14,7 @@ from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN_QUADRUPLES = 40
+SHOWN_QUADRUPLES = 400
 SHOWN_REWARDS = 400
 DYNAMICS = ("step", "alpha", "loss", "rewards/source_chosen", "rewards/target_chosen",
             "rewards/fused", "rewards/rejected", "rewards/margins", "rewards/accuracies",
@@ -111,13 +111,15 @@ def reward_table(world: World) -> pd.DataFrame:
 
 
 def quadruple_table(world: World) -> pd.DataFrame:
-    """The first quadruples that WRPO was trained on, as they are on disk but for the messages."""
+    """Quadruples that WRPO was trained on, as they are on disk but for the messages."""
     import pandas as pd
 
     from wrpo_lib.records import read_jsonl
 
     rows = read_jsonl(study.quadruples(world, study.TARGET_SFT))[:SHOWN_QUADRUPLES]
-    return pd.DataFrame([{**r, "prompt": r["prompt"][-1]["content"]} for r in rows])
+    return pd.DataFrame(
+        [{"seed": world.seed, **r, "prompt": r["prompt"][-1]["content"]} for r in rows]
+    )
 
 
 def pairing_rows(world: World) -> list[dict[str, Any]]:
@@ -171,7 +173,7 @@ def result_tables(worlds: list[World]) -> dict[str, pd.DataFrame]:
         "dynamics": gather(dynamics_rows),
         "deviation": gather(deviation_rows),
         "rewards": pd.concat([reward_table(w) for w in worlds]),
-        "quadruples": quadruple_table(worlds[0]),
+        "quadruples": pd.concat([quadruple_table(w) for w in worlds]),
         **{f"answers_seed{w.seed}": answer_table(w) for w in worlds},
     }
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from wrpo_lib.nano.tasks import ALPHABET, Task
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task
 
 CHECK_BONUS = 0.4
 PARTIAL = 0.5
@@ -68,3 +71,15 @@ def reward(task: Task, text: str, turn: int = 1) -> float:
     seed = zlib.crc32(f"{task.prompt_id}|{turn}|{text}".encode())
     noise = NOISE * np.random.default_rng(seed).standard_normal()
     return quality(task, text, turn) + LENGTH_BONUS * len(text) + float(noise)
+
+
+def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
+    """(position, reward) of response rows whose prompt_id is a task's, such as ``reverse-bdac``."""
+    for k, row in enumerate(rows):
+        skill, _, letters = row["prompt_id"].partition("-")
+        if skill not in SKILLS or not letters or set(letters) - set(ALPHABET):
+            raise WRPOError(
+                f"prompt_id {row['prompt_id']!r} is no task of the nano testbed; score it with a "
+                "reward model"
+            )
+        yield k, round(reward(Task(skill, letters), row["text"]), 4)

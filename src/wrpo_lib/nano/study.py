@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wrpo_lib.nano.reward import is_exact, quality, read, reward
+from wrpo_lib.nano.reward import is_exact, quality, read, score_rows
 from wrpo_lib.nano.tasks import Task
 from wrpo_lib.nano.world import World, load_model, save_model
 from wrpo_lib.recipes import load_recipe
@@ -20,6 +20,9 @@ from wrpo_lib.records import read_jsonl, write_json, write_jsonl
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from wrpo_lib.generation import Sampling
+    from wrpo_lib.quadruples import Pairing, Split
 
 TARGET, TARGET_SFT = "target", "target_sft"
 METHODS = ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05")
@@ -42,42 +45,62 @@ def model_dir(world: World, name: str) -> Path:
     return world.model_dir(name) if name in (*world.sources, TARGET) else policy_dir(world, name)
 
 
-def sft_and_preference(world: World) -> tuple[list[Task], list[Task]]:
+def split(world: World) -> Split:
     """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
-    from wrpo_lib.quadruples.build import split_prompts
+    from wrpo_lib.quadruples.split import make_split
 
-    tasks = {t.prompt_id: t for t in world.splits().train}
-    first, rest = split_prompts(list(tasks), seed=world.seed)
-    return [tasks[i] for i in first], [tasks[i] for i in rest]
+    made = make_split([t.prompt_id for t in world.splits().train], world.seed)
+    path = world.folder / "split.json"
+    if not path.is_file():
+        made.write(path)
+    return made
+
+
+def sft_and_preference(world: World) -> tuple[list[Task], list[Task]]:
+    """The tasks of both parts of the split."""
+    made, tasks = split(world), {t.prompt_id: t for t in world.splits().train}
+    return [tasks[i] for i in made.sft], [tasks[i] for i in made.preference]
+
+
+def rewards_file(world: World, name: str) -> Path:
+    """The scored responses of a model, rows as ``wrpo score`` writes them."""
+    return world.folder / "rewards" / f"{name}.jsonl"
 
 
 def responses(world: World, name: str, tasks: list[Task]) -> pd.DataFrame:
-    """Five scored samples of a model for each task (paper section 4.1), sampled once."""
+    """Five scored samples of a model for each task (paper section 4.1), sampled once.
+
+    The stages of ``wrpo sample`` and ``wrpo score``: rows in ``responses/`` and ``rewards/``.
+    """
     import pandas as pd
 
-    path = world.folder / "responses" / f"{name}.jsonl"
-    if not path.is_file():
-        from wrpo_lib.generation import sample
+    scored = rewards_file(world, name)
+    finished = scored.with_suffix(".counts.json")
+    if not finished.is_file():
+        from wrpo_lib.generation import LocalEngine
+        from wrpo_lib.generation.stage import sample_responses, score_responses
 
-        model, tokenizer = load_model(model_dir(world, name))
-        options = world.recipe["sampling"]
-        seed = int(world.rng(2, _number(name)).integers(2**31))
-        drawn = sample(model, tokenizer, [t.messages for t in tasks], seed=seed, **options)
-        write_jsonl(
-            path,
-            (
-                {
-                    "prompt_id": task.prompt_id,
-                    "model": name,
-                    "sample": k,
-                    "reward": round(reward(task, row["text"]), 4),
-                    **row,
-                }
-                for task, rows in zip(tasks, drawn, strict=True)
-                for k, row in enumerate(rows)
-            ),
-        )
-    return pd.DataFrame(read_jsonl(path))
+        path = world.folder / "responses" / f"{name}.jsonl"
+        prompts = [(t.prompt_id, t.messages) for t in tasks]
+        engine = LocalEngine(*load_model(model_dir(world, name)))
+        made = sample_responses(prompts, engine, name, sampling(world, name), path)
+        score_responses(read_jsonl(path), score_rows, "nano", scored, where=str(path))
+        write_json(finished, dict(made))
+    return pd.DataFrame(read_jsonl(scored))
+
+
+def sampling(world: World, name: str) -> Sampling:
+    """The recipe's sampling options with a seed of its own for each model."""
+    from wrpo_lib.generation import Sampling
+
+    options = world.recipe["sampling"]
+    return Sampling(
+        n=options["n"],
+        temperature=options["temperature"],
+        top_p=options["top_p"],
+        max_tokens=options["max_new_tokens"],
+        seed=int(world.rng(2, _number(name)).integers(2**31)),
+    )
 
 
 def _number(name: str) -> int:
@@ -97,20 +120,33 @@ def source_responses(world: World) -> pd.DataFrame:
 
 def quadruples(world: World, samples_of: str, rejected_from: str = "target") -> Path:
     """Quadruples of the preference prompts with y_wt, y_l from the samples of a policy."""
-    from wrpo_lib.quadruples.build import build_quadruples
-
     path = world.folder / "quadruples" / f"{samples_of}-rejected-{rejected_from}.jsonl"
     if not path.is_file():
-        tasks = sft_and_preference(world)[1]
-        rows, report = build_quadruples(
-            {t.prompt_id: t.messages for t in tasks},
-            source_responses(world),
-            responses(world, samples_of, tasks),
-            rejected_from,
-        )
-        write_json(path.with_suffix(".report.json"), report.as_dict())
-        write_jsonl(path, rows)
+        from wrpo_lib.quadruples import Pairing
+
+        responses(world, samples_of, sft_and_preference(world)[1])
+        pairing = Pairing(target=samples_of, rejected_from=rejected_from)
+        _pair(world, [*world.sources, samples_of], path, pairing, "preference")
     return path
+
+
+def sft_rows(world: World) -> Path:
+    """The SFT prompts with y_ws."""
+    path = world.folder / "sft.jsonl"
+    if not path.is_file():
+        from wrpo_lib.quadruples import Pairing
+
+        _pair(world, world.sources, path, Pairing(pairs="sft"), "sft")
+    return path
+
+
+def _pair(world: World, models: list[str], path: Path, pairing: Pairing, part: str) -> None:
+    """The stage of ``wrpo pair``: from files of rewards to a file of rows."""
+    from wrpo_lib.quadruples import read_responses, write_pairs
+
+    source_responses(world)
+    table = read_responses([rewards_file(world, name) for name in models])
+    write_pairs(table, path, pairing, split(world), part)
 
 
 def train_sft(world: World) -> Path:
@@ -119,17 +155,11 @@ def train_sft(world: World) -> Path:
     if not (folder / "config.json").is_file():
         from datasets import Dataset
 
-        from wrpo_lib.quadruples.build import best
         from wrpo_lib.training.run import train
 
-        y_ws = best(source_responses(world))["text"]
-        rows = [
-            {"prompt_id": t.prompt_id, "prompt": t.messages, "source_chosen": y_ws[t.prompt_id]}
-            for t in sft_and_preference(world)[0]
-        ]
         model, tokenizer = load_model(policy_dir(world, TARGET))
         recipe = load_recipe("nano", "sft")
-        data, log = Dataset.from_list(rows), folder / "log"
+        data, log = Dataset.from_list(read_jsonl(sft_rows(world))), folder / "log"
         train(recipe, model, tokenizer, data, log, seed=world.seed, **QUIET)
         save_model(model, tokenizer, folder)
     return folder
@@ -241,7 +271,7 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
         own = responses(world, TARGET, sft_and_preference(world)[1])
         texts = {
             "source": best(source_responses(world))["text"],
-            "own": own[own["sample"] == 0].set_index("prompt_id")["text"],
+            "own": own.sort_values("sample").groupby("prompt_id")["text"].first(),
         }
         model, tokenizer = load_model(policy_dir(world, policy))
         rows: list[dict[str, Any]] = []
@@ -263,8 +293,11 @@ def in_parallel(
     say: Callable[[str], None],
 ) -> None:
     """Run jobs (label, function, arguments) in ``workers`` processes, one thread each."""
+    import os
+
     from joblib import Parallel, delayed
 
+    os.environ["TQDM_DISABLE"] = "1"  # the workers' bars would write over each other
     done = Parallel(n_jobs=workers, return_as="generator_unordered")(
         delayed(_quiet)(label, function, arguments) for label, function, arguments in jobs
     )
@@ -356,4 +389,4 @@ def pairing_report(world: World, samples_of: str, rejected_from: str) -> dict[st
     """What pairing kept and left out."""
     path = quadruples(world, samples_of, rejected_from).with_suffix(".report.json")
     report: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
-    return report
+    return {name: report[name] for name in ("prompts", "kept", "tied", "identical", "missing")}

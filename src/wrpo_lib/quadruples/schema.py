@@ -62,7 +62,7 @@ def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
     prompt_id = row.get("prompt_id")
     if not isinstance(prompt_id, str) or not prompt_id.strip():
         yield Problem(number, "prompt_id", "missing or not text; give every row a unique id")
-    yield from (Problem(number, "prompt", what) for what in _prompt_problems(row.get("prompt")))
+    yield from (Problem(number, "prompt", what) for what in prompt_problems(row.get("prompt")))
     for name in (*RESPONSES, *optional_responses(row)):
         text = row.get(name)
         if text is None:
@@ -82,7 +82,8 @@ def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
             yield Problem(number, name, f"is {value}; score the response again")
 
 
-def _prompt_problems(prompt: Any) -> Iterator[str]:
+def prompt_problems(prompt: Any) -> Iterator[str]:
+    """Everything wrong with a prompt: messages that end in a user turn, or rendered text."""
     if isinstance(prompt, str):
         if not prompt.strip():
             yield "is empty; remove the row"
@@ -135,33 +136,38 @@ def count_warnings(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSONL, gzipped JSONL or parquet file, not yet validated."""
+    rows = list(iter_rows(path))
+    if not rows:
+        raise WRPOError(f"{path} has no rows; write at least one")
+    return rows
+
+
+def iter_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file one by one, so that a large file is never in memory as a whole."""
     path = Path(path)
     if not path.name.endswith(SUFFIXES):
         raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; check the path")
     try:
-        rows = _read_parquet(path) if path.suffix == ".parquet" else list(_read_jsonl(path))
+        yield from _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
     except (OSError, EOFError) as error:
         raise WRPOError(
             f"{path} cannot be read ({error}); it is truncated, copy it again"
         ) from error
-    if not rows:
-        raise WRPOError(f"{path} has no rows; write at least one quadruple")
-    return rows
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise WRPOError(
             f"{path} is no whole parquet file; it is truncated, copy it again"
         ) from error
-    return rows
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -199,8 +205,8 @@ def write_quadruples(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     write_rows(rows, path)
 
 
-def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as the kind of file that ``path`` names, atomically."""
+def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows as the kind of file that ``path`` names, atomically; JSONL one by one."""
     if not path.name.endswith(SUFFIXES):
         raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +215,7 @@ def write_rows(rows: list[dict[str, Any]], path: Path) -> None:
         if path.suffix == ".parquet":
             from datasets import Dataset
 
-            Dataset.from_list(rows).to_parquet(str(part))
+            Dataset.from_list(list(rows)).to_parquet(str(part))
         else:
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(part, "wt", encoding="utf-8") as file:

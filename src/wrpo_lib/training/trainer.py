@@ -398,8 +398,10 @@ class WRPOTrainer(DPOTrainer):
         bad = [i for i, loss in zip(ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
         names = ", ".join(gather_object(bad)[:8])
         kept = get_last_checkpoint(self.args.output_dir) if self.args.output_dir else None
-        rest = f"resume from {kept}" if kept else "no checkpoint had been saved yet; start again"
+        rest = (
+            f"what was trained until then is in {kept}" if kept else "no checkpoint was saved yet"
+        )
         raise WRPOError(
             f"the loss is not finite in step {self.state.global_step + 1}, for the prompts {names}"
-            f"; lower the learning rate or look at these rows, then {rest}"
+            f"; look at these rows or lower the learning rate, then start again; {rest}"
         )

@@ -1,0 +1,171 @@
+"""``wrpo sample``: responses of models to prompts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wrpo_lib.cli.workers import sample_spread, workers_of
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    from wrpo_lib.generation import Sampling
+    from wrpo_lib.server import Server
+
+Counts = Counter[str]
+ENGINES = ("transformers", "vllm", "server")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command()(sample)
+
+
+def sample(
+    prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
+    out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
+    model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
+    engine: Annotated[str, typer.Option(help=", ".join(ENGINES))] = "transformers",
+    name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
+    n: Annotated[int, typer.Option(help="responses a prompt")] = 5,
+    temperature: Annotated[float, typer.Option()] = 0.8,
+    top_p: Annotated[float, typer.Option()] = 0.95,
+    max_tokens: Annotated[int, typer.Option(help="tokens a response at most")] = 4096,
+    seed: Annotated[int, typer.Option(help="every response's own seed follows from it")] = 0,
+    seeds: Annotated[
+        str, typer.Option(help="one a sample, for all prompts: 1,2,3 or simpo (13,21,42,79,100)")
+    ] = "",
+    limit: Annotated[int | None, typer.Option(help="only the first so many prompts")] = None,
+    revision: Annotated[str | None, typer.Option(help="commit of the model on the hub")] = None,
+    trust_remote_code: Annotated[bool, typer.Option(help="run code that comes with it")] = False,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
+    batch_tokens: Annotated[int, typer.Option(help="transformers: a batch's size")] = 32768,
+    tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs a model is spread over")] = 1,
+    base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
+    api_key_env: Annotated[str, typer.Option(help="server: variable with the key")] = (
+        "OPENAI_API_KEY"
+    ),
+    connections: Annotated[int, typer.Option(help="server: requests under way")] = 64,
+    timeout: Annotated[float, typer.Option(help="server: seconds an attempt")] = 600.0,
+    retries: Annotated[int, typer.Option(help="server: further attempts")] = 6,
+    fold_system: Annotated[
+        bool, typer.Option(help="server: system turn into the user turn (no such role there)")
+    ] = False,
+    extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "",
+    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
+    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
+    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
+    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
+) -> None:
+    """Sample n responses of MODEL to each prompt; only missing ones are made."""
+    _sample(SimpleNamespace(**locals()))
+
+
+def _sample(o: SimpleNamespace) -> None:
+    from itertools import islice
+
+    from wrpo_lib.generation.prompts import read_prompts
+    from wrpo_lib.generation.stage import sample_responses
+
+    refuse_suffix(o.out)
+    if o.engine not in ENGINES:
+        raise WRPOError(f"unknown engine {o.engine!r}; choose one of {', '.join(ENGINES)}")
+    sampling, name, settings = _sampling(o), o.name or o.model, _settings(o)
+    total = _count_prompts(o.prompts, o.limit)
+    if o.workers:
+        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch, o.limit)
+        sample_spread(o.prompts, partial(_engine, o), name, sampling, o.out, spread, settings)
+        return
+    engine, rows = _engine(o), islice(read_prompts(o.prompts), o.limit)
+    counts = sample_responses(rows, engine, name, sampling, o.out, total=total, settings=settings)
+    typer.echo(_sampled(o.out, counts, total, engine.folded))
+
+
+def _count_prompts(prompts: Path, limit: int | None) -> int:
+    """The number of prompts; anything wrong with them is said before a model is loaded."""
+    from itertools import islice
+
+    from wrpo_lib.generation.prompts import read_prompts
+
+    return sum(1 for _ in islice(read_prompts(prompts), limit))
+
+
+def _sampling(o: SimpleNamespace) -> Sampling:
+    from wrpo_lib.generation.request import SIMPO_SEEDS, Sampling
+
+    seeds = ",".join(map(str, SIMPO_SEEDS)) if o.seeds == "simpo" else o.seeds
+    try:
+        chosen = tuple(int(s) for s in seeds.split(",") if s.strip())
+    except ValueError as error:
+        raise WRPOError(f"--seeds is {seeds!r}; give whole numbers or simpo") from error
+    return Sampling(o.n, o.temperature, o.top_p, o.max_tokens, o.seed, chosen)
+
+
+def _settings(o: SimpleNamespace) -> dict[str, Any]:
+    """What must stay the same while a file grows, beside the sampling itself."""
+    found = {"engine": o.engine, "revision": o.revision, "dtype": o.dtype}
+    if o.engine != "server":
+        return found
+    extra, address = _extra(o.extra_body), _server(o).address
+    return found | {"base_url": address, "extra_body": extra, "fold_system": o.fold_system}
+
+
+def _server(o: SimpleNamespace) -> Server:
+    from wrpo_lib.server import Server
+
+    if not o.base_url:
+        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
+    return Server(o.base_url, o.api_key_env, o.connections, o.timeout, o.retries)
+
+
+def _engine(o: SimpleNamespace) -> Any:
+    if o.engine == "server":
+        from wrpo_lib.generation import ServedEngine
+
+        return ServedEngine(_server(o), o.model, o.fold_system, _extra(o.extra_body))
+    if o.engine == "vllm":
+        from wrpo_lib.generation.offline import VLLMEngine
+
+        return VLLMEngine(
+            o.model, tensor_parallel=o.tensor_parallel, revision=o.revision,
+            trust_remote_code=o.trust_remote_code, dtype=o.dtype,
+        )  # fmt: skip
+    from wrpo_lib.generation import LocalEngine
+    from wrpo_lib.generation.loading import load_causal_lm
+
+    loaded = load_causal_lm(o.model, o.revision, o.trust_remote_code, o.dtype)
+    return LocalEngine(*loaded, batch_tokens=o.batch_tokens)
+
+
+def _extra(text: str) -> dict[str, Any]:
+    import json
+
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise WRPOError(f"--extra-body is {text!r}; give a JSON object such as '{{\"top_k\": 20}}'")
+    return value
+
+
+def refuse_suffix(out: Path) -> None:
+    """Only plain JSONL can be appended to."""
+    if out.suffix != ".jsonl":
+        raise WRPOError(f"--out is {out}; rows are appended one by one, so give a .jsonl file")
+
+
+def _sampled(out: Path, counts: Counts, prompts: int, folded: int) -> str:
+    notes = [
+        f"{counts['empty']} empty" if counts["empty"] else "",
+        f"{counts['truncated']} ended by the token limit" if counts["truncated"] else "",
+        f"the system turn of {folded} prompts put into the user turn" if folded else "",
+    ]
+    kept = f"; {counts['kept']} were there already" if counts["kept"] else ""
+    said = "".join(f", {note}" for note in notes if note)
+    return f"{out}: made {counts['made']} responses to {prompts} prompts{said}{kept}"

@@ -1,0 +1,215 @@
+"""``wrpo judge``, ``wrpo alpaca-eval``, ``wrpo nano-judge``: answers judged by any server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrpo_lib.errors import WRPOError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from wrpo_lib.evaluation.calls import Call
+    from wrpo_lib.evaluation.judging import Counts, Prices, Run
+    from wrpo_lib.server import Server
+
+Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
+Version = Annotated[
+    str,
+    typer.Option(
+        help="nano (ours, small), or alpaca-eval: 2; mt-bench: 0125-references, "
+        "original-references; arena-hard: v0.1, v2.0"
+    ),
+]
+AnswersFile = Annotated[Path, typer.Option(help="answers of one model, ours or upstream's form")]
+JudgeName = Annotated[str, typer.Option(help="the judge's model name at the server")]
+Url = Annotated[str, typer.Option(help="base URL of an OpenAI-compatible server")]
+KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the key")]
+Connections = Annotated[int, typer.Option(help="requests under way at once", min=1)]
+Model = Annotated[str, typer.Option(help="which model of the file; needed if it holds several")]
+OPENAI = "https://api.openai.com/v1"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to ``app``."""
+    app.command()(judge)
+    app.command("alpaca-eval")(alpaca_eval)
+    app.command("nano-judge")(nano_judge)
+
+
+def judge(
+    benchmark: Benchmark,
+    answers: AnswersFile,
+    judge: JudgeName,
+    base_url: Url = OPENAI,
+    version: Version = "nano",
+    out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
+    model: Model = "",
+    baseline: Annotated[Path | None, typer.Option(help="answers to compare with")] = None,
+    order: Annotated[str, typer.Option(help="both, or upstream: one seeded order")] = "both",
+    metric: Annotated[str, typer.Option(help="alpaca-eval: logprobs or text")] = "logprobs",
+    samples: Annotated[int, typer.Option(help="with --metric text: verdicts asked for")] = 1,
+    mode: Annotated[str, typer.Option(help="mt-bench: single or pair")] = "single",
+    allow_missing: Annotated[bool, typer.Option(help="judge what is answered")] = False,
+    retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
+    price_prompt: Annotated[float | None, typer.Option(help="per million tokens")] = None,
+    price_completion: Annotated[float | None, typer.Option(help="per million tokens")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="stop when this much is spent")] = None,
+    estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
+    connections: Connections = 64,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+) -> None:
+    """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
+    from wrpo_lib.evaluation.answers import Answers
+    from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.evaluation.calls import Plan, calls, open_baselines
+    from wrpo_lib.evaluation.judging import KEY, Run, done
+    from wrpo_lib.evaluation.judging import estimate as estimated
+    from wrpo_lib.server import Server
+    from wrpo_lib.store import Store
+
+    asked = load(benchmark, version)
+    given = Answers(answers, asked)
+    name = _one_model(given.models(), model, answers)
+    _refuse_missing(given.missing(name), allow_missing, name, answers)
+    if mode == "pair" and baseline is None:
+        raise WRPOError("--mode pair compares with a baseline; give --baseline FILE")
+    asked, baselines = (
+        open_baselines(asked, baseline)
+        if benchmark != "mt-bench" or mode == "pair"
+        else (asked, {})
+    )
+    plan = Plan(asked, judge, order, metric, samples, mode)
+    prices = _prices(judge, price_prompt, price_completion)
+    with Store(out, KEY) as store:
+        run = Run(plan, store, Server(base_url, api_key_env, connections), prices, max_cost,
+                  retry_unreadable)  # fmt: skip
+        needed = estimated(plan, calls(plan, given, name, baselines),
+                           done(store, retry_unreadable), prices)  # fmt: skip
+        _say_estimate(needed, prices)
+        if estimate:
+            return
+        counts = _with_progress(run, calls(plan, given, name, baselines), needed.calls)
+    _say_counts(counts, out)
+    if counts.stopped:
+        raise WRPOError(f"stopped: {counts.stopped}; {out} keeps what came, run again to go on")
+
+
+def _one_model(models: list[str], wanted: str, path: Path) -> str:
+    if wanted and wanted not in models:
+        raise WRPOError(f"{path} holds no answers of {wanted!r}; it has {', '.join(models)}")
+    if not wanted and len(models) > 1:
+        raise WRPOError(f"{path} holds {', '.join(models)}; name one with --model")
+    return wanted or models[0]
+
+
+def _refuse_missing(
+    missing: list[tuple[int | str, int]], allowed: bool, model: str, path: Path
+) -> None:
+    if not missing:
+        return
+    question, turn = missing[0]
+    first = f"first: question {question}, turn {turn}"
+    text = f"{path} lacks {len(missing)} answers of {model!r} ({first})"
+    if not allowed:
+        raise WRPOError(f"{text}; answer them, or give --allow-missing to judge the rest")
+    typer.echo(f"{text}; judging the rest")
+
+
+def _prices(judge: str, prompt: float | None, completion: float | None) -> Prices | None:
+    from wrpo_lib.evaluation.judging import KNOWN_PRICES, Prices
+
+    if prompt is None and completion is None:
+        return KNOWN_PRICES.get(judge)
+    if prompt is None or completion is None or min(prompt, completion) < 0:
+        raise WRPOError("give --price-prompt and --price-completion together, 0 or more each")
+    return Prices(prompt, completion)
+
+
+def _say_estimate(needed: Counts, prices: Prices | None) -> None:
+    cost = "cost unknown (give --price-prompt and --price-completion)"
+    if prices:
+        cost = (f"about {needed.cost:.2f} at {prices.prompt:g} and {prices.completion:g} "
+                "a million tokens")  # fmt: skip
+    typer.echo(
+        f"{needed.calls} calls to make ({needed.kept} kept from before, {needed.identical} "
+        f"identical pairs need none), about {needed.prompt_tokens / 1e6:.3f} M prompt and "
+        f"{needed.completion_tokens / 1e6:.3f} M completion tokens (4 characters a token), {cost}"
+    )
+
+
+def _with_progress(run: Run, calls: Iterable[Call], total: int) -> Counts:
+    import sys
+
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="call", disable=None, file=sys.stderr) as bar:
+        return run(calls, bar.update)
+
+
+def _say_counts(counts: Counts, out: Path) -> None:
+    cost = "" if counts.cost is None else f", cost {counts.cost:.4f}"
+    typer.echo(
+        f"{counts.calls} calls in {counts.seconds:.1f} s{cost}: {counts.status['ok']} verdicts, "
+        f"{counts.status['unreadable']} replies without one, {counts.status['error']} errors; "
+        f"{counts.kept} kept from before; {out}"
+    )
+    for problem, n in counts.problems.most_common():
+        typer.echo(f"  {n} x {problem}")
+
+
+def alpaca_eval(
+    answers: AnswersFile,
+    judge: JudgeName,
+    out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
+    base_url: Url = OPENAI,
+    model: Model = "",
+    connections: Connections = 64,
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+) -> None:
+    """AlpacaEval-2 through the alpaca-eval package: its annotator and metrics, our client."""
+    from wrpo_lib.evaluation.alpaca_package import evaluate
+    from wrpo_lib.evaluation.answers import Answers
+    from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.server import Server
+
+    benchmark = load("alpaca-eval", "2")
+    given = Answers(answers, benchmark)
+    name = _one_model(given.models(), model, answers)
+    client: Server = Server(base_url, api_key_env, connections)
+    metrics = evaluate(benchmark, given, name, judge, client, out)
+    controlled = metrics.get("length_controlled_winrate")
+    text = "left out: answers are missing" if controlled is None else f"{controlled:.2f}"
+    typer.echo(
+        f"{name}: win rate {metrics['win_rate']:.2f} (s.e. {metrics['standard_error']:.2f}), "
+        f"length-controlled {text}; {metrics['calls']} calls, {metrics['n_missing']} of "
+        f"{metrics['n_answered']} judgements missing; {out / 'annotations.json'}"
+    )
+
+
+def nano_judge(
+    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010,
+    latency: Annotated[float, typer.Option(help="seconds before each reply")] = 0.0,
+    quality: Annotated[float, typer.Option(help="logits a unit of quality")] = 4.0,
+    position: Annotated[float, typer.Option(help="logits for what is shown second")] = 0.35,
+    length: Annotated[float, typer.Option(help="logits for --length-unit characters")] = 0.5,
+    length_unit: Annotated[float, typer.Option(help="characters")] = 20.0,
+    noise: Annotated[float, typer.Option(help="s.d. in logits")] = 0.5,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
+    import asyncio
+    import functools
+
+    from wrpo_lib.nano.judge import Judge
+    from wrpo_lib.nano.judge_server import MODEL, respond, serve
+
+    biased = Judge(quality, position, length, noise, seed, length_unit)
+
+    def started(at: int) -> None:
+        typer.echo(f"judge {MODEL!r} at http://127.0.0.1:{at}/v1 (stop with Ctrl-C)")
+
+    asyncio.run(serve(functools.partial(respond, judge=biased), port, latency, started))

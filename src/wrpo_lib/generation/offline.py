@@ -1,0 +1,113 @@
+"""Sampling with vLLM in this process (extra ``gpu``): continuous batching, tensor parallelism.
+
+Written against vLLM 0.30 and tested with a stand-in that has its signatures; it has not been run
+on a GPU here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.loading import load_tokenizer
+from wrpo_lib.generation.prompts import Renderer
+from wrpo_lib.generation.request import Request, Response, Sampling
+
+WINDOW = 1024  # requests handed over at a time: what a kill can lose at most
+
+
+class VLLMEngine:
+    """``vllm.LLM`` with a seed for every response.
+
+    Each response is a request of its own (vLLM computes their shared prompt once, through its
+    prefix cache), so it depends on its recorded seed. vLLM promises the same text for the same
+    seed only on the same version and hardware and with its batch-invariant mode.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        tensor_parallel: int = 1,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        dtype: str = "auto",
+        max_model_len: int | None = None,
+        memory: float = 0.9,
+        window: int = WINDOW,
+    ) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise WRPOError(
+                "vllm is not installed; install the extra `gpu` on a machine with a GPU, or choose "
+                "another engine"
+            ) from error
+        self.renderer = Renderer(load_tokenizer(model, revision, trust_remote_code))
+        self.window = window
+        self.llm = LLM(
+            model=model,
+            revision=revision,
+            tokenizer_revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            tensor_parallel_size=tensor_parallel,
+            gpu_memory_utilization=memory,
+            max_model_len=max_model_len,
+            enable_prefix_caching=True,
+        )
+        self.context = self.llm.llm_engine.model_config.max_model_len
+
+    @property
+    def folded(self) -> int:
+        """Prompts whose system turn went into the user turn."""
+        return self.renderer.folded
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Responses window by window."""
+        source = iter(requests)
+        while window := list(islice(source, self.window)):
+            todo: list[tuple[Request, int, list[int]]] = []
+            for request in window:
+                try:
+                    ids = self._prompt(request)
+                except WRPOError as error:
+                    yield from _failed(request, str(error))
+                else:
+                    todo += [(request, k, ids) for k in request.wanted]
+            yield from self._generate(todo)
+
+    def _prompt(self, request: Request) -> list[int]:
+        ids = self.renderer.ids(request.messages)
+        if len(ids) >= self.context:  # vLLM would refuse the whole call
+            raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
+        return ids
+
+    def _generate(self, todo: list[tuple[Request, int, list[int]]]) -> Iterator[Response]:
+        if not todo:
+            return
+        prompts = [{"prompt_token_ids": ids} for _, _, ids in todo]
+        seeds = [request.sampling.seed_of(request.key, k) for request, k, _ in todo]
+        params = [_params(r.sampling, seed) for (r, _, _), seed in zip(todo, seeds, strict=True)]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        for (request, sample, _), seed, output in zip(todo, seeds, outputs, strict=True):
+            said = output.outputs[0]
+            n_tokens, reason = len(said.token_ids), str(said.finish_reason)
+            yield Response(request.key, sample, said.text, n_tokens, reason, seed)
+
+
+def _params(sampling: Sampling, seed: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        n=1, temperature=sampling.temperature, top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens, seed=seed,
+    )  # fmt: skip
+
+
+def _failed(request: Request, why: str) -> Iterator[Response]:
+    for k in request.wanted:
+        seed = request.sampling.seed_of(request.key, k)
+        yield Response(request.key, k, "", 0, "error", seed, why)

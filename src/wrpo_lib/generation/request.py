@@ -1,0 +1,102 @@
+"""What every sampling engine is asked and what it answers.
+
+An engine is any callable from requests to responses: it draws requests lazily, answers in any
+order, and fails one response rather than a whole run. Text in, text out: tokenizer and chat
+template are the engine's own business, so models that share neither can be sampled alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from wrpo_lib.errors import WRPOError
+
+Messages = list[dict[str, str]]
+
+SIMPO_SEEDS = (13, 21, 42, 79, 100)
+"""One seed a sample, the same for every prompt: princeton-nlp/SimPO, on_policy_data_gen."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample (paper section 4.1: five responses, temperature 0.8, top-p 0.95).
+
+    ``max_tokens`` 4096 follows the SimPO pipeline (inferred; the paper is silent). Temperature 0
+    is greedy, and then ``n`` is 1. ``seeds`` fixes the seed of each sample for all prompts, as
+    :data:`SIMPO_SEEDS` does; without it every response has a seed of its own, derived from
+    ``seed``, the request's key and the sample's number.
+    """
+
+    n: int = 5
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_tokens: int = 4096
+    seed: int = 0
+    seeds: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.max_tokens < 1:
+            raise WRPOError(
+                f"n is {self.n} and max_tokens {self.max_tokens}; both must be at least 1"
+            )
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise WRPOError(
+                f"temperature is {self.temperature} and top_p {self.top_p}; the first must not be "
+                "negative, the second above 0 and at most 1"
+            )
+        if self.temperature == 0 and self.n != 1:
+            raise WRPOError(
+                f"greedy decoding (temperature 0) gives one response, n is {self.n}; set n to 1"
+            )
+        if self.seeds and len(self.seeds) < self.n:
+            raise WRPOError(f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample")
+
+    def seed_of(self, key: str, sample: int) -> int:
+        """The seed of one response, below 2**31; it is what the generator gets and what is kept."""
+        if self.seeds:
+            return self.seeds[sample]
+        digest = hashlib.sha256(f"{self.seed}|{sample}|{key}".encode("utf-8", "replace")).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """Responses wanted to one conversation: the numbers in ``samples``, by default all ``n``."""
+
+    key: str
+    messages: Messages
+    sampling: Sampling
+    samples: tuple[int, ...] | None = None
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The numbers of the samples to make."""
+        return tuple(range(self.sampling.n)) if self.samples is None else self.samples
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response, or why there is none (``error``).
+
+    ``n_tokens`` counts the end token (None where a server does not say); ``finish_reason`` is
+    ``stop``, or ``length`` at the token limit, or what a server says.
+    """
+
+    key: str
+    sample: int
+    text: str
+    n_tokens: int | None
+    finish_reason: str
+    seed: int
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The fields of a row of responses that are the response's own."""
+        names = ("sample", "text", "n_tokens", "finish_reason", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+Engine = Callable[[Iterable[Request]], Iterator[Response]]

@@ -1,0 +1,190 @@
+"""Rewards of responses: reward models with a single output, and similarity to a reference.
+
+A scorer is any callable from rows of responses to (position, reward) pairs, in any order, so that
+what is finished can be kept. Scores depend on the row alone, never on what is scored beside it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.loading import load_tokenizer, load_with, placement
+from wrpo_lib.generation.prompts import Renderer, as_messages
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Rows = list[dict[str, Any]]
+Scorer = Callable[[Rows], Iterator[tuple[int, float]]]
+
+
+class RewardModel:
+    """A sequence classifier with one output: Skywork-Reward, TRL's RewardTrainer, ArmoRM.
+
+    Prompt and response are rendered together through the reward model's own chat template; batches
+    are sorted by length and hold at most ``batch_tokens`` tokens, padding included. A conversation
+    longer than ``max_length`` loses its beginning (``cut`` counts them). In float32 a score moves
+    by less than 1e-5 with the batch's shape, in bfloat16 by about 1e-2.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_tokens: int = 16384,
+        max_length: int | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.batch_tokens = model.eval(), tokenizer, batch_tokens
+        self.renderer = Renderer(tokenizer)
+        self.max_length = max_length or getattr(model.config, "max_position_embeddings", None)
+        self.named_pad = model.config.get_text_config().pad_token_id
+        self.cut = 0
+
+    @property
+    def folded(self) -> int:
+        """Prompts whose system turn went into the user turn."""
+        return self.renderer.folded
+
+    def __call__(self, rows: Rows) -> Iterator[tuple[int, float]]:
+        """(position, reward) of each row, batch by batch."""
+        ids = [self._ids(row) for row in rows]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        while order:
+            size = 0
+            while size < len(order) and len(ids[order[size]]) * (size + 1) <= self.batch_tokens:
+                size += 1
+            batch, order = order[: max(1, size)], order[max(1, size) :]
+            yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
+
+    def _ids(self, row: dict[str, Any]) -> list[int]:
+        where = f"prompt_id {row['prompt_id']!r}"
+        prompt = as_messages(row.get("prompt"), where)
+        ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
+        if self.max_length and len(ids) > self.max_length:
+            self.cut += 1
+            ids = ids[-self.max_length :]
+        return ids
+
+    def _scores(self, ids: list[list[int]]) -> list[float]:
+        import torch
+
+        longest, pad = max(map(len, ids)), self._pad(ids)
+        padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        device = self.model.device
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=padded.to(device), attention_mask=mask.to(device), return_dict=True
+            )
+        return self._single(output, len(ids)).float().tolist()
+
+    def _pad(self, ids: list[list[int]]) -> int:
+        """The token by which the model finds the last one of a row.
+
+        A model that names none was made for single rows and reads the very last token; any token
+        that no row contains gives the same.
+        """
+        if self.named_pad is not None:
+            return int(self.named_pad)
+        config = self.model.config.get_text_config()
+        used = {token for row in ids for token in row}
+        config.pad_token_id = next(k for k in range(config.vocab_size) if k not in used)
+        return int(config.pad_token_id)
+
+    def _single(self, output: Any, n: int) -> torch.Tensor:
+        """One number a row; ArmoRM's own output has it as ``score``."""
+        found = getattr(output, "score", None)
+        found = output.logits if found is None else found
+        if found.numel() != n:
+            raise WRPOError(
+                f"the reward model has {found.numel() // n} outputs a row; choose one with a "
+                "single output (num_labels 1)"
+            )
+        scores: torch.Tensor = found.reshape(n)
+        return scores
+
+
+def load_reward_model(
+    model: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "auto",
+    **options: Any,
+) -> RewardModel:
+    """A reward model from the hub or a folder.
+
+    Code that comes with a model runs only with ``trust_remote_code``, and from the hub only at a
+    pinned commit: what a branch holds tomorrow is not what was read today.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if trust_remote_code:
+        if not Path(model).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            raise WRPOError(
+                f"--trust-remote-code runs code from {model}; pin it with --revision and the 40 "
+                "digits of a commit that you have read"
+            )
+        _old_names()
+    tokenizer = load_tokenizer(model, revision, trust_remote_code)
+    common = {"revision": revision, "trust_remote_code": trust_remote_code}
+    loaded = load_with(AutoModelForSequenceClassification, model, {**common, **placement(dtype)})
+    return RewardModel(loaded, tokenizer, **options)
+
+
+def _old_names() -> None:
+    """ArmoRM's code imports a docstring that transformers no longer has; an empty one serves."""
+    from transformers.models.llama import modeling_llama
+
+    if not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING"):
+        modeling_llama.LLAMA_INPUTS_DOCSTRING = ""
+
+
+class Bleu:
+    """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts a prompt.
+
+    Offline, deterministic, without a model. It rewards the reference's words and length, not
+    quality: a good answer in other words scores near 0, and single sentences are noisy. Use it to
+    try the pipeline or where the reference is the one right answer.
+    """
+
+    def __init__(self, references: dict[str, list[str]]) -> None:
+        from sacrebleu.metrics import BLEU
+
+        self.references, self.bleu = references, BLEU(effective_order=True)
+        # the signature, which names version and settings, exists after a first score
+        self.bleu.sentence_score("a", ["a"])
+        self.name = f"bleu|{self.bleu.get_signature()}"
+
+    def __call__(self, rows: Rows) -> Iterator[tuple[int, float]]:
+        """(position, reward) of each row."""
+        for k, row in enumerate(rows):
+            references = self.references.get(row["prompt_id"])
+            if references is None:
+                raise WRPOError(
+                    f"prompt_id {row['prompt_id']!r} has no reference; add one or leave the prompt "
+                    "out"
+                )
+            yield k, self.bleu.sentence_score(row["text"], references).score
+
+
+def read_references(path: Path) -> dict[str, list[str]]:
+    """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
+    from wrpo_lib.quadruples.published import as_responses, kind_of, read_any
+
+    found: dict[str, list[str]] = {}
+    for number, row in enumerate(read_any(path), 1):
+        where = f"{path}, row {number}"
+        if "instruction" in row and kind_of(row, where) == "alpaca_eval":
+            (row,) = as_responses([row], where)
+        prompt_id, text = row.get("prompt_id"), row.get("text")
+        if not isinstance(prompt_id, str) or not isinstance(text, str) or not text.strip():
+            raise WRPOError(
+                f"{where}: a reference needs prompt_id and a text that is not empty; complete it"
+            )
+        found.setdefault(prompt_id, []).append(text)
+    return found

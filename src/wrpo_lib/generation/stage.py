@@ -1,0 +1,219 @@
+"""The two stages that cost most, sampling and scoring, from files to files.
+
+Finished rows are kept whatever happens, and a second run makes only the missing ones. Beside each
+file lies ``<name>.run.json`` with the settings it was made with; other settings do not mix with it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.request import Engine, Messages, Request, Response, Sampling
+from wrpo_lib.generation.rewards import Rows, Scorer
+from wrpo_lib.quadruples.responses import response_problems
+from wrpo_lib.records import provenance, write_json
+from wrpo_lib.store import Store
+
+KEY = ("prompt_id", "model", "sample")
+WINDOW = 1024  # rows that are scored between two looks at the file
+MANY = 200  # failures in a row after which going on is pointless
+Counts = Counter[str]
+
+
+def response_row(prompt_id: str, messages: Messages, model: str, made: Response) -> dict[str, Any]:
+    """One row of a file of responses."""
+    return {"prompt_id": prompt_id, "prompt": messages, "model": model, **made.row()}
+
+
+def sample_responses(
+    prompts: Iterable[tuple[str, Messages]],
+    engine: Engine,
+    model: str,
+    sampling: Sampling,
+    out: Path,
+    *,
+    total: int | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Counts:
+    """Responses of ``model`` to each prompt, appended to ``out`` (JSONL); returns counts.
+
+    ``total`` is the number of prompts, for the progress bar; ``settings`` goes into the run record
+    and must be the same when the run goes on. More samples a prompt (``n``) may be asked for later.
+    Counted are ``made``, ``kept`` (finished before), ``empty``, ``truncated`` (ended by the token
+    limit) and ``failed``. Some failed, or all empty, is a :class:`~wrpo_lib.errors.WRPOError` at
+    the end, with everything finished in the file.
+    """
+    fixed = {"model": model, **_plain(sampling), **(settings or {})}
+    with Store(out, KEY) as store:
+        keep_record(out, fixed, free=("n",))
+        counts, done = Counts(), store.keys()
+        waiting: dict[str, Messages] = {}
+        left: Counter[str] = Counter()
+
+        def missing() -> Iterator[Request]:
+            for prompt_id, messages in prompts:
+                todo = [k for k in range(sampling.n) if (prompt_id, model, k) not in done]
+                counts["kept"] += sampling.n - len(todo)
+                if todo:
+                    waiting[prompt_id], left[prompt_id] = messages, len(todo)
+                    yield Request(prompt_id, messages, sampling, tuple(todo))
+
+        failures = Failures(out, counts)
+        for made in progress(engine(missing()), counts, total and total * sampling.n, "responses"):
+            messages = waiting[made.key]
+            left[made.key] -= 1
+            if not left[made.key]:
+                del waiting[made.key], left[made.key]
+            if not failures.note(made):
+                store.append(response_row(made.key, messages, model, made))
+                counts["made"] += 1
+                counts["empty"] += not made.text.strip()
+                counts["truncated"] += made.finish_reason == "length"
+    failures.raise_any()
+    if counts["made"] and counts["empty"] == counts["made"]:
+        raise WRPOError(
+            f"{model} returned nothing but empty text ({counts['made']} responses, kept in {out}); "
+            "check its chat template and end token, then delete the file and sample again"
+        )
+    return counts
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    names = ("n", "temperature", "top_p", "max_tokens", "seed", "seeds")
+    return {name: getattr(sampling, name) for name in names}
+
+
+class Failures:
+    """Responses that failed for good: counted, and reason to stop when nothing else comes."""
+
+    def __init__(self, out: Path, counts: Counts) -> None:
+        self.out, self.counts = out, counts
+        self.first, self.in_a_row = "", 0
+
+    def note(self, made: Response) -> bool:
+        """Whether ``made`` failed."""
+        if made.error is None:
+            self.in_a_row = 0
+            return False
+        self.first = self.first or f"prompt_id {made.key!r}: {made.error}"
+        self.counts["failed"] += 1
+        self.in_a_row += 1
+        if self.in_a_row >= MANY:
+            self.raise_any()
+        return True
+
+    def raise_any(self) -> None:
+        """One sentence if something failed."""
+        if n := self.counts["failed"]:
+            raise WRPOError(
+                f"{n} responses failed, the first for {self.first}; the {self.counts['made']} made "
+                f"are kept in {self.out}: mend the cause and run again for the rest"
+            )
+
+
+def score_responses(
+    rows: Iterable[dict[str, Any]],
+    scorer: Scorer,
+    reward_model: str,
+    out: Path,
+    *,
+    where: str = "responses",
+    total: int | None = None,
+    settings: dict[str, Any] | None = None,
+) -> Counts:
+    """Each row with its ``reward`` and ``reward_model``, appended to ``out`` (JSONL).
+
+    An empty or blank response gets no reward and no row: it must never be chosen, and what a
+    reward model says of nothing means nothing. Counted are ``made``, ``kept``, ``empty`` and
+    ``truncated`` (responses that the token limit ended; they are scored like any other). A reward
+    that is no finite number is a :class:`~wrpo_lib.errors.WRPOError` naming the row.
+    """
+    with Store(out, KEY) as store:
+        keep_record(out, {"reward_model": reward_model, **(settings or {})})
+        counts = Counts()
+        unscored = progress(_unscored(rows, store, counts, where), counts, total, "rewards")
+        while window := list(islice(unscored, WINDOW)):
+            for position, reward in scorer([row for _, row in window]):
+                number, row = window[position]
+                if not math.isfinite(reward):
+                    raise WRPOError(
+                        f"{where}, row {number}: the reward of sample {row['sample']} of "
+                        f"{row['model']!r} for prompt_id {row['prompt_id']!r} is {reward}; check "
+                        "the reward model, or its dtype"
+                    )
+                store.append({**row, "reward_model": reward_model, "reward": reward})
+                counts["made"] += 1
+    return counts
+
+
+def _unscored(
+    rows: Iterable[dict[str, Any]], store: Store, counts: Counts, where: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows that need a reward, with their numbers; bad ones and repeated ones are refused."""
+    done = store.keys()
+    seen: set[tuple[Any, ...]] = set()
+    for number, row in enumerate(rows, 1):
+        for problem in response_problems(row, number):
+            raise WRPOError(problem.sentence(where))
+        key = tuple(row[name] for name in KEY)
+        if key in seen:
+            raise WRPOError(
+                f"{where}, row {number}: sample {key[2]} of {key[1]!r} for prompt_id {key[0]!r} "
+                "stands in an earlier row already; remove one"
+            )
+        seen.add(key)
+        counts["truncated"] += row.get("finish_reason") == "length"
+        if not row["text"].strip():
+            counts["empty"] += 1
+        elif key in done:
+            counts["kept"] += 1
+        else:
+            yield number, row
+
+
+def keep_record(out: Path, settings: dict[str, Any], free: tuple[str, ...] = ()) -> None:
+    """Write the run record of ``out``, or check that the one there has the same settings.
+
+    Settings named in ``free`` may differ from run to run.
+    """
+    path = out.with_name(f"{out.name.removesuffix('.jsonl')}.run.json")
+    now = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise WRPOError(f"{path} is no run record; delete it or choose another file") from error
+        for name in sorted({*before, *now} - set(free)):
+            if before.get(name) != now.get(name):
+                raise WRPOError(
+                    f"{out} was made with {name} {before.get(name)!r}, not {now.get(name)!r}; "
+                    "choose another file or delete it"
+                )
+    write_json(path, {"settings": now, **provenance()})
+
+
+def progress(items: Iterable[Any], counts: Counts, total: int | None, unit: str) -> Iterator[Any]:
+    """A bar with what was finished before, the rate and the time to go, on stderr."""
+    from tqdm import tqdm
+
+    pause = 0.5 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, unit=f" {unit}", mininterval=pause, dynamic_ncols=True) as bar:
+        kept = 0
+        for item in items:
+            bar.update(counts["kept"] - kept + 1)
+            kept = counts["kept"]
+            yield item
+
+
+def rewards_of(scorer: Scorer, rows: Rows) -> list[float]:
+    """The rewards of some rows in their order."""
+    found = dict(scorer(rows))
+    return [found[k] for k in range(len(rows))]

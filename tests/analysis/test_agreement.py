@@ -1,0 +1,58 @@
+"""Agreement of two judges against independent implementations."""
+
+from __future__ import annotations
+
+import evalica
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import cohen_kappa_score
+
+from wrpo_lib.analysis.agreement import agreement, verdicts
+from wrpo_lib.errors import WRPOError
+
+
+def two_judges(n: int = 200) -> tuple[list[str], list[str]]:
+    rng = np.random.default_rng(0)
+    names = ["wins", "ties", "loses"]
+    a = rng.choice(names, n, p=[0.5, 0.2, 0.3])
+    b = np.where(rng.random(n) < 0.6, a, rng.choice(names, n))
+    return a.tolist(), b.tolist()
+
+
+def test_kappa_and_alpha_are_those_of_scikit_learn_and_evalica() -> None:
+    a, b = two_judges()
+    ours = agreement(a, b, replicates=200)
+    assert ours.kappa.value == pytest.approx(cohen_kappa_score(a, b))
+    theirs = evalica.alpha(pd.DataFrame([a, b]), distance="nominal")
+    assert ours.alpha.value == pytest.approx(theirs.alpha)
+    assert ours.raw.value == np.mean([x == y for x, y in zip(a, b, strict=True)])
+    assert ours.kappa.low < ours.kappa.value < ours.kappa.high
+
+
+def test_missing_and_tied_are_counted() -> None:
+    ours = agreement(
+        ["wins", None, "ties", "wins", "loses"], ["wins", "wins", "wins", None, "loses"]
+    )
+    assert (ours.n, ours.n_missing, ours.n_tied) == (3, 2, 1)
+    assert ours.raw.value == pytest.approx(2 / 3)
+    assert ours.without_ties is not None
+    assert ours.without_ties.value == 1
+
+
+def test_clusters_widen_the_interval() -> None:
+    a, b = two_judges(60)
+    narrow = agreement(a * 4, b * 4).kappa
+    wide = agreement(a * 4, b * 4, clusters=[*range(60)] * 4).kappa
+    assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+def test_preferences_become_verdicts() -> None:
+    assert verdicts([1.9, 1.5, 1.1, float("nan")]) == ["wins", "ties", "loses", None]
+
+
+def test_judges_without_common_rows_are_refused() -> None:
+    with pytest.raises(WRPOError, match="share 0 rows"):
+        agreement(["wins", None], [None, "wins"])
+    with pytest.raises(WRPOError, match="2 and 1 verdicts"):
+        agreement(["wins", None], ["wins"])

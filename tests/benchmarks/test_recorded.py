@@ -1,0 +1,49 @@
+"""What the page shows of the benchmark is what its tables say."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from wrpo_lib.analysis import benchmarks
+from wrpo_lib.records import project_root, read_results
+
+KEYS = {"speedup_ordinary", "speedup_ordinary_cached", "speedup_long_prompt",
+        "speedup_long_prompt_cached", "memory_ratio_ordinary", "memory_ratio_saving",
+        "share_of_matmul_rate"}  # fmt: skip
+
+
+def test_the_summary_follows_from_the_steps() -> None:
+    detail = benchmarks.measured()["detail"]
+    assert set(detail) >= KEYS
+    rows = read_results("benchmarks", "steps")
+    names = {"ordinary": "speedup_ordinary", "long": "speedup_long_prompt"}
+    for load, name in names.items():
+        found = benchmarks.quartiles(rows[rows["workload"] == load])["median"]
+        assert detail[name] == pytest.approx(found[benchmarks.ONE_PASS], rel=1e-3)
+        assert detail[f"{name}_cached"] == pytest.approx(found["all"], rel=1e-3)
+    share = (rows["gflops"] / rows["seconds"] / rows["rate"])[rows["way"] == "all"]
+    assert detail["share_of_matmul_rate"] == pytest.approx(share.median(), rel=1e-3)
+
+
+def test_numbers_on_the_page_were_measured() -> None:
+    page = (project_root() / "book" / "training_engine.md").read_text(encoding="utf-8")
+    asked = set(re.findall(r"`bench_(\w+)", page))
+    assert KEYS - {"memory_ratio_ordinary", "memory_ratio_saving"} <= asked
+    assert asked <= set(benchmarks.numbers())
+
+
+def test_tables_have_a_row_a_way() -> None:
+    assert len(benchmarks.ways_table(benchmarks.WAYS)) == len(benchmarks.WAYS)
+    assert list(benchmarks.ways_table(benchmarks.PAIRS)["way"]) == list(benchmarks.PAIRS.values())
+    assert set(benchmarks.memory_table()["of the official"]) >= {1.0}
+
+
+def test_growth_has_every_setting_of_both_ways() -> None:
+    rows = read_results("benchmarks", "growth")
+    counts = rows.groupby(["varied", "responses", "prompt", "batch", "way"]).size()
+    assert counts.nunique() == 1
+    assert len(counts) == 24
+    wide = rows.pivot_table("tokens", ["varied", "responses", "prompt", "batch"], "way")
+    assert (wide["ours"] < wide["official"]).all()

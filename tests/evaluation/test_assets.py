@@ -1,0 +1,103 @@
+"""Assets: the manifest is whole, copies are checked, a mirror replaces the network."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import assets
+from wrpo_lib.evaluation.assets import Asset
+
+
+@pytest.fixture
+def nothing_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty mirror and an empty cache."""
+    monkeypatch.setenv("WRPO_ASSETS", str(tmp_path / "mirror"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_every_asset_names_its_source_revision_hash_and_licence() -> None:
+    found = assets.manifest()
+    families = {name.split("/")[0] for name in found}
+    assert families == {"alpaca_eval_2", "mt_bench", "arena_hard_v0.1", "arena_hard_v2.0"}
+    for asset in found.values():
+        assert asset.url.startswith("https://")
+        assert asset.revision in asset.url or "{" not in asset.url
+        assert asset.licence in {"Apache-2.0", "CC BY-NC 4.0"}
+        assert asset.sha256 is None or re.fullmatch("[0-9a-f]{64}", asset.sha256)
+        assert re.fullmatch("[0-9a-f]{40}|main", asset.revision)
+    mirrors = [asset.mirror for asset in found.values()]
+    assert len(set(mirrors)) == len(mirrors)
+
+
+def test_copies_beside_the_project_are_the_manifests(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRPO_ASSETS", str(shared))
+    found = [name for name, asset in assets.manifest().items() if assets.local(asset)]
+    assert len(found) >= 12  # local() has compared every one with its hash
+    assert all(assets.manifest()[name].sha256 for name in found)
+
+
+def test_a_changed_copy_is_refused(nothing_local: Path) -> None:
+    asset = assets.find("mt_bench/questions.jsonl")
+    path = nothing_local / "mirror" / asset.mirror
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(WRPOError, match=r"mtbench_questions.jsonl is not mt_bench/questions.jsonl"):
+        assets.local(asset)
+
+
+def test_a_gzipped_copy_is_checked_by_its_content(nothing_local: Path) -> None:
+    content = b"a question\n" * 1000
+    asset = Asset("x", "", "", "", "", hashlib.sha256(content).hexdigest(), "", mirror="f.jsonl")
+    path = nothing_local / "mirror" / "f.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(content))
+    assert assets.local(asset) == path
+    path.write_bytes(gzip.compress(content)[:-20])
+    with pytest.raises(WRPOError, match="not a whole gzip file"):
+        assets.local(asset)
+
+
+def test_a_missing_asset_says_how_to_get_it(
+    nothing_local: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(WRPOError, match="set WRPO_ASSETS to a folder that has it"):
+        assets.fetch("mt_bench/questions.jsonl")
+    with pytest.raises(
+        WRPOError, match=r"unknown asset 'mt_bench/nothing'; choose one of mt_bench/"
+    ):
+        assets.fetch("mt_bench/nothing")
+
+
+def test_fetching_downloads_checks_and_keeps(
+    nothing_local: Path, monkeypatch: pytest.MonkeyPatch, served_folder: tuple[Path, str]
+) -> None:
+    """pooch against a local HTTP server: a right file is kept, a wrong one never appears."""
+    folder, url = served_folder
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (folder / "right.txt").write_bytes(b"right")
+    (folder / "wrong.txt").write_bytes(b"changed upstream")
+    known = hashlib.sha256(b"right").hexdigest()
+    right = Asset("set/right.txt", "", "", f"{url}/right.txt", "", known, "", mirror="right.txt")
+    wrong = Asset("set/wrong.txt", "", "", f"{url}/wrong.txt", "", known, "", mirror="wrong.txt")
+    monkeypatch.setattr(assets, "manifest", lambda: {a.name: a for a in (right, wrong)})
+    path = assets.fetch("set/right.txt")
+    assert path.read_bytes() == b"right"
+    (folder / "right.txt").unlink()
+    assert assets.fetch("set/right.txt") == path  # from the cache
+    with pytest.raises(WRPOError, match="its content has changed"):
+        assets.fetch("set/wrong.txt")
+    assert not (assets.cache_dir() / "set" / "wrong.txt").exists()
+    gone = Asset("set/gone.txt", "", "", "http://127.0.0.1:9/gone", "", known, "", mirror="gone")
+    monkeypatch.setattr(assets, "manifest", lambda: {gone.name: gone})
+    with pytest.raises(WRPOError, match=r"could not be fetched from .* \(no connection\)"):
+        assets.fetch("set/gone.txt")

@@ -1,0 +1,364 @@
+"""The judge client: every reply kept and counted, nothing asked twice, no key leaked."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_judge import judge_at
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import judging
+from wrpo_lib.evaluation.answers import Answers
+from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
+from wrpo_lib.evaluation.calls import BASELINE_FIRST, Plan, calls, open_baselines
+from wrpo_lib.evaluation.judging import KEY, Counts, Prices, Run, judgements
+from wrpo_lib.evaluation.prompts import from_system_and_user
+from wrpo_lib.nano.judge import Judge
+from wrpo_lib.nano.judge_server import MODEL, respond
+from wrpo_lib.records import write_jsonl
+from wrpo_lib.server import Server
+from wrpo_lib.store import Store
+
+Responder = Callable[[dict[str, Any]], Any]
+NANO: Responder = functools.partial(respond, judge=Judge())
+
+
+def chat(text: str, logprobs: Any = None, status: int = 200) -> tuple[int, dict[str, Any]]:
+    """A server's reply."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": logprobs}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
+    return status, {"model": "m", "choices": [choice], "usage": usage}
+
+
+def answer_file(folder: Path, benchmark: Benchmark, text: str = "answer to {}") -> Path:
+    """A file that answers every turn."""
+    path = folder / f"answers-{benchmark.name}.jsonl"
+    write_jsonl(
+        path,
+        (
+            {"benchmark": benchmark.name, "version": benchmark.version,
+             "question_id": q.question_id, "turn": t + 1, "model": "mine",
+             "text": text.format(q.turns[t])}
+            for q in benchmark.questions for t in range(len(q.turns))
+        ),
+    )  # fmt: skip
+    return path
+
+
+def run(
+    url: str, folder: Path, name: str = "alpaca-eval", benchmark: Benchmark | None = None,
+    answers: Path | None = None, judge: str = MODEL, **options: Any,
+) -> Counts:  # fmt: skip
+    """One run of the client into ``folder/judgements.jsonl``."""
+    benchmark = benchmark or load(name)
+    given = Answers(answers or answer_file(folder, benchmark), benchmark)
+    plan_options = {k: options.pop(k) for k in list(options) if k in Plan.__dataclass_fields__}
+    server = Server(url, connections=options.pop("connections", 8), timeout=30,
+                    retries=options.pop("retries", 0))  # fmt: skip
+    baselines: dict[str, Answers] = {}
+    if benchmark.baseline_files:
+        benchmark, baselines = open_baselines(benchmark)
+    plan = Plan(benchmark, judge, **plan_options)
+    with Store(folder / "judgements.jsonl", KEY) as store:
+        return Run(plan, store, server, **options)(calls(plan, given, "mine", baselines))
+
+
+@pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
+def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def responder(body: dict[str, Any]) -> Any:
+        asked.append(json.dumps(body))
+        return NANO(body)
+
+    with judge_at(responder) as url:
+        first = run(url, tmp_path, name)
+        second = run(url, tmp_path, name)
+    questions = load(name).questions
+    expected = 2 * len(questions)  # both orders, two games, or two turns
+    assert first.calls == expected == len(set(asked))
+    assert first.status == {"ok": expected}
+    assert (second.calls, second.kept) == (0, expected)
+    rows = judgements(tmp_path / "judgements.jsonl")
+    assert len(rows) == expected
+    needed = {"judge", "served", "template", "template_sha256", "settings", "judgment", "version",
+              "usage", "judged", "metric", "request", "problem"}  # fmt: skip
+    for row in rows:
+        assert needed <= set(row)
+        result = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}[name]
+        assert row[result] is not None
+    if name != "mt-bench":
+        assert Counter(r["order"] for r in rows).most_common()[0][1] == len(questions)
+
+
+BAD_REPLIES = {
+    "no verdict": "They are both fine.",
+    "two verdicts": "[[A>B]] or rather [[B>A]]",
+    "HTML instead of a verdict": "<!DOCTYPE html><html><body>502</body></html>",
+    "empty reply": "",
+    "unknown verdict 'A>>>B'": "[[A>>>B]]",
+}
+
+
+@pytest.mark.parametrize("problem", BAD_REPLIES)
+def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: Path) -> None:
+    one_in_four = 0
+
+    def responder(body: dict[str, Any]) -> Any:
+        nonlocal one_in_four
+        one_in_four += 1
+        return chat(BAD_REPLIES[problem]) if one_in_four % 4 == 0 else chat("so [[A>B]]")
+
+    benchmark = load("arena-hard")
+    if problem == "two verdicts":  # v0.1's rule; v2.0 takes the last
+        assert benchmark.version == "nano"
+    with judge_at(responder) as url:
+        counts = run(url, tmp_path, "arena-hard")
+        assert run(url, tmp_path, "arena-hard").calls == 0  # not asked again unless told
+        again = run(url, tmp_path, "arena-hard", again=True)
+    n = 2 * len(benchmark.questions)
+    assert counts.status == {"ok": n - n // 4, "unreadable": n // 4}
+    assert counts.problems == {problem: n // 4}
+    assert again.calls == n // 4
+    rows = judgements(tmp_path / "judgements.jsonl")
+    left = [row for row in rows if row["status"] == "unreadable"]
+    assert len(rows) == n
+    assert all(row["judgment"] == BAD_REPLIES[problem] and row["verdict"] is None for row in left)
+
+
+def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
+    with judge_at(lambda body: chat("m")) as url:
+        counts = run(url, tmp_path, connections=1)
+        assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
+        assert 8 <= counts.calls <= 10
+        text = run(url, tmp_path / "text", metric="text", samples=3,
+                   answers=answer_file(tmp_path, load("alpaca-eval")))  # fmt: skip
+    assert text.status == {"ok": 2 * 3 * len(load("alpaca-eval").questions)}
+    rows = judgements(tmp_path / "text" / "judgements.jsonl")
+    assert {row["metric"] for row in rows} == {"verdict of 3 samples"}  # never mixed with weighted
+    assert {row["preference"] for row in rows if row["order"] == BASELINE_FIRST} == {1.0}
+    assert {row["preference"] for row in rows if row["order"] != BASELINE_FIRST} == {2.0}
+
+
+def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
+    down = True
+    seen = 0
+
+    def responder(body: dict[str, Any]) -> Any:
+        nonlocal seen
+        seen += 1
+        return (500, {"error": {"message": "boom"}}) if down and seen % 3 == 0 else NANO(body)
+
+    with judge_at(responder) as url:
+        first = run(url, tmp_path, "mt-bench")
+        down = False
+        second = run(url, tmp_path, "mt-bench")
+    n = 2 * len(load("mt-bench").questions)
+    assert first.status == {"ok": n - n // 3, "error": n // 3}
+    assert second.status == {"ok": n // 3}
+    rows = judgements(tmp_path / "judgements.jsonl")
+    assert Counter(row["status"] for row in rows) == {"ok": n}
+    with Store(tmp_path / "judgements.jsonl", KEY) as store:  # the errors stay on record
+        errors = [row for row in store if row["status"] == "error"]
+    assert len(errors) == n // 3
+    assert "boom" in errors[0]["problem"]
+
+
+def test_an_unknown_judge_is_one_sentence(tmp_path: Path) -> None:
+    with judge_at(NANO) as url, pytest.raises(WRPOError, match=r"gpt-4-0613.* does not exist"):
+        run(url, tmp_path, "mt-bench", judge="gpt-4-0613")
+
+
+def test_a_revoked_key_is_one_sentence_and_leaks_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "sk-very-secret-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", secret)
+    refusal = {"error": {"message": f"Incorrect API key provided: {secret}."}}
+    with judge_at(lambda body: (401, refusal)) as url, pytest.raises(WRPOError) as error:
+        run(url, tmp_path, "mt-bench")
+    assert "OPENAI_API_KEY" in str(error.value)
+    assert secret not in str(error.value) + caplog.text
+    for path in tmp_path.rglob("*"):
+        assert secret.encode() not in path.read_bytes()
+
+
+def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
+    prices = Prices(prompt=1.0, completion=10.0)  # 0.0011 a call
+    with judge_at(lambda body: chat("fine [[7]]")) as url:
+        first = run(url, tmp_path, "mt-bench", prices=prices, max_cost=0.0109, connections=2)
+        second = run(url, tmp_path, "mt-bench", prices=prices)
+    assert first.stopped == "--max-cost 0.0109 is reached"
+    assert 10 <= first.calls <= 12  # at most what was under way
+    assert first.cost == pytest.approx(0.0011 * first.calls)
+    assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
+    with pytest.raises(WRPOError, match="--max-cost needs a price"):
+        run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
+
+
+def test_the_estimate_counts_what_is_needed(tmp_path: Path) -> None:
+    benchmark, baselines = open_baselines(load("arena-hard"))
+    given = Answers(answer_file(tmp_path, benchmark), benchmark)
+    plan = Plan(benchmark, "j")
+    every = list(calls(plan, given, "mine", baselines))
+    finished = {every[0].row["request"]}
+    found = judging.estimate(plan, every, finished, Prices(2.0, 4.0))
+    characters = sum(len(m["content"]) for c in every[1:] for m in (c.body or {})["messages"])
+    assert (found.calls, found.kept) == (2 * len(benchmark.questions) - 1, 1)
+    assert found.prompt_tokens == pytest.approx(characters / 4)
+    assert found.completion_tokens == 256 * found.calls  # the nano prompts' own limit
+    assert found.cost == pytest.approx(
+        (found.prompt_tokens * 2 + found.completion_tokens * 4) / 1e6
+    )
+
+
+def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
+    benchmark = load("alpaca-eval")
+    path = tmp_path / "answers.jsonl"
+    rows = benchmark.baseline_files["nano-baseline"].read_text().splitlines()
+    write_jsonl(path, ({**json.loads(r), "model": "mine"} for r in rows))
+    with judge_at(NANO) as url:
+        counts = run(url, tmp_path, answers=path)
+    assert (counts.calls, counts.identical) == (0, 2 * len(benchmark.questions))
+    found = judgements(tmp_path / "judgements.jsonl")
+    assert {r["preference"] for r in found} == {1.5}
+    assert {r["metric"] for r in found} == {"identical outputs"}
+
+
+def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
+    """Also where both gave the same answer, so that the requests are the same."""
+    benchmark = load("mt-bench")
+    path = answer_file(tmp_path, benchmark)
+    twin = tmp_path / "twin.jsonl"
+    write_jsonl(twin, ({**json.loads(r), "model": "twin"} for r in path.read_text().splitlines()))
+    plan = Plan(benchmark, MODEL)
+    with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
+        for file, model in ((path, "mine"), (twin, "twin")):
+            Run(plan, store, Server(url))(calls(plan, Answers(file, benchmark), model, {}))
+    rows = judgements(tmp_path / "j.jsonl")
+    assert Counter(r["model"] for r in rows) == {"mine": 48, "twin": 48}
+
+
+def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """SIGKILL in the middle of 805 calls; the next run makes exactly the missing ones."""
+    questions = [{"benchmark": "mt-bench", "question_id": f"q{i}", "category": "x",
+                  "turns": [f"copy : {'abcdefghij'[i % 10]} {'abcdefghij'[i // 10 % 10]}"]}
+                 for i in range(805)]  # fmt: skip
+    template = load("mt-bench").templates["single-1"]
+    benchmark = Benchmark(
+        "mt-bench", "nano",
+        tuple(Question(q["question_id"], "x", tuple(q["turns"])) for q in questions),
+        {"single-1": template}, {"max_tokens": 64, "temperature": 0},
+    )  # fmt: skip
+    answers = answer_file(tmp_path, benchmark)
+    asked: Counter[str] = Counter()
+
+    def responder(body: dict[str, Any]) -> Any:
+        asked[body["messages"][-1]["content"] + str(body.get("user"))] += 1
+        return NANO(body)
+
+    work = tmp_path / "work.py"
+    write_jsonl(tmp_path / "questions.jsonl", questions)
+    work.write_text(WORK)
+    out = tmp_path / "judgements.jsonl"
+    with judge_at(responder, latency=0.02) as url:
+        command = [sys.executable, str(work), str(tmp_path), url]
+        process = subprocess.Popen(command, env={**os.environ})
+        try:
+            deadline = time.monotonic() + 120
+            while not out.is_file() or out.read_bytes().count(b"\n") < 200:
+                assert time.monotonic() < deadline
+                assert process.poll() is None, "the run ended before it could be killed"
+                time.sleep(0.005)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        kept = out.read_bytes().count(b"\n")
+        assert 200 <= kept < 805
+        counts = run(url, tmp_path, benchmark=benchmark, answers=answers, connections=64)
+    assert counts.calls == 805 - kept
+    assert counts.kept == kept
+    rows = judgements(out)
+    assert sorted(int(r["question_id"][1:]) for r in rows) == list(range(805))
+    assert all(r["status"] == "ok" for r in rows)
+
+
+WORK = """
+import json, sys
+from pathlib import Path
+from wrpo_lib.evaluation.answers import Answers
+from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
+from wrpo_lib.evaluation.calls import Plan, calls
+from wrpo_lib.evaluation.judging import KEY, Run
+from wrpo_lib.nano.judge_server import MODEL
+from wrpo_lib.server import Server
+from wrpo_lib.store import Store
+
+folder, url = Path(sys.argv[1]), sys.argv[2]
+rows = [json.loads(line) for line in (folder / "questions.jsonl").open()]
+questions = tuple(Question(r["question_id"], "x", tuple(r["turns"])) for r in rows)
+templates = {"single-1": load("mt-bench").templates["single-1"]}
+benchmark = Benchmark("mt-bench", "nano", questions, templates,
+                      {"max_tokens": 64, "temperature": 0})
+answers = Answers(folder / "answers-mt-bench.jsonl", benchmark)
+plan = Plan(benchmark, MODEL)
+with Store(folder / "judgements.jsonl", KEY) as store:
+    Run(plan, store, Server(url))(calls(plan, answers, "mine", {}))
+"""
+
+
+def test_calls_overlap(tmp_path: Path) -> None:
+    """805 calls at one second and 64 connections take 13 rounds; here 1/10 of the latency."""
+    benchmark = load("mt-bench")
+    n = 2 * len(benchmark.questions)
+    with judge_at(NANO, latency=0.5) as url:
+        counts = run(url, tmp_path, "mt-bench", connections=16)
+    rounds = -(-n // 16)
+    assert counts.calls == n
+    assert counts.seconds >= 0.5 * rounds * 0.9
+    assert counts.seconds < 0.5 * n / 4  # a quarter of one after the other, even when loaded
+
+
+@pytest.mark.slow
+def test_805_calls_of_one_second_take_20(tmp_path: Path) -> None:
+    """13 rounds of 64 connections; a busy machine cannot show it."""
+    cores = os.cpu_count() or 1
+    if os.getloadavg()[0] > cores:
+        pytest.skip(f"the load is above {cores}, the number of cores")
+    n = 805
+    questions = tuple(Question(i, "x", (f"copy : a b {'c ' * (i % 9)}d",)) for i in range(n))
+    templates = {"single-1": load("mt-bench").templates["single-1"]}
+    benchmark = Benchmark("mt-bench", "nano", questions, templates, {"max_tokens": 64})
+    path = answer_file(tmp_path, benchmark, "an answer of some length " * 80)
+    with judge_at(NANO, latency=1.0) as url:
+        counts = run(url, tmp_path, benchmark=benchmark, answers=path, connections=64)
+    assert counts.status == {"ok": n}
+    assert counts.seconds < 20
+
+
+def test_memory_does_not_grow_with_the_answers(tmp_path: Path) -> None:
+    """40 answers of 1 MB: the peak is a few requests, not the file."""
+    size, n = 1_000_000, 40
+    questions = tuple(Question(i, "x", (f"q{i}",)) for i in range(n))
+    templates = {"single-1": from_system_and_user("t", "grade", "{question} {answer}")}
+    benchmark = Benchmark("mt-bench", "nano", questions, templates, {"max_tokens": 5})
+    path = answer_file(tmp_path, benchmark, "x" * size)
+    tracemalloc.start()
+    with judge_at(lambda body: chat("[[5]]")) as url:
+        counts = run(url, tmp_path, benchmark=benchmark, answers=path, connections=2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts.status == {"ok": n}
+    assert peak < n * size / 2

@@ -1,0 +1,201 @@
+"""A real small model as the judge, through a real OpenAI-compatible server.
+
+SmolLM2-135M-Instruct is served by ``transformers serve`` and judges a handful of real pairs under
+AlpacaEval-2's and MT-Bench's real prompts, and testbed pairs under ours. What came of it is in
+``results/judge-smollm2`` (no texts of others); ``WRPO_RECORD=1`` writes it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wrpo_lib.evaluation.answers import Answers
+from wrpo_lib.evaluation.benchmarks import Benchmark, load
+from wrpo_lib.evaluation.calls import Plan, calls, open_baselines
+from wrpo_lib.evaluation.judging import KEY, Run, judgements
+from wrpo_lib.nano.tasks import task_from_id
+from wrpo_lib.records import file_hash, project_root, provenance, write_json, write_jsonl
+from wrpo_lib.server import Server
+from wrpo_lib.store import Store
+
+pytestmark = pytest.mark.slow
+
+NAME = "SmolLM2-135M-Instruct"
+PAIRS, LIMIT = 6, 128  # pairs of AlpacaEval-2; tokens of a reply with an explanation
+
+
+@pytest.fixture(scope="module")
+def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of ``transformers serve`` with SmolLM2, whose weights a package carries."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    pytest.importorskip("uvicorn", reason="needs transformers[serving]")
+    home = tmp_path_factory.mktemp("served")
+    load_options: dict[str, Any] = {"gguf_file": smollm2_file.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        smollm2_file.parent, dtype=torch.float32, **load_options
+    )
+    model.is_quantized, model.hf_quantizer = False, None  # dequantised already
+    del model.config.quantization_config
+    model.save_pretrained(home / NAME)
+    AutoTokenizer.from_pretrained(smollm2_file.parent, **load_options).save_pretrained(home / NAME)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME,
+               "--port", str(port), "--device", "cpu"]  # fmt: skip
+    with open(home / "log", "wb") as log:
+        process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 180
+        while not _healthy(port):
+            assert process.poll() is None, (home / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, "the server did not start in 180 s"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
+
+
+def judge(
+    url: str, folder: Path, bench: Benchmark, answers: Answers, **options: Any
+) -> list[dict[str, Any]]:
+    """All judgements of the one model in ``answers``."""
+    baselines: dict[str, Answers] = {}
+    if bench.baseline_files:
+        bench, baselines = open_baselines(bench)
+    out = folder / f"{bench.name}-{options.get('metric', 'default')}.jsonl"
+    server = Server(url, connections=2, timeout=300, retries=1)
+    model = answers.models()[0]
+    with Store(out, KEY) as store:
+        plan = Plan(bench, NAME, **options)
+        Run(plan, store, server)(calls(plan, answers, model, baselines))
+    return judgements(out)
+
+
+def first_pairs(shared: Path, folder: Path) -> tuple[Benchmark, Answers]:
+    """The shortest real pairs of AlpacaEval-2, so that the small model's context holds them."""
+    bench = load("alpaca-eval", "2")
+    model = Answers(shared / "alpaca_eval" / "Meta-Llama-3-8B-Instruct.json.gz", bench)
+    base = Answers(bench.baseline_files["gpt4_1106_preview"], bench)
+    name = model.models()[0]
+
+    def size(question: Any) -> int:
+        texts = (model.text(name, question), base.text("gpt4_1106_preview", question))
+        return sum(len(str(t)) for t in texts) + (texts[0] == texts[1]) * 10**6
+
+    few = sorted(bench.questions, key=size)[:PAIRS]
+    path = folder / "answers.jsonl"
+    write_jsonl(path, ({"question_id": q.question_id, "turn": 1, "model": name,
+                        "text": model.text(name, q)} for q in few))  # fmt: skip
+    return bench, Answers(path, bench)
+
+
+def references(folder: Path) -> tuple[Benchmark, Answers]:
+    """MT-Bench's reference answers to three questions, judged without showing them twice."""
+    bench = load("mt-bench", "0125-references")
+    few = tuple(q for q in bench.questions if q.references)[3:30:10]
+    path = folder / "references.jsonl"
+    write_jsonl(path, ({"question_id": q.question_id, "turn": t, "model": "gpt-4-0125-preview",
+                        "text": q.references[t - 1]} for q in few for t in (1, 2)))  # fmt: skip
+    plain = tuple(replace(q, references=()) for q in few)
+    short = {**bench.judge_settings, "max_tokens": LIMIT}
+    bench = replace(bench, questions=plain, judge_settings=short)
+    return bench, Answers(path, bench)
+
+
+def nano_pairs(folder: Path) -> tuple[Benchmark, Answers]:
+    """Right answers against the testbed's baseline, half of which slips."""
+    bench = load("arena-hard")
+    few = bench.questions[:4]
+    path = folder / "right.jsonl"
+    right = {q.question_id: " ".join(task_from_id(str(q.question_id)).answer()) for q in few}
+    said = {i: f"the answer is {letters} ." for i, letters in right.items()}
+    write_jsonl(path, ({"question_id": i, "turn": 1, "model": "right", "text": text}
+                       for i, text in said.items()))  # fmt: skip
+    bench = replace(bench, judge_settings={**bench.judge_settings, "max_tokens": LIMIT})
+    return bench, Answers(path, bench)
+
+
+def kept(row: dict[str, Any]) -> dict[str, Any]:
+    """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
+    names = ("benchmark", "version", "question_id", "turn", "model", "baseline", "order", "judge",
+             "template", "template_sha256", "settings", "metric", "status", "problem",
+             "preference", "verdict", "winner", "score", "usage", "attempt")  # fmt: skip
+    reply = row["judgment"] or ""
+    whole = len(reply) <= 20 or row["version"] == "nano"
+    return {
+        **{n: row[n] for n in names if row.get(n) is not None},
+        "reply_characters": len(reply),
+        "reply_sha256": hashlib.sha256(reply.encode()).hexdigest(),
+        "reply": reply if whole else None,
+    }
+
+
+def test_a_real_small_model_has_been_the_judge(
+    served: str, shared: Path, tmp_path: Path, smollm2_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRPO_ASSETS", str(shared))
+    started = time.monotonic()
+    alpaca, pairs = first_pairs(shared, tmp_path)
+    rows = judge(served, tmp_path, alpaca, pairs, metric="logprobs")
+    rows += judge(served, tmp_path, alpaca, pairs, metric="text")
+    rows += judge(served, tmp_path, *references(tmp_path))
+    rows += judge(served, tmp_path, *nano_pairs(tmp_path))
+    seconds = time.monotonic() - started
+    assert all(row["status"] in ("ok", "unreadable") for row in rows), rows
+    assert all(row["served"]["model"] for row in rows)
+    # this server gives no log-probabilities: said after 8 replies, instead of 12 empty rows
+    weighted = [row for row in rows if row["metric"] == "weighted"]
+    assert {row["problem"] for row in weighted} == {"log-probabilities missing"}
+    groups = Counter((r["benchmark"], r["metric"]) for r in rows if r not in weighted)
+    assert groups == {("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
+                      ("mt-bench", "score"): 6, ("arena-hard", "verdict"): 8}  # fmt: skip
+    found = {
+        "judge": NAME, "server": "transformers serve", "weights": smollm2_file.name,
+        "weights_sha256": file_hash(smollm2_file), "seconds": round(seconds, 1),
+        "counts": _counts(rows), **provenance(), "judgements": [kept(r) for r in rows],
+    }  # fmt: skip
+    path = project_root() / "results" / "judge-smollm2" / "judgements.json"
+    if os.environ.get("WRPO_RECORD") == "1":
+        write_json(path, found)
+    record = json.loads(path.read_text())
+    assert record["weights_sha256"] == found["weights_sha256"]
+    counted = {k: v["calls"] for k, v in record["counts"].items()}
+    assert counted == {k: v["calls"] for k, v in found["counts"].items()}
+
+
+def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
+    counts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}",
+                                  {"calls": 0, "verdicts": 0, "problems": Counter()})  # fmt: skip
+        entry["calls"] += 1
+        entry["verdicts"] += row["status"] == "ok"
+        entry["problems"].update([row["problem"]] if row["problem"] else [])
+    return counts

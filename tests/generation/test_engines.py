@@ -1,0 +1,280 @@
+"""Templates without a system role, served models, vLLM's signatures, and a real server."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from generation_rows import Tiny, prompt_rows, read_rows, write_rows
+from local_server import Answer, LocalServer, said
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation import LocalEngine, Request, Sampling, ServedEngine
+from wrpo_lib.generation.offline import VLLMEngine
+from wrpo_lib.generation.prompts import Renderer, fold_system
+from wrpo_lib.server import Server
+
+SHORT = Sampling(n=2, max_tokens=8)
+SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
+REFUSES = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not "
+    "supported') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+)
+DROPS = (
+    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}"
+    "{% endfor %}<assistant>"
+)
+
+
+def with_template(tiny: Tiny, template: str) -> Any:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("template", [REFUSES, DROPS], ids=["refuses", "drops"])
+def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny, template: str) -> None:
+    tokenizer = with_template(tiny, template)
+    renderer = Renderer(tokenizer)
+    assert not renderer.takes_system
+    text = tokenizer.decode(renderer.ids(SYSTEM))
+    assert text == "<user>be brief\n\ncopy : a b<assistant>"
+    renderer.ids(SYSTEM[1:])
+    assert renderer.folded == 1
+    engine = LocalEngine(tiny.model, tokenizer)
+    assert len(list(engine([Request("p", SYSTEM, SHORT)]))) == 2
+    assert engine.folded == 1
+
+
+def test_a_system_turn_with_a_place_stays(tiny: Tiny) -> None:
+    renderer = Renderer(tiny.tokenizer)
+    text = tiny.tokenizer.decode(renderer.ids(SYSTEM))
+    assert "be brief" in text.split("<user>")[0]
+    assert renderer.folded == 0
+    assert SYSTEM[1]["content"] == "copy : a b", "the prompt itself is never changed"
+
+
+def test_folding_finds_the_first_user_turn() -> None:
+    turns = [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "q"}]
+    folded = fold_system([{"role": "system", "content": "s"}, *turns])
+    assert folded == [turns[0], {"role": "user", "content": "s\n\nq"}]
+    empty = fold_system([{"role": "system", "content": " "}, turns[1]])
+    assert empty == [turns[1]]
+
+
+def test_a_tokenizer_without_a_template_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(WRPOError, match="has no chat template"):
+        Renderer(with_template(tiny, ""))
+
+
+def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
+    template = REFUSES.replace("'system'", "'tool'")
+    tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
+    engine = LocalEngine(tiny.model, with_template(tiny, template))
+    made = list(engine([Request("good", SYSTEM, SHORT), Request("bad", tool, SHORT)]))
+    assert {r.key for r in made if r.error} == {"bad"}
+    assert "cannot render the roles (tool, user)" in next(r.error for r in made if r.error)
+
+
+def served(n: int, **options: Any) -> tuple[list[Any], LocalServer]:
+    async def handler(body: dict[str, Any]) -> Answer:
+        if "empty" in body["messages"][-1]["content"]:
+            return Answer({"choices": [{"message": {"content": None}, "finish_reason": "length"}]})
+        return said(f"seed {body.get('seed')}")
+
+    with LocalServer(handler) as local:
+        engine = ServedEngine(Server(local.url, retries=0), "m", **options)
+        prompts = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(n)]
+        prompts.append(Request("e", [{"role": "user", "content": "empty"}], SHORT, (1,)))
+        made = list(engine(prompts))
+    assert engine.folded == (2 * (n // 4) if options.get("fold") else 0)
+    return made, local
+
+
+def test_a_served_response_is_a_request_of_its_own() -> None:
+    made, local = served(8)
+    assert len(made) == len(local.requests) == 17
+    for r in made:
+        if r.key != "e":
+            assert r.text == f"seed {r.seed}"
+            assert (r.n_tokens, r.finish_reason, r.error) == (3, "stop", None)
+            assert r.seed == SHORT.seed_of(r.key, r.sample)
+    (empty,) = [r for r in made if r.key == "e"]
+    assert (empty.sample, empty.text, empty.n_tokens, empty.finish_reason) == (
+        1,
+        "",
+        None,
+        "length",
+    )
+    body = local.requests[0]
+    assert set(body) == {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
+    assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.8, 0.95, 8)
+
+
+def test_served_options() -> None:
+    _, local = served(8, fold=True, extra={"max_tokens": None, "max_completion_tokens": 9})
+    roles = {m["role"] for body in local.requests for m in body["messages"]}
+    assert roles == {"user"}
+    assert all("max_tokens" not in b and b["max_completion_tokens"] == 9 for b in local.requests)
+
+
+def stand_in(tiny: Tiny, calls: list[Any]) -> ModuleType:
+    """``vllm`` with the signatures that 0.30 documents, over the tiny model.
+
+    ``LLM`` and ``SamplingParams`` take keyword arguments by these names only; ``generate`` takes
+    token prompts and a list of parameters and answers in order. What is not here is an error.
+    """
+    engine = LocalEngine(tiny.model, tiny.tokenizer)
+
+    @dataclass(frozen=True, kw_only=True)
+    class SamplingParams:
+        n: int = 1
+        temperature: float = 1.0
+        top_p: float = 1.0
+        seed: int | None = None
+        max_tokens: int | None = 16
+
+    class LLM:
+        def __init__(
+            self, model: str, *, revision: str | None = None,
+            tokenizer_revision: str | None = None, trust_remote_code: bool = False,
+            dtype: str = "auto", tensor_parallel_size: int = 1,
+            gpu_memory_utilization: float = 0.9, max_model_len: int | None = None,
+            enable_prefix_caching: bool | None = None,
+        ) -> None:  # fmt: skip
+            calls.append(("LLM", model, tensor_parallel_size, revision, tokenizer_revision))
+            config = ModuleType("config")
+            config.max_model_len = max_model_len or 256  # type: ignore[attr-defined]
+            self.llm_engine = ModuleType("engine")
+            self.llm_engine.model_config = config  # type: ignore[attr-defined]
+
+        def generate(
+            self, prompts: list[dict[str, list[int]]], sampling_params: list[SamplingParams], *,
+            use_tqdm: bool = True,
+        ) -> list[Any]:  # fmt: skip
+            calls.append(("generate", len(prompts)))
+            assert all(set(p) == {"prompt_token_ids"} for p in prompts)
+            return [one(p["prompt_token_ids"], s)
+                    for p, s in zip(prompts, sampling_params, strict=True)]  # fmt: skip
+
+    def one(ids: list[int], params: SamplingParams) -> Any:
+        assert params.n == 1
+        assert params.seed is not None
+        like = Sampling(1, params.temperature, params.top_p, params.max_tokens or 16)
+        from wrpo_lib.generation.local import _Row
+
+        row = _Row("", 0, params.seed, ids, like, like.max_tokens)
+        (made,) = engine._generate([row])
+        output = ModuleType("output")
+        completion = ModuleType("completion")
+        completion.text = made.text  # type: ignore[attr-defined]
+        completion.token_ids = [0] * (made.n_tokens or 0)  # type: ignore[attr-defined]
+        completion.finish_reason = made.finish_reason  # type: ignore[attr-defined]
+        output.outputs = [completion]  # type: ignore[attr-defined]
+        return output
+
+    module = ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, SamplingParams  # type: ignore[attr-defined]
+    return module
+
+
+def test_vllm_gives_the_same_file(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in: vLLM itself needs a GPU and has not been run."""
+    calls: list[Any] = []
+    monkeypatch.setitem(sys.modules, "vllm", stand_in(tiny, calls))
+    engine = VLLMEngine(str(tiny.folder), tensor_parallel=2, window=3)
+    requests = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(7)]
+    long = Request("long", [{"role": "user", "content": "a " * 400}], SHORT)
+    made = list(engine([*requests, long]))
+    failed = [r for r in made if r.error]
+    assert [r.key for r in failed] == ["long", "long"]
+    assert calls[0] == ("LLM", str(tiny.folder), 2, None, None)
+    assert calls[1:] == [("generate", 6), ("generate", 6), ("generate", 2)]
+    local = {(r.key, r.sample): r for r in LocalEngine(tiny.model, tiny.tokenizer)(requests)}
+    assert {(r.key, r.sample): r for r in made if not r.error} == local
+
+
+@pytest.fixture(scope="module")
+def transformers_serve(tiny: Tiny) -> Iterator[str]:
+    """``transformers serve`` with the tiny model: a real OpenAI-compatible server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(tiny.folder), "--port", str(port),
+               "--host", "127.0.0.1", "--device", "cpu"]  # fmt: skip
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=subprocess.PIPE) as server:
+        try:
+            _wait_for(f"http://127.0.0.1:{port}/health", server)
+            yield f"http://127.0.0.1:{port}/v1"
+        finally:
+            server.kill()
+
+
+def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert server.poll() is None, server.communicate()[1].decode()[-2000:]
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise AssertionError("transformers serve did not start")
+
+
+def test_a_real_server_from_the_command_line(
+    tiny: Tiny, transformers_serve: str, tmp_path: Path
+) -> None:
+    """The same rows as in process: fields, ids, lengths; seeds honoured one request at a time."""
+    asked = write_rows(tmp_path / "prompts.jsonl", prompt_rows(4))
+    made = []
+    for name in ("a", "b"):
+        out = tmp_path / f"{name}.jsonl"
+        command = [sys.executable, "-m", "wrpo_lib.cli", "sample", str(asked), "--out", str(out),
+                   "--engine", "server", "--base-url", transformers_serve, "--model",
+                   str(tiny.folder), "--name", "tiny", "--n", "2", "--max-tokens", "10",
+                   "--connections", "1"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "made 8 responses to 4 prompts" in done.stdout
+        made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
+    assert made[0] == made[1], "the same seeds should give the same texts"
+    sampling = Sampling(n=2, max_tokens=10)
+    local = LocalEngine(tiny.model, tiny.tokenizer)
+    requests = [Request(r["prompt_id"], r["prompt"], sampling) for r in prompt_rows(4)]
+    expected = {(r.key, r.sample): r.row() for r in local(requests)}
+    assert made[0].keys() == expected.keys()
+    for key, row in made[0].items():
+        assert set(row) == {"prompt_id", "prompt", "model", *expected[key]}
+        assert row["seed"] == expected[key]["seed"]
+        assert 0 < row["n_tokens"] <= 10
+        assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")
+
+
+def test_a_real_server_takes_many_connections(tiny: Tiny, transformers_serve: str) -> None:
+    engine = ServedEngine(Server(transformers_serve, connections=8), str(tiny.folder))
+    requests = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(6)]
+    made = list(engine(requests))
+    assert {(r.key, r.sample) for r in made if r.error is None} == {
+        (f"p{k}", s) for k in range(6) for s in range(2)
+    }
+
+
+def test_a_real_server_refuses_another_model(transformers_serve: str) -> None:
+    engine = ServedEngine(Server(transformers_serve, retries=0), "another/model")
+    made = list(engine([Request("p", SYSTEM, SHORT)]))
+    assert all("answered" in (r.error or "") for r in made)

@@ -1,0 +1,281 @@
+"""Reward models, BLEU and the nano reward: right, deterministic, whatever the batch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from generation_rows import Tiny, prompt_rows, read_rows, write_rows
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.rewards import Bleu, RewardModel, load_reward_model, read_references
+from wrpo_lib.generation.stage import rewards_of, score_responses
+
+TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    return [
+        {**row, "model": "m", "sample": k, "text": f"{TEXTS[(k + j) % len(TEXTS)]}{' x' * j}"}
+        for j, row in enumerate(prompt_rows(n))
+        for k in range(2)
+    ]
+
+
+def classifier(tiny: Tiny, pad: int | None, labels: int = 1, seed: int = 1) -> Any:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    values = tiny.model.config.to_dict()
+    values |= {"num_labels": labels, "pad_token_id": pad}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForSequenceClassification(LlamaConfig(**values)).eval()
+
+
+@pytest.fixture(scope="module")
+def saved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reward")
+    classifier(tiny, tiny.tokenizer.pad_token_id).save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("pad", ["named", "none", "end token"])
+def test_a_score_is_that_of_the_row_alone(tiny: Tiny, pad: str) -> None:
+    """Against the model called on one row without padding, with each way of naming a pad token."""
+    ids = {"named": tiny.tokenizer.pad_token_id, "none": None,
+           "end token": tiny.tokenizer.eos_token_id}[pad]  # fmt: skip
+    model = classifier(tiny, ids)
+    expected = []
+    for row in rows(8):
+        turns = [*row["prompt"], {"role": "assistant", "content": row["text"]}]
+        alone = tiny.tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            expected.append(float(model(**alone).logits))
+    assert max(expected) - min(expected) > 0.1, "scores should differ"
+    for tokens in (100_000, 400, 1):
+        scorer = RewardModel(model, tiny.tokenizer, batch_tokens=tokens)
+        assert rewards_of(scorer, rows(8)) == pytest.approx(expected, abs=1e-5)
+        part = rewards_of(scorer, rows(8)[5:9])
+        assert part == pytest.approx(expected[5:9], abs=1e-5)
+
+
+def test_the_same_score_twice_to_the_bit(tiny: Tiny, saved: Path) -> None:
+    first, second = (rewards_of(load_reward_model(str(saved)), rows(6)) for _ in range(2))
+    assert first == second
+
+
+def test_batches_stay_within_the_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = RewardModel(classifier(tiny, 0), tiny.tokenizer, batch_tokens=200)
+    scores, areas = scorer._scores, []
+
+    def watched(ids: list[list[int]]) -> list[float]:
+        areas.append(len(ids) * max(map(len, ids)))
+        return scores(ids)
+
+    monkeypatch.setattr(scorer, "_scores", watched)
+    assert len(rewards_of(scorer, rows(10))) == 20
+    assert max(areas) <= 200
+    assert 2 < len(areas) < 20
+
+
+def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
+    model = classifier(tiny, 0)
+    scorer = RewardModel(model, tiny.tokenizer, max_length=20)
+    long = {**rows(1)[0], "text": "a b c d e f g h " * 8}
+    ids = scorer._ids(long)
+    assert (len(ids), scorer.cut) == (20, 1)
+    assert ids[-1] == tiny.tokenizer.eos_token_id, "the end of the response is what stays"
+
+
+def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
+    scorer = RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer)
+    with pytest.raises(WRPOError, match="has 3 outputs a row"):
+        rewards_of(scorer, rows(2))
+
+
+def test_a_broken_reward_model_names_the_row(tiny: Tiny, tmp_path: Path) -> None:
+    model = classifier(tiny, 0)
+    model.score.weight.data[:] = torch.nan
+    with pytest.raises(WRPOError, match=r"f, row \d+: the reward of sample \d of 'm' .* is nan"):
+        score_responses(rows(2), RewardModel(model, tiny.tokenizer), "r", tmp_path / "s.jsonl",
+                        where="f")  # fmt: skip
+
+
+def test_a_row_without_prompt_is_named(tiny: Tiny) -> None:
+    row = {k: v for k, v in rows(1)[0].items() if k != "prompt"}
+    with pytest.raises(WRPOError, match="prompt_id 'p0', field 'prompt': is missing"):
+        rewards_of(RewardModel(classifier(tiny, 0), tiny.tokenizer), [row])
+
+
+def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:
+    """One step of TRL's RewardTrainer, saved, loaded, and the trainer's own scores reproduced."""
+    from datasets import Dataset
+    from trl import RewardConfig, RewardTrainer
+
+    pairs = Dataset.from_list(
+        [
+            {"prompt": r["prompt"],
+             "chosen": [{"role": "assistant", "content": "the answer is a b c"}],
+             "rejected": [{"role": "assistant", "content": "j"}]}
+            for r in prompt_rows(8)
+        ]
+    )  # fmt: skip
+    args = RewardConfig(
+        output_dir=str(tmp_path / "run"), max_steps=3, per_device_train_batch_size=8,
+        learning_rate=1e-3, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
+        save_strategy="no", gradient_checkpointing=False, dataloader_pin_memory=False,
+        dataset_num_proc=None,
+    )  # fmt: skip
+    model = classifier(tiny, tiny.tokenizer.pad_token_id)
+    trainer = RewardTrainer(
+        model=model, args=args, train_dataset=pairs, processing_class=tiny.tokenizer
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "reward"))
+    scorer = load_reward_model(str(tmp_path / "reward"))
+    made = [
+        {**row, "model": "m", "sample": k, "text": text}
+        for row in prompt_rows(8)
+        for k, text in enumerate(["the answer is a b c", "j"])
+    ]
+    scores = rewards_of(scorer, made)
+    assert all(won > lost for won, lost in zip(scores[::2], scores[1::2], strict=True))
+    batch = trainer.data_collator([trainer.train_dataset[k] for k in range(8)])
+    with torch.no_grad():
+        theirs = model.eval()(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).logits[:, 0]
+    assert scores[::2] == pytest.approx(theirs[:8].tolist(), abs=1e-5)
+    assert scores[1::2] == pytest.approx(theirs[8:].tolist(), abs=1e-5)
+
+
+CUSTOM = '''
+"""In the form of ArmoRM's code: its imports, its own output class, `score` beside `logits`."""
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import nn
+from transformers import LlamaModel, LlamaPreTrainedModel
+from transformers.models.llama.modeling_llama import LLAMA_INPUTS_DOCSTRING
+from transformers.utils import ModelOutput, add_start_docstrings_to_model_forward
+
+
+@dataclass
+class Output(ModelOutput):
+    rewards: Optional[torch.FloatTensor] = None
+    score: Optional[torch.FloatTensor] = None
+    logits: Optional[torch.FloatTensor] = None
+
+
+class Gated(LlamaPreTrainedModel):
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.heads = nn.Linear(config.hidden_size, 3, bias=False)
+        self.post_init()
+
+    @add_start_docstrings_to_model_forward(LLAMA_INPUTS_DOCSTRING)
+    def forward(self, input_ids=None, attention_mask=None, return_dict=None):
+        hidden = self.model(input_ids, attention_mask=attention_mask)[0]
+        first_pad = torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1)
+        last = (first_pad - 1) % input_ids.shape[-1]
+        rewards = self.heads(hidden[torch.arange(len(hidden)), last])
+        score = rewards.sum(1)
+        return Output(rewards=rewards, score=score, logits=score)
+'''
+
+
+def test_code_that_comes_with_a_model_needs_consent(
+    tiny: Tiny, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder in ArmoRM's form; ArmoRM itself (8B, on the hub) has not been run."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # transformers puts the cache of modules there
+    cache = str(tmp_path / "modules")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", cache)
+    folder = tmp_path / "custom"
+    folder.mkdir()
+    (folder / "modeling_gated.py").write_text(CUSTOM)
+    config = json.loads((saved / "config.json").read_text())
+    config["architectures"] = ["Gated"]
+    config["auto_map"] = {"AutoModelForSequenceClassification": "modeling_gated.Gated"}
+    (folder / "config.json").write_text(json.dumps(config))
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "model.safetensors")
+    weights["heads.weight"] = weights.pop("score.weight").repeat(3, 1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    tiny.tokenizer.save_pretrained(folder)
+    scorer = load_reward_model(str(folder), trust_remote_code=True)
+    plain = rewards_of(load_reward_model(str(saved)), rows(5))
+    assert type(scorer.model).__name__ == "Gated"
+    assert rewards_of(scorer, rows(5)) == pytest.approx([3 * r for r in plain], abs=1e-4)
+    without = load_reward_model(str(saved))
+    assert type(without.model).__name__ == "LlamaForSequenceClassification"
+
+
+def test_bleu_is_that_of_sacrebleu(tmp_path: Path) -> None:
+    import sacrebleu
+
+    texts = {"p0": "the cat sat on the mat", "p1": "wholly different words", "p2": "the cat"}
+    made = [{"prompt_id": p, "text": t, "model": "m", "sample": 0} for p, t in texts.items()]
+    references = {p: ["the cat sat on a mat", "a cat sat on the mat"] for p in texts}
+    scorer = Bleu(references)
+    expected = [sacrebleu.sentence_bleu(t, references["p0"]).score for t in texts.values()]
+    assert rewards_of(scorer, made) == expected
+    assert expected[0] > expected[2] > expected[1]
+    assert "version:" in scorer.name
+    same = [{**made[0], "text": "the cat sat on a mat"}]
+    assert rewards_of(scorer, same) == [pytest.approx(100.0)]
+    with pytest.raises(WRPOError, match="prompt_id 'p9' has no reference"):
+        rewards_of(scorer, [{**made[0], "prompt_id": "p9"}])
+
+
+def test_references_from_published_outputs(tmp_path: Path) -> None:
+    from wrpo_lib.quadruples.published import prompt_hash
+
+    path = tmp_path / "outputs.json"
+    path.write_text(json.dumps([{"instruction": "q", "output": "o", "generator": "gpt4"}]))
+    assert read_references(path) == {prompt_hash("q"): ["o"]}
+    rows = [{"prompt_id": "p", "text": t} for t in ("one", "two")]
+    assert read_references(write_rows(tmp_path / "r.jsonl", rows)) == {"p": ["one", "two"]}
+    bad = write_rows(tmp_path / "bad.jsonl", [rows[0], {"prompt_id": "p", "text": " "}])
+    with pytest.raises(WRPOError, match=r"bad.jsonl, row 2: a reference needs"):
+        read_references(bad)
+
+
+def test_the_nano_reward_is_the_studys() -> None:
+    from wrpo_lib.nano.reward import reward, score_rows
+    from wrpo_lib.nano.tasks import Task
+
+    task = Task("reverse", "bdac")
+    made = [{"prompt_id": task.prompt_id, "text": t} for t in ("answer : c a d b .", "no idea")]
+    assert dict(score_rows(made)) == {
+        k: round(reward(task, row["text"]), 4) for k, row in enumerate(made)
+    }
+    for bad in ("reverse", "sing-abc", "sort-xyz"):
+        with pytest.raises(WRPOError, match="is no task of the nano testbed"):
+            list(score_rows([{"prompt_id": bad, "text": ""}]))
+
+
+def test_a_reward_model_from_the_command_line(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from wrpo_lib.cli import main
+
+    made = write_rows(tmp_path / "r.jsonl", [*rows(4), {**rows(1)[0], "sample": 9, "text": " "}])
+    out = tmp_path / "s.jsonl"
+    command = ["wrpo", "score", made, "--out", out, "--reward-model", saved]
+    monkeypatch.setattr(sys, "argv", [*map(str, command)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "made 8 rewards; 1 empty responses have none" in capsys.readouterr().out
+    found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}
+    expected = rewards_of(load_reward_model(str(saved)), rows(4))
+    assert [found[r["prompt_id"], r["sample"]] for r in rows(4)] == pytest.approx(expected)

@@ -1,0 +1,123 @@
+"""Overlap with benchmarks: planted copies are found, unrelated prompts are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wrpo_lib import cli
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.quadruples import read_rows
+from wrpo_lib.quadruples.overlap import BenchmarkPrompt, Benchmarks, find_overlap, read_benchmark
+
+FILES = ("alpaca_eval/gpt4_1106_preview.json.gz", "eval/mtbench_questions.jsonl",
+         "eval/arena_hard_v01_questions.jsonl.gz")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> list[BenchmarkPrompt]:
+    return [p for name in FILES for p in read_benchmark(shared / name)]
+
+
+@pytest.fixture(scope="module")
+def index(real: list[BenchmarkPrompt]) -> Benchmarks:
+    return Benchmarks(real)
+
+
+def test_all_prompts_of_three_benchmarks_are_read(real: list[BenchmarkPrompt]) -> None:
+    assert len(real) == 805 + 80 + 500
+    assert len({(p.benchmark, p.question_id) for p in real}) == len(real)
+    assert all(p.text.strip() for p in real)
+
+
+def ids(index: Benchmarks, text: str) -> set[tuple[str, str]]:
+    return {(m.benchmark, m.question_id) for m in index.matches("x", text)}
+
+
+def test_planted_copies_are_found(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
+    """Verbatim, in another case, without punctuation, with a word changed, inside a longer text."""
+    long = [p for p in real if 12 <= len(p.text.split()) <= 60][::25]
+    assert len(long) > 20
+    for prompt in long:
+        key = (prompt.benchmark, prompt.question_id)
+        words = prompt.text.split()
+        assert key in ids(index, prompt.text)
+        assert key in ids(index, prompt.text.upper().replace(",", " "))
+        assert key in ids(index, " ".join([*words[:-1], "indeed"]))
+        around = "Please help me with the following, and answer at length. "
+        assert key in ids(index, around + prompt.text + " Thank you very much for your help!")
+
+
+def test_a_short_prompt_must_be_the_same(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
+    short = next(p for p in real if len(p.text.split()) == 5)
+    assert (short.benchmark, short.question_id) in ids(index, short.text.lower() + "!")
+    assert not ids(index, "hello, what is this all about then, I wonder " + short.text)
+
+
+def test_benchmarks_overlap_only_where_they_do(
+    real: list[BenchmarkPrompt], index: Benchmarks
+) -> None:
+    """AlpacaEval holds two MT-Bench questions word for word; nothing else crosses benchmarks."""
+    crossing = {
+        (p.question_id, m.question_id): (m.ngram_share, m.similarity)
+        for p in real[:805]
+        for m in index.matches("x", p.text)
+        if m.benchmark != p.benchmark
+    }
+    assert crossing == {("791", "130"): (1.0, 1.0), ("801", "81"): (1.0, 1.0)}
+
+
+def test_the_command_reports_and_drops(
+    real: list[BenchmarkPrompt],
+    shared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copied = next(p for p in real if p.benchmark == "mtbench_questions" and p.question_id == "95")
+    prompts = {"mine": "Which birds nest in the reeds of a lake at home?", "theirs": copied.text}
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"prompt_id": i, "prompt": [{"role": "user", "content": t}]}) + "\n"
+            for i, t in prompts.items()
+        )
+    )
+    out, keep = tmp_path / "overlap.jsonl", tmp_path / "kept.jsonl"
+    asked = [a for name in FILES for a in ("--benchmark", str(shared / name))]
+    monkeypatch.setattr(
+        "sys.argv",
+        ["wrpo", "data", "overlap", str(file), *asked, "--out", str(out), "--keep", str(keep)],
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert "1 of 2 prompts overlap with 1385 benchmark prompts" in capsys.readouterr().out
+    (row,) = read_rows(out)
+    assert (row["prompt_id"], row["benchmark"], row["question_id"]) == (
+        "theirs", "mtbench_questions", "95",
+    )  # fmt: skip
+    assert (row["ngram_share"], row["similarity"]) == (1.0, 1.0)
+    assert [r["prompt_id"] for r in read_rows(keep)] == ["mine"]
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    index = Benchmarks([BenchmarkPrompt("b", "1", "what is it that you say of it now")])
+    with pytest.raises(WRPOError, match="f, row 1, field 'prompt': missing"):
+        find_overlap([{"prompt_id": "x"}], index, "f")
+    with pytest.raises(WRPOError, match="f, row 1, field 'prompt_id': missing"):
+        find_overlap([{"prompt": "x"}], index, "f")
+    path = tmp_path / "b.jsonl"
+    path.write_text('{"question": "x"}\n')
+    with pytest.raises(WRPOError, match="row 1: has no instruction, turns or prompt"):
+        read_benchmark(path)
+
+
+def test_odd_texts_match_nothing_by_accident() -> None:
+    index = Benchmarks(
+        [BenchmarkPrompt("b", "1", "!!!"), BenchmarkPrompt("b", "2", "日本語の質問です")]
+    )
+    assert not list(index.matches("x", ""))
+    assert [m.question_id for m in index.matches("x", "日本語の質問です")] == ["2"]
