@@ -9,7 +9,6 @@ import pandas as pd
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import (
-    provenance,
     read_results,
     read_run,
     results_dir,
@@ -21,14 +20,17 @@ PROFILE = "benchmarks"
 
 
 def save(
-    tables: dict[str, pd.DataFrame], records: dict[str, dict[str, Any]], out: Path | None
+    tables: dict[str, pd.DataFrame],
+    records: dict[str, dict[str, Any]],
+    made: dict[str, Any],
+    out: Path | None,
 ) -> Path:
     """Write tables and what was measured; a part that was not run now keeps its last run.
 
     Beside the tables: ``run.json`` with each part's record and provenance, and ``train_step.json``
-    with the summary of the steps. ``out`` puts all of it into another folder.
+    with the summary of the steps. ``made`` is the provenance as it was when the run began; ``out``
+    puts all of it into another folder.
     """
-    made = provenance()
     parts = {name: {**made, **record} for name, record in records.items()}
     if out is None:
         tables, parts = {**_kept_tables(tables), **tables}, {**_kept_parts(), **parts}

@@ -1,6 +1,6 @@
 """Time, memory and efficiency of a training step, way by way, in one run on one machine.
 
-    .venv/bin/python benchmarks/train_step.py            # about an hour on two quiet cores
+    .venv/bin/python benchmarks/train_step.py            # about 40 minutes on two quiet cores
     .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
 
 Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
@@ -32,12 +32,15 @@ import variants
 import workloads
 from store import save
 
-from wrpo_lib.analysis.benchmarks import ONE_PASS, quartiles
+from wrpo_lib.analysis.benchmarks import ONE_PASS, quartiles, speedups
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
+from wrpo_lib.records import provenance
 
 BATCH = 2
 THREADS = 2
+MAIN = ("official", "all")
+"""The ways whose ratio is reported as the speed-up."""
 NOISE = 0.05
 """How far the policy is from its reference, in standard deviations of each weight matrix."""
 REFERENCE = "reference"
@@ -75,6 +78,7 @@ class Stepper:
         saving = getattr(way, "checkpointing", False)
         if saving:
             self.model.activation_checkpointing_enable()
+        self.optimiser.param_groups[0]["fused"] = way.fused
         start = time.perf_counter()
         self.optimiser.zero_grad(set_to_none=True)
         loss = way(rows)
@@ -110,32 +114,45 @@ def needed_gflops(model: Any, rows: list[workloads.Row]) -> float:
     return 3 * sum(footprint.forward_flops(weights, model.config, examples, True)) / 1e9
 
 
-def compare(workload: str, n_batches: int, repeats: int, names: tuple[str, ...]) -> pd.DataFrame:
-    """Time every way on every batch in turn; one row a step."""
+def compare(
+    workload: str, n_batches: int, repeats: int, names: tuple[str, ...], full: int = 10**9
+) -> pd.DataFrame:
+    """Time every way on every batch in turn; one row a step.
+
+    After ``full`` turns only the ways of ``MAIN`` go on.
+    """
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
-    found = []
+    found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         ways = {n: stepper.build(n, tokenizer, rows, Path(folder)) for n in names}
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         for trl in (w for w in ways.values() if isinstance(w, variants.TRL)):
-            for batch in batches:
+            for batch in batches[:full]:
                 trl.prepare(batch)
         for turn in range(repeats * n_batches):
             batch = batches[turn % n_batches]
-            shift = turn % len(names)
-            for name in names[shift:] + names[:shift]:
-                rate = matmul_rate()
-                made = {**stepper.step(ways[name], batch), "rate": rate, "way": name}
-                found.append({"workload": workload, "turn": turn, **made})
-            passed = {"seconds": _reference_seconds(ways["all"], batch), "rate": rate}
-            found.append({"workload": workload, "turn": turn, "way": REFERENCE, **passed})
-            for row in found[-len(names) - 1 :]:
-                row["gflops"] = needed_gflops(model, batch)
+            taken = names if turn < full else MAIN
+            about = {"workload": workload, "turn": turn, "gflops": needed_gflops(model, batch)}
+            found += [{**about, **row} for row in _turn(stepper, ways, taken, turn, batch)]
             print(f"{workload}: turn {turn + 1} of {repeats * n_batches}", flush=True)
     table = pd.DataFrame(found)
     check_agreement(table)
     return table
+
+
+def _turn(
+    stepper: Stepper, ways: dict[str, Any], names: tuple[str, ...], turn: int,
+    batch: list[workloads.Row],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Each way's step on one batch, another way first in each turn; and the reference pass."""
+    shift = turn % len(names)
+    found: list[dict[str, Any]] = []
+    for name in names[shift:] + names[:shift]:
+        rate = matmul_rate()
+        found.append({"way": name, "rate": rate, **stepper.step(ways[name], batch)})
+    seconds = _reference_seconds(ways["all"], batch)
+    return [*found, {"way": REFERENCE, "rate": matmul_rate(), "seconds": seconds}]
 
 
 def _reference_seconds(way: variants.Ours, batch: list[workloads.Row]) -> float:
@@ -195,8 +212,9 @@ def measure(workload: str, name: str, n_batches: int) -> float:
 def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Of each way on one workload: speed-up, its quartiles, seconds, number of turns."""
     found, seconds = quartiles(rows), rows.groupby("way")["seconds"].median()
+    counts = speedups(rows).count()
     return {
-        way: {**found.loc[way].to_dict(), "seconds": seconds.get(way), "n": rows["turn"].nunique()}
+        way: {**found.loc[way].to_dict(), "seconds": seconds.get(way), "n": int(counts[way])}
         for way in found.index
     }
 
@@ -226,7 +244,8 @@ def main() -> None:
     """Run the benchmark; with --measure, one way in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
-    parser.add_argument("--batches", type=int, default=4, help="batches of each workload")
+    parser.add_argument("--batches", type=int, default=10, help="of the ordinary workload")
+    parser.add_argument("--full", type=int, default=2, help="batches that all ways are timed on")
     parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
     parser.add_argument("--only", choices=("steps", "growth"), help="one of the two parts")
     parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")
@@ -237,26 +256,31 @@ def main() -> None:
     if args.measure:
         print(measure(args.workload, args.measure, args.batches))
         return
+    made = provenance()
     tables, records = {}, {}
     if args.only != "growth":
-        tables["steps"], records["steps"] = _steps(args.quick, args.batches, args.repeats)
+        tables["steps"], records["steps"] = _steps(args)
     if args.only != "steps":
         tables["growth"], records["growth"] = growth.run(args.quick)
-    folder = save(tables, records, args.out)
+    folder = save(tables, records, made, args.out)
     print(f"wrote {', '.join(tables)} to {folder}")
     if "steps" in records:
         print(json.dumps({k: v for k, v in records["steps"].items() if k != "ways"}, indent=1))
 
 
-def _steps(quick: bool, n_batches: int, repeats: int) -> tuple[pd.DataFrame, dict[str, Any]]:
-    loads = ("tiny",) if quick else ("ordinary", "long")
+def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     started = time.perf_counter()
-    memory = {n: peak_memory(loads[0], n, 2) for n in ("official", "all", "saving", "trl")}
-    table = pd.concat([compare(w, n_batches, repeats, variants.NAMES) for w in loads])
-    detail = summary(table, memory)
-    settings = {"batch": BATCH, "threads": THREADS, "batches": n_batches, "repeats": repeats,
-                "workloads": loads, "seconds": round(time.perf_counter() - started)}  # fmt: skip
-    return table, {**settings, **detail}
+    # long prompts are all of one length, so that further batches would say the same again
+    batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": args.full + 1}
+    first = next(iter(batches))
+    memory = {n: peak_memory(first, n, 2) for n in ("official", "all", "saving", "trl")}
+    table = pd.concat(
+        [compare(w, n, args.repeats, variants.NAMES, args.full) for w, n in batches.items()]
+    )
+    seconds = round(time.perf_counter() - started)
+    settings = {"batch": BATCH, "threads": THREADS, "batches": batches, "full": args.full,
+                "repeats": args.repeats, "seconds": seconds}  # fmt: skip
+    return table, {**settings, **summary(table, memory)}
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class Official:
     log-probabilities are computed at the first sight of a row and kept.
     """
 
+    fused = False  # its AdamW is the plain one, the default of its transformers
+
     def __init__(
         self,
         model: Any,
@@ -47,6 +49,7 @@ class Official:
         shares: dict[str, float] | None = None,
     ) -> None:
         self.model, self.reference = model, reference
+        self.logits_mean = float("nan")
         self.weights = fusion_weights(ALPHA, shares)
         self.responses = (*self.weights.chosen, *self.weights.rejected)
         collator = PackedCollator if shared else WRPOCollator
@@ -93,6 +96,8 @@ class Official:
         logits = model(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
         ).logits.float()
+        if model is self.model:  # a metric of the official trainer, in every step
+            self.logits_mean = float(logits.detach().mean())
         labels, mask = batch["input_ids"][:, 1:], batch["completion_mask"][:, 1:]
         found = logits[:, :-1].log_softmax(-1).gather(2, labels[..., None]).squeeze(2)
         return (found * mask).sum(-1).view(len(self.responses), -1).T
@@ -100,6 +105,8 @@ class Official:
 
 class Ours:
     """A step of :class:`~wrpo_lib.training.WRPOTrainer` with the given fields of its config."""
+
+    fused = True  # the default of today's transformers, for TRL's trainer too
 
     def __init__(
         self,
@@ -138,6 +145,8 @@ class Ours:
 
 class TRL:
     """A step of TRL's own DPOTrainer on the pairs (y_wt, y_l)."""
+
+    fused = True
 
     def __init__(
         self, model: Any, reference: Any, tokenizer: Any, folder: Path, *, cached: bool

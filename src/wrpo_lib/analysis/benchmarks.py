@@ -67,8 +67,9 @@ def numbers() -> dict[str, float | int | str]:
         k: v for k, v in detail.items() if isinstance(v, int | float)
     }
     found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
-    found |= {"turns": detail["batches"] * detail["repeats"], "commit": run["commit"],
-              "machine": run["machine"]}  # fmt: skip
+    counts = read_results(PROFILE, "steps").groupby(["workload", "way"]).size()
+    found |= {f"turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]}
+    found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
     return found
 
 
@@ -82,7 +83,7 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
     for way, name in ways.items():
         line: dict[str, Any] = {"way": name}
         for load, found in by_load.items():
-            low, median, high = found.loc[way, ["low", "median", "high"]]
+            low, median, high = found.loc[way]
             line[f"{load} prompts"] = f"{median:.2f} [{low:.2f}, {high:.2f}]"
         table.append(line)
     return pd.DataFrame(table)
