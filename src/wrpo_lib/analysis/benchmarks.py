@@ -31,6 +31,16 @@ PAIRS = {
 """Ways to compute DPO's step on the pairs (y_wt, y_l)."""
 
 
+DISTURBED = 0.7
+"""A turn is left out where the machine's matmul rate fell below this share of the best one."""
+
+
+def undisturbed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The turns in which nothing else held the machine up, by its rate just before each step."""
+    worst = rows.groupby(["workload", "turn"])["rate"].transform("min")
+    return rows[worst >= DISTURBED * rows["rate"].max()]
+
+
 def speedups(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of the baseline over those of each way, a row a turn, for one workload's ``rows``.
 
@@ -67,8 +77,9 @@ def numbers() -> dict[str, float | int | str]:
         k: v for k, v in detail.items() if isinstance(v, int | float)
     }
     found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
-    counts = read_results(PROFILE, "steps").groupby(["workload", "way"]).size()
+    counts = undisturbed(read_results(PROFILE, "steps")).groupby(["workload", "way"]).size()
     found |= {f"turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]}
+    found["left_out"] = sum(detail["turns_left_out"].values())
     found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
     return found
 
@@ -77,7 +88,7 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
     """A row a way: median speed-up and its quartiles on each workload."""
     import pandas as pd
 
-    rows = read_results(PROFILE, "steps")
+    rows = undisturbed(read_results(PROFILE, "steps"))
     by_load = {load: quartiles(part) for load, part in rows.groupby("workload", sort=False)}
     table = []
     for way, name in ways.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wrpo_lib.analysis.benchmarks import PROFILE, WAYS, quartiles
+from wrpo_lib.analysis.benchmarks import PROFILE, WAYS, quartiles, undisturbed
 from wrpo_lib.figures.style import look, style
 from wrpo_lib.records import read_results
 
@@ -102,7 +102,7 @@ def train_step(profile: str = "nano") -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    rows = read_results(PROFILE, "steps")
+    rows = undisturbed(read_results(PROFILE, "steps"))
     names = {way: name for way, name in WAYS.items() if way != "official"}
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 3.6))
