@@ -22,7 +22,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
-from wrpo_lib.evaluation.calls import BASELINE_FIRST, Plan, calls, open_baselines
+from wrpo_lib.evaluation.calls import BASELINE_FIRST, JudgingPlan, calls, open_baselines
 from wrpo_lib.evaluation.judging import KEY, Counts, Prices, Run, judgements
 from wrpo_lib.evaluation.prompts import from_system_and_user
 from wrpo_lib.nano.judge import Judge
@@ -64,13 +64,15 @@ def run(
     """One run of the client into ``folder/judgements.jsonl``."""
     benchmark = benchmark or load(name)
     given = Answers(answers or answer_file(folder, benchmark), benchmark)
-    plan_options = {k: options.pop(k) for k in list(options) if k in Plan.__dataclass_fields__}
+    plan_options = {
+        k: options.pop(k) for k in list(options) if k in JudgingPlan.__dataclass_fields__
+    }
     server = Server(url, connections=options.pop("connections", 8), timeout=30,
                     retries=options.pop("retries", 0))  # fmt: skip
     baselines: dict[str, Answers] = {}
     if benchmark.baseline_files:
         benchmark, baselines = open_baselines(benchmark)
-    plan = Plan(benchmark, judge, **plan_options)
+    plan = JudgingPlan(benchmark, judge, **plan_options)
     with Store(folder / "judgements.jsonl", KEY) as store:
         return Run(plan, store, server, **options)(calls(plan, given, "mine", baselines))
 
@@ -211,7 +213,7 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
 def test_the_estimate_counts_what_is_needed(tmp_path: Path) -> None:
     benchmark, baselines = open_baselines(load("arena-hard"))
     given = Answers(answer_file(tmp_path, benchmark), benchmark)
-    plan = Plan(benchmark, "j")
+    plan = JudgingPlan(benchmark, "j")
     every = list(calls(plan, given, "mine", baselines))
     finished = {every[0].row["request"]}
     found = judging.estimate(plan, every, finished, Prices(2.0, 4.0))
@@ -243,7 +245,7 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     path = answer_file(tmp_path, benchmark)
     twin = tmp_path / "twin.jsonl"
     write_jsonl(twin, ({**json.loads(r), "model": "twin"} for r in path.read_text().splitlines()))
-    plan = Plan(benchmark, MODEL)
+    plan = JudgingPlan(benchmark, MODEL)
     with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
         for file, model in ((path, "mine"), (twin, "twin")):
             Run(plan, store, Server(url))(calls(plan, Answers(file, benchmark), model, {}))
@@ -300,7 +302,7 @@ import json, sys
 from pathlib import Path
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
-from wrpo_lib.evaluation.calls import Plan, calls
+from wrpo_lib.evaluation.calls import JudgingPlan, calls
 from wrpo_lib.evaluation.judging import KEY, Run
 from wrpo_lib.nano.judge_server import MODEL
 from wrpo_lib.server import Server
@@ -313,7 +315,7 @@ templates = {"single-1": load("mt-bench").templates["single-1"]}
 benchmark = Benchmark("mt-bench", "nano", questions, templates,
                       {"max_tokens": 64, "temperature": 0})
 answers = Answers(folder / "answers-mt-bench.jsonl", benchmark)
-plan = Plan(benchmark, MODEL)
+plan = JudgingPlan(benchmark, MODEL)
 with Store(folder / "judgements.jsonl", KEY) as store:
     Run(plan, store, Server(url))(calls(plan, answers, "mine", {}))
 """

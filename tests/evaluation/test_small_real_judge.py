@@ -25,7 +25,7 @@ import pytest
 
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
-from wrpo_lib.evaluation.calls import Plan, calls, open_baselines
+from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
 from wrpo_lib.evaluation.judging import KEY, Run, judgements
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import file_hash, project_root, provenance, write_json, write_jsonl
@@ -92,7 +92,7 @@ def judge(
     server = Server(url, connections=2, timeout=300, retries=1)
     model = answers.models()[0]
     with Store(out, KEY) as store:
-        plan = Plan(bench, NAME, **options)
+        plan = JudgingPlan(bench, NAME, **options)
         Run(plan, store, server)(calls(plan, answers, model, baselines))
     return judgements(out)
 

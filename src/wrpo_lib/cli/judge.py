@@ -65,7 +65,7 @@ def judge(
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
     from wrpo_lib.evaluation.answers import Answers
     from wrpo_lib.evaluation.benchmarks import load
-    from wrpo_lib.evaluation.calls import Plan, calls, open_baselines
+    from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
     from wrpo_lib.evaluation.judging import KEY, Run, done
     from wrpo_lib.evaluation.judging import estimate as estimated
     from wrpo_lib.server import Server
@@ -82,7 +82,7 @@ def judge(
         if benchmark != "mt-bench" or mode == "pair"
         else (asked, {})
     )
-    plan = Plan(asked, judge, order, metric, samples, mode)
+    plan = JudgingPlan(asked, judge, order, metric, samples, mode)
     prices = _prices(judge, price_prompt, price_completion)
     with Store(out, KEY) as store:
         run = Run(plan, store, Server(base_url, api_key_env, connections), prices, max_cost,

@@ -24,7 +24,7 @@ BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 
 
 @dataclass(frozen=True)
-class Plan:
+class JudgingPlan:
     """How to judge.
 
     ``order``: ``both`` judges each pair twice with the answers swapped; ``upstream`` as the
@@ -125,7 +125,7 @@ def _only(answers: Answers, model: str) -> Answers:
 
 
 def calls(
-    plan: Plan, answers: Answers, model: str, baselines: dict[str, Answers]
+    plan: JudgingPlan, answers: Answers, model: str, baselines: dict[str, Answers]
 ) -> Iterator[Call]:
     """Every call for one model, question by question; unanswered turns are skipped."""
     for question in plan.benchmark.questions:
@@ -153,7 +153,7 @@ def _texts(answers: Answers, model: str, question: Question, turn: int) -> list[
 
 
 def _single(
-    plan: Plan, question: Question, turn: int, model: str, texts: list[str]
+    plan: JudgingPlan, question: Question, turn: int, model: str, texts: list[str]
 ) -> Iterator[Call]:
     template = plan.benchmark.template(question, turn, "single")
     values = {**_asked(question), "answer": texts[0]}
@@ -164,7 +164,7 @@ def _single(
 
 
 def _pair(
-    plan: Plan, question: Question, turn: int, model: str, baseline: str,
+    plan: JudgingPlan, question: Question, turn: int, model: str, baseline: str,
     ours: list[str], theirs: list[str],
 ) -> Iterator[Call]:  # fmt: skip
     template = plan.benchmark.template(question, turn, "pair")
@@ -188,7 +188,7 @@ def _pair(
             yield _call(plan, template, values, {**placed, "sample": sample})
 
 
-def _orders(plan: Plan, question: Question) -> list[tuple[int, str]]:
+def _orders(plan: JudgingPlan, question: Question) -> list[tuple[int, str]]:
     """Game numbers and orders; in FastChat's first game the model is A, elsewhere the baseline."""
     orders = [BASELINE_FIRST, MODEL_FIRST]
     if plan.benchmark.name == "mt-bench":
@@ -208,7 +208,7 @@ def _asked(question: Question) -> dict[str, str]:
 
 
 def _identity(
-    plan: Plan, question: Question, turn: int, model: str, template: Template
+    plan: JudgingPlan, question: Question, turn: int, model: str, template: Template
 ) -> dict[str, Any]:
     return {
         "benchmark": plan.benchmark.name, "version": plan.benchmark.version,
@@ -219,7 +219,9 @@ def _identity(
     }  # fmt: skip
 
 
-def _call(plan: Plan, template: Template, values: dict[str, str], row: dict[str, Any]) -> Call:
+def _call(
+    plan: JudgingPlan, template: Template, values: dict[str, str], row: dict[str, Any]
+) -> Call:
     messages, neutralised = template.fill(values)
     body = {"model": plan.judge, "messages": messages, **plan.settings}
     if plan.samples > 1:

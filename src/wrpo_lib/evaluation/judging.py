@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import verdicts
-from wrpo_lib.evaluation.calls import BASELINE_FIRST, Call, Plan
+from wrpo_lib.evaluation.calls import BASELINE_FIRST, Call, JudgingPlan
 from wrpo_lib.store import Store
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def done(store: Store, again: bool = False) -> set[str]:
 
 
 def estimate(
-    plan: Plan, calls: Iterable[Call], finished: set[str], prices: Prices | None
+    plan: JudgingPlan, calls: Iterable[Call], finished: set[str], prices: Prices | None
 ) -> Counts:
     """Calls, tokens and cost that are still needed; prompts are rendered, not kept."""
     counts = Counts()
@@ -100,7 +100,7 @@ class Run:
     """One run of the client over a store of judgements."""
 
     def __init__(
-        self, plan: Plan, store: Store, server: Server,
+        self, plan: JudgingPlan, store: Store, server: Server,
         prices: Prices | None = None, max_cost: float | None = None, again: bool = False,
     ) -> None:  # fmt: skip
         if max_cost is not None and prices is None:
@@ -190,14 +190,14 @@ class Run:
         return self.counts.stopped is not None
 
 
-def missing(plan: Plan) -> dict[str, None]:
+def missing(plan: JudgingPlan) -> dict[str, None]:
     """The result fields of a row that has no result."""
     if plan.benchmark.name == "alpaca-eval":
         return {"preference": None}
     return {"verdict": None, "winner": None} if plan.pairwise else {"score": None}
 
 
-def read(plan: Plan, row: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+def read(plan: JudgingPlan, row: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """The result fields of a row from the server's reply, and ``problem`` (None if there is none).
 
     AlpacaEval-2 ``preference`` in [1, 2], 2 for the model; Arena-Hard ``verdict`` and ``winner``;
