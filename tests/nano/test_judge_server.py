@@ -17,7 +17,7 @@ from scipy.special import expit
 from wrpo_lib.evaluation import alpaca_eval
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import OWN, Benchmark, Question, load
-from wrpo_lib.evaluation.calls import Plan, calls
+from wrpo_lib.evaluation.calls import JudgingPlan, calls
 from wrpo_lib.evaluation.judging import KEY, Run, judgements
 from wrpo_lib.evaluation.length_control import length_controlled
 from wrpo_lib.nano import questions
@@ -117,7 +117,7 @@ def judged(judge: Judge, folder: Path, longer: int, n: int = 150) -> pd.DataFram
             for i, (q, size) in enumerate(zip(asked, sizes, strict=True))
         ))  # fmt: skip
     baselines = {"base": Answers(files["base"], bench)}
-    plan, answers = Plan(bench, MODEL), Answers(files["mine"], bench)
+    plan, answers = JudgingPlan(bench, MODEL), Answers(files["mine"], bench)
     responder = functools.partial(respond, judge=judge)
     with judge_at(responder) as url, Store(folder / "j.jsonl", KEY) as store:
         Run(plan, store, Server(url, connections=8))(calls(plan, answers, "mine", baselines))
