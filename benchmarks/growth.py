@@ -54,6 +54,7 @@ def _time(
     names = ["source_chosen", *(f"source_chosen_{k}" for k in range(2, n - 1))]
     shares = {name: 1 / len(names) for name in names}
     reference = copy.deepcopy(model).requires_grad_(False)
+    switch = variants.Switch(model, reference)
     with tempfile.TemporaryDirectory() as folder:
         ways = {
             "official": variants.Official(model, reference, 0, shares=shares),
@@ -65,12 +66,14 @@ def _time(
         found = []
         for turn in range(turns + 1):
             for way, compute in ways.items():
+                switch(compute.layers)
                 model.zero_grad(set_to_none=True)
                 start = time.perf_counter()
                 compute(rows).backward()
                 seconds = time.perf_counter() - start
                 if turn:  # the first warms up
                     found.append({"way": way, "turn": turn, "seconds": seconds})
+    switch(False)  # the model goes on to the next setting
     examples = [(setting["prompt"], (RESPONSE,) * n)] * setting["batch"]
     for row in found:
         row["tokens"] = footprint.tokens(examples, row["way"] == "ours")

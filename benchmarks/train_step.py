@@ -1,6 +1,6 @@
 """Time, memory and efficiency of a training step, way by way, in one run on one machine.
 
-    .venv/bin/python benchmarks/train_step.py            # about 40 minutes on two quiet cores
+    .venv/bin/python benchmarks/train_step.py            # half an hour on two quiet cores
     .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
 
 Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
@@ -33,6 +33,7 @@ import workloads
 from store import save
 
 from wrpo_lib.analysis.benchmarks import ONE_PASS, quartiles, speedups, undisturbed
+from wrpo_lib.cpu.products import product
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
 from wrpo_lib.records import provenance
@@ -71,10 +72,12 @@ class Stepper:
             for p in model.parameters():
                 p.add_(torch.randn(p.shape, generator=generator), alpha=NOISE * float(p.std()))
         self.model = model.train()
+        self.switch = variants.Switch(self.model, self.reference)
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
 
     def step(self, way: Any, rows: list[workloads.Row]) -> dict[str, float]:
         """One whole training step: seconds, loss, gradient norm."""
+        self.switch(way.layers)
         saving = getattr(way, "checkpointing", False)
         if saving:
             self.model.activation_checkpointing_enable()
@@ -96,12 +99,13 @@ class Stepper:
 
 
 def matmul_rate(n: int = 2048, repeats: int = 5) -> float:
-    """GFLOP/s of float32 matrix products just now, the best of a few."""
+    """GFLOP/s of float32 matrix products just now: the best of a few, of torch's and of ours."""
     a, best = torch.randn(n, n), float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - start)
+    for multiply in (torch.matmul, product):
+        for _ in range(repeats):
+            start = time.perf_counter()
+            multiply(a, a)
+            best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best / 1e9
 
 
@@ -151,6 +155,7 @@ def _turn(
     for name in names[shift:] + names[:shift]:
         rate = matmul_rate()
         found.append({"way": name, "rate": rate, **stepper.step(ways[name], batch)})
+    stepper.switch(ways["all"].layers)
     seconds = _reference_seconds(ways["all"], batch)
     return [*found, {"way": REFERENCE, "rate": matmul_rate(), "seconds": seconds}]
 
@@ -279,7 +284,7 @@ def main() -> None:
 def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     started = time.perf_counter()
     # long prompts are all of one length, so that further batches would say the same again
-    batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": args.full + 1}
+    batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": args.full + 2}
     first = next(iter(batches))
     memory = {n: peak_memory(first, n, 2) for n in ("official", "all", "saving", "trl")}
     table = pd.concat(

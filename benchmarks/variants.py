@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from workloads import Row
 
 from wrpo_lib import sharing
+from wrpo_lib.cpu import layers, memory
 from wrpo_lib.objective import fusion_weights, weighted_loss
 from wrpo_lib.training.collator import PackedCollator, WRPOCollator, ref_columns
 from wrpo_lib.training.config import WRPOConfig
@@ -29,11 +30,34 @@ ALPHA, BETA = 0.1, 0.01
 Loss = Callable[[list[Row]], Tensor]
 
 
+class Switch:
+    """Puts our layers for a CPU into models, or takes them out; all ways share the same models.
+
+    Freed memory is kept with them; without, it is treated as glibc does by itself.
+    """
+
+    def __init__(self, *models: Any) -> None:
+        self.models = models
+        self.own = [(module, type(module)) for model in models for module in model.modules()]
+
+    def __call__(self, on: bool) -> None:
+        """For the steps that follow."""
+        if on:
+            for model in self.models:
+                layers.enable(model)
+            memory.keep_freed()
+            return
+        for module, kind in self.own:
+            module.__class__ = kind
+        memory.set_thresholds(mmap=2**25, trim=2**26)  # where glibc's own rule leads here
+
+
 class Official:
-    """The official trainer's step, and two improvements of it, each alone.
+    """The official trainer's step, and three improvements of it, each alone.
 
     ``shared``: one packed row in place of padded rows. ``cached``: the reference's
-    log-probabilities are computed at the first sight of a row and kept.
+    log-probabilities are computed at the first sight of a row and kept. ``with_layers``: our layers
+    for a CPU, and freed memory kept (:mod:`wrpo_lib.cpu`).
     """
 
     fused = False  # its AdamW is the plain one, the default of its transformers
@@ -46,9 +70,10 @@ class Official:
         *,
         shared: bool = False,
         cached: bool = False,
+        with_layers: bool = False,
         shares: dict[str, float] | None = None,
     ) -> None:
-        self.model, self.reference = model, reference
+        self.model, self.reference, self.layers = model, reference, with_layers
         self.logits_mean = float("nan")
         self.weights = fusion_weights(ALPHA, shares)
         self.responses = (*self.weights.chosen, *self.weights.rejected)
@@ -127,6 +152,7 @@ class Ours:
         kept = self.trainer.train_dataset.select_columns(["prompt_id", *names])
         self.known = {row["prompt_id"]: row for row in kept}
         self.checkpointing = args.activation_checkpointing
+        self.layers = args.share_prompt == "true"  # the head alone comes without them
 
     def batch(self, rows: list[Row]) -> dict[str, Any]:
         """Collated rows, the cached reference with them."""
@@ -147,6 +173,7 @@ class TRL:
     """A step of TRL's own DPOTrainer on the pairs (y_wt, y_l)."""
 
     fused = True
+    layers = False
 
     def __init__(
         self, model: Any, reference: Any, tokenizer: Any, folder: Path, *, cached: bool
@@ -208,7 +235,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 """Ways that are settings of our trainer: head at response positions alone; everything; everything
 with the memory-saving setting; DPO on the pairs (y_wt, y_l)."""
 
-NAMES = ("official", "sharing", "head", "cached", "all", "saving", "trl", "trl_cached", "pair")
+NAMES = ("official", "sharing", "head", "cached", "layers", "all", "saving", "trl", "trl_cached",
+         "pair")  # fmt: skip
 PAIRS = ("trl", "trl_cached", "pair")
 """These compute DPO on two responses of the three; their losses agree among themselves."""
 
@@ -222,7 +250,10 @@ def build(
         return Ours(model, reference, tokenizer, rows, folder / name, **FIELDS[name])
     if name.startswith("trl"):
         return TRL(model, reference, tokenizer, folder / name, cached=name == "trl_cached")
-    made = Official(model, reference, pad, shared=name == "sharing", cached=name == "cached")
+    made = Official(
+        model, reference, pad,
+        shared=name == "sharing", cached=name == "cached", with_layers=name == "layers",
+    )  # fmt: skip
     for start in range(0, len(rows), 2):
         made.prepare(rows[start : start + 2])
     return made

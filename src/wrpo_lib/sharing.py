@@ -25,6 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from wrpo_lib.cpu import attention
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ def _sdpa(
     along with its first branch in one square, and again with each branch longer than itself, where
     computing its queries twice costs less than the masked part of the rectangle.
     """
+    if attention.takes(query, key, branches, p):
+        return attention.attend(query, key, value, branches, scaling)
     key, value = (_repeat(states, query.shape[1]) for states in (key, value))
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)

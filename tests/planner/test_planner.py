@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
+from wrpo_lib.cpu.head import add_cpu_head
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import Machine, implied_utilisation, model_config, plan, plan_recipe, report
 from wrpo_lib.planner import footprint as fp
@@ -24,7 +25,6 @@ from wrpo_lib.planner.run import Run
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.collator import PackedCollator, WRPOCollator
 from wrpo_lib.training.forward import response_logps
-from wrpo_lib.training.head import add_cpu_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 

@@ -18,6 +18,7 @@ WAYS = {
     "sharing": "prompt sharing alone",
     "head": "head at responses alone",
     "cached": "reference once alone",
+    "layers": "layers for a CPU alone",
     ONE_PASS: "all, reference pass counted",
     "all": "all, reference cached",
     "saving": "all, cached, checkpointing",

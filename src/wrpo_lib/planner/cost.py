@@ -129,14 +129,14 @@ def _gathered(run: Run, w: Weights) -> int:
 def _logits_memory(run: Run, w: Weights, responses: int, gpu: bool) -> int:
     """Bytes of the head: tiles of logits, worked on in place, and float32 gradients.
 
-    TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.training.head`), which keeps all
+    TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.cpu.head`), which keeps all
     tiles where they are few and whose log-sum-exp copies one. In 16 bits a CPU has TRL's, which
     copies its tile about seven times.
     """
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
-    from wrpo_lib.training.head import KEPT, ROWS
+    from wrpo_lib.cpu.head import KEPT, ROWS
 
     vocabulary = w.head // run.config.get_text_config().hidden_size
     width = 2 if run.bf16 or run.dtype != "float32" else 4

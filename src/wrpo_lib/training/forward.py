@@ -10,9 +10,10 @@ from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from wrpo_lib import sharing
+from wrpo_lib.cpu import layers, memory
+from wrpo_lib.cpu.head import add_cpu_head
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.head import add_cpu_head
 
 logger = get_logger(__name__)
 
@@ -42,12 +43,14 @@ def prepare_models(models: list[Any], args: WRPOConfig, obstacle: str | None) ->
 
 
 def prepare_heads(models: list[Any], *, positions: bool) -> None:
-    """Give the models the faster head on CPU and, for padded rows, ``head_positions``."""
+    """Give models on CPU the faster head and layers and, for padded rows, ``head_positions``."""
     for model in models:
         if positions:
             sharing.enable_head_positions(model)
         if model.device.type == "cpu":
             add_cpu_head(model)
+            layers.enable(model)
+            memory.keep_freed()
 
 
 def response_logps(

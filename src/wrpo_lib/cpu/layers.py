@@ -1,0 +1,193 @@
+"""Layers of a transformer with products by oneDNN that keep less for the backward pass.
+
+They replace a model's own by their class alone: weights, names and what is saved stay.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from wrpo_lib.cpu.products import plain, product
+
+SMALLEST = 2**16
+"""Weights of a matrix up to which its layer is left alone: a call costs ten microseconds more."""
+
+
+def enable(model: torch.nn.Module) -> None:
+    """Give a model's large linear layers, and the layers around them, the classes below.
+
+    Linear layers of a class of their own (quantised, say) are left alone. So are gated layers and
+    norms that compute something else than their names say, which a trial shows.
+    """
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module.weight.numel() > SMALLEST:
+            module.__class__ = Linear
+    for module in model.modules():
+        for kind, is_kind in ((_Gated, _is_gated), (_Norm, _is_norm)):
+            if not isinstance(module, kind) and is_kind(module):
+                own: Any = type(module)
+                module.__class__ = _mixed(kind, own)
+
+
+@cache
+def _mixed(kind: type, own: type) -> type:
+    """A model's class with the forward pass of ours before its own."""
+    return type(own.__name__, (kind, own), {"__module__": own.__module__})
+
+
+# --- linear -------------------------------------------------------------------------------------
+
+
+class Linear(torch.nn.Linear):
+    """``torch.nn.Linear`` whose float32 products on CPU are oneDNN's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        if not plain(input, self.weight):
+            return functional.linear(input, self.weight, self.bias)
+        found: Tensor = _LinearFunction.apply(input, self.weight, self.bias)
+        return found
+
+
+class _LinearFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight = ctx.saved_tensors
+        wants_x, *wants_rest = ctx.needs_input_grad
+        to_x = product(grads[0].flatten(0, -2), weight.T).view_as(x) if wants_x else None
+        return to_x, *_to_parameters(grads[0], x, wants_rest)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out = product(x.flatten(0, -2), weight).view(*x.shape[:-1], len(weight))
+    return out if bias is None else out.add_(bias)
+
+
+def _to_parameters(grad: Tensor, x: Tensor, wants: list[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients of weight and bias from those of the outputs, (…, out), and the inputs, (…, in)."""
+    grad, x = grad.flatten(0, -2), x.flatten(0, -2)
+    return product(grad.T, x.T) if wants[0] else None, grad.sum(0) if wants[1] else None
+
+
+# --- gated linear unit (the MLP of Llama, Qwen, Mistral and their kin) --------------------------
+
+
+class _Gated:
+    """A gated layer that keeps gate and up, and makes silu(gate)·up again in the backward pass."""
+
+    gate_proj: torch.nn.Module
+    up_proj: torch.nn.Module
+    down_proj: torch.nn.Linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, H) -> (…, H)."""
+        down = self.down_proj
+        hooked = down._forward_hooks or down._forward_pre_hooks or down._backward_hooks
+        if type(down) is not Linear or hooked or not plain(x, down.weight):
+            usual: Tensor = super().forward(x)  # type: ignore[misc]
+            return usual
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        found: Tensor = _GatedFunction.apply(gate, up, down.weight, down.bias)
+        return found
+
+
+class _GatedFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return _linear(functional.silu(gate).mul_(up), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        gate, up, weight = ctx.saved_tensors
+        opened = functional.silu(gate)
+        to_rest = _to_parameters(grads[0], opened * up, ctx.needs_input_grad[2:])
+        to_hidden = product(grads[0].flatten(0, -2), weight.T).view_as(gate)
+        to_up = opened.mul_(to_hidden)
+        to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate)
+        return to_gate, to_up, *to_rest
+
+
+@torch.no_grad()
+def _is_gated(module: torch.nn.Module) -> bool:
+    """Is it down(silu(gate(x))·up(x))? Asked of its parts, then of what it computes."""
+    parts = dict(module.named_children())
+    if not {"gate_proj", "up_proj", "down_proj"} <= set(parts):
+        return False
+    gate, up, down = (parts[name] for name in ("gate_proj", "up_proj", "down_proj"))
+    if not isinstance(down, Linear) or not plain(down.weight):
+        return False
+    x = torch.linspace(-1, 1, 3 * len(down.weight)).view(3, -1)
+    return _computes(module, x, down(functional.silu(gate(x)) * up(x)))
+
+
+def _computes(module: torch.nn.Module, x: Tensor, expected: Tensor) -> bool:
+    try:
+        found = module(x)
+    except (TypeError, RuntimeError):  # it wants other inputs
+        return False
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# --- root mean square norm ----------------------------------------------------------------------
+
+
+class _Norm:
+    """A norm that keeps its input and one number a token."""
+
+    weight: torch.nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, H) -> (…, H)."""
+        if not plain(x, self.weight):
+            usual: Tensor = super().forward(x)  # type: ignore[misc]
+            return usual
+        found: Tensor = _NormFunction.apply(x, self.weight, self.variance_epsilon)
+        return found
+
+
+class _NormFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = (size.square_() / x.shape[-1] + epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, scale = ctx.saved_tensors
+        scaled = x * scale
+        pairs = grads[0] * scaled
+        to_weight = pairs.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        along = pairs.mul_(weight).mean(-1, keepdim=True)
+        to_x = (grads[0] * weight).sub_(scaled.mul_(along)).mul_(scale)
+        return to_x, to_weight, None
+
+
+@torch.no_grad()
+def _is_norm(module: torch.nn.Module) -> bool:
+    """Is it x / sqrt(mean(x²) + ε) · weight? Asked of its attributes, then of what it computes."""
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    if not isinstance(epsilon, float) or not isinstance(weight, Tensor) or not plain(weight):
+        return False
+    if weight.numel() ** 2 <= SMALLEST:  # a small model, whose linear layers are left alone too
+        return False
+    x = torch.linspace(-1, 1, 3 * weight.numel()).view(3, -1)
+    scale = (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+    return weight.dim() == 1 and _computes(module, x, x * scale * weight)

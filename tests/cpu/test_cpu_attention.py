@@ -1,0 +1,66 @@
+"""Attention tile by tile is attention under the mask of the packed row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from wrpo_lib.cpu import attention
+from wrpo_lib.sharing import Branches
+
+ROWS = {
+    "one example": ((40, (30, 21, 5)),),
+    "long stretches": ((300, (270, 513)), (20, (257,))),
+    "prompts of one token": ((1, (9, 1)), (1, (1,))),
+    "filled up": ((33, (40, 2)), (6, ())),
+    "a prompt alone": ((70, ()),),
+}
+
+
+def states(branches: Branches, heads: int, key_heads: int, width: int) -> list[Tensor]:
+    """Queries, keys and values in the layout that a model gives them, (1, H, T, D)."""
+    torch.manual_seed(0)
+    n = branches.n_tokens
+    return [
+        torch.randn(1, n, h, width).transpose(1, 2).requires_grad_()
+        for h in (heads, key_heads, key_heads)
+    ]
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
+    branches = Branches(ROWS[name])
+    query, key, value = states(branches, heads, key_heads, 16)
+    weight = torch.randn(1, heads, branches.n_tokens, 16)
+
+    def gradients(out: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad((out * weight).sum(), (query, key, value))
+
+    groups = heads // key_heads
+    repeated = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    expected = scaled_dot_product_attention(query, *repeated, attn_mask=branches.mask(), scale=0.3)
+    found = attention.attend(query, key, value, branches, 0.3)
+    assert torch.allclose(found, expected, atol=1e-5)
+    for mine, other in zip(gradients(found), gradients(expected), strict=True):
+        assert torch.allclose(mine, other, atol=1e-4)
+
+
+def test_the_usual_scale_is_that_of_the_head_size() -> None:
+    branches = Branches(ROWS["one example"])
+    query, key, value = states(branches, 2, 2, 16)
+    assert torch.equal(
+        attention.attend(query, key, value, branches, None),
+        attention.attend(query, key, value, branches, 0.25),
+    )
+
+
+def test_which_rows_are_taken() -> None:
+    query = torch.zeros(1, 2, 200, 16)
+    long, short = Branches(((100, (100,)),)), Branches(((10, (95, 95)), (4, (1, 1))))
+    assert attention.takes(query, query, long, 0.0)
+    assert not attention.takes(query, query, long, 0.1), "dropout is torch's to draw"
+    assert not attention.takes(query, query, short, 0.0), "stretches too short to be worth it"
+    assert not attention.takes(query.bfloat16(), query, long, 0.0)

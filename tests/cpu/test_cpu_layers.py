@@ -1,0 +1,219 @@
+"""The layers for a CPU give what torch's and the model's own give, and keep less for it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from wrpo_lib.cpu import layers, memory
+from wrpo_lib.cpu.products import plain, product
+
+SIZE = {"vocab_size": 99, "hidden_size": 272, "intermediate_size": 304, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 68}  # fmt: skip
+"""Just large enough that layers are replaced: 272² is above 2¹⁶."""
+MODELS = {
+    "llama": (LlamaForCausalLM, LlamaConfig),
+    "mistral": (MistralForCausalLM, MistralConfig),
+    "qwen": (Qwen2ForCausalLM, Qwen2Config),
+    "gemma": (GemmaForCausalLM, GemmaConfig),
+}
+
+
+def build(name: str) -> Any:
+    torch.manual_seed(0)
+    kind, config = MODELS[name]
+    return kind(config(**SIZE, attn_implementation="sdpa"))
+
+
+def gradients(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    model.zero_grad()
+    logits = model(ids).logits
+    logits.log_softmax(-1)[..., 7].sum().backward()
+    return logits.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed", "gaps"])
+def test_a_product_is_a_times_b_transposed(layout: str) -> None:
+    a, b = torch.randn(30, 20), torch.randn(50, 20)
+    expected = a @ b.T
+    if layout == "transposed":
+        a, b = a.T.contiguous().T, b.T.contiguous().T
+    if layout == "gaps":
+        a, b = (torch.stack([t, t], dim=2)[..., 0] for t in (a, b))
+    assert torch.allclose(product(a, b), expected, atol=1e-5)
+
+
+def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wrpo_lib.cpu.products._ONEDNN", False)
+    a, b = torch.randn(3, 4), torch.randn(5, 4)
+    assert torch.equal(product(a, b), a @ b.T)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_gradients_of_a_linear_layer(bias: bool) -> None:
+    usual = torch.nn.Linear(300, 260, bias=bias).double()
+    ours = copy.deepcopy(usual).float()
+    layers.enable(ours)
+    assert type(ours) is layers.Linear
+    x = torch.randn(2, 7, 300, dtype=torch.double, requires_grad=True)
+    y = x.detach().float().requires_grad_()
+    usual(x).sin().sum().backward()
+    ours(y).sin().sum().backward()
+    for mine, other in zip([y, *ours.parameters()], [x, *usual.parameters()], strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(mine.grad.double(), other.grad, atol=1e-4)
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    layer = torch.nn.Linear(300, 260).requires_grad_(False)
+    layers.enable(layer)
+    x = torch.randn(4, 300, requires_grad=True)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_gives_the_same_logits_and_gradients(name: str, recompute: bool) -> None:
+    model = build(name)
+    ids = torch.randint(0, 99, (2, 23))
+    logits, expected = gradients(model, ids)
+    layers.enable(model)
+    model.train()
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found, mine = gradients(model, ids)
+    assert torch.allclose(found, logits, atol=1e-4)
+    assert mine.keys() == expected.keys()
+    for key, grad in expected.items():
+        assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
+
+
+def test_what_is_replaced_and_what_is_not() -> None:
+    llama, gemma = build("llama"), build("gemma")
+    layers.enable(llama)
+    layers.enable(gemma)
+    block, other = llama.model.layers[0], gemma.model.layers[0]
+    assert isinstance(block.mlp, layers._Gated)
+    assert isinstance(block.input_layernorm, layers._Norm)
+    assert type(block.self_attn.q_proj) is layers.Linear
+    assert type(block.self_attn.k_proj) is torch.nn.Linear, "272 x 136 is small"
+    assert not isinstance(other.mlp, layers._Gated), "Gemma's gate is a gelu"
+    assert not isinstance(other.input_layernorm, layers._Norm), "Gemma's norm adds 1"
+    assert type(block.mlp).__name__ == "LlamaMLP"
+    assert llama.state_dict().keys() == build("llama").state_dict().keys()
+
+
+def test_enabling_twice_or_copying_changes_nothing() -> None:
+    model = build("llama")
+    layers.enable(model)
+    kinds = [type(m) for m in model.modules()]
+    layers.enable(model)
+    assert [type(m) for m in model.modules()] == kinds
+    assert [type(m) for m in copy.deepcopy(model).modules()] == kinds
+
+
+def test_other_precisions_and_traces_take_torchs_way() -> None:
+    model = build("llama")
+    usual = copy.deepcopy(model)
+    layers.enable(model)
+    ids = torch.randint(0, 99, (1, 9))
+    for dtype in (torch.bfloat16, torch.double):
+        assert torch.equal(model.to(dtype)(ids).logits, usual.to(dtype)(ids).logits)
+    model, usual = model.float(), usual.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not plain(torch.ones(2))
+        assert torch.equal(model(ids).logits, usual(ids).logits)
+
+
+def test_a_hook_on_the_last_layer_of_a_gate_is_called() -> None:
+    model = build("llama")
+    layers.enable(model)
+    seen: list[int] = []
+    down = model.model.layers[0].mlp.down_proj
+    down.register_forward_hook(lambda module, args, out: seen.append(args[0].shape[-1]))
+    model(torch.randint(0, 99, (1, 5)))
+    assert seen == [304]
+
+
+def kept(run: Any) -> int:
+    """Bytes that a forward pass keeps for its backward pass."""
+    found: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        run()
+    return sum(found.values())
+
+
+def test_less_is_kept() -> None:
+    model = build("llama")
+    ids = torch.randint(0, 99, (4, 100))
+    alive: list[Any] = []
+    usual = kept(lambda: alive.append(model(ids).logits))
+    layers.enable(model)
+    ours = kept(lambda: alive.append(model(ids).logits))
+    tokens, weights = 400, 4 * sum(p.numel() for p in model.parameters())
+    gated = 2 * 2 * 4 * tokens * SIZE["intermediate_size"]  # silu(gate) and its product, two layers
+    assert ours < weights + usual - gated
+
+
+def test_checkpointed_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlp = build("llama").model.layers[0].mlp
+    layers.enable(mlp)
+    x = torch.randn(3, 272, requires_grad=True)
+    checkpoint(mlp, x, use_reentrant=False).sum().backward()
+    first = x.grad
+    x.grad = None
+    mlp(x).sum().backward()
+    assert first is not None
+    assert x.grad is not None
+    assert torch.allclose(first, x.grad, atol=1e-5)
+
+
+@pytest.fixture
+def _usual_memory() -> Iterator[None]:
+    yield
+    memory.set_thresholds(mmap=2**25, trim=2**26)
+
+
+@pytest.mark.usefixtures("_usual_memory")
+def test_freed_memory_is_kept_and_given_back() -> None:
+    resource = pytest.importorskip("resource")
+    size = 2**26  # 256 MiB in float32
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(size)
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+    memory.set_thresholds(mmap=2**25, trim=2**26)
+    faults()
+    fresh = faults()
+    memory.keep_freed()
+    faults()
+    again = faults()
+    if fresh < 1000:
+        pytest.skip("this system hands memory out in large pages")
+    assert again < fresh / 10
