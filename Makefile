@@ -9,6 +9,7 @@ PORT ?= 8000
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM := .venv-vllm
 SITE := _build/html
 BUILT := _build/.built
 
@@ -27,7 +28,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results search benchmark figures lock serve clean
+.PHONY: help book test test-slow lint results search benchmark figures lock vllm-env serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
@@ -74,10 +75,23 @@ lock: ## resolve pyproject.toml afresh and write requirements.lock and environme
 	"$$scratch/bin/python" -m pip install --quiet --editable ".[dev]" && \
 	"$$scratch/bin/python" -m pip freeze --all | $(PYTHON) .ci/lock.py
 
+vllm-env: $(VLLM)/.installed ## vLLM for the CPU (Linux), in .venv-vllm over .venv, for its tests
+
+# vLLM needs some older packages, so it gets an environment of its own, in which its packages come
+# first and those of .venv behind them: torch and transformers are the locked ones, not copies.
+$(VLLM)/.installed: requirements-vllm.txt $(INSTALLED)
+	@$(BIN)/python -m venv $(VLLM)
+	@locked=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	own=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	echo "import site; site.addsitedir('$$locked')" > "$$own/locked.pth"
+	$(VLLM)/bin/python -m pip install --quiet --no-deps -r requirements-vllm.txt
+	$(VLLM)/bin/python -c 'import vllm'
+	@touch $@
+
 serve: $(BUILT) ## show the built book on this machine (PORT=8000)
 	$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory $(SITE)
 
-clean: ## remove the built book and all caches; the environment in .venv stays
+clean: ## remove the built book and all caches; the environments stay
 	rm -rf _build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(INSTALLED): requirements.lock pyproject.toml

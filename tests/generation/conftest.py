@@ -18,7 +18,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     tokenizer = build_tokenizer("bpe", "angle", [WORDS] * 5)
     config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,
-              "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128,
+              "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 128,
               }  # fmt: skip
     model = build_model(config, tokenizer, seed=0)
     model.lm_head.weight.data *= 4  # less uniform, more like a trained model

@@ -1,4 +1,4 @@
-"""Templates without a system role, served models, vLLM's signatures, and a real server."""
+"""Templates without a system role, served models, and a real server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,80 +129,25 @@ def test_served_options() -> None:
     assert all("max_tokens" not in b and b["max_completion_tokens"] == 9 for b in local.requests)
 
 
-def stand_in(tiny: Tiny, calls: list[Any]) -> ModuleType:
-    """``vllm`` with the signatures that 0.30 documents, over the tiny model.
+def test_vllm_that_does_not_start_is_one_sentence(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU with too little memory does; ``test_vllm.py`` runs vLLM itself."""
+    asked: dict[str, Any] = {}
 
-    ``LLM`` and ``SamplingParams`` take keyword arguments by these names only; ``generate`` takes
-    token prompts and a list of parameters and answers in order. What is not here is an error.
-    """
-    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    def refuse(**options: Any) -> None:
+        asked.update(options)
+        raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
 
-    @dataclass(frozen=True, kw_only=True)
-    class SamplingParams:
-        n: int = 1
-        temperature: float = 1.0
-        top_p: float = 1.0
-        seed: int | None = None
-        max_tokens: int | None = 16
-
-    class LLM:
-        def __init__(
-            self, model: str, *, revision: str | None = None,
-            tokenizer_revision: str | None = None, trust_remote_code: bool = False,
-            dtype: str = "auto", tensor_parallel_size: int = 1,
-            gpu_memory_utilization: float = 0.9, max_model_len: int | None = None,
-            enable_prefix_caching: bool | None = None,
-        ) -> None:  # fmt: skip
-            calls.append(("LLM", model, tensor_parallel_size, revision, tokenizer_revision))
-            config = ModuleType("config")
-            config.max_model_len = max_model_len or 256  # type: ignore[attr-defined]
-            self.llm_engine = ModuleType("engine")
-            self.llm_engine.model_config = config  # type: ignore[attr-defined]
-
-        def generate(
-            self, prompts: list[dict[str, list[int]]], sampling_params: list[SamplingParams], *,
-            use_tqdm: bool = True,
-        ) -> list[Any]:  # fmt: skip
-            calls.append(("generate", len(prompts)))
-            assert all(set(p) == {"prompt_token_ids"} for p in prompts)
-            return [one(p["prompt_token_ids"], s)
-                    for p, s in zip(prompts, sampling_params, strict=True)]  # fmt: skip
-
-    def one(ids: list[int], params: SamplingParams) -> Any:
-        assert params.n == 1
-        assert params.seed is not None
-        like = Sampling(1, params.temperature, params.top_p, params.max_tokens or 16)
-        from wrpo_lib.generation.local import _Row
-
-        row = _Row("", 0, params.seed, ids, like, like.max_tokens)
-        (made,) = engine._generate([row])
-        output = ModuleType("output")
-        completion = ModuleType("completion")
-        completion.text = made.text  # type: ignore[attr-defined]
-        completion.token_ids = [0] * (made.n_tokens or 0)  # type: ignore[attr-defined]
-        completion.finish_reason = made.finish_reason  # type: ignore[attr-defined]
-        output.outputs = [completion]  # type: ignore[attr-defined]
-        return output
-
-    module = ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams  # type: ignore[attr-defined]
-    return module
-
-
-def test_vllm_gives_the_same_file(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in: vLLM itself needs a GPU and has not been run."""
-    calls: list[Any] = []
-    monkeypatch.setitem(sys.modules, "vllm", stand_in(tiny, calls))
-    engine = VLLMEngine(str(tiny.folder), tensor_parallel=2, window=3)
-    requests = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(7)]
-    long = Request("long", [{"role": "user", "content": "a " * 400}], SHORT)
-    made = list(engine([*requests, long]))
-    failed = [r for r in made if r.error]
-    assert [r.key for r in failed] == ["long", "long"]
-    assert calls[0] == ("LLM", str(tiny.folder), 2, None, None)
-    assert calls[1:] == [("generate", 6), ("generate", 6), ("generate", 2)]
-    local = {(r.key, r.sample): r for r in LocalEngine(tiny.model, tiny.tokenizer)(requests)}
-    assert {(r.key, r.sample): r for r in made if not r.error} == local
+    vllm, platforms = ModuleType("vllm"), ModuleType("vllm.platforms")
+    vllm.LLM = refuse  # type: ignore[attr-defined]
+    platforms.current_platform = SimpleNamespace(is_cpu=lambda: False)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", vllm)
+    monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
+    with pytest.raises(WRPOError, match=r"does not start with .* failed\. See root cause above"):
+        VLLMEngine(str(tiny.folder), tensor_parallel=2, gpu_memory_utilization=0.5)
+    assert (asked["tensor_parallel_size"], asked["gpu_memory_utilization"]) == (2, 0.5)
+    assert asked["enable_chunked_prefill"] is None, "only a CPU goes without"
 
 
 @pytest.fixture(scope="module")

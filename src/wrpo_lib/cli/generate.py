@@ -46,6 +46,15 @@ def sample(
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
     batch_tokens: Annotated[int, typer.Option(help="transformers: a batch's size")] = 32768,
     tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs a model is spread over")] = 1,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="vllm: prompt and response at most; default: the model's")
+    ] = None,
+    gpu_memory_utilization: Annotated[
+        float, typer.Option(help="vllm: share of the memory it may take")
+    ] = 0.9,
+    enforce_eager: Annotated[
+        bool, typer.Option(help="vllm: start without compiling; slower afterwards")
+    ] = False,
     base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
     api_key_env: Annotated[str, typer.Option(help="server: variable with the key")] = (
         "OPENAI_API_KEY"
@@ -109,6 +118,8 @@ def _sampling(o: SimpleNamespace) -> Sampling:
 def _settings(o: SimpleNamespace) -> dict[str, Any]:
     """What must stay the same while a file grows, beside the sampling itself."""
     found = {"engine": o.engine, "revision": o.revision, "dtype": o.dtype}
+    if o.engine == "vllm":
+        found["max_model_len"] = o.max_model_len
     if o.engine != "server":
         return found
     extra, address = _extra(o.extra_body), _server(o).address
@@ -133,7 +144,8 @@ def _engine(o: SimpleNamespace) -> Any:
 
         return VLLMEngine(
             o.model, tensor_parallel=o.tensor_parallel, revision=o.revision,
-            trust_remote_code=o.trust_remote_code, dtype=o.dtype,
+            trust_remote_code=o.trust_remote_code, dtype=o.dtype, max_model_len=o.max_model_len,
+            gpu_memory_utilization=o.gpu_memory_utilization, enforce_eager=o.enforce_eager,
         )  # fmt: skip
     from wrpo_lib.generation import LocalEngine
     from wrpo_lib.generation.loading import load_causal_lm

