@@ -11,7 +11,8 @@ import torch
 from generation_rows import Tiny, prompt_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.local import LocalEngine, draw_nucleus
+from wrpo_lib.generation.local import LocalEngine
+from wrpo_lib.generation.nucleus import draw_nucleus
 from wrpo_lib.generation.request import SIMPO_SEEDS, Request, Response, Sampling
 
 SHORT = Sampling(n=3, max_tokens=12)
@@ -74,17 +75,60 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_prompts_computed_once_for_all_samples_change_nothing(tiny: Tiny, kind: str) -> None:
+def test_prompts_computed_once_and_rows_that_leave_change_nothing(
+    tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Architectures with other caches: sliding windows shorter than a prompt, recurrent states."""
+    from wrpo_lib.generation import local
     from wrpo_lib.nano.models import build_model
 
     config = {"model_type": kind, "hidden_size": 48, "num_hidden_layers": 3}
     if kind != "mamba":
         config["num_attention_heads"] = 4
     model = build_model({**config, **ARCHITECTURES[kind]}, tiny.tokenizer, seed=3).eval()
+    monkeypatch.setattr(local, "STRETCH", 3)
     together = by_key(LocalEngine(model, tiny.tokenizer)(requests(8)))
+    monkeypatch.setattr(local, "STRETCH", 1000)
     alone = LocalEngine(model, tiny.tokenizer, batch_rows=1)
     assert by_key(alone(requests(8))) == together
+
+
+def test_rows_that_have_ended_leave_the_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work done is little more than the tokens made, and the responses are the same."""
+    sampling = Sampling(n=5, max_tokens=120)
+    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    stretch, work = engine._stretch, []
+
+    def watched(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        output = stretch(ids, *rest)
+        work.append(len(ids) * (output.shape[1] - ids.shape[1]))
+        return output
+
+    monkeypatch.setattr(engine, "_stretch", watched)
+    made = by_key(engine(requests(20, sampling)))
+    tokens = [r.n_tokens or 0 for r in made.values()]
+    assert min(tokens) < 30 < max(tokens)
+    assert sum(work) < sum(tokens) + 16 * len(tokens)
+    assert sum(work) < 0.95 * len(tokens) * max(tokens), "as in whole batches"
+    whole = LocalEngine(tiny.model, tiny.tokenizer, batch_rows=1)
+    same = [made[key] == r for key, r in by_key(whole(requests(20, sampling)[:4])).items()]
+    assert sum(same) >= 18, "of 20, each of up to 120 tokens: rounding may turn one of them"
+
+
+def test_wide_and_narrow_nuclei_in_one_batch() -> None:
+    """Each row is drawn as it would be alone, however many candidates its neighbours need."""
+    flat, peaked = torch.full((1, 5000), 1 / 5000), torch.zeros(1, 5000)
+    peaked[0, 7] = 1.0
+    slope = torch.arange(5000, 0, -1.0)[None] ** 2
+    probs = torch.cat([peaked, flat, slope / slope.sum(), peaked])
+    u = torch.tensor([0.5, 0.999, 0.9, 0.1])
+    together = draw_nucleus(probs, u, 0.95)
+    alone = [draw_nucleus(p[None], q[None], 0.95) for p, q in zip(probs, u, strict=True)]
+    assert torch.equal(together, torch.cat(alone))
+    assert together[0] == together[3] == 7
+    by_hand = slope[0].cumsum(0) / slope.sum()
+    inside = by_hand[int((by_hand < 0.95).sum())]  # the token that reaches top_p belongs to it
+    assert abs(int(together[2]) - int((by_hand < 0.9 * inside).sum())) <= 1
 
 
 def test_seeds_are_recorded_and_others_give_other_texts(tiny: Tiny) -> None:
