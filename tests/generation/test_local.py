@@ -33,10 +33,9 @@ def test_the_nucleus_is_that_of_transformers(top_p: float, vocabulary: int) -> N
     from transformers import TopPLogitsWarper
 
     logits = 3 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(0))
-    probs = logits.softmax(-1)
     n = 4000
     u = (torch.arange(n) + 0.5) / n
-    drawn = draw_nucleus(probs.expand(n, -1), u, top_p)
+    drawn = draw_nucleus(logits.expand(n, -1), u, top_p)
     shares = torch.bincount(drawn, minlength=vocabulary) / n
     expected = TopPLogitsWarper(top_p)(None, logits).softmax(-1)[0]
     # each token's share of the grid is right to within one step of it (and rounding of sums)
@@ -45,10 +44,10 @@ def test_the_nucleus_is_that_of_transformers(top_p: float, vocabulary: int) -> N
 
 
 def test_a_quantile_of_one_is_the_last_of_the_nucleus() -> None:
-    probs = torch.tensor([[0.5, 0.3, 0.2]])
-    assert draw_nucleus(probs, torch.tensor([1.0 - 2**-24]), 0.7).item() == 1
-    assert draw_nucleus(probs, torch.tensor([0.0]), 0.7).item() == 0
-    assert draw_nucleus(probs, torch.tensor([0.999]), 1e-6).item() == 0
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    assert draw_nucleus(logits, torch.tensor([1.0 - 2**-24]), 0.7).item() == 1
+    assert draw_nucleus(logits, torch.tensor([0.0]), 0.7).item() == 0
+    assert draw_nucleus(logits, torch.tensor([0.999]), 1e-6).item() == 0
 
 
 def test_a_response_depends_on_its_seed_and_not_on_its_batch(tiny: Tiny) -> None:
@@ -120,10 +119,10 @@ def test_wide_and_narrow_nuclei_in_one_batch() -> None:
     flat, peaked = torch.full((1, 5000), 1 / 5000), torch.zeros(1, 5000)
     peaked[0, 7] = 1.0
     slope = torch.arange(5000, 0, -1.0)[None] ** 2
-    probs = torch.cat([peaked, flat, slope / slope.sum(), peaked])
+    logits = torch.cat([peaked, flat, slope, peaked]).log()
     u = torch.tensor([0.5, 0.999, 0.9, 0.1])
-    together = draw_nucleus(probs, u, 0.95)
-    alone = [draw_nucleus(p[None], q[None], 0.95) for p, q in zip(probs, u, strict=True)]
+    together = draw_nucleus(logits, u, 0.95)
+    alone = [draw_nucleus(p[None], q[None], 0.95) for p, q in zip(logits, u, strict=True)]
     assert torch.equal(together, torch.cat(alone))
     assert together[0] == together[3] == 7
     by_hand = slope[0].cumsum(0) / slope.sum()

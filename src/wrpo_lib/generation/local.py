@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 WINDOW = 2048  # requests sorted by length together; what is held in memory at a time
 STRETCH = 16  # steps between two looks at which rows have ended
+ENOUGH = 32  # rows that keep a processor busy; a larger batch must not cost much padding
+PADDING = 1.25  # length (prompt and response) of a larger batch's longest row over its shortest's
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,9 @@ class LocalEngine:
         for row in rows[: self.batch_rows]:
             kind = (row.max_tokens, row.sampling.temperature, row.sampling.top_p)
             first = (rows[0].max_tokens, rows[0].sampling.temperature, rows[0].sampling.top_p)
-            needed = (size + 1) * (len(row.ids) + row.max_tokens)
-            if size and (kind != first or needed > self.batch_tokens):
+            length, shortest = (len(r.ids) + r.max_tokens for r in (row, rows[0]))
+            too_long = size >= ENOUGH and length > PADDING * shortest
+            if size and (kind != first or too_long or (size + 1) * length > self.batch_tokens):
                 break
             size += 1
         return size
@@ -153,9 +156,10 @@ class LocalEngine:
         inputs = self.tokenizer.pad(
             {"input_ids": list(prompts.values())}, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
-        cache = self._prefill(inputs, each) if min(map(len, prompts.values())) > 1 else None
         ids, mask = inputs["input_ids"][each], inputs["attention_mask"][each]
         width, most = ids.shape[1], rows[0].max_tokens
+        short = min(map(len, prompts.values())) < 2  # nothing to prefill
+        cache = None if short else self._prefill(inputs, each, width + most)
         draw = Draw(rows[0].sampling, [r.seed for r in rows], most, width)
         new: list[list[int]] = [[] for _ in rows]
         running = list(range(len(rows)))  # the row behind each line of the batch
@@ -194,13 +198,17 @@ class LocalEngine:
         )
         return output
 
-    def _prefill(self, inputs: Any, each: list[int]) -> Any:
+    def _prefill(self, inputs: Any, each: list[int], room: int) -> Any:
         """The cache of all prompt tokens but the last, computed once a prompt, copied to its rows.
+
+        It has room for ``room`` tokens.
 
         None for architectures whose cache cannot be copied by row.
         """
         import torch
         from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        from wrpo_lib.generation.room import with_room
 
         if not self.copies:
             return None
@@ -215,7 +223,7 @@ class LocalEngine:
         if not self.copies:
             return None
         cache.batch_select_indices(torch.tensor(each, device=self.model.device))
-        return cache
+        return with_room(cache, room)
 
     def _settings(self, max_tokens: int, **more: Any) -> Any:
         from transformers import GenerationConfig

@@ -28,15 +28,13 @@ class Draw:
         self.uniform = torch.stack([torch.rand(max_tokens, generator=g) for g in generators])
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(B, V) logits in; out, 0 at the token drawn and -inf elsewhere."""
+        """(B, V) logits in; out, in the same memory, 0 at the token drawn and -inf elsewhere."""
         import torch
 
         self.uniform = self.uniform.to(scores.device)
         u = self.uniform[:, input_ids.shape[1] - self.width]
-        token = draw_nucleus(
-            torch.softmax(scores.float() / self.temperature, dim=-1), u, self.top_p
-        )
-        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+        token = draw_nucleus(scores.div_(self.temperature), u, self.top_p)
+        return scores.fill_(-torch.inf).scatter_(1, token[:, None], 0.0)
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some rows only, given by their indices."""
@@ -44,7 +42,7 @@ class Draw:
 
 
 def draw_nucleus(
-    probs: torch.Tensor, u: torch.Tensor, top_p: float, few: int = FEW
+    logits: torch.Tensor, u: torch.Tensor, top_p: float, few: int = FEW
 ) -> torch.Tensor:
     """The token at the quantile ``u`` of the nucleus of each row: (B, V), (B,) -> (B,).
 
@@ -54,8 +52,9 @@ def draw_nucleus(
     """
     import torch
 
-    few = min(few, probs.shape[1]) if top_p < 1 else probs.shape[1]
-    ordered, index = probs.topk(few, dim=-1)  # (B, few), sorted
+    few = min(few, logits.shape[1]) if top_p < 1 else logits.shape[1]
+    ordered, index = logits.topk(few, dim=-1)  # (B, few), sorted
+    ordered = (ordered - logits.logsumexp(-1, keepdim=True)).exp()
     upto = ordered.cumsum(-1)
     kept = torch.where(upto - ordered < top_p, ordered, 0.0)  # the first one is always kept
     total = kept.cumsum(-1)
@@ -63,6 +62,6 @@ def draw_nucleus(
     last = (kept > 0).sum(-1, keepdim=True) - 1
     token = index.gather(1, torch.minimum(place, last))[:, 0]
     wider = upto[:, -1] < top_p
-    if few < probs.shape[1] and bool(wider.any()):
-        token[wider] = draw_nucleus(probs[wider], u[wider], top_p, 16 * few)
+    if few < logits.shape[1] and bool(wider.any()):
+        token[wider] = draw_nucleus(logits[wider], u[wider], top_p, 16 * few)
     return token

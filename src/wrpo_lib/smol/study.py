@@ -42,7 +42,7 @@ class Study:
     folder: Path
     published: Path
     reference: str = "gpt4_1106_preview"
-    prompts: int = 150
+    prompts: int = 120
     seed: int = 0
     sampling: Sampling = SAMPLING
 
