@@ -114,6 +114,49 @@ def test_rows_that_have_ended_leave_the_batch(tiny: Tiny, monkeypatch: pytest.Mo
     assert sum(same) >= 18, "of 20, each of up to 120 tokens: rounding may turn one of them"
 
 
+def test_a_cache_with_room_holds_what_a_plain_one_does() -> None:
+    """After rows have left, too."""
+    from transformers.cache_utils import DynamicCache
+
+    from wrpo_lib.generation.room import RoomyLayer, with_room
+
+    source = torch.Generator().manual_seed(0)
+
+    def new(rows: int, tokens: int) -> list[torch.Tensor]:
+        return [torch.randn(rows, 2, tokens, 4, generator=source) for _ in range(2)]
+
+    plain, first = DynamicCache(), new(5, 3)
+    plain.update(*first, 0)
+    roomy = DynamicCache()
+    roomy.update(*first, 0)
+    roomy = with_room(roomy, 8)
+    assert isinstance(roomy.layers[0], RoomyLayer)
+    kept = torch.tensor([3, 0])
+    for rows, tokens in ((5, 1), (5, 1), (2, 1), (2, 2)):
+        if rows == 2 and plain.layers[0].keys.shape[0] == 5:
+            plain.batch_select_indices(kept)
+            roomy.batch_select_indices(kept)
+        step = new(rows, tokens)
+        for found, expected in zip(roomy.update(*step, 0), plain.update(*step, 0), strict=True):
+            assert torch.equal(found, expected)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+
+
+def test_a_larger_batch_is_not_padded_much(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    tokens, batches = engine._tokens, []
+
+    def watched(rows: list[Any]) -> list[list[int]]:
+        batches.append([len(r.ids) + r.max_tokens for r in rows])
+        return tokens(rows)
+
+    monkeypatch.setattr(engine, "_tokens", watched)
+    long = [Request(f"l{k}", [{"role": "user", "content": "a " * 60}], SHORT) for k in range(12)]
+    assert len(list(engine([*long, *requests(12)]))) == 72
+    assert len(batches) > 1
+    assert all(len(b) <= 32 or b[-1] <= 1.25 * b[0] for b in batches)
+
+
 def test_wide_and_narrow_nuclei_in_one_batch() -> None:
     """Each row is drawn as it would be alone, however many candidates its neighbours need."""
     flat, peaked = torch.full((1, 5000), 1 / 5000), torch.zeros(1, 5000)
