@@ -174,7 +174,8 @@ class LocalEngine:
                 new[running[k]] = said[k]
             running = [row for row, is_done in zip(running, done, strict=True) if not is_done]
             if cache is not None and running and any(done):
-                kept = torch.tensor(done, device=ids.device).logical_not().nonzero()[:, 0]
+                # indices on the CPU, since each layer may lie on a GPU of its own
+                kept = torch.tensor(done).logical_not().nonzero()[:, 0]
                 ids, mask = ids[kept], mask[kept]
                 draw.keep(kept)
                 cache.batch_select_indices(kept)
@@ -222,7 +223,7 @@ class LocalEngine:
         self.copies = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
         if not self.copies:
             return None
-        cache.batch_select_indices(torch.tensor(each, device=self.model.device))
+        cache.batch_select_indices(torch.tensor(each))
         return with_room(cache, room)
 
     def _settings(self, max_tokens: int, **more: Any) -> Any:

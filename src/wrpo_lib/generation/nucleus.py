@@ -38,7 +38,7 @@ class Draw:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with some rows only, given by their indices."""
-        self.uniform = self.uniform.to(rows.device)[rows]
+        self.uniform = self.uniform[rows]
 
 
 def draw_nucleus(
