@@ -68,6 +68,34 @@ def test_every_glued_name_exists() -> None:
     assert asked <= known
 
 
+def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
+    run = read_run("smol")
+    assert {"commit", "versions", "weights", "sampled", "reward", "published"} <= set(run)
+    assert "dirty" not in run["commit"]
+    sampled = run["sampled"]["settings"]
+    rewards, quadruples = read_results("smol", "rewards"), read_results("smol", "quadruples")
+    target = rewards[rewards["model"] == "target"]
+    assert rewards["prompt_id"].nunique() == run["prompts"]
+    assert (target.groupby("prompt_id").size() <= sampled["n"]).all()
+    assert (rewards[rewards["model"] != "target"].groupby("model").size() == run["prompts"]).all()
+    assert f"{run['reference']}.json.gz" in run["published"]
+    assert f"source-{run['reference']}" not in set(rewards["model"])
+    names = {"prompt_id", "model", "source", "source_model", "first", "second", "option",
+             "responses", "ranked"}  # fmt: skip
+    for table in (Path(file).stem for file in run["files"]):
+        words = set(read_results("smol", table).select_dtypes(exclude=["number", "bool"]))
+        assert words <= names
+    best = rewards[rewards["model"] != "target"].groupby("prompt_id")["reward"].max()
+    own = target.groupby("prompt_id")["reward"]
+    for role, expected in (("source_chosen", best), ("target_chosen", own.max()),
+                           ("rejected", own.min())):  # fmt: skip
+        found = quadruples.set_index("prompt_id")[f"{role}_reward"]
+        pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
+    wins = read_results("smol", "sources").set_index("source")["wins"].dropna()
+    assert wins.sum() == len(quadruples)
+    assert quadruples["source_model"].value_counts().to_dict() == wins[wins > 0].to_dict()
+
+
 def test_three_seeds_and_whole_provenance() -> None:
     run = read_run("nano")
     assert len(run["seeds"]) == 3

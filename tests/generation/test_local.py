@@ -11,7 +11,8 @@ import torch
 from generation_rows import Tiny, prompt_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.local import LocalEngine, draw_nucleus
+from wrpo_lib.generation.local import LocalEngine
+from wrpo_lib.generation.nucleus import draw_nucleus
 from wrpo_lib.generation.request import SIMPO_SEEDS, Request, Response, Sampling
 
 SHORT = Sampling(n=3, max_tokens=12)
@@ -32,10 +33,9 @@ def test_the_nucleus_is_that_of_transformers(top_p: float, vocabulary: int) -> N
     from transformers import TopPLogitsWarper
 
     logits = 3 * torch.randn(1, vocabulary, generator=torch.Generator().manual_seed(0))
-    probs = logits.softmax(-1)
     n = 4000
     u = (torch.arange(n) + 0.5) / n
-    drawn = draw_nucleus(probs.expand(n, -1), u, top_p)
+    drawn = draw_nucleus(logits.expand(n, -1), u, top_p)
     shares = torch.bincount(drawn, minlength=vocabulary) / n
     expected = TopPLogitsWarper(top_p)(None, logits).softmax(-1)[0]
     # each token's share of the grid is right to within one step of it (and rounding of sums)
@@ -44,10 +44,10 @@ def test_the_nucleus_is_that_of_transformers(top_p: float, vocabulary: int) -> N
 
 
 def test_a_quantile_of_one_is_the_last_of_the_nucleus() -> None:
-    probs = torch.tensor([[0.5, 0.3, 0.2]])
-    assert draw_nucleus(probs, torch.tensor([1.0 - 2**-24]), 0.7).item() == 1
-    assert draw_nucleus(probs, torch.tensor([0.0]), 0.7).item() == 0
-    assert draw_nucleus(probs, torch.tensor([0.999]), 1e-6).item() == 0
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    assert draw_nucleus(logits, torch.tensor([1.0 - 2**-24]), 0.7).item() == 1
+    assert draw_nucleus(logits, torch.tensor([0.0]), 0.7).item() == 0
+    assert draw_nucleus(logits, torch.tensor([0.999]), 1e-6).item() == 0
 
 
 def test_a_response_depends_on_its_seed_and_not_on_its_batch(tiny: Tiny) -> None:
@@ -74,17 +74,103 @@ ARCHITECTURES = {
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_prompts_computed_once_for_all_samples_change_nothing(tiny: Tiny, kind: str) -> None:
+def test_prompts_computed_once_and_rows_that_leave_change_nothing(
+    tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Architectures with other caches: sliding windows shorter than a prompt, recurrent states."""
+    from wrpo_lib.generation import local
     from wrpo_lib.nano.models import build_model
 
     config = {"model_type": kind, "hidden_size": 48, "num_hidden_layers": 3}
     if kind != "mamba":
         config["num_attention_heads"] = 4
     model = build_model({**config, **ARCHITECTURES[kind]}, tiny.tokenizer, seed=3).eval()
+    monkeypatch.setattr(local, "STRETCH", 3)
     together = by_key(LocalEngine(model, tiny.tokenizer)(requests(8)))
+    monkeypatch.setattr(local, "STRETCH", 1000)
     alone = LocalEngine(model, tiny.tokenizer, batch_rows=1)
     assert by_key(alone(requests(8))) == together
+
+
+def test_rows_that_have_ended_leave_the_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work done is little more than the tokens made, and the responses are the same."""
+    sampling = Sampling(n=5, max_tokens=120)
+    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    stretch, work = engine._stretch, []
+
+    def watched(ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        output = stretch(ids, *rest)
+        work.append(len(ids) * (output.shape[1] - ids.shape[1]))
+        return output
+
+    monkeypatch.setattr(engine, "_stretch", watched)
+    made = by_key(engine(requests(20, sampling)))
+    tokens = [r.n_tokens or 0 for r in made.values()]
+    assert min(tokens) < 30 < max(tokens)
+    assert sum(work) < sum(tokens) + 16 * len(tokens)
+    assert sum(work) < 0.95 * len(tokens) * max(tokens), "as in whole batches"
+    whole = LocalEngine(tiny.model, tiny.tokenizer, batch_rows=1)
+    same = [made[key] == r for key, r in by_key(whole(requests(20, sampling)[:4])).items()]
+    assert sum(same) >= 18, "of 20, each of up to 120 tokens: rounding may turn one of them"
+
+
+def test_a_cache_with_room_holds_what_a_plain_one_does() -> None:
+    """After rows have left, too."""
+    from transformers.cache_utils import DynamicCache
+
+    from wrpo_lib.generation.room import RoomyLayer, with_room
+
+    source = torch.Generator().manual_seed(0)
+
+    def new(rows: int, tokens: int) -> list[torch.Tensor]:
+        return [torch.randn(rows, 2, tokens, 4, generator=source) for _ in range(2)]
+
+    plain, first = DynamicCache(), new(5, 3)
+    plain.update(*first, 0)
+    roomy = DynamicCache()
+    roomy.update(*first, 0)
+    roomy = with_room(roomy, 8)
+    assert isinstance(roomy.layers[0], RoomyLayer)
+    kept = torch.tensor([3, 0])
+    for rows, tokens in ((5, 1), (5, 1), (2, 1), (2, 2)):
+        if rows == 2 and plain.layers[0].keys.shape[0] == 5:
+            plain.batch_select_indices(kept)
+            roomy.batch_select_indices(kept)
+        step = new(rows, tokens)
+        for found, expected in zip(roomy.update(*step, 0), plain.update(*step, 0), strict=True):
+            assert torch.equal(found, expected)
+        assert roomy.get_seq_length() == plain.get_seq_length()
+
+
+def test_a_larger_batch_is_not_padded_much(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    tokens, batches = engine._tokens, []
+
+    def watched(rows: list[Any]) -> list[list[int]]:
+        batches.append([len(r.ids) + r.max_tokens for r in rows])
+        return tokens(rows)
+
+    monkeypatch.setattr(engine, "_tokens", watched)
+    long = [Request(f"l{k}", [{"role": "user", "content": "a " * 60}], SHORT) for k in range(12)]
+    assert len(list(engine([*long, *requests(12)]))) == 72
+    assert len(batches) > 1
+    assert all(len(b) <= 32 or b[-1] <= 1.25 * b[0] for b in batches)
+
+
+def test_wide_and_narrow_nuclei_in_one_batch() -> None:
+    """Each row is drawn as it would be alone, however many candidates its neighbours need."""
+    flat, peaked = torch.full((1, 5000), 1 / 5000), torch.zeros(1, 5000)
+    peaked[0, 7] = 1.0
+    slope = torch.arange(5000, 0, -1.0)[None] ** 2
+    logits = torch.cat([peaked, flat, slope, peaked]).log()
+    u = torch.tensor([0.5, 0.999, 0.9, 0.1])
+    together = draw_nucleus(logits, u, 0.95)
+    alone = [draw_nucleus(p[None], q[None], 0.95) for p, q in zip(logits, u, strict=True)]
+    assert torch.equal(together, torch.cat(alone))
+    assert together[0] == together[3] == 7
+    by_hand = slope[0].cumsum(0) / slope.sum()
+    inside = by_hand[int((by_hand < 0.95).sum())]  # the token that reaches top_p belongs to it
+    assert abs(int(together[2]) - int((by_hand < 0.9 * inside).sum())) <= 1
 
 
 def test_seeds_are_recorded_and_others_give_other_texts(tiny: Tiny) -> None:

@@ -81,8 +81,13 @@ def test_quadruples_of_real_text(
 
 
 @pytest.mark.slow
-def test_three_times_a_plain_loop(smollm2: Path, shared: Path) -> None:
-    """Interleaved, one response at a time against batches, in CPU seconds of this process."""
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_three_times_a_plain_loop(smollm2: Path, shared: Path, at_once: int) -> None:
+    """One prompt at a time against batches, interleaved, in CPU seconds of this process.
+
+    The loop asks ``generate`` for one response or for a prompt's five at once. The second is the
+    harder to beat: see the book's page on data for the ratio, measured with more prompts.
+    """
     import torch
 
     from wrpo_lib.generation import LocalEngine, Request, Sampling
@@ -90,22 +95,23 @@ def test_three_times_a_plain_loop(smollm2: Path, shared: Path) -> None:
 
     model, tokenizer = load_causal_lm(str(smollm2))
     with gzip.open(shared / "alpaca_eval" / "gpt4_1106_preview.json.gz", "rt") as file:
-        asked = [r["instruction"] for r in json.load(file)][:16]
+        asked = [r["instruction"] for r in json.load(file)][:48]
     messages = [[{"role": "user", "content": text}] for text in asked]
-    sampling = Sampling(n=4, max_tokens=24)
+    sampling = Sampling(n=5, max_tokens=24)
     engine = LocalEngine(model, tokenizer)
 
     def plain(part: int) -> int:
         tokens = 0
         with torch.no_grad():
-            for turns in messages[part::4]:
+            for turns in messages[part::12]:
                 ids = tokenizer.apply_chat_template(
                     turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
                 )
                 made = model.generate(
-                    **ids, do_sample=True, temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=24
-                )
-                tokens += made.shape[1] - ids["input_ids"].shape[1]
+                    **ids, do_sample=True, temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=24,
+                    num_return_sequences=at_once,
+                )[:, ids["input_ids"].shape[1] :]  # fmt: skip
+                tokens += int((made != tokenizer.eos_token_id).sum())
         return tokens
 
     def batched(part: int) -> int:
@@ -119,4 +125,4 @@ def test_three_times_a_plain_loop(smollm2: Path, shared: Path) -> None:
         tokens = way(part)
         speed[way] = max(speed.get(way, 0.0), tokens / (time.process_time() - start))
     print({way.__name__: f"{value:.1f} tokens a CPU second" for way, value in speed.items()})
-    assert speed[batched] > 3 * speed[plain]
+    assert speed[batched] > (3 if at_once == 1 else 2) * speed[plain]

