@@ -5,6 +5,7 @@ They replace a model's own by their class alone: weights, names and what is save
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from transformers.activations import SiLUActivation
 
 from wrpo_lib.cpu.products import plain, product
 
@@ -19,18 +21,19 @@ SMALLEST = 2**16
 """Weights of a matrix up to which its layer is left alone: a call costs ten microseconds more."""
 
 
-def enable(model: torch.nn.Module) -> None:
+def enable(model: torch.nn.Module, *, trial: bool = True) -> None:
     """Give a model's large linear layers, and the layers around them, the classes below.
 
     Linear layers of a class of their own (quantised, say) are left alone. So are gated layers and
-    norms that compute something else than their names say, which a trial shows.
+    norms that compute something else than their names say, which a trial shows (``trial``: where
+    there are numbers to try).
     """
     for module in model.modules():
         if type(module) is torch.nn.Linear and module.weight.numel() > SMALLEST:
             module.__class__ = Linear
     for module in model.modules():
         for kind, is_kind in ((_Gated, _is_gated), (_Norm, _is_norm)):
-            if not isinstance(module, kind) and is_kind(module):
+            if not isinstance(module, kind) and is_kind(module, trial):
                 own: Any = type(module)
                 module.__class__ = _mixed(kind, own)
 
@@ -121,25 +124,28 @@ class _GatedFunction(torch.autograd.Function):
         return to_gate, to_up, *to_rest
 
 
-@torch.no_grad()
-def _is_gated(module: torch.nn.Module) -> bool:
+def _is_gated(module: torch.nn.Module, trial: bool) -> bool:
     """Is it down(silu(gate(x))·up(x))? Asked of its parts, then of what it computes."""
     parts = dict(module.named_children())
-    if not {"gate_proj", "up_proj", "down_proj"} <= set(parts):
+    if not {"gate_proj", "up_proj", "down_proj", "act_fn"} <= set(parts):
         return False
     gate, up, down = (parts[name] for name in ("gate_proj", "up_proj", "down_proj"))
-    if not isinstance(down, Linear) or not plain(down.weight):
+    opens = isinstance(parts["act_fn"], torch.nn.SiLU | SiLUActivation)
+    if not (opens and isinstance(down, Linear) and plain(down.weight)):
         return False
-    x = torch.linspace(-1, 1, 3 * len(down.weight)).view(3, -1)
-    return _computes(module, x, down(functional.silu(gate(x)) * up(x)))
+    return not trial or _computes(
+        module, len(down.weight), lambda x: down(functional.silu(gate(x)) * up(x))
+    )
 
 
-def _computes(module: torch.nn.Module, x: Tensor, expected: Tensor) -> bool:
+@torch.no_grad()
+def _computes(module: torch.nn.Module, width: int, expected: Callable[[Tensor], Tensor]) -> bool:
+    """Does a module give what is expected of it, for three tokens of ``width`` numbers?"""
+    x = torch.linspace(-1, 1, 3 * width).view(3, -1)
     try:
-        found = module(x)
+        return torch.allclose(module(x), expected(x), rtol=1e-4, atol=1e-5)
     except (TypeError, RuntimeError):  # it wants other inputs
         return False
-    return found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 # --- root mean square norm ----------------------------------------------------------------------
@@ -180,14 +186,15 @@ class _NormFunction(torch.autograd.Function):
         return to_x, to_weight, None
 
 
-@torch.no_grad()
-def _is_norm(module: torch.nn.Module) -> bool:
+def _is_norm(module: torch.nn.Module, trial: bool) -> bool:
     """Is it x / sqrt(mean(x²) + ε) · weight? Asked of its attributes, then of what it computes."""
     weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-    if not isinstance(epsilon, float) or not isinstance(weight, Tensor) or not plain(weight):
+    if not (isinstance(weight, Tensor) and isinstance(epsilon, float) and plain(weight)):
         return False
-    if weight.numel() ** 2 <= SMALLEST:  # a small model, whose linear layers are left alone too
+    if weight.dim() != 1 or len(weight) ** 2 <= SMALLEST:  # with linear layers as small, left alone
         return False
-    x = torch.linspace(-1, 1, 3 * weight.numel()).view(3, -1)
-    scale = (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-    return weight.dim() == 1 and _computes(module, x, x * scale * weight)
+
+    def norm(x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt() * weight
+
+    return not trial or _computes(module, len(weight), norm)

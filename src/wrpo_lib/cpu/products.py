@@ -13,6 +13,10 @@ from torch import Tensor
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+KINDS: list[type] = [Tensor, torch.nn.Parameter]
+"""What :func:`plain` takes; the planner adds its tensors without numbers while it counts."""
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a·bᵀ for (M, K) and (N, K), float32 on CPU; not differentiable.
 
@@ -30,7 +34,7 @@ def plain(*tensors: Tensor) -> bool:
     """Are these what :func:`product` takes: float32 on CPU, neither sharded nor traced?"""
     return (
         all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
-        and all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+        and all(type(t) in KINDS for t in tensors)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

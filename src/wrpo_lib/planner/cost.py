@@ -130,8 +130,8 @@ def _logits_memory(run: Run, w: Weights, responses: int, gpu: bool) -> int:
     """Bytes of the head: tiles of logits, worked on in place, and float32 gradients.
 
     TRL's kernel, and on a CPU in float32 our own (:mod:`wrpo_lib.cpu.head`), which keeps all
-    tiles where they are few and whose log-sum-exp copies one. In 16 bits a CPU has TRL's, which
-    copies its tile about seven times.
+    tiles where they are few, and for the gradient turns one round and adds what it gives to the
+    rest. In 16 bits a CPU has TRL's, which copies its tile about seven times.
     """
     from trl.kernels.chunked_logprob import TOKEN_CHUNK_SIZE
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
@@ -145,7 +145,7 @@ def _logits_memory(run: Run, w: Weights, responses: int, gpu: bool) -> int:
         tile = 4 * min(responses, ROWS) * vocabulary
         whole = 4 * responses * vocabulary
         kept = whole if whole <= KEPT and not run.checkpointing else tile
-        return kept + tile + gradient
+        return kept + tile + 2 * gradient
     rows = min(responses, TOKEN_CHUNK_SIZE)
     tile = rows * _CHUNKED_LOGPROB_CHUNK_SIZE * width
     copies = 0 if gpu else 7 * 4 * rows * min(vocabulary, _CHUNKED_LOGPROB_CHUNK_SIZE)
@@ -204,7 +204,9 @@ def plan(
     if not lengths:
         raise WRPOError("there are no examples to plan for; give data with rows")
     batches = micro_batches(lengths, run.batch)
-    with footprint.fake_model(run.config, getattr(torch, run.dtype), run.lora) as model:
+    on_cpu = machine.gpus == 0 and not run.bf16
+    dtype = getattr(torch, run.dtype)
+    with footprint.fake_model(run.config, dtype, run.lora, cpu=on_cpu) as model:
         w = footprint.weights(model)
         shared = _cost(run, machine, w, model, batches, n_examples, True)
         padded = _cost(run, machine, w, model, batches, n_examples, False)

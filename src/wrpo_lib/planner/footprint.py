@@ -63,31 +63,46 @@ class Activations:
 
 @contextmanager
 def fake_model(
-    config: PretrainedConfig, dtype: torch.dtype, lora: dict[str, Any] | None = None
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    lora: dict[str, Any] | None = None,
+    *,
+    cpu: bool = False,
 ) -> Iterator[PreTrainedModel]:
     """A model with shapes and no numbers, ready for packed rows; fake tensors inside the block.
+
+    ``cpu``: with what a float32 model on a CPU is given in training (:mod:`wrpo_lib.cpu`).
 
     :raises WRPOError: for LoRA target modules that match nothing.
     """
     import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
     from wrpo_lib import sharing
+    from wrpo_lib.cpu import attention, layers, products
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         sharing.enable(model)
         add_fused_lm_head(model)
         whole = _adapted(model, lora) if lora else model
-    sharing._branch_mask.cache_clear()  # real masks and fake ones do not mix
+    kinds = list(products.KINDS)
+    caches = (sharing._branch_mask.cache_clear, attention._corner.cache_clear)
+    for clear in caches:  # real masks and fake ones do not mix
+        clear()
     try:
         with FakeTensorMode():
             _to_cpu(whole)
+            if cpu:
+                products.KINDS.append(FakeTensor)
+                layers.enable(whole, trial=False)
             yield whole
     finally:
-        sharing._branch_mask.cache_clear()
+        products.KINDS[:] = kinds
+        for clear in caches:
+            clear()
 
 
 def _adapted(model: PreTrainedModel, lora: dict[str, Any]) -> Any:
