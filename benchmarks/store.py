@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def save(
     """Write tables and what was measured; a part that was not run now keeps its last run.
 
     Beside the tables: ``run.json`` with each part's record and provenance, and ``train_step.json``
-    with the summary of the steps. ``made`` is the provenance as it was when the run began; ``out``
+    with the summary of the steps (its share of the matmul rate from ``steady``). ``made`` is the provenance as it was when the run began; ``out``
     puts all of it into another folder.
     """
     parts = {name: {**made, **record} for name, record in records.items()}
@@ -40,9 +41,21 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
+    summary = folder / "train_step.json"
     if "steps" in records:
-        write_json(folder / "train_step.json", {**made, "detail": records["steps"]})
+        write_json(summary, {**made, "detail": records["steps"]})
+    if "steady" in records and summary.is_file():
+        _put_steady(summary, {**made, **records["steady"]})
     return folder
+
+
+def _put_steady(path: Path, record: dict[str, Any]) -> None:
+    """Let the summary's share be that of steps in a row; what it was in turns stays beside it."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    detail = found["detail"]
+    detail.setdefault("share_in_turns", detail["share_of_matmul_rate"])
+    detail["share_of_matmul_rate"] = record["share_of_matmul_rate"]
+    write_json(path, {**found, "detail": {**detail, "steady": record}})
 
 
 def _kept_parts() -> dict[str, Any]:

@@ -166,6 +166,31 @@ def _reference_seconds(way: variants.Ours, batch: list[workloads.Row]) -> float:
     return time.perf_counter() - start
 
 
+def steady(workload: str, n_batches: int) -> pd.DataFrame:
+    """Steps of all together, one after the other as in training; one row a step.
+
+    In :func:`compare` another way has always given the memory back in between. Here the first pass
+    over the batches warms up and only the second is kept.
+    """
+    model, tokenizer, rows = load(workload, BATCH * n_batches)
+    stepper = Stepper(model)
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        way = stepper.build("all", tokenizer, rows, Path(folder))
+        for turn in range(2 * n_batches):
+            start = BATCH * (turn % n_batches)
+            batch = rows[start : start + BATCH]
+            about = {"workload": workload, "turn": turn, "gflops": needed_gflops(model, batch)}
+            found.append({**about, "rate": matmul_rate(), **stepper.step(way, batch)})
+            print(f"{workload}, steady: step {turn + 1} of {2 * n_batches}", flush=True)
+    return pd.DataFrame(found[n_batches:])
+
+
+def share(rows: pd.DataFrame) -> float:
+    """Median share of the machine's matmul rate that steps reach."""
+    return float((rows["gflops"] / rows["seconds"] / rows["rate"]).median())
+
+
 def check_agreement(table: pd.DataFrame) -> None:
     """Every way gives the loss and the gradient norm of its peers.
 
@@ -233,8 +258,6 @@ def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
     left_out = turns - table.groupby("workload")["turn"].nunique().reindex(turns.index).fillna(0)
     if (left_out == turns).any():
         raise WRPOError("every turn of a workload was disturbed; run it on a quiet machine")
-    everything = table[table["way"] == "all"]
-    share = everything["gflops"] / everything["seconds"] / everything["rate"]
     by_load = {w: ratios(rows) for w, rows in table.groupby("workload", sort=False)}
     loads = list(by_load.values())
     first, last = loads[0], loads[-1]
@@ -245,7 +268,7 @@ def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
         "speedup_long_prompt_cached": last["all"]["median"],
         "memory_ratio_ordinary": memory["all"] / memory["official"],
         "memory_ratio_saving": memory["saving"] / memory["official"],
-        "share_of_matmul_rate": float(share.median()),
+        "share_of_matmul_rate": share(table[table["way"] == "all"]),
         "matmul_gflops": float(table["rate"].median()),
         "peak_gib": memory,
         "turns_left_out": {load: int(n) for load, n in left_out.items()},
@@ -260,7 +283,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=10, help="of the ordinary workload")
     parser.add_argument("--full", type=int, default=2, help="batches that all ways are timed on")
     parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
-    parser.add_argument("--only", choices=("steps", "growth"), help="one of the two parts")
+    parser.add_argument("--only", choices=PARTS, help="one of the parts")
     parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")
     parser.add_argument("--measure", choices=variants.NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--workload", default="ordinary", help=argparse.SUPPRESS)
@@ -271,10 +294,8 @@ def main() -> None:
         return
     made = provenance()
     tables, records = {}, {}
-    if args.only != "growth":
-        tables["steps"], records["steps"] = _steps(args)
-    if args.only != "steps":
-        tables["growth"], records["growth"] = growth.run(args.quick)
+    for part in [args.only] if args.only else PARTS:
+        tables[part], records[part] = PARTS[part](args)
     folder = save(tables, records, made, args.out)
     print(f"wrote {', '.join(tables)} to {folder}")
     if "steps" in records:
@@ -295,6 +316,14 @@ def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
                 "repeats": args.repeats, "seconds": seconds}  # fmt: skip
     return table, {**settings, **summary(table, memory)}
 
+
+def _steady(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
+    batches = {"tiny": 2} if args.quick else {"ordinary": 4, "long": 3}
+    table = pd.concat([steady(w, n) for w, n in batches.items()])
+    return table, {"batches": batches, "share_of_matmul_rate": share(table)}
+
+
+PARTS = {"steps": _steps, "steady": _steady, "growth": lambda args: growth.run(args.quick)}
 
 if __name__ == "__main__":
     try:
