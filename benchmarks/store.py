@@ -29,8 +29,8 @@ def save(
     """Write tables and what was measured; a part that was not run now keeps its last run.
 
     Beside the tables: ``run.json`` with each part's record and provenance, and ``train_step.json``
-    with the summary of the steps (its share of the matmul rate from ``steady``). ``made`` is the provenance as it was when the run began; ``out``
-    puts all of it into another folder.
+    with the summary of the steps and the shares of the matmul rates from ``steady``. ``made`` is
+    the provenance as it was when the run began; ``out`` puts all of it into another folder.
     """
     parts = {name: {**made, **record} for name, record in records.items()}
     if out is None:
@@ -50,12 +50,10 @@ def save(
 
 
 def _put_steady(path: Path, record: dict[str, Any]) -> None:
-    """Let the summary's share be that of steps in a row; what it was in turns stays beside it."""
+    """Put into the summary what steps in a row say of the machine's rates, and how it was made."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    detail = found["detail"]
-    detail.setdefault("share_in_turns", detail["share_of_matmul_rate"])
-    detail["share_of_matmul_rate"] = record["share_of_matmul_rate"]
-    write_json(path, {**found, "detail": {**detail, "steady": record}})
+    numbers = {name: value for name, value in record.items() if isinstance(value, float)}
+    write_json(path, {**found, "detail": {**found["detail"], **numbers, "steady": record}})
 
 
 def _kept_parts() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,13 +62,31 @@ def test_the_summary_has_what_is_asked_for(steps: pd.DataFrame) -> None:
     import train_step
 
     detail = train_step.summary(steps, {"official": 4.0, "all": 2.0, "saving": 1.0})
-    assert set(detail) >= KEYS
+    assert set(detail) >= KEYS - {"share_of_matmul_rate"}  # from steps in a row
     wide = steps.set_index("way")["seconds"]
     assert detail["speedup_ordinary_cached"] == pytest.approx(wide["official"] / wide["all"])
     once = wide["official"] / (wide["all"] + wide["reference"])
     assert detail["speedup_ordinary"] == pytest.approx(once)
     assert detail["memory_ratio_saving"] == 0.25
-    assert 0 < detail["share_of_matmul_rate"] < 1
+    assert 0 < detail["share_in_turns"] < 1
+
+
+def test_steps_in_a_row_are_put_into_the_summary(tmp_path: Path) -> None:
+    import store
+    import train_step
+
+    rows = train_step.steady("tiny", 2)
+    assert list(rows["turn"]) == [2, 3], "the first pass only warms up"
+    assert rows["loss"].nunique() == 2
+    assert (rows["rate"] >= rows["torch_rate"]).all()
+    record = {"share_of_matmul_rate": train_step.share(rows, "torch_rate"), "batches": {"tiny": 2}}
+    assert 0 < train_step.share(rows) <= record["share_of_matmul_rate"] < 1
+    tables = {"steps": rows, "steady": rows}
+    store.save(tables, {"steps": {"n": 3}, "steady": record}, {"commit": "abc"}, tmp_path)
+    detail = json.loads((tmp_path / "train_step.json").read_text())["detail"]
+    assert detail["share_of_matmul_rate"] == record["share_of_matmul_rate"]
+    assert detail["n"] == 3
+    assert detail["steady"] == {"commit": "abc", **record}
 
 
 def test_memory_of_a_way_is_measured(steps: pd.DataFrame) -> None:
