@@ -11,8 +11,8 @@ from torch.autograd import gradcheck
 from transformers import CohereConfig, CohereForCausalLM, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from wrpo_lib.cpu import head
 from wrpo_lib.cpu.head import add_cpu_head, token_log_probs
-from wrpo_lib.training import head
 
 
 def inputs(dtype: torch.dtype, n: int = 7) -> tuple[Tensor, Tensor, Tensor]:
