@@ -18,11 +18,11 @@ KINDS: list[type] = [Tensor, torch.nn.Parameter]
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a·bᵀ for (M, K) and (N, K), float32 on CPU; not differentiable.
+    """a·bᵀ for (M, K) and (N, K) on CPU, other types than float32 by torch; not differentiable.
 
     ``a`` is copied unless it is contiguous, ``b`` unless it or its transpose is.
     """
-    if not _ONEDNN:
+    if not _ONEDNN or a.dtype != torch.float32:
         return a @ b.T
     if not (b.is_contiguous() or b.T.is_contiguous()):  # with gaps, oneDNN is 25 times as slow
         b = b.contiguous()
