@@ -115,7 +115,7 @@ def prepare(model: Any, backend: str = "sdpa") -> Any:
     return shared
 
 
-def same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> None:
+def assert_same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> None:
     expected, found = padded_sums(plain), shared_sums(shared, **kwargs)
     assert expected.std() > 1, "a model that says the same everywhere would hide a fault"
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
@@ -129,7 +129,7 @@ def same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_and_gradients_equal_the_padded_ones(family: str) -> None:
     model = build(family)
-    same_sums_and_gradients(model, prepare(model))
+    assert_same_sums_and_gradients(model, prepare(model))
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
@@ -145,7 +145,7 @@ def test_with_lora(family: str) -> None:
             if "lora" in name:
                 weight.normal_(std=0.3, generator=generator)
                 shared.get_parameter(name).copy_(weight)
-    same_sums_and_gradients(plain, shared)
+    assert_same_sums_and_gradients(plain, shared)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
@@ -154,12 +154,12 @@ def test_with_gradient_checkpointing(family: str) -> None:
     shared = prepare(model)
     shared.gradient_checkpointing_enable({"use_reentrant": False})
     assert shared.is_gradient_checkpointing
-    same_sums_and_gradients(model, shared)
+    assert_same_sums_and_gradients(model, shared)
 
 
 def test_rows_filled_to_a_multiple() -> None:
     model = build("llama")
-    same_sums_and_gradients(model, prepare(model), multiple=32)
+    assert_same_sums_and_gradients(model, prepare(model), multiple=32)
     assert pack(PROMPTS, RESPONSES, multiple=32)["input_ids"].shape == (1, 64)
 
 

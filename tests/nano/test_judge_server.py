@@ -32,7 +32,7 @@ from wrpo_lib.store import Store
 REAL = [("alpaca-eval", "2"), ("mt-bench", "0125-references"), ("arena-hard", "v0.1")]
 
 
-def check_forms(name: str, version: str) -> None:
+def assert_it_reads(name: str, version: str) -> None:
     for purpose, template in load(name, version).templates.items():
         values = {p: f"the {p}\n\nin *two* lines" for p in template.placeholders}
         messages, _ = template.fill(values)
@@ -50,12 +50,12 @@ def test_it_reads_the_real_prompts(
     name: str, version: str, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
-    check_forms(name, version)
+    assert_it_reads(name, version)
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
 def test_it_reads_our_own_prompts(name: str) -> None:
-    check_forms(name, "nano")
+    assert_it_reads(name, "nano")
 
 
 def test_a_testbed_answer_is_judged_by_its_true_quality() -> None:

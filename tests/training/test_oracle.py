@@ -80,7 +80,7 @@ def train(
     return ours, steps
 
 
-def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
+def assert_same_steps(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
     """Far tighter than the 1e-4 and 1e-3 asked for: at this learning rate rewards are about 1e-4.
 
     Largest deviations measured, padded, short and ordinary: losses 2e-7 and 7e-7, rewards 3e-7 and
@@ -113,10 +113,10 @@ def compare(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])
 def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: bool) -> None:
-    compare(*train(smollm2, shared, tmp_path, "short", sharing))
+    assert_same_steps(*train(smollm2, shared, tmp_path, "short", sharing))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])
 def test_ordinary_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: bool) -> None:
-    compare(*train(smollm2, shared, tmp_path, "ordinary", sharing))
+    assert_same_steps(*train(smollm2, shared, tmp_path, "ordinary", sharing))

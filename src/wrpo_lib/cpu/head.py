@@ -78,8 +78,9 @@ def token_log_probs(
 ) -> Tensor:
     """log-probability (N,) of ``labels`` (N,) under softmax(hidden·weightᵀ); float32.
 
-    ``hidden`` is (N, H), ``weight`` (V, H). ``keep`` holds the logits, (N, V), for the backward
-    pass where they take at most ``KEPT`` bytes: a quarter of the head's time for their memory.
+    ``hidden`` is (N, H), ``weight`` (V, H). ``keep`` holds numbers of the size of
+    the logits, (N, V), for the backward pass where they take at most ``KEPT`` bytes: a third of the
+    head's time for their memory.
     """
     keep = keep and torch.is_grad_enabled() and 4 * len(hidden) * len(weight) <= KEPT
     found: Tensor = _TokenLogProbs.apply(hidden, weight, labels, keep)

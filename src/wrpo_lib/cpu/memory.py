@@ -16,7 +16,10 @@ MOST = 2**31 - 1
 
 
 def keep_freed() -> None:
-    """Keep freed memory for the process, whose size then stays at its peak; glibc only."""
+    """Keep freed memory for the process, whose size then stays at its peak.
+
+    With glibc, and for what the main thread allocates; elsewhere nothing changes.
+    """
     set_thresholds(mmap=MOST, trim=MOST)
 
 

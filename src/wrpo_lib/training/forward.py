@@ -42,7 +42,7 @@ def prepare_models(models: list[Any], args: WRPOConfig, obstacle: str | None) ->
     return False
 
 
-def prepare_heads(models: list[Any], *, positions: bool) -> None:
+def prepare_layers(models: list[Any], *, positions: bool) -> None:
     """Give models on CPU the faster head and layers and, for padded rows, ``head_positions``."""
     for model in models:
         if positions:
@@ -50,7 +50,8 @@ def prepare_heads(models: list[Any], *, positions: bool) -> None:
         if model.device.type == "cpu":
             add_cpu_head(model)
             layers.enable(model)
-            memory.keep_freed()
+    if any(model.device.type == "cpu" for model in models):
+        memory.keep_freed()
 
 
 def response_logps(

@@ -45,7 +45,7 @@ from wrpo_lib.training.collator import (
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.forward import prepare_heads, prepare_models, response_logps
+from wrpo_lib.training.forward import prepare_layers, prepare_models, response_logps
 from wrpo_lib.training.metrics import batch_metrics, n_tokens
 from wrpo_lib.training.models import frozen_copy, require_pad_token, will_shard
 from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
@@ -207,7 +207,7 @@ class WRPOTrainer(DPOTrainer):
             peft and self.model.active_peft_config.is_prompt_learning
         ):
             self._head_at_responses = False
-        prepare_heads(models, positions=self._head_at_responses)
+        prepare_layers(models, positions=self._head_at_responses)
 
     def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
         return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)
