@@ -39,9 +39,13 @@ class Switch:
     def __init__(self, *models: Any) -> None:
         self.models = models
         self.own = [(module, type(module)) for model in models for module in model.modules()]
+        self.on: bool | None = None
 
     def __call__(self, on: bool) -> None:
         """For the steps that follow."""
+        if on == self.on:
+            return
+        self.on = on
         if on:
             for model in self.models:
                 layers.enable(model)
@@ -49,7 +53,7 @@ class Switch:
             return
         for module, kind in self.own:
             module.__class__ = kind
-        memory.set_thresholds(mmap=2**25, trim=2**26)  # where glibc's own rule leads here
+        memory.give_back()
 
 
 class Official:

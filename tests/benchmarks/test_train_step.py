@@ -79,14 +79,27 @@ def test_steps_in_a_row_are_put_into_the_summary(tmp_path: Path) -> None:
     assert list(rows["turn"]) == [2, 3], "the first pass only warms up"
     assert rows["loss"].nunique() == 2
     assert (rows["rate"] >= rows["torch_rate"]).all()
-    record = {"share_of_matmul_rate": train_step.share(rows, "torch_rate"), "batches": {"tiny": 2}}
-    assert 0 < train_step.share(rows) <= record["share_of_matmul_rate"] < 1
+    record = {"share_of_matmul_rate": train_step.share(rows), "batches": {"tiny": 2}}
+    assert 0 < record["share_of_matmul_rate"] <= train_step.share(rows, "torch_rate") < 1
     tables = {"steps": rows, "steady": rows}
     store.save(tables, {"steps": {"n": 3}, "steady": record}, {"commit": "abc"}, tmp_path)
     detail = json.loads((tmp_path / "train_step.json").read_text())["detail"]
     assert detail["share_of_matmul_rate"] == record["share_of_matmul_rate"]
     assert detail["n"] == 3
     assert detail["steady"] == {"commit": "abc", **record}
+
+
+def test_steps_in_a_row_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    import variants
+    import workloads
+
+    calls: list[str] = []
+    monkeypatch.setattr(variants.memory, "keep_freed", lambda: calls.append("kept"))
+    monkeypatch.setattr(variants.memory, "give_back", lambda: calls.append("given back"))
+    switch = variants.Switch(workloads.small_model()[0])
+    for on in (True, True, False, False, True):
+        switch(on)
+    assert calls == ["kept", "given back", "kept"]
 
 
 def test_memory_of_a_way_is_measured(steps: pd.DataFrame) -> None:

@@ -202,8 +202,8 @@ def faults(size):
     torch.ones(size)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-sizes = [2**26, 2**26 - 2**20]  # the second fits into what the first leaves
-memory.set_thresholds(mmap=2**25, trim=2**26)
+sizes = [9 * 2**26, 9 * 2**26 - 2**20]  # 2.25 GiB; the second fits into what the first leaves
+memory.give_back()
 fresh = [faults(size) for size in sizes]
 memory.keep_freed()
 again = [faults(size) for size in sizes]

@@ -61,6 +61,14 @@ def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
+def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
+    """Share of a matmul rate that each step reaches, each unique token counted once.
+
+    ``rate`` is the better rate the machine reached just before the step, ``torch_rate`` torch's.
+    """
+    return rows["gflops"] / rows["seconds"] / rows[rate]
+
+
 def measured() -> dict[str, Any]:
     """``results/benchmarks/train_step.json``: provenance, and the summary under ``detail``."""
     path = results_dir(PROFILE) / "train_step.json"
@@ -81,6 +89,10 @@ def numbers() -> dict[str, float | int | str]:
     counts = undisturbed(read_results(PROFILE, "steps")).groupby(["workload", "way"]).size()
     found |= {f"turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]}
     found["left_out"] = sum(detail["turns_left_out"].values())
+    steady = read_results(PROFILE, "steady")
+    shares = matmul_shares(steady)
+    found |= {f"share_{load}": part.median() for load, part in shares.groupby(steady["workload"])}
+    found |= {"share_least": shares.min(), "share_most": shares.max(), "share_steps": len(shares)}
     found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
     return found
 

@@ -11,8 +11,7 @@ import ctypes
 import os
 from typing import Any
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-MOST = 2**31 - 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
 
 
 def keep_freed() -> None:
@@ -20,16 +19,25 @@ def keep_freed() -> None:
 
     With glibc, and for what the main thread allocates; elsewhere nothing changes.
     """
-    set_thresholds(mmap=MOST, trim=MOST)
+    _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})  # nothing gets pages of its own; never trim
 
 
-def set_thresholds(*, mmap: int, trim: int) -> None:
-    """From how many bytes on a request gets pages of its own, and free memory at the end goes back.
+def give_back() -> None:
+    """Let glibc hand freed memory back, as its own rule does once large tensors were freed.
 
-    What is free now goes back too. Without effect where the C library is not glibc.
+    From 32 MiB on a request has pages of its own, which go back when it is freed, and so do 64 MiB
+    that are free at the end. What is free now goes back too.
     """
-    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, mmap)
-        library.mallopt(M_TRIM_THRESHOLD, trim)
+    library = _set({M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26})
+    if library is not None:
         library.malloc_trim(0)
+
+
+def _set(options: dict[int, int]) -> Any:
+    """Set options of ``mallopt``; the C library, or None where it is not glibc."""
+    library: Any = ctypes.CDLL(None) if os.name == "posix" else None
+    if not hasattr(library, "mallopt"):
+        return None
+    for option, value in options.items():
+        library.mallopt(option, value)
+    return library
