@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,11 @@ import pytest
 import torch
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.records import project_root
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 KEYS = {"speedup_ordinary", "speedup_ordinary_cached", "speedup_long_prompt",
         "speedup_long_prompt_cached", "memory_ratio_ordinary", "memory_ratio_saving",
         "share_of_matmul_rate"}  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _scripts() -> Iterator[None]:
-    folder = str(project_root() / "benchmarks")
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")

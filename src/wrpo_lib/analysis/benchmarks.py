@@ -69,6 +69,12 @@ def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
     return rows["gflops"] / rows["seconds"] / rows[rate]
 
 
+def code_ratios(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the authors' own code over the baseline, a row a turn: ``seconds``, ``cpu_seconds``."""
+    wide = rows.pivot(index="turn", columns="side", values=["seconds", "cpu_seconds"])
+    return wide.xs("official code", axis=1, level=1) / wide.xs("baseline", axis=1, level=1)
+
+
 def measured() -> dict[str, Any]:
     """``results/benchmarks/train_step.json``: provenance, and the summary under ``detail``."""
     path = results_dir(PROFILE) / "train_step.json"
@@ -93,6 +99,11 @@ def numbers() -> dict[str, float | int | str]:
     shares = matmul_shares(steady)
     found |= {f"share_{load}": part.median() for load, part in shares.groupby(steady["workload"])}
     found |= {"share_least": shares.min(), "share_most": shares.max(), "share_steps": len(shares)}
+    code = code_ratios(read_results(PROFILE, "official_code"))
+    for name, ratios in code.items():
+        low, median, high = ratios.quantile([0.25, 0.5, 0.75])
+        found |= {f"code_{name}": median, f"code_{name}_low": low, f"code_{name}_high": high}
+    found["code_turns"] = len(code)
     found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
     return found
 
