@@ -296,7 +296,7 @@ def main() -> None:
     """Run the benchmark; with --measure, one way in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
-    parser.add_argument("--batches", type=int, default=10, help="of the ordinary workload")
+    parser.add_argument("--batches", type=int, default=6, help="of the ordinary workload")
     parser.add_argument("--full", type=int, default=2, help="batches that all ways are timed on")
     parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")

@@ -11,6 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.weights import packaged_weights
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,3 +24,12 @@ def shared() -> Path:
     if not (path / "oracle").is_dir():
         pytest.skip(f"needs the shared test data at {path} (set WRPO_SHARED to where it lies)")
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The weights of SmolLM2-135M-Instruct, from the installed package."""
+    try:
+        return packaged_weights()
+    except WRPOError as error:
+        pytest.skip(f"needs SmolLM2 ({error}; make test installs it)")

