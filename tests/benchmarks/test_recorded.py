@@ -39,7 +39,10 @@ def test_numbers_on_the_page_were_measured() -> None:
     page = (project_root() / "book" / "training_engine.md").read_text(encoding="utf-8")
     asked = set(re.findall(r"`bench_(\w+)", page))
     assert KEYS - {"memory_ratio_ordinary", "memory_ratio_saving"} <= asked
-    assert asked <= set(benchmarks.numbers())
+    numbers = benchmarks.numbers()
+    assert asked <= set(numbers)
+    kinds = {type(value) for value in numbers.values()}
+    assert kinds <= {int, float, str}, "the page formats nothing else"
 
 
 def test_tables_have_a_row_a_way() -> None:

@@ -97,8 +97,10 @@ def numbers() -> dict[str, float | int | str]:
     found["left_out"] = sum(detail["turns_left_out"].values())
     steady = read_results(PROFILE, "steady")
     shares = matmul_shares(steady)
-    found |= {f"share_{load}": part.median() for load, part in shares.groupby(steady["workload"])}
-    found |= {"share_least": shares.min(), "share_most": shares.max(), "share_steps": len(shares)}
+    medians = shares.groupby(steady["workload"]).median()
+    found |= {f"share_{load}": share for load, share in medians.items()}
+    found |= {"share_least": float(shares.min()), "share_most": float(shares.max())}
+    found["share_steps"] = len(shares)
     code = code_ratios(read_results(PROFILE, "official_code"))
     for name, ratios in code.items():
         low, median, high = ratios.quantile([0.25, 0.5, 0.75])
