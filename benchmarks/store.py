@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.records import (
     read_results,
     read_run,
@@ -36,6 +37,7 @@ def save(
     if out is None:
         tables, parts = {**_kept_tables(tables), **tables}, {**_kept_parts(), **parts}
         folder = write_results(PROFILE, tables, {"parts": parts})
+        write_figure_map(read_run("nano")["seeds"])
     else:
         folder = out
         folder.mkdir(parents=True, exist_ok=True)
