@@ -29,9 +29,10 @@ def save(
 ) -> Path:
     """Write tables and what was measured; a part that was not run now keeps its last run.
 
-    Beside the tables: ``run.json`` with each part's record and provenance, and ``train_step.json``
-    with the summary of the steps and the shares of the matmul rates from ``steady``. ``made`` is
-    the provenance as it was when the run began; ``out`` puts all of it into another folder.
+    Beside the tables: ``run.json`` with each part's record and provenance, ``train_step.json`` with
+    the summary of the steps and the shares of the matmul rates from ``steady``, and the figure map,
+    which names them. ``made`` is the provenance as it was when the run began; ``out`` puts all but
+    the map into another folder.
     """
     parts = {name: {**made, **record} for name, record in records.items()}
     if out is None:

@@ -17,7 +17,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
 def keep_freed() -> None:
     """Keep freed memory for the process, whose size then stays at its peak.
 
-    With glibc, and for what the main thread allocates; elsewhere nothing changes.
+    Where steps differ in length the peak goes on growing for a while, by gaps into which nothing
+    fits. With glibc, and for what the main thread allocates; elsewhere nothing changes.
     """
     _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})  # nothing gets pages of its own; never trim
 
