@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from wrpo_lib.records import (
 )
 
 PROFILE = "benchmarks"
+ABOUT = ("commit", "written", "python", "machine", "processor", "versions")
+"""Provenance of a part, beside its record."""
 
 
 def save(
@@ -30,7 +31,7 @@ def save(
     """Write tables and what was measured; a part that was not run now keeps its last run.
 
     Beside the tables: ``run.json`` with each part's record and provenance, ``train_step.json`` with
-    the summary of the steps and the shares of the matmul rates from ``steady``, and the figure map,
+    the summary of the steps and the ratios from ``memory`` and ``steady``, and the figure map,
     which names them. ``made`` is the provenance as it was when the run began; ``out`` puts all but
     the map into another folder.
     """
@@ -44,19 +45,20 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
-    summary = folder / "train_step.json"
-    if "steps" in records:
-        write_json(summary, {**made, "detail": records["steps"]})
-    if "steady" in records and summary.is_file():
-        _put_steady(summary, {**made, **records["steady"]})
+    if "steps" in parts:
+        write_json(folder / "train_step.json", _summary(parts))
     return folder
 
 
-def _put_steady(path: Path, record: dict[str, Any]) -> None:
-    """Put into the summary what steps in a row say of the machine's rates, and how it was made."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    numbers = {name: value for name, value in record.items() if isinstance(value, float)}
-    write_json(path, {**found, "detail": {**found["detail"], **numbers, "steady": record}})
+def _summary(parts: dict[str, Any]) -> dict[str, Any]:
+    """Provenance and record of the steps, with the numbers of memory and of steps in a row."""
+    steps = parts["steps"]
+    detail = {name: value for name, value in steps.items() if name not in ABOUT}
+    for part in {"memory", "steady"} & set(parts):
+        found = parts[part].items()
+        detail |= {k: v for k, v in found if isinstance(v, float) or k == "peak_gib"}
+        detail[part] = parts[part]
+    return {**{name: steps[name] for name in ABOUT if name in steps}, "detail": detail}
 
 
 def _kept_parts() -> dict[str, Any]:

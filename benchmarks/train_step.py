@@ -1,11 +1,12 @@
 """Time, memory and efficiency of a training step, way by way, in one run on one machine.
 
-    .venv/bin/python benchmarks/train_step.py            # half an hour on two quiet cores
+    .venv/bin/python benchmarks/train_step.py            # an hour on two quiet cores
     .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
 
 Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
 of the ratios of neighbours. Losses and gradient norms of the ways must agree, or the run fails.
-Peak memory is of a fresh process for each way. Writes results/benchmarks/ (--out elsewhere).
+Peak memory is of a fresh process for each way, over ten steps. Writes results/benchmarks/ (--out
+elsewhere; --label beside what is there, for a run on another machine).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from wrpo_lib.analysis.benchmarks import (
     speedups,
     undisturbed,
 )
-from wrpo_lib.cpu.products import product
+from wrpo_lib.cpu import products
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
 from wrpo_lib.records import provenance
@@ -48,6 +49,8 @@ BATCH = 2
 THREADS = 2
 MAIN = ("official", "all")
 """The ways whose ratio is reported as the speed-up."""
+STEPS = 10
+"""Over which peak memory is taken, on batches of different lengths."""
 NOISE = 0.05
 """How far the policy is from its reference, in standard deviations of each weight matrix."""
 REFERENCE = "reference"
@@ -92,6 +95,7 @@ class Stepper:
         self.optimiser.zero_grad(set_to_none=True)
         loss = way(rows)
         loss.backward()
+        loss = loss.detach()  # the graph goes before the optimiser's turn, as in a Trainer
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         seconds = time.perf_counter() - start
@@ -107,7 +111,7 @@ class Stepper:
 def matmul_rates(n: int = 2048, repeats: int = 5) -> tuple[float, float]:
     """GFLOP/s of float32 matrix products just now, the best of a few: torch's own, and oneDNN's."""
     a, found = torch.randn(n, n), []
-    for multiply in (torch.matmul, product):
+    for multiply in (torch.matmul, products.onednn if products.AVAILABLE else torch.matmul):
         best = float("inf")
         for _ in range(repeats):
             start = time.perf_counter()
@@ -231,27 +235,33 @@ def check_agreement(table: pd.DataFrame) -> None:
 # --- memory -------------------------------------------------------------------------------------
 
 
-def peak_memory(workload: str, name: str, n_batches: int) -> float:
-    """Peak resident GiB of a fresh process that trains ``n_batches`` steps in one way."""
+def peaks(workload: str, name: str, n_batches: int) -> pd.DataFrame:
+    """Peak resident GiB of a fresh process after each of its steps in one way; a row a step."""
     command = [sys.executable, __file__, "--measure", name, "--workload", workload,
                "--batches", str(n_batches)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise WRPOError(f"measuring {name} on {workload} failed:\n{done.stderr[-2000:]}")
-    return float(done.stdout.strip().splitlines()[-1])
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"memory of {name}: {found[-1]:.2f} GiB after {len(found)} steps", flush=True)
+    return pd.DataFrame(
+        {"workload": workload, "way": name, "step": range(1, n_batches + 1), "peak_gib": found}
+    )
 
 
-def measure(workload: str, name: str, n_batches: int) -> float:
-    """Train ``n_batches`` steps in one way; peak resident GiB of this process."""
+def measure(workload: str, name: str, n_batches: int) -> list[float]:
+    """Train ``n_batches`` steps in one way; peak resident GiB of this process after each."""
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
+    found = []
     with tempfile.TemporaryDirectory() as folder:
         way = stepper.build(name, tokenizer, rows, Path(folder))
         if name in ("all", "saving"):  # trained with the reference computed: it is gone by now
             way.trainer.ref_model = stepper.reference = None
         for start in range(0, len(rows), BATCH):
             stepper.step(way, rows[start : start + BATCH])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    return found
 
 
 # --- what is reported ---------------------------------------------------------------------------
@@ -267,7 +277,7 @@ def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
+def summary(table: pd.DataFrame) -> dict[str, Any]:
     """The numbers that the book and the issue ask for, from the turns that were not disturbed."""
     turns = table.groupby("workload")["turn"].nunique()
     table = undisturbed(table)
@@ -282,13 +292,20 @@ def summary(table: pd.DataFrame, memory: dict[str, float]) -> dict[str, Any]:
         "speedup_ordinary_cached": first["all"]["median"],
         "speedup_long_prompt": last[ONE_PASS]["median"],
         "speedup_long_prompt_cached": last["all"]["median"],
-        "memory_ratio_ordinary": memory["all"] / memory["official"],
-        "memory_ratio_saving": memory["saving"] / memory["official"],
         "share_in_turns": share(table[table["way"] == "all"]),
         "matmul_gflops": float(table["rate"].median()),
-        "peak_gib": memory,
         "turns_left_out": {load: int(n) for load, n in left_out.items()},
         "ways": by_load,
+    }
+
+
+def memory_ratios(table: pd.DataFrame) -> dict[str, Any]:
+    """Peaks over all steps, and those of the way and of the saving setting over the official's."""
+    peak = table.groupby("way", sort=False)["peak_gib"].max().to_dict()
+    return {
+        "memory_ratio_ordinary": peak["all"] / peak["official"],
+        "memory_ratio_saving": peak["saving"] / peak["official"],
+        "peak_gib": peak,
     }
 
 
@@ -301,17 +318,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")
     parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")
+    parser.add_argument("--label", help="of another machine: its tables and records go beside")
     parser.add_argument("--measure", choices=variants.NAMES, help=argparse.SUPPRESS)
     parser.add_argument("--workload", default="ordinary", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     if args.measure:
-        print(measure(args.workload, args.measure, args.batches))
+        print(json.dumps(measure(args.workload, args.measure, args.batches)))
         return
-    made = provenance()
+    made = {**provenance(), "processor": products.processor()}
     tables, records = {}, {}
     for part in [args.only] if args.only else PARTS:
-        tables[part], records[part] = PARTS[part](args)
+        name = f"{part}_{args.label}" if args.label else part
+        tables[name], records[name] = PARTS[part](args)
     folder = save(tables, records, made, args.out)
     print(f"wrote {', '.join(tables)} to {folder}")
     if "steps" in records:
@@ -321,16 +340,20 @@ def main() -> None:
 def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     started = time.perf_counter()
     # long prompts are all of one length, so that further batches would say the same again
-    batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": args.full + 2}
-    first = next(iter(batches))
-    memory = {n: peak_memory(first, n, 2) for n in ("official", "all", "saving", "trl")}
+    batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": 4}
     table = pd.concat(
         [compare(w, n, args.repeats, variants.NAMES, args.full) for w, n in batches.items()]
     )
     seconds = round(time.perf_counter() - started)
     settings = {"batch": BATCH, "threads": THREADS, "batches": batches, "full": args.full,
                 "repeats": args.repeats, "seconds": seconds}  # fmt: skip
-    return table, {**settings, **summary(table, memory)}
+    return table, {**settings, **summary(table)}
+
+
+def _memory(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
+    load, steps = ("tiny", 2) if args.quick else ("ordinary", STEPS)
+    table = pd.concat([peaks(load, way, steps) for way in ("official", "all", "saving", "trl")])
+    return table, {"steps": steps, **memory_ratios(table)}
 
 
 def _steady(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -344,7 +367,12 @@ def _steady(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     }
 
 
-PARTS = {"steps": _steps, "steady": _steady, "growth": lambda args: growth.run(args.quick)}
+PARTS = {
+    "steps": _steps,
+    "memory": _memory,
+    "steady": _steady,
+    "growth": lambda args: growth.run(args.quick),
+}
 
 if __name__ == "__main__":
     try:

@@ -50,12 +50,15 @@ def test_a_wrong_way_is_found(steps: pd.DataFrame) -> None:
 def test_the_summary_has_what_is_asked_for(steps: pd.DataFrame) -> None:
     import train_step
 
-    detail = train_step.summary(steps, {"official": 4.0, "all": 2.0, "saving": 1.0})
+    rows = [("official", 3.0), ("all", 2.0), ("official", 4.0), ("all", 1.0), ("saving", 1.0)]
+    memory = train_step.memory_ratios(pd.DataFrame(rows, columns=["way", "peak_gib"]))
+    detail = {**train_step.summary(steps), **memory}
     assert set(detail) >= KEYS - {"share_of_matmul_rate"}  # from steps in a row
     wide = steps.set_index("way")["seconds"]
     assert detail["speedup_ordinary_cached"] == pytest.approx(wide["official"] / wide["all"])
     once = wide["official"] / (wide["all"] + wide["reference"])
     assert detail["speedup_ordinary"] == pytest.approx(once)
+    assert detail["memory_ratio_ordinary"] == 0.5
     assert detail["memory_ratio_saving"] == 0.25
     assert 0 < detail["share_in_turns"] < 1
 
@@ -70,10 +73,13 @@ def test_steps_in_a_row_are_put_into_the_summary(tmp_path: Path) -> None:
     assert (rows["rate"] >= rows["torch_rate"]).all()
     record = {"share_of_matmul_rate": train_step.share(rows), "batches": {"tiny": 2}}
     assert 0 < record["share_of_matmul_rate"] <= train_step.share(rows, "torch_rate") < 1
-    tables = {"steps": rows, "steady": rows}
-    store.save(tables, {"steps": {"n": 3}, "steady": record}, {"commit": "abc"}, tmp_path)
-    detail = json.loads((tmp_path / "train_step.json").read_text())["detail"]
+    records = {"steps": {"n": 3}, "steady": record, "memory": {"memory_ratio_saving": 0.3}}
+    store.save(dict.fromkeys(records, rows), records, {"commit": "abc"}, tmp_path)
+    found = json.loads((tmp_path / "train_step.json").read_text())
+    detail = found["detail"]
+    assert found["commit"] == "abc"
     assert detail["share_of_matmul_rate"] == record["share_of_matmul_rate"]
+    assert detail["memory_ratio_saving"] == 0.3
     assert detail["n"] == 3
     assert detail["steady"] == {"commit": "abc", **record}
 
@@ -91,10 +97,19 @@ def test_steps_in_a_row_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> No
     assert calls == ["kept", "given back", "kept"]
 
 
-def test_memory_of_a_way_is_measured(steps: pd.DataFrame) -> None:
+def test_memory_of_a_way_is_measured_step_by_step() -> None:
     import train_step
 
-    assert train_step.measure("tiny", "official", 1) > 0.1
+    rows = train_step.peaks("tiny", "all", 2)
+    assert list(rows["step"]) == [1, 2]
+    assert 0.1 < rows["peak_gib"][0] <= rows["peak_gib"][1] < 4
+
+
+def test_a_way_that_cannot_be_measured_is_named() -> None:
+    import train_step
+
+    with pytest.raises(WRPOError, match=r"measuring none on tiny failed"):
+        train_step.peaks("tiny", "none", 1)
 
 
 def test_the_official_way_is_the_formula_of_the_paper() -> None:

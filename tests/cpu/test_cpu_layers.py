@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from wrpo_lib.cpu import layers
+from wrpo_lib.cpu import layers, products
 from wrpo_lib.cpu.products import plain, product
 
 SIZE = {"vocab_size": 99, "hidden_size": 272, "intermediate_size": 304, "num_hidden_layers": 2,
@@ -50,20 +52,26 @@ def gradients(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("layout", ["plain", "transposed", "gaps"])
-def test_a_product_is_a_times_b_transposed(layout: str) -> None:
+def test_a_product_is_a_times_b_transposed(layout: str, library: str) -> None:
     a, b = torch.randn(30, 20), torch.randn(50, 20)
     expected = a @ b.T
     if layout == "transposed":
         a, b = a.T.contiguous().T, b.T.contiguous().T
     if layout == "gaps":
         a, b = (torch.stack([t, t], dim=2)[..., 0] for t in (a, b))
-    assert torch.allclose(product(a, b), expected, atol=1e-5)
+    found = product(a, b)
+    assert torch.allclose(found, expected, atol=1e-5)
+    if library == "torch":
+        assert torch.equal(found, a @ b.T), "torch's own"
 
 
-def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrpo_lib.cpu.products._ONEDNN", False)
-    a, b = torch.randn(3, 4), torch.randn(5, 4)
-    assert torch.equal(product(a, b), a @ b.T)
+def test_the_make_of_the_processor_is_read(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text(
+        "processor\t: 0\nvendor_id\t: MakerOfIt\nmodel name\t: Model 7\nflags\t: avx\n\n" * 2
+    )
+    assert products.processor(told) == "MakerOfIt, Model 7"
+    assert products.processor(tmp_path / "none") == platform.processor()
 
 
 @pytest.mark.parametrize("bias", [True, False])

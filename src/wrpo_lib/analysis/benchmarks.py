@@ -30,6 +30,8 @@ PAIRS = {
     "pair": "ours, reference cached",
 }
 """Ways to compute DPO's step on the pairs (y_wt, y_l)."""
+MACHINES = {"the one above": "", "an Intel processor": "_intel"}
+"""Machines that were timed, with the ending of their tables' names."""
 
 
 DISTURBED = 0.7
@@ -126,14 +128,35 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def memory_table() -> pd.DataFrame:
-    """Peak resident memory of a fresh process for each way that was measured."""
+def machines_table() -> pd.DataFrame:
+    """A row a machine: the main speed-ups with quartiles, and what steps reach of its rate."""
     import pandas as pd
 
-    peaks = measured()["detail"]["peak_gib"]
-    names = {**WAYS, **PAIRS}
-    rows = [
-        {"way": names[way], "GiB at the peak": gib, "of the official": gib / peaks["official"]}
-        for way, gib in peaks.items()
-    ]
-    return pd.DataFrame(rows)
+    table = []
+    for machine, suffix in MACHINES.items():
+        steps = undisturbed(read_results(PROFILE, f"steps{suffix}"))
+        steady = read_results(PROFILE, f"steady{suffix}")
+        line = {"machine": machine}
+        for load, rows in steps.groupby("workload", sort=False):
+            found = quartiles(rows)
+            for way, about in ((ONE_PASS, "one pass"), ("all", "cached")):
+                low, median, high = found.loc[way]
+                line[f"{load}, {about}"] = f"{median:.2f} [{low:.2f}, {high:.2f}]"
+        for load, shares in matmul_shares(steady).groupby(steady["workload"], sort=False):
+            line[f"share, {load}"] = (
+                f"{shares.median():.0%} [{shares.min():.0%}, {shares.max():.0%}]"
+            )
+        rates = steady[["torch_rate", "rate"]].median()
+        line["GFLOP/s, torch and best"] = f"{rates['torch_rate']:.0f}, {rates['rate']:.0f}"
+        table.append(line)
+    return pd.DataFrame(table).set_index("machine").T.rename_axis("").reset_index()
+
+
+def memory_table() -> pd.DataFrame:
+    """Peak resident memory of a fresh process for each way, over two steps and over all."""
+    rows = read_results(PROFILE, "memory")
+    wide = rows.pivot(index="way", columns="step", values="peak_gib").loc[rows["way"].unique()]
+    last = wide.columns.max()
+    table = wide[[2, last]].set_axis(["GiB over two steps", f"over {last} steps"], axis=1)
+    table["of the official"] = wide[last] / wide.loc["official", last]
+    return table.rename(index={**WAYS, **PAIRS}).reset_index()

@@ -1,4 +1,4 @@
-"""Layers of a transformer with products by oneDNN that keep less for the backward pass.
+"""Layers of a transformer with faster products that keep less for the backward pass.
 
 They replace a model's own by their class alone: weights, names and what is saved stay.
 """
@@ -48,7 +48,7 @@ def _mixed(kind: type, own: type) -> type:
 
 
 class Linear(torch.nn.Linear):
-    """``torch.nn.Linear`` whose float32 products on CPU are oneDNN's."""
+    """``torch.nn.Linear`` with the products of :mod:`wrpo_lib.cpu.products`."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""

@@ -1,16 +1,31 @@
-"""Matrix products in float32 through oneDNN.
+"""Matrix products in float32, by the faster of the two libraries that torch ships.
 
 torch multiplies float32 matrices on CPU with MKL, which on processors of other makers than its own
-uses half of the vector unit: there oneDNN, which torch ships as well, takes less than half the
-time. The numbers are the same up to the order in which they are added.
+uses half of the vector unit: there oneDNN takes less than half the time. On its maker's own MKL is
+the faster, for gradients of weights by half. The numbers are the same up to the order in which they
+are added. The make of the processor decides, so that a run repeats itself on one machine.
 """
 
 from __future__ import annotations
 
+import platform
+import re
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Make and model of the processor, as far as the system tells."""
+    told = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
+    found = (re.search(rf"^{name}\s*: (.+)$", told, re.M) for name in ("vendor_id", "model name"))
+    return ", ".join(match[1] for match in found if match) or platform.processor()
+
+
+AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Can oneDNN be called?"""
+_ONEDNN = AVAILABLE and not (torch.backends.mkl.is_available() and "Intel" in processor())
 
 
 KINDS: list[type] = [Tensor, torch.nn.Parameter]
@@ -18,12 +33,18 @@ KINDS: list[type] = [Tensor, torch.nn.Parameter]
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """a·bᵀ for (M, K) and (N, K) on CPU, other types than float32 by torch; not differentiable.
+    """a·bᵀ for (M, K) and (N, K) on CPU; not differentiable.
+
+    By oneDNN in float32 on processors of other makers than Intel, otherwise by torch.
+    """
+    return onednn(a, b) if _ONEDNN and a.dtype == torch.float32 else a @ b.T
+
+
+def onednn(a: Tensor, b: Tensor) -> Tensor:
+    """a·bᵀ in float32 by oneDNN, where it is :data:`AVAILABLE`.
 
     ``a`` is copied unless it is contiguous, ``b`` unless it or its transpose is.
     """
-    if not _ONEDNN or a.dtype != torch.float32:
-        return a @ b.T
     if not (b.is_contiguous() or b.T.is_contiguous()):  # with gaps, oneDNN is 25 times as slow
         b = b.contiguous()
     found: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
