@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wrpo_lib.cpu.products import plain, product
+from wrpo_lib.cpu.products import add_product, plain, product
 
 if TYPE_CHECKING:
     from wrpo_lib.sharing import Branches
@@ -78,10 +78,10 @@ class _Attention(torch.autograd.Function):
             for head, rows, n_keys in _tiles(len(k), before, own):
                 mine, probs = _probabilities(q[head, :, rows], k[head, :n_keys], ctx.scale)
                 grad = g[head, :, rows].flatten(0, 1)
-                to_v[head, :, :n_keys] += product(grad.T, probs.T)
+                add_product(to_v[head, :, :n_keys], grad.T, probs.T)
                 to_probs = product(grad, v[head, :n_keys])
                 to_scores = torch._softmax_backward_data(to_probs, probs, -1, probs.dtype)
-                to_k[head, :, :n_keys] += product(mine.T, to_scores.T)
+                add_product(to_k[head, :, :n_keys], mine.T, to_scores.T)
                 made = product(to_scores, k[head, :n_keys].T).mul_(ctx.scale)
                 to_q[head, :, rows] = made.view_as(q[head, :, rows])
             for whole, part in ((to_key, to_k), (to_value, to_v)):

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
 from trl.trainer.utils import FusedCausalLMOutput
 
-from wrpo_lib.cpu.products import product
+from wrpo_lib.cpu.products import add_product, product
 
 ROWS = 256
 """Tokens a tile: large enough for the matrix products, small beside the activations."""
@@ -56,7 +56,7 @@ class _TokenLogProbs(torch.autograd.Function):
         hidden, weight, labels, highest, total = ctx.saved_tensors
         wants_weight = ctx.needs_input_grad[1]
         to_hidden = torch.empty_like(hidden)
-        to_weight = torch.zeros_like(weight) if wants_weight else None
+        to_weight = None
         tiles, ctx.tiles = ctx.tiles, []  # worked on in place; a second pass makes them anew
         for start in range(0, len(hidden), ROWS):
             rows = slice(start, start + ROWS)
@@ -69,7 +69,9 @@ class _TokenLogProbs(torch.autograd.Function):
             made.mul_(-grad / total[rows]).scatter_add_(1, labels[rows, None], grad)
             to_hidden[rows] = product(made, weight.T)
             if to_weight is not None:
-                to_weight.add_(product(made.T, hidden[rows].T))
+                add_product(to_weight, made.T, hidden[rows].T)
+            elif wants_weight:
+                to_weight = product(made.T, hidden[rows].T)
         return to_hidden, to_weight, None, None
 
 

@@ -120,7 +120,8 @@ class _GatedFunction(torch.autograd.Function):
         to_rest = _to_parameters(grads[0], opened * up, ctx.needs_input_grad[2:])
         to_hidden = product(grads[0].flatten(0, -2), weight.T).view_as(gate)
         to_up = opened.mul_(to_hidden)
-        to_gate = torch.ops.aten.silu_backward(to_hidden.mul_(up), gate)
+        to_gate = to_hidden.mul_(up)
+        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
         return to_gate, to_up, *to_rest
 
 

@@ -40,6 +40,14 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return onednn(a, b) if _ONEDNN and a.dtype == torch.float32 else a @ b.T
 
 
+def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a·bᵀ to ``total`` (M, N) in place; with torch's product in one pass over it."""
+    if _ONEDNN and a.dtype == torch.float32:
+        total.add_(onednn(a, b))
+    else:
+        total.addmm_(a, b.T)
+
+
 def onednn(a: Tensor, b: Tensor) -> Tensor:
     """a·bᵀ in float32 by oneDNN, where it is :data:`AVAILABLE`.
 
