@@ -35,6 +35,17 @@ def test_the_summary_follows_from_the_steps() -> None:
         assert detail[name] == pytest.approx(lower, rel=1e-3)
 
 
+def test_memory_ratios_follow_from_the_peaks() -> None:
+    rows = read_results("benchmarks", "memory")
+    counts = rows.groupby("way")["step"].agg(["count", "max"])
+    assert set(counts.to_numpy().ravel()) == {10}, "every way took ten steps"
+    peak = rows[rows["step"] == 10].set_index("way")["peak_gib"]
+    assert rows.groupby("way")["peak_gib"].max().to_dict() == peak.to_dict(), "a peak never falls"
+    detail = benchmarks.measured()["detail"]
+    for way, name in (("all", "memory_ratio_ordinary"), ("saving", "memory_ratio_saving")):
+        assert detail[name] == pytest.approx(peak[way] / peak["official"], rel=1e-3)
+
+
 def test_numbers_on_the_page_were_measured() -> None:
     page = (project_root() / "book" / "training_engine.md").read_text(encoding="utf-8")
     asked = set(re.findall(r"`bench_(\w+)", page))
@@ -49,6 +60,9 @@ def test_tables_have_a_row_a_way() -> None:
     assert len(benchmarks.ways_table(benchmarks.WAYS)) == len(benchmarks.WAYS)
     assert list(benchmarks.ways_table(benchmarks.PAIRS)["way"]) == list(benchmarks.PAIRS.values())
     assert set(benchmarks.memory_table()["of the official"]) >= {1.0}
+    machines = benchmarks.machines_table()
+    assert set(benchmarks.MACHINES) < set(machines.columns)
+    assert machines.notna().all(axis=None)
 
 
 def test_growth_has_every_setting_of_both_ways() -> None:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.records import read_results, results_dir
+from wrpo_lib.records import read_results, read_run, results_dir
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,8 +108,22 @@ def numbers() -> dict[str, float | int | str]:
         low, median, high = ratios.quantile([0.25, 0.5, 0.75])
         found |= {f"code_{name}": median, f"code_{name}_low": low, f"code_{name}_high": high}
     found["code_turns"] = len(code)
+    found |= _of_intel()
+    found["memory_steps"] = int(read_results(PROFILE, "memory")["step"].max())
+    found["memory_commit"] = detail["memory"]["commit"]
     found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
     return found
+
+
+def _of_intel() -> dict[str, int | str]:
+    """About the run on the Intel machine."""
+    counts = undisturbed(read_results(PROFILE, "steps_intel")).groupby(["workload", "way"]).size()
+    found: dict[str, int | str] = {
+        f"intel_turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]
+    }
+    run = read_run(PROFILE)["parts"]["steps_intel"]
+    found["intel_left_out"] = sum(run["turns_left_out"].values())
+    return {**found, "intel_commit": run["commit"]}
 
 
 def ways_table(ways: dict[str, str]) -> pd.DataFrame:
@@ -136,7 +150,7 @@ def machines_table() -> pd.DataFrame:
     for machine, suffix in MACHINES.items():
         steps = undisturbed(read_results(PROFILE, f"steps{suffix}"))
         steady = read_results(PROFILE, f"steady{suffix}")
-        line = {"machine": machine}
+        line: dict[str, str] = {"machine": machine}
         for load, rows in steps.groupby("workload", sort=False):
             found = quartiles(rows)
             for way, about in ((ONE_PASS, "one pass"), ("all", "cached")):
