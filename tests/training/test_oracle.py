@@ -77,7 +77,8 @@ def assert_same_steps(ours: list[dict[str, float]], steps: list[dict[str, Any]])
 
     Largest deviations measured, padded, short and ordinary: losses 2e-7 and 7e-7, rewards 3e-7 and
     2e-6; relative, log-probabilities 5e-6 and 5e-6, gradient norms 3e-6 and 1e-5. With shared
-    prompts, ordinary: 1e-6, 3e-6; 5e-6, 1e-5.
+    prompts, ordinary: 1e-6, 3e-6; 5e-6, 1e-5. The order of additions is the processor's: on an
+    Intel one, shared, ordinary: 2e-6, 4e-6; 5e-6, 1e-5.
     """
     assert len(ours) == len(steps)
     # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
@@ -86,7 +87,7 @@ def assert_same_steps(ours: list[dict[str, float]], steps: list[dict[str, Any]])
     responses = {"source_chosen": "source", "target_chosen": "target", "rejected": "rejected"}
     for mine, theirs in zip(ours, steps, strict=True):
         assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=2e-6)
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=5e-6)
         for name, official in rewards.items():
             assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=5e-6)
         for name in ("accuracies", "source_accuracies"):
