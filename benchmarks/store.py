@@ -54,7 +54,7 @@ def _summary(parts: dict[str, Any]) -> dict[str, Any]:
     """Provenance and record of the steps, with the numbers of memory and of steps in a row."""
     steps = parts["steps"]
     detail = {name: value for name, value in steps.items() if name not in ABOUT}
-    for part in {"memory", "steady"} & set(parts):
+    for part in [name for name in ("memory", "steady") if name in parts]:
         found = parts[part].items()
         detail |= {k: v for k, v in found if isinstance(v, float) or k == "peak_gib"}
         detail[part] = parts[part]

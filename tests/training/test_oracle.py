@@ -72,7 +72,9 @@ def train(
     return ours, steps
 
 
-def assert_same_steps(ours: list[dict[str, float]], steps: list[dict[str, Any]]) -> None:
+def assert_same_steps(
+    ours: list[dict[str, float]], steps: list[dict[str, Any]], loss: float = 2e-6
+) -> None:
     """Far tighter than the 1e-4 and 1e-3 asked for: at this learning rate rewards are about 1e-4.
 
     Largest deviations measured, padded, short and ordinary: losses 2e-7 and 7e-7, rewards 3e-7 and
@@ -87,7 +89,7 @@ def assert_same_steps(ours: list[dict[str, float]], steps: list[dict[str, Any]])
     responses = {"source_chosen": "source", "target_chosen": "target", "rejected": "rejected"}
     for mine, theirs in zip(ours, steps, strict=True):
         assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)
-        assert mine["loss"] == pytest.approx(theirs["loss"], abs=5e-6)
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=loss)
         for name, official in rewards.items():
             assert mine[f"rewards/{name}"] == pytest.approx(theirs[f"rewards/{official}"], abs=5e-6)
         for name in ("accuracies", "source_accuracies"):
@@ -112,4 +114,4 @@ def test_short_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: b
 @pytest.mark.slow
 @pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])
 def test_ordinary_trajectory(smollm2: Any, shared: Path, tmp_path: Path, sharing: bool) -> None:
-    assert_same_steps(*train(smollm2, shared, tmp_path, "ordinary", sharing))
+    assert_same_steps(*train(smollm2, shared, tmp_path, "ordinary", sharing), loss=5e-6)

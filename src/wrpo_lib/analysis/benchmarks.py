@@ -94,8 +94,8 @@ def numbers() -> dict[str, float | int | str]:
         k: v for k, v in detail.items() if isinstance(v, int | float)
     }
     found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
-    counts = undisturbed(read_results(PROFILE, "steps")).groupby(["workload", "way"]).size()
-    found |= {f"turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]}
+    counts = _turns()
+    found |= {f"turns_{load}": int(n) for load, n in counts["all"].items()}
     found["left_out"] = sum(detail["turns_left_out"].values())
     steady = read_results(PROFILE, "steady")
     shares = matmul_shares(steady)
@@ -111,16 +111,24 @@ def numbers() -> dict[str, float | int | str]:
     found |= _of_intel()
     found["memory_steps"] = int(read_results(PROFILE, "memory")["step"].max())
     found["memory_commit"] = detail["memory"]["commit"]
-    found |= {"full": int(counts.min()), "commit": run["commit"], "machine": run["machine"]}
+    found |= {
+        "full": int(counts.min(axis=None)),
+        "commit": run["commit"],
+        "machine": run["machine"],
+    }
     return found
+
+
+def _turns(ending: str = "") -> pd.DataFrame:
+    """How many turns were not left out: a row a workload, a column a way."""
+    rows = undisturbed(read_results(PROFILE, f"steps{ending}"))
+    return rows.groupby(["workload", "way"]).size().unstack()
 
 
 def _of_intel() -> dict[str, int | str]:
     """About the run on the Intel machine."""
-    counts = undisturbed(read_results(PROFILE, "steps_intel")).groupby(["workload", "way"]).size()
-    found: dict[str, int | str] = {
-        f"intel_turns_{load}": int(counts[load, "all"]) for load in counts.index.levels[0]
-    }
+    turns = _turns("_intel")["all"]
+    found: dict[str, int | str] = {f"intel_turns_{load}": int(n) for load, n in turns.items()}
     run = read_run(PROFILE)["parts"]["steps_intel"]
     found["intel_left_out"] = sum(run["turns_left_out"].values())
     return {**found, "intel_commit": run["commit"]}
@@ -143,7 +151,7 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
 
 
 def machines_table() -> pd.DataFrame:
-    """A row a machine: the main speed-ups with quartiles, and what steps reach of its rate."""
+    """A column a machine: the main speed-ups with quartiles, what steps reach of its rate."""
     import pandas as pd
 
     table = []

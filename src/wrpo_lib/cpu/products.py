@@ -2,8 +2,8 @@
 
 torch multiplies float32 matrices on CPU with MKL, which on processors of other makers than its own
 uses half of the vector unit: there oneDNN takes less than half the time. On its maker's own MKL is
-the faster, for gradients of weights by half. The numbers are the same up to the order in which they
-are added. The make of the processor decides, so that a run repeats itself on one machine.
+the faster. The numbers are the same up to the order in which they are added. The make of the
+processor decides, and no trial at the start, so that a run repeats itself on one machine.
 """
 
 from __future__ import annotations
