@@ -13,5 +13,5 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     name: str = request.param
     if name == "onednn" and not products.AVAILABLE:
         pytest.skip("this torch comes without oneDNN")
-    monkeypatch.setattr(products, "_ONEDNN", name == "onednn")
+    monkeypatch.setattr(products, "ONEDNN", name == "onednn")
     return name

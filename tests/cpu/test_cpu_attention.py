@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wrpo_lib.cpu import attention
+from wrpo_lib.cpu import attention, flash
 from wrpo_lib.sharing import Branches
 
 ROWS = {
@@ -29,10 +29,8 @@ def states(branches: Branches, heads: int, key_heads: int, width: int) -> list[T
     ]
 
 
-@pytest.mark.parametrize("name", list(ROWS))
-@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
-def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
-    branches = Branches(ROWS[name])
+def compare(branches: Branches, heads: int = 6, key_heads: int = 2) -> None:
+    """Values and gradients of attention and of torch's under the row's mask."""
     query, key, value = states(branches, heads, key_heads, 16)
     weight = torch.randn(1, heads, branches.n_tokens, 16)
 
@@ -46,6 +44,44 @@ def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
     assert torch.allclose(found, expected, atol=1e-5)
     for mine, other in zip(gradients(found), gradients(expected), strict=True):
         assert torch.allclose(mine, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
+    compare(Branches(ROWS[name]), heads, key_heads)
+
+
+@pytest.mark.parametrize("name", list(ROWS))
+def test_without_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "AVAILABLE", False)
+    compare(Branches(ROWS[name]))
+
+
+def test_numbers_that_do_not_lie_side_by_side() -> None:
+    """The kernel would read what lies there instead, without a word."""
+    branches = Branches(ROWS["one example"])
+    plain = states(branches, 4, 2, 16)
+    spread = [t.detach().mT.contiguous().mT.requires_grad_() for t in plain]
+    found, expected = (
+        torch.autograd.grad(attention.attend(*given, branches, None).sum(), given)
+        for given in (spread, plain)
+    )  # the gradient of a sum is one number, repeated without a copy
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+    weight = torch.ones(1, 4, branches.n_tokens, 16)
+    dense = torch.autograd.grad(attention.attend(*plain, branches, None), plain, weight)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, dense, strict=True))
+
+
+def test_large_scores_stay_finite() -> None:
+    """The halves of a softmax are weighed by logarithms, so none of them overflows."""
+    branches = Branches(((64, (64, 64)),))
+    query, key, value = states(branches, 2, 2, 16)
+    out = attention.attend(query * 100, key * 100, value, branches, None)
+    expected = scaled_dot_product_attention(
+        query * 100, key * 100, value, attn_mask=branches.mask()
+    )
+    assert torch.allclose(out, expected, atol=1e-4)
 
 
 def test_the_usual_scale_is_that_of_the_head_size() -> None:

@@ -152,7 +152,7 @@ def test_the_peak_of_a_step_is_as_planned(shared: bool, checkpointing: bool, lor
 def test_tokens_and_arithmetic_are_those_of_a_real_batch(
     shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrpo_lib.cpu.products._ONEDNN", False)  # the counter does not know it
+    monkeypatch.setattr("wrpo_lib.cpu.products.ONEDNN", False)  # the counter does not know it
     monkeypatch.setattr("wrpo_lib.cpu.attention.takes", lambda *row: False)
     batch = real_batch(shared)
     assert fp.tokens(EXAMPLES, shared) == batch["input_ids"].numel()

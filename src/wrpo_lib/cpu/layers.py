@@ -179,11 +179,11 @@ class _NormFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, scale = ctx.saved_tensors
-        scaled = x * scale
-        pairs = grads[0] * scaled
-        to_weight = pairs.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
-        along = pairs.mul_(weight).mean(-1, keepdim=True)
-        to_x = (grads[0] * weight).sub_(scaled.mul_(along)).mul_(scale)
+        pairs = (grads[0] * x).flatten(0, -2)
+        to_weight = pairs.T @ scale.flatten() if ctx.needs_input_grad[1] else None
+        # d (x·scale·weight) / d scale, times d scale / d x = -x·scale³ / H
+        along = (pairs @ weight).view_as(scale) * scale.pow(3) / -x.shape[-1]
+        to_x = (grads[0] * weight).mul_(scale).addcmul_(x, along)
         return to_x, to_weight, None
 
 

@@ -25,8 +25,8 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Can oneDNN be called?"""
-_ONEDNN = AVAILABLE and not (torch.backends.mkl.is_available() and "Intel" in processor())
-
+ONEDNN = AVAILABLE and not (torch.backends.mkl.is_available() and "Intel" in processor())
+"""Does oneDNN multiply here?"""
 
 KINDS: list[type] = [Tensor, torch.nn.Parameter]
 """What :func:`plain` takes; the planner adds its tensors without numbers while it counts."""
@@ -37,12 +37,12 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
     By oneDNN in float32 on processors of other makers than Intel, otherwise by torch.
     """
-    return onednn(a, b) if _ONEDNN and a.dtype == torch.float32 else a @ b.T
+    return onednn(a, b) if ONEDNN and a.dtype == torch.float32 else a @ b.T
 
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     """Add a·bᵀ to ``total`` (M, N) in place; with torch's product in one pass over it."""
-    if _ONEDNN and a.dtype == torch.float32:
+    if ONEDNN and a.dtype == torch.float32:
         total.add_(onednn(a, b))
     else:
         total.addmm_(a, b.T)
