@@ -99,7 +99,10 @@ def test_starting_is_quick_and_light() -> None:
     heavy = "{'torch', 'transformers', 'pandas', 'matplotlib', 'datasets'}"
     code = f"import sys, wrpo_lib, wrpo_lib.cli; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "wrpo_lib.cli", "--help"], capture_output=True)
-    assert done.returncode == 0
-    assert time.perf_counter() - start < 3  # under one second on an idle machine
+    seconds = []
+    for _ in range(3):  # other work on the machine only ever adds time
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "wrpo_lib.cli", "--help"], capture_output=True)
+        assert done.returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 3  # under one second on an idle machine
