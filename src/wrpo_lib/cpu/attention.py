@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wrpo_lib.cpu import flash, products
+from wrpo_lib.cpu.flash import grouped
 from wrpo_lib.cpu.products import add_product, plain, product
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class _Tiles(torch.autograd.Function):
         ctx.branches, ctx.scale = branches, scale
         _, heads, n, width = query.shape
         out = query.new_empty(1, n, heads, width).transpose(1, 2)
-        q, o = _grouped(query, key), _grouped(out, key)
+        q, o = grouped(query, key), grouped(out, key)
         for before, own in _stretches(branches):
             k, v = _seen(key, before, own), _seen(value, before, own)
             for head, rows, n_keys in _tiles(len(k), before, own):
@@ -74,7 +75,7 @@ class _Tiles(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         to_query = torch.empty_like(query)
         to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        q, g, to_q = (_grouped(t, key) for t in (query, grads[0], to_query))
+        q, g, to_q = (grouped(t, key) for t in (query, grads[0], to_query))
         for before, own in _stretches(ctx.branches):
             k, v = _seen(key, before, own), _seen(value, before, own)
             to_k, to_v = (
@@ -94,11 +95,6 @@ class _Tiles(torch.autograd.Function):
                 whole[0, :, before] += part[..., :n_before].mT
                 whole[0, :, own] += part[..., n_before:].mT
         return to_query, to_key, to_value, None, None
-
-
-def _grouped(states: Tensor, key: Tensor) -> Tensor:
-    """(1, H, T, D) -> (Hkv, H/Hkv, T, D): the query heads of each key head."""
-    return states[0].unflatten(0, (key.shape[1], -1))
 
 
 def _stretches(branches: Branches) -> Iterator[tuple[slice, slice]]:

@@ -38,7 +38,7 @@ class Flash(torch.autograd.Function):
         _, heads, n, width = query.shape
         out = query.new_empty(1, n, heads, width).transpose(1, 2)
         log_sums = query.new_empty(1, heads, n)
-        q, o, sums = (_grouped(t, key) for t in (query, out, log_sums))
+        q, o, sums = (grouped(t, key) for t in (query, out, log_sums))
         k, v = (_repeated(t, q) for t in (key, value))
         for prompt, responses, stretches in _parts(branches):
             for own in stretches:
@@ -59,7 +59,7 @@ class Flash(torch.autograd.Function):
         query, key, value, out, log_sums = ctx.saved_tensors
         to_query, to_key, to_value = (torch.empty_like(t) for t in (query, key, value))
         q, o, sums, g, to_q = (
-            _grouped(t, key) for t in (query, out, log_sums, _rows(grads[0]), to_query)
+            grouped(t, key) for t in (query, out, log_sums, _rows(grads[0]), to_query)
         )
         k, v = (_repeated(t, q) for t in (key, value))
 
@@ -108,7 +108,7 @@ def _rows(states: Tensor) -> Tensor:
     return states if states.stride(-1) == 1 else states.contiguous()
 
 
-def _grouped(states: Tensor, key: Tensor) -> Tensor:
+def grouped(states: Tensor, key: Tensor) -> Tensor:
     """(1, H, …) -> (Hkv, H/Hkv, …): the query heads of each key head."""
     return states[0].unflatten(0, (key.shape[1], -1))
 
