@@ -162,7 +162,7 @@ def _branch_mask(prompt: int, length: int, device: torch.device) -> Tensor:
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D), one call a branch; on CPU :mod:`wrpo_lib.cpu`'s way.
+    """Attention of a packed row, (1, H, T, D), one call a branch; or :mod:`wrpo_lib.cpu`'s.
 
     Kernels skip what a causal square masks, but not what a mask of ours does. So the prompt goes
     along with its first branch in one square, and again with each branch longer than itself, where

@@ -16,6 +16,7 @@ ROWS = {
     "prompts of one token": ((1, (9, 1)), (1, (1,))),
     "filled up": ((33, (40, 2)), (6, ())),
     "a prompt alone": ((70, ()),),
+    "empty responses": ((5, (0, 3)), (4, (0,)), (9, (2, 0))),
 }
 
 
@@ -29,7 +30,7 @@ def states(branches: Branches, heads: int, key_heads: int, width: int) -> list[T
     ]
 
 
-def compare(branches: Branches, heads: int = 6, key_heads: int = 2) -> None:
+def assert_as_torch(branches: Branches, heads: int = 6, key_heads: int = 2) -> None:
     """Values and gradients of attention and of torch's under the row's mask."""
     query, key, value = states(branches, heads, key_heads, 16)
     weight = torch.randn(1, heads, branches.n_tokens, 16)
@@ -49,13 +50,13 @@ def compare(branches: Branches, heads: int = 6, key_heads: int = 2) -> None:
 @pytest.mark.parametrize("name", list(ROWS))
 @pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
 def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
-    compare(Branches(ROWS[name]), heads, key_heads)
+    assert_as_torch(Branches(ROWS[name]), heads, key_heads)
 
 
 @pytest.mark.parametrize("name", list(ROWS))
 def test_without_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flash, "AVAILABLE", False)
-    compare(Branches(ROWS[name]))
+    assert_as_torch(Branches(ROWS[name]))
 
 
 def test_numbers_that_do_not_lie_side_by_side() -> None:

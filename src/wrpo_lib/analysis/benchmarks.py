@@ -130,6 +130,7 @@ def _of_intel() -> dict[str, int | str]:
     turns = _turns("_intel")["all"]
     found: dict[str, int | str] = {f"intel_turns_{load}": int(n) for load, n in turns.items()}
     run = read_run(PROFILE)["parts"]["steps_intel"]
+    found["intel_share_steps"] = len(read_results(PROFILE, "steady_intel"))
     found["intel_left_out"] = sum(run["turns_left_out"].values())
     return {**found, "intel_commit": run["commit"]}
 

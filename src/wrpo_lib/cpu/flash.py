@@ -40,14 +40,16 @@ class Flash(torch.autograd.Function):
         log_sums = query.new_empty(1, heads, n)
         q, o, sums = (grouped(t, key) for t in (query, out, log_sums))
         k, v = (_repeated(t, q) for t in (key, value))
-        for prompt, responses, stretches in _parts(branches):
-            for own in stretches:
-                o[:, :, own], sums[:, :, own] = _forward(q, k, v, own, own, scale)
-            if responses.start < responses.stop:
-                seen, seen_sums = _forward(q, k, v, responses, prompt, scale)
-                own_sums = sums[:, :, responses]
-                o[:, :, responses].lerp_(seen, torch.sigmoid(seen_sums - own_sums)[..., None])
-                own_sums.copy_(torch.logaddexp(own_sums, seen_sums))
+        for rows, seen in _parts(branches):
+            found, found_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q[:, :, rows], k[:, :, seen], v[:, :, seen], 0.0, rows == seen, scale=scale
+            )
+            if rows == seen:
+                o[:, :, rows], sums[:, :, rows] = found, found_sums
+            else:
+                own_sums = sums[:, :, rows]
+                o[:, :, rows].lerp_(found, torch.sigmoid(found_sums - own_sums)[..., None])
+                own_sums.copy_(torch.logaddexp(own_sums, found_sums))
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.branches, ctx.scale = branches, scale
         return out
@@ -62,45 +64,36 @@ class Flash(torch.autograd.Function):
             grouped(t, key) for t in (query, out, log_sums, _rows(grads[0]), to_query)
         )
         k, v = (_repeated(t, q) for t in (key, value))
-
-        def part(rows: slice, seen: slice) -> tuple[Tensor, Tensor, Tensor]:
-            mine = (t[:, :, rows] for t in (o, sums))
+        for rows, seen in _parts(ctx.branches):
             of_q, of_k, of_v = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                g[:, :, rows], q[:, :, rows], k[:, :, seen], v[:, :, seen], *mine,
-                0.0, rows == seen, scale=ctx.scale,
+                g[:, :, rows], q[:, :, rows], k[:, :, seen], v[:, :, seen],
+                o[:, :, rows], sums[:, :, rows], 0.0, rows == seen, scale=ctx.scale,
             )  # fmt: skip
-            return of_q, of_k.sum(1), of_v.sum(1)
-
-        for prompt, responses, stretches in _parts(ctx.branches):
-            for own in stretches:
-                to_q[:, :, own], to_key[0, :, own], to_value[0, :, own] = part(own, own)
-            if responses.start < responses.stop:
-                of_q, of_k, of_v = part(responses, prompt)
-                to_q[:, :, responses] += of_q
-                to_key[0, :, prompt] += of_k
-                to_value[0, :, prompt] += of_v
+            of_k, of_v = of_k.sum(1), of_v.sum(1)
+            if rows == seen:
+                to_q[:, :, rows], to_key[0, :, seen], to_value[0, :, seen] = of_q, of_k, of_v
+            else:
+                to_q[:, :, rows] += of_q
+                to_key[0, :, seen] += of_k
+                to_value[0, :, seen] += of_v
         return to_query, to_key, to_value, None, None
 
 
-def _forward(
-    q: Tensor, k: Tensor, v: Tensor, rows: slice, seen: slice, scale: float
-) -> tuple[Tensor, Tensor]:
-    """What queries get from keys, and log Σ exp(scale·q·k); causally where both are the same."""
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        q[:, :, rows], k[:, :, seen], v[:, :, seen], 0.0, rows == seen, scale=scale
-    )
-    return found
-
-
-def _parts(branches: Branches) -> Iterator[tuple[slice, slice, list[slice]]]:
-    """Of each example: its prompt, all its responses, and each stretch that is causal in itself."""
+def _parts(branches: Branches) -> Iterator[tuple[slice, slice]]:
+    """Of each example the queries and keys of a part: each stretch with itself, which is causal,
+    then all responses with their prompt. Never an empty part, at which the kernel would crash.
+    """
     start = 0
     for length, responses in branches.examples:
-        stretches = [slice(start, start + length)]
-        for more in responses:
-            stretches.append(slice(stretches[-1].stop, stretches[-1].stop + more))
-        start = stretches[-1].stop
-        yield stretches[0], slice(stretches[0].stop, start), stretches
+        prompt = slice(start, start + length)
+        start = prompt.stop
+        if length:
+            yield prompt, prompt
+        for more in filter(None, responses):
+            yield slice(start, start + more), slice(start, start + more)
+            start += more
+        if length and start > prompt.stop:
+            yield slice(prompt.stop, start), prompt
 
 
 def _rows(states: Tensor) -> Tensor:
