@@ -18,7 +18,7 @@ from wrpo_lib.records import (
 )
 
 PROFILE = "benchmarks"
-ABOUT = ("commit", "written", "python", "machine", "processor", "versions")
+ABOUT = ("commit", "written", "python", "machine", "processor", "compiled", "versions")
 """Provenance of a part, beside its record."""
 
 

@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from wrpo_lib.analysis.benchmarks import (
     speedups,
     undisturbed,
 )
-from wrpo_lib.cpu import products
+from wrpo_lib.cpu import compiled, products
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
 from wrpo_lib.records import provenance
@@ -260,8 +261,21 @@ def measure(workload: str, name: str, n_batches: int) -> list[float]:
             way.trainer.ref_model = stepper.reference = None
         for start in range(0, len(rows), BATCH):
             stepper.step(way, rows[start : start + BATCH])
-            found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+            found.append(peak_gib())
     return found
+
+
+def peak_gib() -> float:
+    """Most GiB that were resident in this process so far.
+
+    By the kernel's account of its memory, where there is one: that of ``getrusage`` begins with
+    what the process that started this one had.
+    """
+    status = Path("/proc/self/status")
+    told = status.read_text(encoding="utf-8") if status.is_file() else ""
+    if found := re.search(r"^VmHWM:\s*(\d+) kB$", told, re.M):
+        return int(found[1]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 # --- what is reported ---------------------------------------------------------------------------
@@ -315,7 +329,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
     parser.add_argument("--batches", type=int, default=6, help="of the ordinary workload")
     parser.add_argument("--full", type=int, default=2, help="batches that all ways are timed on")
-    parser.add_argument("--repeats", type=int, default=1, help="turns on each batch")
+    parser.add_argument("--repeats", type=int, default=2, help="turns on each batch")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")
     parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")
     parser.add_argument("--label", help="of another machine: its tables and records go beside")
@@ -327,6 +341,7 @@ def main() -> None:
         print(json.dumps(measure(args.workload, args.measure, args.batches)))
         return
     made = {**provenance(), "processor": products.processor()}
+    made["compiled"] = compiled.loaded() is not None  # now, not within a step that is timed
     tables, records = {}, {}
     for part in [args.only] if args.only else PARTS:
         name = f"{part}_{args.label}" if args.label else part

@@ -50,6 +50,7 @@ def test_a_wrong_way_is_found(steps: pd.DataFrame) -> None:
 def test_the_summary_has_what_is_asked_for(steps: pd.DataFrame) -> None:
     import train_step
 
+    steps = steps.assign(rate=steps["rate"].max())  # other tests beside it would disturb its turn
     rows = [("official", 3.0), ("all", 2.0), ("official", 4.0), ("all", 1.0), ("saving", 1.0)]
     memory = train_step.memory_ratios(pd.DataFrame(rows, columns=["way", "peak_gib"]))
     detail = {**train_step.summary(steps), **memory}
@@ -100,7 +101,9 @@ def test_steps_in_a_row_keep_their_memory(monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_of_a_way_is_measured_step_by_step() -> None:
     import train_step
 
+    held = torch.ones(2**30)  # of the process that starts the measured one: 4 GiB that do not count
     rows = train_step.peaks("tiny", "all", 2)
+    del held
     assert list(rows["step"]) == [1, 2]
     assert 0.1 < rows["peak_gib"][0] <= rows["peak_gib"][1] < 4
 

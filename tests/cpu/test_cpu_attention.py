@@ -1,4 +1,4 @@
-"""Attention tile by tile is attention under the mask of the packed row."""
+"""Attention of a packed row, compiled and by tiles, is attention under the row's mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from wrpo_lib.cpu import attention, flash
+from wrpo_lib.cpu import attention
 from wrpo_lib.sharing import Branches
 
 ROWS = {
@@ -30,10 +30,12 @@ def states(branches: Branches, heads: int, key_heads: int, width: int) -> list[T
     ]
 
 
-def assert_as_torch(branches: Branches, heads: int = 6, key_heads: int = 2) -> None:
+def assert_as_torch(
+    branches: Branches, heads: int = 6, key_heads: int = 2, width: int = 16
+) -> None:
     """Values and gradients of attention and of torch's under the row's mask."""
-    query, key, value = states(branches, heads, key_heads, 16)
-    weight = torch.randn(1, heads, branches.n_tokens, 16)
+    query, key, value = states(branches, heads, key_heads, width)
+    weight = torch.randn(1, heads, branches.n_tokens, width)
 
     def gradients(out: Tensor) -> tuple[Tensor, ...]:
         return torch.autograd.grad((out * weight).sum(), (query, key, value))
@@ -53,14 +55,60 @@ def test_values_and_gradients(name: str, heads: int, key_heads: int) -> None:
     assert_as_torch(Branches(ROWS[name]), heads, key_heads)
 
 
-@pytest.mark.parametrize("name", list(ROWS))
-def test_without_the_kernel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flash, "AVAILABLE", False)
-    assert_as_torch(Branches(ROWS[name]))
+@pytest.mark.parametrize("width", [8, 40, 48, 64, 128])
+def test_sizes_of_a_head(width: int) -> None:
+    """Those that the compiled code does not take (8, 40) go another way."""
+    assert_as_torch(Branches(ROWS["one example"]), width=width)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 40])
+def test_numbers_of_threads(threads: int) -> None:
+    """Each sums its share of keys' and values' gradients; the same number gives the same again."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert_as_torch(Branches(ROWS["long stretches"]))
+        given = states(Branches(ROWS["long stretches"]), 6, 2, 16)
+        first, second = (
+            torch.autograd.grad(
+                attention.attend(*given, Branches(ROWS["long stretches"]), None).square().sum(),
+                given,
+            )
+            for _ in range(2)
+        )
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_is_not_a_number_is_not_hidden() -> None:
+    branches = Branches(ROWS["one example"])
+    query, key, value = states(branches, 2, 2, 16)
+    with torch.no_grad():
+        key[0, 1, 20, 3] = torch.nan
+    out = attention.attend(query, key, value, branches, None)
+    assert out[0, 1, 20:].isnan().any(-1).all(), "all that see the key, at 20 of the prompt's 40"
+    assert out[0, 0].isfinite().all()
+
+
+def test_scores_far_apart() -> None:
+    """Weights too small for a float are 0, in the gradients too."""
+    branches = Branches(((64, (64, 40)),))
+    given = states(branches, 2, 1, 16)
+    spread = [(t.detach() * 30).requires_grad_() for t in given[:2]] + given[2:]
+    weight = torch.randn(1, 2, branches.n_tokens, 16)
+    double = [t.detach().double().requires_grad_() for t in spread]
+    repeated = (t.repeat_interleave(2, dim=1) for t in double[1:])
+    expected = scaled_dot_product_attention(double[0], *repeated, attn_mask=branches.mask())
+    found = attention.attend(*spread, branches, None)
+    assert torch.allclose(found.double(), expected, atol=1e-3)
+    wanted = torch.autograd.grad(expected, double, weight.double())
+    for mine, other in zip(torch.autograd.grad(found, spread, weight), wanted, strict=True):
+        assert torch.allclose(mine.double(), other, atol=1e-3 * float(other.abs().max()))
 
 
 def test_numbers_that_do_not_lie_side_by_side() -> None:
-    """The kernel would read what lies there instead, without a word."""
+    """Compiled code would read what lies there instead, without a word."""
     branches = Branches(ROWS["one example"])
     plain = states(branches, 4, 2, 16)
     spread = [t.detach().mT.contiguous().mT.requires_grad_() for t in plain]

@@ -74,6 +74,32 @@ def test_the_make_of_the_processor_is_read(tmp_path: Path) -> None:
     assert products.processor(tmp_path / "none") == platform.processor()
 
 
+@pytest.mark.parametrize("width", [272, 304, 300])
+def test_norm_and_gate_in_double(width: int) -> None:
+    """300 is no multiple of what compiled code takes; 90 is where exp overflows a float."""
+    gate, up = (torch.randn(2, 7, width, dtype=torch.double, requires_grad=True) for _ in range(2))
+    with torch.no_grad():
+        gate[0, 0, :4] = torch.tensor([-90.0, 90.0, 0.0, -1e4])
+    weight = torch.randn(width, dtype=torch.double, requires_grad=True)
+    grad = torch.randn(2, 7, width, dtype=torch.double)
+    singles = [t.detach().float() for t in (gate, up, grad)]
+    hidden = torch.nn.functional.silu(gate) * up
+    expected = (*torch.autograd.grad(hidden, (gate, up), grad), hidden)
+    assert torch.allclose(layers._opened(*singles[:2]).double(), hidden, atol=1e-5)
+    for mine, other in zip(layers._opened_backward(*singles), expected, strict=True):
+        assert torch.allclose(mine.double(), other, atol=1e-5)
+
+    x = up.detach().requires_grad_()
+    norm = x * (x.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight
+    y, scale = x.detach().float().requires_grad_(), weight.detach().float().requires_grad_()
+    ours = layers._NormFunction.apply(y, scale, 1e-5)
+    assert torch.allclose(ours.double(), norm, atol=1e-5)
+    wanted = torch.autograd.grad(norm, (x, weight), grad)
+    found = torch.autograd.grad(ours, (y, scale), grad.float())
+    for mine, other in zip(found, wanted, strict=True):
+        assert torch.allclose(mine.double(), other, atol=1e-5)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_gradients_of_a_linear_layer(bias: bool) -> None:
     usual = torch.nn.Linear(300, 260, bias=bias).double()

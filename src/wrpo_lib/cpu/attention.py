@@ -1,17 +1,15 @@
-"""Attention of a packed row in float32: torch's flash kernel, or tiles that go through oneDNN.
+"""Attention of a packed row in float32: compiled code, or tiles where there is none.
 
-The kernel (:mod:`wrpo_lib.cpu.flash`) multiplies by MKL. Where that is the faster library, it takes
-four fifths of the tiles' time; where oneDNN is, and without the kernel, the tiles are used.
-
-Of the tiles: each stretch of a row (a prompt, a response) attends to what comes before it (nothing,
-its prompt) and causally to itself. A tile of its queries, those of all heads that share a key head
-together, meets exactly the keys up to the tile's end, so that no more than the corner of one tile
-is masked. Scores are made again in the backward pass: only queries, keys and values are kept.
+torch's own kernel for CPUs computes whole blocks of keys for each query, masked or not, and its
+products of small blocks run at a third of the rate of large ones. The compiled code
+(``attention.c``) computes the pairs that see each other, in blocks that stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import ctypes
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from wrpo_lib.cpu import flash, products
-from wrpo_lib.cpu.flash import grouped
-from wrpo_lib.cpu.products import add_product, plain, product
+from wrpo_lib.cpu import compiled
+from wrpo_lib.cpu.products import plain
+from wrpo_lib.cpu.tiles import Tiles
 
 if TYPE_CHECKING:
     from wrpo_lib.sharing import Branches
 
-TILE = 256
-"""Queries of one head in a tile."""
+QUERIES, KEYS = 48, 64
+"""Of a tile and of a block; as in the C code."""
 WORTHWHILE = 64
 """Tokens of a stretch, on average, below which torch's own attention is as fast."""
 
@@ -46,93 +44,130 @@ def attend(
     ``key`` and ``value`` may have fewer heads, (1, Hkv, T, D), of which H is a multiple.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    way = flash.Flash if flash.AVAILABLE and not products.ONEDNN else _Tiles
+    width_fits = query.shape[-1] % compiled.LANES == 0
+    way = Compiled if width_fits and compiled.usable(query, key, value) else Tiles
     found: Tensor = way.apply(query, key, value, branches, scale)
     return found
 
 
-class _Tiles(torch.autograd.Function):
+# --- compiled ------------------------------------------------------------------------------------
+
+
+class _States(ctypes.Structure):
+    """A tensor (1, H, T, D) whose last dimension lies side by side."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("head", ctypes.c_int64), ("token", ctypes.c_int64))
+
+
+class _Row(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("tokens", "width", "heads", "key_heads", "n_tiles",
+                                              "n_blocks", "threads", "scratch")),
+        ("scale", ctypes.c_float), ("natural", ctypes.c_float),
+        ("tiles", ctypes.c_void_p), ("blocks", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Tiles and blocks of a row, as the C code wants them, and the most keys that a tile meets."""
+
+    tiles: Any
+    n_tiles: int
+    blocks: Any
+    n_blocks: int
+    most: int
+
+
+@lru_cache(maxsize=64)
+def _plan(branches: Branches) -> _Plan:
+    tiles: list[tuple[int, ...]] = []
+    blocks: list[tuple[int, int]] = []
+    most = start = 0
+    for prompt, responses in branches.examples:
+        of_prompt = len(blocks)
+        for before, length in ((0, prompt), *((prompt, length) for length in responses)):
+            own, end = len(blocks), start + length
+            blocks += [(at, min(KEYS, end - at)) for at in range(start, end, KEYS)]
+            tiles += [
+                (at, min(at + QUERIES, end), start, own, before, of_prompt)
+                for at in range(start, end, QUERIES)
+            ]
+            most = max(most, before + length)
+            start = end
+    flat_tiles, flat_blocks = ([n for row in rows for n in row] for rows in (tiles, blocks))
+    return _Plan(
+        (ctypes.c_int64 * len(flat_tiles))(*flat_tiles), len(tiles),
+        (ctypes.c_int64 * len(flat_blocks))(*flat_blocks), len(blocks), most + 2 * compiled.LANES,
+    )  # fmt: skip
+
+
+class Compiled(torch.autograd.Function):
+    """softmax(scale·q·kᵀ)·v of a packed row, (1, H, T, D); keys and values (1, Hkv, T, D).
+
+    Keeps its inputs, its output and one number for each query.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, branches: Branches, scale: float
     ) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.branches, ctx.scale = branches, scale
+        """A new tensor whose transpose to (1, T, H, D) is contiguous."""
+        query, key, value = (_side_by_side(t) for t in (query, key, value))
         _, heads, n, width = query.shape
         out = query.new_empty(1, n, heads, width).transpose(1, 2)
-        q, o = grouped(query, key), grouped(out, key)
-        for before, own in _stretches(branches):
-            k, v = _seen(key, before, own), _seen(value, before, own)
-            for head, rows, n_keys in _tiles(len(k), before, own):
-                _, probs = _probabilities(q[head, :, rows], k[head, :n_keys], scale)
-                made = product(probs, v[head, :n_keys].T)
-                o[head, :, rows] = made.view(o.shape[1], -1, width)
+        log_sums = query.new_empty(heads, n)
+        row = _row(query, key, branches, scale)
+        row.scratch = QUERIES * (width + _plan(branches).most)
+        packed = query.new_empty(key.shape[1] * row.n_blocks * width * KEYS)
+        scratch = query.new_empty(row.threads * row.scratch)
+        compiled.loaded().attend(
+            ctypes.byref(row), *(_states(t) for t in (query, key, value, out)),
+            *(compiled.start(t) for t in (log_sums, packed, scratch)),
+        )  # fmt: skip
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.branches, ctx.scale = branches, scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        query, key, value = ctx.saved_tensors
-        to_query = torch.empty_like(query)
-        to_key, to_value = torch.zeros_like(key), torch.zeros_like(value)
-        q, g, to_q = (grouped(t, key) for t in (query, grads[0], to_query))
-        for before, own in _stretches(ctx.branches):
-            k, v = _seen(key, before, own), _seen(value, before, own)
-            to_k, to_v = (
-                torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (k, v)
-            )
-            for head, rows, n_keys in _tiles(len(k), before, own):
-                mine, probs = _probabilities(q[head, :, rows], k[head, :n_keys], ctx.scale)
-                grad = g[head, :, rows].flatten(0, 1)
-                add_product(to_v[head, :, :n_keys], grad.T, probs.T)
-                to_probs = product(grad, v[head, :n_keys])
-                to_scores = torch._softmax_backward_data(to_probs, probs, -1, probs.dtype)
-                add_product(to_k[head, :, :n_keys], mine.T, to_scores.T)
-                made = product(to_scores, k[head, :n_keys].T).mul_(ctx.scale)
-                to_q[head, :, rows] = made.view_as(q[head, :, rows])
-            for whole, part in ((to_key, to_k), (to_value, to_v)):
-                n_before = before.stop - before.start
-                whole[0, :, before] += part[..., :n_before].mT
-                whole[0, :, own] += part[..., n_before:].mT
+        """Gradients of query, key and value."""
+        query, key, value, out, log_sums = ctx.saved_tensors
+        width = query.shape[-1]
+        grad = _side_by_side(grads[0])
+        to_query = torch.empty_like(out)
+        to_key, to_value = (
+            torch.empty_like(t, memory_format=torch.contiguous_format) for t in (key, value)
+        )
+        row = _row(query, key, ctx.branches, ctx.scale)
+        row.scratch = QUERIES * (3 * width + 2 * KEYS)
+        packed = query.new_empty(2 * key.shape[1] * row.n_blocks * width * KEYS)
+        scratch = query.new_empty(row.threads * row.scratch)
+        shares = query.new_empty(row.threads * 2 * key.numel())
+        compiled.loaded().gradients(
+            ctypes.byref(row), *(_states(t) for t in (grad, query, key, value, out)),
+            compiled.start(log_sums), _states(to_query),
+            *(compiled.start(t) for t in (to_key, to_value, packed, scratch, shares)),
+        )  # fmt: skip
         return to_query, to_key, to_value, None, None
 
 
-def _stretches(branches: Branches) -> Iterator[tuple[slice, slice]]:
-    """Of each prompt and response of a row: the tokens seen before it, and its own."""
-    start = 0
-    for prompt, responses in branches.examples:
-        first = slice(start, start + prompt)
-        yield slice(start, start), first
-        start += prompt
-        for length in responses:
-            yield first, slice(start, start + length)
-            start += length
+def _row(query: Tensor, key: Tensor, branches: Branches, scale: float) -> _Row:
+    plan = _plan(branches)
+    _, heads, n, width = query.shape
+    made = _Row(
+        n, width, heads, key.shape[1], plan.n_tiles, plan.n_blocks,
+        compiled.threads(), 0, scale * math.log2(math.e), scale,
+        ctypes.addressof(plan.tiles), ctypes.addressof(plan.blocks),
+    )  # fmt: skip
+    made.plan = plan  # or it might go, and its arrays with it, while the code reads them
+    return made
 
 
-def _seen(states: Tensor, before: slice, own: slice) -> Tensor:
-    """(Hkv, n, D): the keys or values of a stretch and of what comes before it."""
-    return torch.cat([states[0, :, before], states[0, :, own]], dim=1)
+def _side_by_side(states: Tensor) -> Tensor:
+    return states if states.stride(-1) == 1 else states.contiguous()
 
 
-def _tiles(heads: int, before: slice, own: slice) -> Iterator[tuple[int, slice, int]]:
-    """Key head, rows of the queries, and number of keys that the last of them sees."""
-    n_before = before.stop - before.start
-    for start in range(own.start, own.stop, TILE):
-        stop = min(start + TILE, own.stop)
-        for head in range(heads):
-            yield head, slice(start, stop), n_before + stop - own.start
-
-
-def _probabilities(query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Scaled queries (G·C, D) of a tile (G, C, D), and what they attend to, (G·C, n)."""
-    group, rows, width = query.shape
-    scaled = (query * scale).reshape(-1, width)
-    scores = product(scaled, key)
-    scores.view(group, rows, -1)[..., -rows:].add_(_corner(rows))
-    return scaled, torch.softmax(scores, -1)
-
-
-@lru_cache(maxsize=TILE)
-def _corner(rows: int) -> Tensor:
-    """(C, C): -inf where a tile's query does not see a key of the tile, else 0."""
-    return torch.full((rows, rows), -torch.inf).triu(1)
+def _states(tensor: Tensor) -> _States:
+    return _States(tensor.data_ptr(), tensor.stride(1), tensor.stride(2))

@@ -6,6 +6,7 @@ They replace a model's own by their class alone: weights, names and what is save
 from __future__ import annotations
 
 from collections.abc import Callable
+from ctypes import c_float, c_int64
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.activations import SiLUActivation
 
+from wrpo_lib.cpu import compiled
 from wrpo_lib.cpu.products import plain, product
 
 SMALLEST = 2**16
@@ -42,6 +44,17 @@ def enable(model: torch.nn.Module, *, trial: bool = True) -> None:
 def _mixed(kind: type, own: type) -> type:
     """A model's class with the forward pass of ours before its own."""
     return type(own.__name__, (kind, own), {"__module__": own.__module__})
+
+
+def _compiled(*tensors: Tensor) -> bool:
+    """Can compiled code do this elementwise work?"""
+    fit = all(t.is_contiguous() and t.shape[-1] % compiled.LANES == 0 for t in tensors)
+    return fit and compiled.usable(*tensors)
+
+
+def _sizes(*numbers: int) -> tuple[c_int64, ...]:
+    """Numbers, and that of threads, as compiled code takes them."""
+    return tuple(map(c_int64, (*numbers, compiled.threads())))
 
 
 # --- linear -------------------------------------------------------------------------------------
@@ -110,19 +123,39 @@ class _GatedFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(gate, up, weight)
-        return _linear(functional.silu(gate).mul_(up), weight, bias)
+        return _linear(_opened(gate, up), weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         gate, up, weight = ctx.saved_tensors
-        opened = functional.silu(gate)
-        to_rest = _to_parameters(grads[0], opened * up, ctx.needs_input_grad[2:])
         to_hidden = product(grads[0].flatten(0, -2), weight.T).view_as(gate)
-        to_up = opened.mul_(to_hidden)
-        to_gate = to_hidden.mul_(up)
-        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
-        return to_gate, to_up, *to_rest
+        to_gate, to_up, hidden = _opened_backward(gate, up, to_hidden)
+        return to_gate, to_up, *_to_parameters(grads[0], hidden, ctx.needs_input_grad[2:])
+
+
+def _opened(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate)·up."""
+    if not _compiled(gate, up):
+        return functional.silu(gate).mul_(up)
+    out = torch.empty_like(gate)
+    compiled.loaded().gated(*_sizes(gate.numel()), *map(compiled.start, (gate, up, out)))
+    return out
+
+
+def _opened_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of gate and up from that of silu(gate)·up, in whose place one goes; its value."""
+    if _compiled(gate, up, grad):
+        to_up, out = torch.empty_like(up), torch.empty_like(up)
+        arguments = map(compiled.start, (gate, up, grad, to_up, out))
+        compiled.loaded().gated_gradients(*_sizes(gate.numel()), *arguments)
+        return grad, to_up, out
+    opened = functional.silu(gate)
+    out = opened * up
+    to_up = opened.mul_(grad)
+    to_gate = grad.mul_(up)
+    torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
+    return to_gate, to_up, out
 
 
 def _is_gated(module: torch.nn.Module, trial: bool) -> bool:
@@ -170,15 +203,28 @@ class _Norm:
 class _NormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = (size.square_() / x.shape[-1] + epsilon).rsqrt_()
+        if _compiled(x, weight):
+            out, scale = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
+            sizes, arguments = _sizes(scale.numel(), x.shape[-1]), (x, weight, out, scale)
+            compiled.loaded().norm(*sizes, c_float(epsilon), *map(compiled.start, arguments))
+        else:
+            size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+            scale = (size.square_() / x.shape[-1] + epsilon).rsqrt_()
+            out = (x * scale).mul_(weight)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, weight, scale = ctx.saved_tensors
+        if _compiled(x, weight, grads[0]):
+            of_x, of_weight = torch.empty_like(x), torch.empty_like(weight)
+            shares = x.new_empty(compiled.threads(), len(weight))
+            arguments = (grads[0], x, weight, scale, of_x, of_weight, shares)
+            sizes = _sizes(scale.numel(), x.shape[-1])
+            compiled.loaded().norm_gradients(*sizes, *map(compiled.start, arguments))
+            return of_x, of_weight, None
         pairs = (grads[0] * x).flatten(0, -2)
         to_weight = pairs.T @ scale.flatten() if ctx.needs_input_grad[1] else None
         # d (x·scale·weight) / d scale, times d scale / d x = -x·scale³ / H

@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Make and model of the processor, as far as the system tells."""
+def processor(
+    cpuinfo: Path = Path("/proc/cpuinfo"), fields: tuple[str, ...] = ("vendor_id", "model name")
+) -> str:
+    """Make and model of the processor, or other fields, as far as the system tells."""
     told = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    found = (re.search(rf"^{name}\s*: (.+)$", told, re.M) for name in ("vendor_id", "model name"))
+    found = (re.search(rf"^{name}\s*: (.+)$", told, re.M) for name in fields)
     return ", ".join(match[1] for match in found if match) or platform.processor()
 
 

@@ -20,6 +20,7 @@ from typing import IO
 
 import yaml
 
+from wrpo_lib.cache import cache_dir
 from wrpo_lib.errors import WRPOError
 
 MIRROR = "WRPO_ASSETS"
@@ -60,11 +61,6 @@ def find(name: str) -> Asset:
         near = [n for n in assets if n.split("/")[0] == folder] or sorted(assets)
         raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(near)}")
     return assets[name]
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: ``~/.cache/wrpo`` (``XDG_CACHE_HOME`` moves it)."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wrpo"
 
 
 def open_plain(path: Path) -> IO[bytes]:

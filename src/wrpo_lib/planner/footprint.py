@@ -81,7 +81,7 @@ def fake_model(
     from trl.trainer.utils import add_fused_lm_head
 
     from wrpo_lib import sharing
-    from wrpo_lib.cpu import attention, layers, products
+    from wrpo_lib.cpu import layers, products, tiles
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
@@ -89,7 +89,7 @@ def fake_model(
         add_fused_lm_head(model)
         whole = _adapted(model, lora) if lora else model
     kinds = list(products.KINDS)
-    caches = (sharing._branch_mask.cache_clear, attention._corner.cache_clear)
+    caches = (sharing._branch_mask.cache_clear, tiles._corner.cache_clear)
     for clear in caches:  # real masks and fake ones do not mix
         clear()
     try:
