@@ -241,6 +241,11 @@ def peaks(workload: str, name: str, n_batches: int) -> pd.DataFrame:
     command = [sys.executable, __file__, "--measure", name, "--workload", workload,
                "--batches", str(n_batches)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode < 0:
+        raise WRPOError(
+            f"measuring {name} on {workload} was killed by signal {-done.returncode}; if that is "
+            f"9, for want of memory: close what else runs"
+        )
     if done.returncode:
         raise WRPOError(f"measuring {name} on {workload} failed:\n{done.stderr[-2000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
@@ -346,8 +351,8 @@ def main() -> None:
     for part in [args.only] if args.only else PARTS:
         name = f"{part}_{args.label}" if args.label else part
         tables[name], records[name] = PARTS[part](args)
-    folder = save(tables, records, made, args.out)
-    print(f"wrote {', '.join(tables)} to {folder}")
+        folder = save(tables, records, made, args.out)  # what is there, should a later part fail
+        print(f"wrote {name} to {folder}", flush=True)
     if "steps" in records:
         print(json.dumps({k: v for k, v in records["steps"].items() if k != "ways"}, indent=1))
 
@@ -383,8 +388,8 @@ def _steady(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 PARTS = {
+    "memory": _memory,  # first, as this process keeps what memory it has once had
     "steps": _steps,
-    "memory": _memory,
     "steady": _steady,
     "growth": lambda args: growth.run(args.quick),
 }

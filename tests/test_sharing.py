@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from wrpo_lib.cpu import attention, compiled
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.sharing import (
     Branches,
@@ -134,18 +135,24 @@ def test_losses_and_gradients_equal_the_padded_ones(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_with_lora(family: str) -> None:
+    model = build(family)
+    assert_same_sums_and_gradients(*with_lora(family, model, prepare(model)))
+
+
+def with_lora(family: str, model: Any, shared: Any) -> tuple[Any, Any]:
+    """Both with the same adapter, which does something."""
     names = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt_neox": ["query_key_value", "dense"]}
-    model, lora = build(family), LoraConfig(r=4, target_modules=names[family])
+    lora = LoraConfig(r=4, target_modules=names[family])
     torch.manual_seed(2)
     plain = get_peft_model(copy.deepcopy(model), lora)
-    shared = get_peft_model(prepare(model), lora)
+    shared = get_peft_model(shared, lora)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, weight in plain.named_parameters():
             if "lora" in name:
                 weight.normal_(std=0.3, generator=generator)
                 shared.get_parameter(name).copy_(weight)
-    assert_same_sums_and_gradients(plain, shared)
+    return plain, shared
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
@@ -155,6 +162,31 @@ def test_with_gradient_checkpointing(family: str) -> None:
     shared.gradient_checkpointing_enable({"use_reentrant": False})
     assert shared.is_gradient_checkpointing
     assert_same_sums_and_gradients(model, shared)
+
+
+@pytest.fixture
+def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Rows as short as those here through compiled attention; one entry a call."""
+    if compiled.loaded() is None:
+        pytest.skip("there is no GCC here to compile with")
+    calls: list[Any] = []
+    own = attention.Compiled.apply
+    monkeypatch.setattr(attention, "WORTHWHILE", 0)
+    monkeypatch.setattr(attention.Compiled, "apply", lambda *a: calls.append(a) or own(*a))
+    return calls
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
+@pytest.mark.parametrize("way", ["plain", "lora", "checkpointing"])
+def test_with_compiled_attention(way: str, family: str, compiled_calls: list[Any]) -> None:
+    model = build(family, head_dim=16)
+    shared = prepare(model)
+    if way == "checkpointing":
+        shared.gradient_checkpointing_enable({"use_reentrant": False})
+    if way == "lora":
+        model, shared = with_lora("llama", model, shared)
+    assert_same_sums_and_gradients(model, shared)
+    assert compiled_calls
 
 
 def test_rows_filled_to_a_multiple() -> None:

@@ -7,5 +7,6 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``~/.cache/wrpo`` (``XDG_CACHE_HOME`` moves it); it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wrpo"
+    """``~/.cache/wrpo`` (``XDG_CACHE_HOME``, if absolute, moves it); it may not exist yet."""
+    named = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return (named if named.is_absolute() else Path.home() / ".cache") / "wrpo"

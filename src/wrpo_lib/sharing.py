@@ -168,7 +168,7 @@ def _sdpa(
     along with its first branch in one square, and again with each branch longer than itself, where
     computing its queries twice costs less than the masked part of the rectangle.
     """
-    if attention.takes(query, key, branches, p):
+    if attention.takes(query, key, value, branches, p):
         return attention.attend(query, key, value, branches, scaling)
     key, value = (_repeat(states, query.shape[1]) for states in (key, value))
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,37 @@ def test_memory_of_a_way_is_measured_step_by_step() -> None:
     del held
     assert list(rows["step"]) == [1, 2]
     assert 0.1 < rows["peak_gib"][0] <= rows["peak_gib"][1] < 4
+
+
+def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    import train_step
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        return subprocess.CompletedProcess(args, -9, "", "")
+
+    monkeypatch.setattr(train_step.subprocess, "run", killed)
+    with pytest.raises(WRPOError, match=r"measuring all on tiny was killed by signal 9"):
+        train_step.peaks("tiny", "all", 1)
+
+
+def test_a_part_that_fails_leaves_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_step
+
+    def fail(args: Any) -> Any:
+        raise WRPOError("no")
+
+    rows = pd.DataFrame({"way": ["all"], "peak_gib": [1.0]})
+    monkeypatch.setattr(train_step, "PARTS", {"memory": lambda args: (rows, {}), "steps": fail})
+    monkeypatch.setattr(train_step.sys, "argv", ["train_step", "--quick", "--out", str(tmp_path)])
+    threads = torch.get_num_threads()
+    try:
+        with pytest.raises(WRPOError, match="no"):
+            train_step.main()
+    finally:
+        torch.set_num_threads(threads)
+    assert pd.read_csv(tmp_path / "memory.csv").equals(rows)
 
 
 def test_a_way_that_cannot_be_measured_is_named() -> None:

@@ -74,9 +74,19 @@ def test_the_make_of_the_processor_is_read(tmp_path: Path) -> None:
     assert products.processor(tmp_path / "none") == platform.processor()
 
 
+@pytest.mark.parametrize("threads", [1, 3, 40])
 @pytest.mark.parametrize("width", [272, 304, 300])
-def test_norm_and_gate_in_double(width: int) -> None:
+def test_norm_and_gate_in_double(width: int, threads: int) -> None:
     """300 is no multiple of what compiled code takes; 90 is where exp overflows a float."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_norm_and_gate(width)
+    finally:
+        torch.set_num_threads(before)
+
+
+def assert_norm_and_gate(width: int) -> None:
     gate, up = (torch.randn(2, 7, width, dtype=torch.double, requires_grad=True) for _ in range(2))
     with torch.no_grad():
         gate[0, 0, :4] = torch.tensor([-90.0, 90.0, 0.0, -1e4])

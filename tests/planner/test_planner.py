@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 
 CONFIG = LlamaConfig(
     vocab_size=4000, hidden_size=288, intermediate_size=320, num_hidden_layers=4,
-    num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1024,
+    num_attention_heads=3, num_key_value_heads=1, max_position_embeddings=1024,
     tie_word_embeddings=False, pad_token_id=0, bos_token_id=None, eos_token_id=1,
 )  # fmt: skip
 EXAMPLES = [(60, (150, 120, 40)), (35, (90, 170, 80))]

@@ -2,13 +2,13 @@
 
    A tile is some queries of one head that follow each other in one stretch of the row (a prompt, a
    response). It meets the keys of its prompt and those of its own stretch up to its last query, in
-   blocks. Its scores are made, used and gone; nothing of the size (queries, keys) leaves the cache.
+   blocks; what a query of the tile does not see of them is hidden. Scores are made, used and gone.
    Scores are in units of log 2: the scale given here has log2(e) in it. */
 
 #include "vectors.h"
 
-enum { VECTORS = WIDTH == 8 ? 2 : 4, ROWS = 6 }; /* sums of a product that fit the registers */
-enum { QUERIES = 48, KEYS = 64 };                 /* of a tile, of a block; Python knows both */
+enum { VECTORS = WIDTH == 8 ? 2 : 4, ROWS = 6 }; /* sums of a product that wide registers hold */
+/* QUERIES of a tile and KEYS of a block are given when this is compiled. */
 
 /* Number d of token t of head h lies at start[h * head + t * token + d]. */
 typedef struct { float *start; int64_t head, token; } states;
@@ -18,7 +18,7 @@ typedef struct { int64_t first, number; } block;
    its prompt's. */
 typedef struct { int64_t first, end, own, own_block, prompt, prompt_block; } tile;
 typedef struct {
-    int64_t tokens, width, heads, key_heads, n_tiles, n_blocks, threads, scratch;
+    int64_t tokens, width, heads, key_heads, n_tiles, n_blocks, threads, sharing, scratch;
     float scale, natural; /* with log2(e), and without */
     const tile *tiles;
     const block *blocks;
@@ -179,7 +179,8 @@ void attend(const row *r, states q, states k, states v, states out, float *log_s
 
 /* Gradients of queries, keys and values from that of the output, `g`; keys' and values' are
    (key_heads, tokens, width). `packed` holds the blocks of keys and of values, `scratch` of each
-   thread QUERIES * (3 * width + 2 * KEYS), and `shares` of each its gradients of keys and values. */
+   thread QUERIES * (3 * width + 2 * KEYS), and `shares` of each its gradients of keys and values.
+   The first `sharing` threads have tiles, so that shares do not grow with the machine. */
 void gradients(const row *r, states g, states q, states k, states v, states out,
                const float *log_sums, states to_q, float *to_k, float *to_v, float *packed,
                float *scratch, float *shares)
@@ -191,13 +192,15 @@ void gradients(const row *r, states g, states q, states k, states v, states out,
     pack(r, v, packed_v);
 #pragma omp parallel num_threads(r->threads)
     {
-        float *query = scratch + r->scratch * omp_get_thread_num();
+        const int64_t me = omp_get_thread_num();
+        const int64_t team = least(r->sharing, omp_get_num_threads()); /* fewer than asked for? */
+        const int64_t tasks = me < team ? r->n_tiles * r->heads : 0, mine = me < team ? me : 0;
+        float *query = scratch + r->scratch * mine;
         float *grad = query + QUERIES * width, *to_query = grad + QUERIES * width;
         float *probs = to_query + QUERIES * width, *to_scores = probs + QUERIES * KEYS;
-        float *share_k = shares + 2 * size * omp_get_thread_num(), *share_v = share_k + size;
-        memset(share_k, 0, 2 * size * sizeof(float));
-#pragma omp for schedule(static, 1)
-        for (int64_t task = 0; task < r->n_tiles * r->heads; task++) {
+        float *share_k = shares + 2 * size * mine, *share_v = share_k + size;
+        if (me < team) memset(share_k, 0, 2 * size * sizeof(float));
+        for (int64_t task = me; task < tasks; task += team) {
             const tile t = r->tiles[task / r->heads];
             const int64_t head = task % r->heads, kv = head / (r->heads / r->key_heads);
             const int64_t n = t.end - t.first;
@@ -243,7 +246,7 @@ void gradients(const row *r, states g, states q, states k, states v, states out,
                     store(of(to_q, head, t.first + i) + d,
                           load(to_query + i * width + d) * r->natural);
         }
-        const int64_t team = omp_get_num_threads(); /* may be fewer than asked for */
+#pragma omp barrier
 #pragma omp for schedule(static)
         for (int64_t x = 0; x < size; x++) {
             float sum_k = 0, sum_v = 0;
@@ -251,7 +254,7 @@ void gradients(const row *r, states g, states q, states k, states v, states out,
                 sum_k += shares[2 * size * thread + x];
                 sum_v += shares[2 * size * thread + size + x];
             }
-            to_k[x] = sum_k * (r->natural / r->scale);
+            to_k[x] = sum_k * 0.6931471805599453f /* log(2), for the scale */;
             to_v[x] = sum_v;
         }
     }

@@ -1,8 +1,7 @@
 """Attention of a packed row in float32: compiled code, or tiles where there is none.
 
-torch's own kernel for CPUs computes whole blocks of keys for each query, masked or not, and its
-products of small blocks run at a third of the rate of large ones. The compiled code
-(``attention.c``) computes the pairs that see each other, in blocks that stay in the cache.
+torch's own kernel for CPUs computes whole blocks of keys for each query, masked or not. The
+compiled code (``attention.c``) computes a tile of queries with the keys up to the last of them.
 """
 
 from __future__ import annotations
@@ -18,22 +17,26 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from wrpo_lib.cpu import compiled
+from wrpo_lib.cpu.compiled import KEYS, QUERIES, SHARING
 from wrpo_lib.cpu.products import plain
 from wrpo_lib.cpu.tiles import Tiles
 
 if TYPE_CHECKING:
     from wrpo_lib.sharing import Branches
 
-QUERIES, KEYS = 48, 64
-"""Of a tile and of a block; as in the C code."""
 WORTHWHILE = 64
 """Tokens of a stretch, on average, below which torch's own attention is as fast."""
 
 
-def takes(query: Tensor, key: Tensor, branches: Branches, dropout: float) -> bool:
-    """Is this a row that :func:`attend` computes, and computes faster?"""
-    stretches = sum(1 + len(responses) for _, responses in branches.examples)
-    return not dropout and plain(query, key) and branches.n_tokens >= WORTHWHILE * stretches
+def takes(query: Tensor, key: Tensor, value: Tensor, branches: Branches, dropout: float) -> bool:
+    """Is this a row that :func:`attend` computes, and computes faster?
+
+    Not where values have another size than keys (DeepSeek's do): that is left to torch.
+    """
+    _, heads, n, width = query.shape
+    fits = key.shape == value.shape == (1, key.shape[1], n, width) and not heads % key.shape[1]
+    long = branches.n_tokens >= WORTHWHILE * sum(1 + len(rs) for _, rs in branches.examples)
+    return fits and long and n == branches.n_tokens and not dropout and plain(query, key, value)
 
 
 def attend(
@@ -62,7 +65,7 @@ class _States(ctypes.Structure):
 class _Row(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("tokens", "width", "heads", "key_heads", "n_tiles",
-                                              "n_blocks", "threads", "scratch")),
+                                              "n_blocks", "threads", "sharing", "scratch")),
         ("scale", ctypes.c_float), ("natural", ctypes.c_float),
         ("tiles", ctypes.c_void_p), ("blocks", ctypes.c_void_p),
     )  # fmt: skip
@@ -143,8 +146,8 @@ class Compiled(torch.autograd.Function):
         row = _row(query, key, ctx.branches, ctx.scale)
         row.scratch = QUERIES * (3 * width + 2 * KEYS)
         packed = query.new_empty(2 * key.shape[1] * row.n_blocks * width * KEYS)
-        scratch = query.new_empty(row.threads * row.scratch)
-        shares = query.new_empty(row.threads * 2 * key.numel())
+        scratch = query.new_empty(row.sharing * row.scratch)
+        shares = query.new_empty(row.sharing * 2 * key.numel())
         compiled.loaded().gradients(
             ctypes.byref(row), *(_states(t) for t in (grad, query, key, value, out)),
             compiled.start(log_sums), _states(to_query),
@@ -156,9 +159,10 @@ class Compiled(torch.autograd.Function):
 def _row(query: Tensor, key: Tensor, branches: Branches, scale: float) -> _Row:
     plan = _plan(branches)
     _, heads, n, width = query.shape
+    threads = torch.get_num_threads()
     made = _Row(
         n, width, heads, key.shape[1], plan.n_tiles, plan.n_blocks,
-        compiled.threads(), 0, scale * math.log2(math.e), scale,
+        threads, min(threads, SHARING), 0, scale * math.log2(math.e), scale,
         ctypes.addressof(plan.tiles), ctypes.addressof(plan.blocks),
     )  # fmt: skip
     made.plan = plan  # or it might go, and its arrays with it, while the code reads them

@@ -26,13 +26,16 @@ from wrpo_lib.cpu.products import processor
 logger = logging.getLogger(__name__)
 
 SOURCES = sorted(Path(__file__).parent.glob("*.[ch]"))
+QUERIES, KEYS = 48, 64
+"""Of a tile and of a block of attention."""
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math",
-         "-fopenmp", "-shared", "-fPIC")  # fmt: skip
+         "-fopenmp", "-shared", "-fPIC", f"-DQUERIES={QUERIES}", f"-DKEYS={KEYS}")  # fmt: skip
 LANES = 16
 """Numbers in the widest vector of any processor: sizes that the code takes are multiples of it."""
 FUNCTIONS = ("attend", "gradients", "gated", "gated_gradients", "norm", "norm_gradients")
-THREADS = 16
-"""At most: each has gradients of all keys and values of its own until they are added."""
+SHARING = 16
+"""Threads, at most, that make gradients of attention: each has those of all keys and values of its
+own until they are added."""
 
 
 # --- building -----------------------------------------------------------------------------------
@@ -42,14 +45,23 @@ THREADS = 16
 def loaded() -> Any:
     """The shared library; None, with a line in the log, where it cannot be had."""
     try:
-        found = ctypes.CDLL(str(build(cache_dir() / "compiled")))
-    except (OSError, subprocess.CalledProcessError) as error:
+        path = build(cache_dir() / "compiled")
+        try:
+            found = ctypes.CDLL(str(path))
+        except OSError:  # damaged: once more
+            path.unlink(missing_ok=True)
+            found = ctypes.CDLL(str(build(path.parent)))
+        for name in FUNCTIONS:
+            getattr(found, name).restype = None
+    except (
+        OSError, subprocess.CalledProcessError,
+        ValueError, RuntimeError, AttributeError,  # CC, the home folder, the library's names
+    ) as error:  # fmt: skip
         told = (getattr(error, "stderr", None) or str(error)).strip()
         logger.warning("training on this CPU is slower than it could be: its code was not compiled "
-                       "(%s); install GCC, or name it in CC", told[-500:])  # fmt: skip
+                       "(%s); it needs GCC, found as gcc or named by CC, and a cache folder to "
+                       "write to", told[-500:])  # fmt: skip
         return None
-    for name in FUNCTIONS:
-        getattr(found, name).restype = None
     return found
 
 
@@ -60,18 +72,21 @@ def build(folder: Path) -> Path:
 
     :raises OSError: the compiler is not there, or the folder cannot be written.
     :raises subprocess.CalledProcessError: the compiler failed; ``stderr`` says why.
+    :raises ValueError: CC is no command.
     """
-    compiler = shlex.split(os.environ.get("CC", "gcc"))
+    compiler = shlex.split(os.environ.get("CC") or "gcc")
 
     def run(*arguments: str) -> str:
         command = [*compiler, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     able = processor(fields=("vendor_id", "model name", "flags", "Features"))
-    about = "\n".join([*(s.read_text("utf-8") for s in SOURCES), *FLAGS, run("--version"), able])
+    about = "\n".join(
+        [*(s.read_text("utf-8") for s in SOURCES), *compiler, *FLAGS, run("--version"), able]
+    )
     path = folder / f"wrpo-{hashlib.sha256(about.encode()).hexdigest()[:16]}.so"
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # code is run from here
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # several processes may be at it
             made = Path(scratch) / path.name
             run(*FLAGS, "-o", str(made), *(str(s) for s in SOURCES if s.suffix == ".c"), "-lm")
@@ -83,11 +98,6 @@ def usable(*tensors: Tensor) -> bool:
     """Can compiled code work on these, which have numbers in them, and is it there?"""
     real = all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
     return real and loaded() is not None
-
-
-def threads() -> int:
-    """Threads that the code is to run on: torch's, at most :data:`THREADS`."""
-    return min(torch.get_num_threads(), THREADS)
 
 
 def start(tensor: Tensor) -> ctypes.c_void_p:

@@ -79,7 +79,7 @@ void norm_gradients(int64_t rows, int64_t width, int64_t threads, const float *g
                 store(to_x + i * width + j,
                       load(g + j) * load(weight + j) * scale[i] + load(mine + j) * along);
         }
-        const int64_t team = omp_get_num_threads();
+        const int64_t team = omp_get_num_threads(); /* may be fewer than asked for */
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < width; j++) {
             to_weight[j] = 0;

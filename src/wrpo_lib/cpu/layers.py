@@ -54,7 +54,7 @@ def _compiled(*tensors: Tensor) -> bool:
 
 def _sizes(*numbers: int) -> tuple[c_int64, ...]:
     """Numbers, and that of threads, as compiled code takes them."""
-    return tuple(map(c_int64, (*numbers, compiled.threads())))
+    return tuple(map(c_int64, (*numbers, torch.get_num_threads())))
 
 
 # --- linear -------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class _Norm:
 class _NormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        if _compiled(x, weight):
+        if _compiled(x, weight) and x.shape[-1] == len(weight):
             out, scale = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1)
             sizes, arguments = _sizes(scale.numel(), x.shape[-1]), (x, weight, out, scale)
             compiled.loaded().norm(*sizes, c_float(epsilon), *map(compiled.start, arguments))
@@ -220,7 +220,7 @@ class _NormFunction(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         if _compiled(x, weight, grads[0]):
             of_x, of_weight = torch.empty_like(x), torch.empty_like(weight)
-            shares = x.new_empty(compiled.threads(), len(weight))
+            shares = x.new_empty(torch.get_num_threads(), len(weight))
             arguments = (grads[0], x, weight, scale, of_x, of_weight, shares)
             sizes = _sizes(scale.numel(), x.shape[-1])
             compiled.loaded().norm_gradients(*sizes, *map(compiled.start, arguments))
