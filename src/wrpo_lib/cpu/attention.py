@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from wrpo_lib.sharing import Branches
 
 WORTHWHILE = 64
-"""Tokens of a stretch, on average, below which torch's own attention is as fast."""
+"""Tokens of a stretch, on average, below which torch's own attention is as fast as tiles.
+
+Compiled code would be faster there too; but the testbed's rows are that short, and its numbers
+should not depend on whether a machine has a compiler.
+"""
 
 
 def takes(query: Tensor, key: Tensor, value: Tensor, branches: Branches, dropout: float) -> bool:
