@@ -30,8 +30,8 @@ PAIRS = {
     "pair": "ours, reference cached",
 }
 """Ways to compute DPO's step on the pairs (y_wt, y_l)."""
-MACHINES = {"the one above": "", "an Intel processor": "_intel"}
-"""Machines that were timed, with the ending of their tables' names."""
+MACHINES = {"the one above": "", "of another make": "_other"}
+"""Processors that were timed, with the ending of their tables' names."""
 
 
 DISTURBED = 0.7
@@ -108,13 +108,13 @@ def numbers() -> dict[str, float | int | str]:
         low, median, high = ratios.quantile([0.25, 0.5, 0.75])
         found |= {f"code_{name}": median, f"code_{name}_low": low, f"code_{name}_high": high}
     found["code_turns"] = len(code)
-    found |= _of_intel()
+    found |= _of_other()
     found["memory_steps"] = int(read_results(PROFILE, "memory")["step"].max())
-    found["memory_commit"] = detail["memory"]["commit"]
     found |= {
         "full": int(counts.min(axis=None)),
         "commit": run["commit"],
         "machine": run["machine"],
+        "processor": run["processor"],
     }
     return found
 
@@ -125,14 +125,13 @@ def _turns(ending: str = "") -> pd.DataFrame:
     return rows.groupby(["workload", "way"]).size().unstack()
 
 
-def _of_intel() -> dict[str, int | str]:
-    """About the run on the Intel machine."""
-    turns = _turns("_intel")["all"]
-    found: dict[str, int | str] = {f"intel_turns_{load}": int(n) for load, n in turns.items()}
-    run = read_run(PROFILE)["parts"]["steps_intel"]
-    found["intel_share_steps"] = len(read_results(PROFILE, "steady_intel"))
-    found["intel_left_out"] = sum(run["turns_left_out"].values())
-    return {**found, "intel_commit": run["commit"]}
+def _of_other() -> dict[str, int | str]:
+    """About the run on a processor of another make."""
+    turns = _turns("_other")["all"]
+    found: dict[str, int | str] = {f"other_turns_{load}": int(n) for load, n in turns.items()}
+    run = read_run(PROFILE)["parts"]["steps_other"]
+    found["other_share_steps"] = len(read_results(PROFILE, "steady_other"))
+    return {**found, "other_commit": run["commit"]}
 
 
 def ways_table(ways: dict[str, str]) -> pd.DataFrame:
@@ -152,14 +151,14 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
 
 
 def machines_table() -> pd.DataFrame:
-    """A column a machine: the main speed-ups with quartiles, what steps reach of its rate."""
+    """A column a processor: the main speed-ups with quartiles, what steps reach of its rate."""
     import pandas as pd
 
     table = []
     for machine, suffix in MACHINES.items():
         steps = undisturbed(read_results(PROFILE, f"steps{suffix}"))
         steady = read_results(PROFILE, f"steady{suffix}")
-        line: dict[str, str] = {"machine": machine}
+        line: dict[str, str] = {"processor": machine}
         for load, rows in steps.groupby("workload", sort=False):
             found = quartiles(rows)
             for way, about in ((ONE_PASS, "one pass"), ("all", "cached")):
@@ -172,7 +171,7 @@ def machines_table() -> pd.DataFrame:
         rates = steady[["torch_rate", "rate"]].median()
         line["GFLOP/s, torch and best"] = f"{rates['torch_rate']:.0f}, {rates['rate']:.0f}"
         table.append(line)
-    return pd.DataFrame(table).set_index("machine").T.rename_axis("").reset_index()
+    return pd.DataFrame(table).set_index("processor").T.rename_axis("").reset_index()
 
 
 def memory_table() -> pd.DataFrame:
