@@ -300,6 +300,29 @@ def test_a_window_as_long_as_the_rows_is_none() -> None:
     assert obstacle(build("mistral", sliding_window=16), 16) is None
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_last_mlp_computes_the_tokens_that_predict(recompute: bool) -> None:
+    model = prepare(build("llama")).train()
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    seen: list[list[int]] = [[], []]
+    for counts, layer in zip(seen, (model.model.layers[0], model.model.layers[-1]), strict=True):
+        layer.mlp.down_proj.register_forward_hook(
+            lambda module, args, out, counts=counts: counts.append(args[0].shape[1])
+        )
+    sums = shared_sums(model)
+    gradients(model, sums)
+    branches = pack(PROMPTS, RESPONSES)["branches"]
+    predicting = len(set(branches.predicting()))
+    assert predicting < branches.n_tokens
+    assert set(seen[0]) == {branches.n_tokens}
+    assert seen[1] == [predicting] * (1 + recompute)
+    model(torch.tensor([[5, 6, 7]]))
+    assert seen[1][-1] == 3, "an ordinary call computes all of its tokens"
+    torch.testing.assert_close(shared_sums(copy.deepcopy(model)), sums)
+    assert seen[1][-1] == predicting, "a copy does so, too"
+
+
 def test_ordinary_calls_stay_what_they_were() -> None:
     model = build("llama")
     ids = torch.tensor([[5, 6, 7, 8]])

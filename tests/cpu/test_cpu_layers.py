@@ -23,6 +23,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.models.llama import modeling_llama
 
 from wrpo_lib.cpu import layers, products
 from wrpo_lib.cpu.products import plain, product
@@ -38,10 +39,10 @@ MODELS = {
 }
 
 
-def build(name: str) -> Any:
+def build(name: str, **sizes: Any) -> Any:
     torch.manual_seed(0)
     kind, config = MODELS[name]
-    return kind(config(**SIZE, attn_implementation="sdpa"))
+    return kind(config(**{**SIZE, **sizes}, attn_implementation="sdpa"))
 
 
 def gradients(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -152,6 +153,93 @@ def test_a_model_gives_the_same_logits_and_gradients(name: str, recompute: bool)
         assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_turned_heads_in_double(heads: int, threads: int) -> None:
+    """Both halves have angles of their own here, as nothing says that they are the same."""
+    before = torch.get_num_threads()
+    x = torch.randn(1, 5, heads, 64, dtype=torch.double).transpose(1, 2).requires_grad_()
+    cosine, sine, grad = (torch.randn(1, n, 5, 64, dtype=torch.double) for n in (1, 1, heads))
+    first, second = x.chunk(2, dim=-1)
+    turned = x * cosine + torch.cat([-second, first], dim=-1) * sine
+    angles = [a[:, 0].float() for a in (cosine, sine)]
+    torch.set_num_threads(threads)
+    try:
+        y = x.detach().float().requires_grad_()
+        usual = modeling_llama.apply_rotary_pos_emb
+        ours, also = layers._rotated(usual, y, y.detach()[:, :1], *angles)
+        assert torch.equal(also, ours[:, :1])
+        (found,) = torch.autograd.grad(ours, y, grad.float())
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(ours.double(), turned, atol=1e-5)
+    assert torch.allclose(found.double(), torch.autograd.grad(turned, x, grad)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_model_of_one_row_turns_its_heads(
+    name: str, recompute: bool, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(name, head_dim=64)
+    ids = torch.randint(0, 99, (1, 23))
+    logits, expected = gradients(model, ids)
+    calls: list[bool] = []
+    turn = layers._turn
+    monkeypatch.setattr(
+        layers, "_turn", lambda *a, backward: calls.append(backward) or turn(*a, backward=backward)
+    )
+    layers.enable(model)
+    model.train()
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found, mine = gradients(model, ids)
+    assert torch.allclose(found, logits, atol=1e-4)
+    for key, grad in expected.items():
+        assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
+    each = 4 if library == "compiled" else 0  # queries and keys of two layers
+    assert calls.count(True) == each
+    assert calls.count(False) == each * (1 + recompute)
+    calls.clear()
+    build(name, head_dim=64)(ids)
+    assert not calls, "other models keep transformers' own"
+
+
+def test_an_attention_that_turns_in_another_way_is_left_alone() -> None:
+    def interleaved(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        def turn(x: Tensor) -> Tensor:
+            other = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
+            return x * cosine[:, None] + other * sine[:, None]
+
+        return turn(q), turn(k)
+
+    assert layers._turns_halves(modeling_llama.apply_rotary_pos_emb)
+    assert not layers._turns_halves(interleaved)
+    assert not layers._turns_halves(lambda q, k: (q, k))
+    assert layers._turned(torch.nn.Linear) is None
+
+
+@pytest.mark.parametrize("words", [0, 500])
+def test_embedding_and_head_of_one_matrix(words: int) -> None:
+    """Equal gradients, dense, over two steps without clearing; small ones are left alone."""
+    size = {"vocab_size": words or 99, "tie_word_embeddings": True}
+    usual = build("llama", **size)
+    ours = copy.deepcopy(usual)
+    layers.enable(ours)
+    weight = ours.model.embed_tokens.weight
+    assert ours.lm_head.weight is weight
+    assert isinstance(ours.model.embed_tokens, layers._Embedding) == bool(words)
+    ids = torch.tensor([[3, 5, 3, 8, 8, 8]])
+    for _ in range(2):
+        for model in (usual, ours):
+            model(ids).logits.log_softmax(-1)[..., 7].sum().backward()
+    assert not weight.grad.is_sparse
+    assert torch.allclose(weight.grad, usual.lm_head.weight.grad, atol=1e-4)
+    apart = build("llama", vocab_size=500, tie_word_embeddings=False)
+    layers.enable(apart)
+    assert type(apart.model.embed_tokens) is torch.nn.Embedding
+
+
 def test_what_is_replaced_and_what_is_not() -> None:
     llama, gemma = build("llama"), build("gemma")
     layers.enable(llama)
@@ -164,6 +252,8 @@ def test_what_is_replaced_and_what_is_not() -> None:
     assert not isinstance(other.mlp, layers._Gated), "Gemma's gate is a gelu"
     assert not isinstance(other.input_layernorm, layers._Norm), "Gemma's norm adds 1"
     assert type(block.mlp).__name__ == "LlamaMLP"
+    assert type(block.self_attn).__name__ == "LlamaAttention"
+    assert isinstance(block.self_attn, layers._Turned)
     assert llama.state_dict().keys() == build("llama").state_dict().keys()
 
 

@@ -57,10 +57,13 @@ def speedups(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way."""
+    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way.
+
+    A way that was not timed in any of the turns has no numbers.
+    """
     found = speedups(rows).quantile([0.25, 0.5, 0.75]).T
     found.columns = ["low", "median", "high"]
-    return found
+    return found.reindex([*WAYS, *PAIRS])
 
 
 def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
@@ -145,7 +148,9 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
         line: dict[str, Any] = {"way": name}
         for load, found in by_load.items():
             low, median, high = found.loc[way]
-            line[f"{load} prompts"] = f"{median:.2f} [{low:.2f}, {high:.2f}]"
+            line[f"{load} prompts"] = (
+                f"{median:.2f} [{low:.2f}, {high:.2f}]" if median > 0 else "every turn left out"
+            )
         table.append(line)
     return pd.DataFrame(table)
 

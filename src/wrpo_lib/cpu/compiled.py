@@ -32,7 +32,7 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-
          "-fopenmp", "-shared", "-fPIC", f"-DQUERIES={QUERIES}", f"-DKEYS={KEYS}")  # fmt: skip
 LANES = 16
 """Numbers in the widest vector of any processor: sizes that the code takes are multiples of it."""
-FUNCTIONS = ("attend", "gradients", "gated", "gated_gradients", "norm", "norm_gradients")
+FUNCTIONS = ("attend", "gradients", "gated", "gated_gradients", "norm", "norm_gradients", "rotated")
 SHARING = 16
 """Threads, at most, that make gradients of attention: each has those of all keys and values of its
 own until they are added."""

@@ -88,3 +88,31 @@ void norm_gradients(int64_t rows, int64_t width, int64_t threads, const float *g
         }
     }
 }
+
+/* Rotary embedding of heads of one kind, the halves of each turned into each other by the angles
+   (tokens, width): out = x cos + (-second, first) sin; or, backward, the gradient of x from out's.
+   Heads lie side by side in `out`; in `x` a head and a token lie so far from the next. */
+void rotated(int64_t tokens, int64_t heads, int64_t width, int64_t threads, int64_t backward,
+             int64_t head, int64_t token, const float *x, const float *cosines, const float *sines,
+             float *out)
+{
+    const int64_t half = width / 2;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t h = 0; h < heads; h++) {
+            const float *from = x + t * token + h * head;
+            const float *cosine = cosines + t * width, *sine = sines + t * width;
+            float *to = out + (t * heads + h) * width;
+            for (int64_t j = 0; j < half; j += WIDTH) {
+                floats first = load(from + j), second = load(from + half + j);
+                floats a = load(sine + j), b = load(sine + half + j);
+                if (backward) {
+                    floats was = a;
+                    a = -b;
+                    b = -was;
+                }
+                store(to + j, first * load(cosine + j) - second * a);
+                store(to + half + j, second * load(cosine + half + j) + first * b);
+            }
+        }
+}
