@@ -6,15 +6,18 @@
 Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
 of the ratios of neighbours. Losses and gradient norms of the ways must agree, or the run fails.
 Peak memory is of a fresh process for each way, over ten steps. Writes results/benchmarks/ (--out
-elsewhere; --label beside what is there, for a run on another machine).
+elsewhere; --label beside what is there, for a run on another machine). Turns are kept in the cache
+folder until the run ends: after an interruption, the same command at the same commit goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
+import platform
 import re
 import resource
 import subprocess
@@ -41,6 +44,7 @@ from wrpo_lib.analysis.benchmarks import (
     speedups,
     undisturbed,
 )
+from wrpo_lib.cache import cache_dir
 from wrpo_lib.cpu import compiled, products
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import footprint
@@ -137,27 +141,36 @@ def needed_gflops(model: Any, rows: list[workloads.Row]) -> float:
 
 
 def compare(
-    workload: str, n_batches: int, repeats: int, names: tuple[str, ...], full: int = 10**9
-) -> pd.DataFrame:
+    workload: str, n_batches: int, repeats: int, names: tuple[str, ...], full: int = 10**9,
+    kept: Path | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Time every way on every batch in turn; one row a step.
 
     After ``full`` turns only the ways of ``MAIN`` go on; a turn in which other work held the
-    machine up does not count, but after twice as many they do so anyway.
+    machine up does not count, but after twice as many they do so anyway. The rows are written to
+    ``kept`` after each turn, and where it has some, the turns after them are taken.
     """
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
     found: list[dict[str, Any]] = []
+    if kept and kept.is_file():
+        found = [
+            {str(k): v for k, v in row.items()} for row in pd.read_csv(kept).to_dict("records")
+        ]
     with tempfile.TemporaryDirectory() as folder:
         ways = {n: stepper.build(n, tokenizer, rows, Path(folder)) for n in names}
         batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
         for trl in (w for w in ways.values() if isinstance(w, variants.TRL)):
             for batch in batches[: 2 * full]:
                 trl.prepare(batch)
-        for turn in range(repeats * n_batches):
+        for turn in range(len({row["turn"] for row in found}), repeats * n_batches):
             batch = batches[turn % n_batches]
             taken = names if turn < 2 * full and _left(found, names) < full else MAIN
             about = {"workload": workload, "turn": turn, "gflops": needed_gflops(model, batch)}
             found += [{**about, **row} for row in _turn(stepper, ways, taken, turn, batch)]
+            if kept:
+                pd.DataFrame(found).to_csv(kept.with_suffix(".part"), index=False)
+                kept.with_suffix(".part").replace(kept)
             print(f"{workload}: turn {turn + 1} of {repeats * n_batches}", flush=True)
     table = pd.DataFrame(found)
     check_agreement(table)
@@ -370,13 +383,29 @@ def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     started = time.perf_counter()
     # long prompts are all of one length, so that further batches would say the same again
     batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": 4}
+    kept = {w: _turns_file(f"{w}_{n}_{args.full}") for w, n in batches.items()}
+    resumed = sum(file.is_file() for file in kept.values())
     table = pd.concat(
-        [compare(w, n, args.repeats, variants.NAMES, args.full) for w, n in batches.items()]
-    )
+        [compare(w, n, args.repeats, variants.NAMES, args.full, kept[w])
+         for w, n in batches.items()]
+    )  # fmt: skip
     seconds = round(time.perf_counter() - started)
     settings = {"batch": BATCH, "threads": THREADS, "batches": batches, "full": args.full,
-                "repeats": args.repeats, "seconds": seconds}  # fmt: skip
-    return table, {**settings, **summary(table)}
+                "repeats": args.repeats, "resumed": resumed > 0, "seconds": seconds}  # fmt: skip
+    told = summary(table)
+    for file in kept.values():  # what is asked for again is measured again
+        file.unlink()
+    return table, {**settings, **told}
+
+
+def _turns_file(settings: str) -> Path:
+    """Where turns are kept until the run ends, for these settings, this code and this machine."""
+    commit, about = provenance()["commit"], platform.node() + products.processor()
+    code = commit if not commit.endswith("-dirty") else f"{commit}-{time.time_ns()}"
+    name = hashlib.sha256(f"{code} {about} {settings}".encode()).hexdigest()[:16]
+    folder = cache_dir() / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.csv"
 
 
 def _memory(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:

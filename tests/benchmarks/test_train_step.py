@@ -38,6 +38,67 @@ def test_every_way_takes_the_same_step(steps: pd.DataFrame) -> None:
     assert abs(losses["official"] - 0.693147) > 1e-6, "the policy is not its reference"
 
 
+def test_turns_are_kept_and_gone_on_from(
+    steps: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import train_step
+    import variants
+
+    kept = tmp_path / "turns.csv"
+    taken: list[int] = []
+    turn = train_step._turn
+
+    def stops(*args: Any) -> Any:
+        taken.append(args[3])
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        return turn(*args)
+
+    monkeypatch.setattr(train_step, "_turn", stops)
+    with pytest.raises(KeyboardInterrupt):
+        train_step.compare("tiny", 1, 2, variants.NAMES, 1, kept)
+    first = pd.read_csv(kept)
+    assert set(first["way"]) == set(steps["way"]), "the turn before it is there"
+    whole = train_step.compare("tiny", 1, 2, variants.NAMES, 1, kept)
+    assert taken == [0, 1, 1]
+    assert whole["seconds"].tolist()[: len(first)] == pytest.approx(first["seconds"].tolist())
+    assert set(whole[whole["turn"] == 1]["way"]) >= {*train_step.MAIN, train_step.REFERENCE}
+
+
+def test_a_disturbed_turn_does_not_count_as_one_of_all_ways() -> None:
+    import train_step
+
+    rows = [{"workload": "w", "turn": t, "way": way, "rate": rate}
+            for t, rate in enumerate((50, 100)) for way in ("a", "b", "reference")]  # fmt: skip
+    assert train_step._left(rows, ("a", "b")) == 1
+    assert train_step._left(rows, ("a", "b", "c")) == 0, "not all ways were in it"
+    assert train_step._left([], ("a", "b")) == 0
+
+
+def test_a_way_whose_turns_were_all_disturbed_has_no_number(
+    steps: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And neither does it stop the summary, the table or the figure."""
+    import matplotlib.pyplot as plt
+    import train_step
+
+    from wrpo_lib.analysis import benchmarks
+    from wrpo_lib.figures import benchmarks as figures
+
+    calm = steps[steps["way"].isin(["official", "all", "reference"])].assign(turn=1, rate=100.0)
+    table = pd.concat([steps.assign(rate=1.0), calm])
+    table = pd.concat([table.assign(workload=load) for load in ("ordinary", "long")])
+    told = train_step.summary(table)
+    assert told["turns_left_out"] == {"ordinary": 1, "long": 1}
+    assert set(told["ways"]["long"]) == {"official", "all", "reference", benchmarks.ONE_PASS}
+    for module in (benchmarks, figures):
+        monkeypatch.setattr(module, "read_results", lambda *_: table)
+    shown = benchmarks.ways_table(benchmarks.WAYS).set_index("way")["long prompts"]
+    assert shown["prompt sharing alone"] == "every turn left out"
+    assert shown["all, reference cached"][0].isdigit()
+    plt.close(figures.train_step())
+
+
 def test_a_wrong_way_is_found(steps: pd.DataFrame) -> None:
     import train_step
 

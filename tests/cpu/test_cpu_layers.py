@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers import (
@@ -203,6 +204,17 @@ def test_a_model_of_one_row_turns_its_heads(
     calls.clear()
     build(name, head_dim=64)(ids)
     assert not calls, "other models keep transformers' own"
+
+
+def test_heads_turn_under_adapters_of_all_projections() -> None:
+    names = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    adapted = get_peft_model(build("llama", head_dim=64), LoraConfig(r=4, target_modules=names))
+    layers.enable(adapted)
+    assert isinstance(adapted.get_base_model().model.layers[0].self_attn, layers._Turned)
+    ids = torch.randint(0, 99, (1, 9))
+    with adapted.disable_adapter():
+        found = adapted(ids).logits
+    assert torch.allclose(found, build("llama", head_dim=64)(ids).logits, atol=1e-4)
 
 
 def test_an_attention_that_turns_in_another_way_is_left_alone() -> None:

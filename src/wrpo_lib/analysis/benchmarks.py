@@ -57,13 +57,10 @@ def speedups(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way.
-
-    A way that was not timed in any of the turns has no numbers.
-    """
+    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way of these turns."""
     found = speedups(rows).quantile([0.25, 0.5, 0.75]).T
     found.columns = ["low", "median", "high"]
-    return found.reindex([*WAYS, *PAIRS])
+    return found
 
 
 def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
@@ -99,6 +96,7 @@ def numbers() -> dict[str, float | int | str]:
     found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
     counts = _turns()
     found |= {f"turns_{load}": int(n) for load, n in counts["all"].items()}
+    found |= {f"full_{load}": int(n) for load, n in counts["sharing"].items()}
     found["left_out"] = sum(detail["turns_left_out"].values())
     steady = read_results(PROFILE, "steady")
     shares = matmul_shares(steady)
@@ -113,8 +111,8 @@ def numbers() -> dict[str, float | int | str]:
     found["code_turns"] = len(code)
     found |= _of_other()
     found["memory_steps"] = int(read_results(PROFILE, "memory")["step"].max())
+    found["memory_commit"] = detail["memory"]["commit"]
     found |= {
-        "full": int(counts.min(axis=None)),
         "commit": run["commit"],
         "machine": run["machine"],
         "processor": run["processor"],
@@ -125,7 +123,7 @@ def numbers() -> dict[str, float | int | str]:
 def _turns(ending: str = "") -> pd.DataFrame:
     """How many turns were not left out: a row a workload, a column a way."""
     rows = undisturbed(read_results(PROFILE, f"steps{ending}"))
-    return rows.groupby(["workload", "way"]).size().unstack()
+    return rows.groupby(["workload", "way"]).size().unstack(fill_value=0)
 
 
 def _of_other() -> dict[str, int | str]:
@@ -142,7 +140,10 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
     import pandas as pd
 
     rows = undisturbed(read_results(PROFILE, "steps"))
-    by_load = {load: quartiles(part) for load, part in rows.groupby("workload", sort=False)}
+    by_load = {
+        load: quartiles(part).reindex(list(ways))  # the turns of a way may all be left out
+        for load, part in rows.groupby("workload", sort=False)
+    }
     table = []
     for way, name in ways.items():
         line: dict[str, Any] = {"way": name}

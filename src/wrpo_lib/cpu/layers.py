@@ -39,9 +39,9 @@ def enable(model: torch.nn.Module, *, trial: bool = True) -> None:
             if not isinstance(module, kind) and is_kind(module, trial):
                 own: Any = type(module)
                 module.__class__ = _mixed(kind, own)
-        large = any(type(part) is Linear for part in module.children())
         mine: Any = type(module)
-        if large and not isinstance(module, _Turned) and (turned := _turned(mine)):
+        turned = None if isinstance(module, _Turned) else _turned(mine)
+        if turned and any(type(part) is Linear for part in module.modules()):  # those of adapters
             module.__class__ = turned
     _share_embedding(model)
 

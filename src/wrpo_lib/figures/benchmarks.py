@@ -107,7 +107,7 @@ def train_step(profile: str = "nano") -> Figure:
     with style():
         figure, axis = plt.subplots(figsize=(7.2, 3.6))
         for k, (load, (label, color, marker)) in enumerate(LOADS.items()):
-            found = quartiles(rows[rows["workload"] == load]).loc[list(names)]
+            found = quartiles(rows[rows["workload"] == load]).reindex(list(names))
             places = [i + 0.2 * (k - 0.5) for i in range(len(names))]
             low, middle, high = (found[column] for column in ("low", "median", "high"))
             axis.errorbar(middle, places, xerr=[middle - low, high - middle], fmt=marker,
