@@ -165,7 +165,7 @@ def compare(
                 trl.prepare(batch)
         for turn in range(len({row["turn"] for row in found}), repeats * n_batches):
             batch = batches[turn % n_batches]
-            taken = names if turn < 2 * full and _left(found, names) < full else MAIN
+            taken = names if turn < 2 * full and _undisturbed_turns(found, names) < full else MAIN
             about = {"workload": workload, "turn": turn, "gflops": needed_gflops(model, batch)}
             found += [{**about, **row} for row in _turn(stepper, ways, taken, turn, batch)]
             if kept:
@@ -177,8 +177,8 @@ def compare(
     return table
 
 
-def _left(found: list[dict[str, Any]], names: tuple[str, ...]) -> int:
-    """Turns of all ways so far that are not left out."""
+def _undisturbed_turns(found: list[dict[str, Any]], names: tuple[str, ...]) -> int:
+    """Turns of all these ways so far that are not left out."""
     if not found:
         return 0
     per_turn = undisturbed(pd.DataFrame(found)).groupby("turn")["way"].nunique()
@@ -384,14 +384,15 @@ def _steps(args: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     # long prompts are all of one length, so that further batches would say the same again
     batches = {"tiny": 2} if args.quick else {"ordinary": args.batches, "long": 4}
     kept = {w: _turns_file(f"{w}_{n}_{args.full}") for w, n in batches.items()}
-    resumed = sum(file.is_file() for file in kept.values())
+    resumed = any(file.is_file() for file in kept.values())
+    print("turns are kept until the run ends:", *kept.values(), flush=True)
     table = pd.concat(
         [compare(w, n, args.repeats, variants.NAMES, args.full, kept[w])
          for w, n in batches.items()]
     )  # fmt: skip
     seconds = round(time.perf_counter() - started)
     settings = {"batch": BATCH, "threads": THREADS, "batches": batches, "full": args.full,
-                "repeats": args.repeats, "resumed": resumed > 0, "seconds": seconds}  # fmt: skip
+                "repeats": args.repeats, "resumed": resumed, "seconds": seconds}  # fmt: skip
     told = summary(table)
     for file in kept.values():  # what is asked for again is measured again
         file.unlink()

@@ -369,7 +369,10 @@ def test_ctrl_c_ends_it_cleanly() -> None:
             for _ in range(20):
                 assert run.stdout.readline() == "reply\n"
             run.send_signal(signal.SIGINT)
-            out, err = run.communicate(timeout=60)
+            try:
+                out, err = run.communicate(timeout=60)
+            finally:
+                run.kill()  # or leaving it would wait for a process that went on
     assert (out, err, run.returncode) == ("interrupted\n", "", 0)
 
 

@@ -70,9 +70,9 @@ def test_a_disturbed_turn_does_not_count_as_one_of_all_ways() -> None:
 
     rows = [{"workload": "w", "turn": t, "way": way, "rate": rate}
             for t, rate in enumerate((50, 100)) for way in ("a", "b", "reference")]  # fmt: skip
-    assert train_step._left(rows, ("a", "b")) == 1
-    assert train_step._left(rows, ("a", "b", "c")) == 0, "not all ways were in it"
-    assert train_step._left([], ("a", "b")) == 0
+    assert train_step._undisturbed_turns(rows, ("a", "b")) == 1
+    assert train_step._undisturbed_turns(rows, ("a", "b", "c")) == 0, "not all ways were in it"
+    assert train_step._undisturbed_turns([], ("a", "b")) == 0
 
 
 def test_a_way_whose_turns_were_all_disturbed_has_no_number(

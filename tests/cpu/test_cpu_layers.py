@@ -46,6 +46,20 @@ def build(name: str, **sizes: Any) -> Any:
     return kind(config(**{**SIZE, **sizes}, attn_implementation="sdpa"))
 
 
+def assert_same(model: Any, ids: Tensor, *, recompute: bool) -> None:
+    """Logits and gradients of a model before our layers are put into it and after."""
+    logits, expected = gradients(model, ids)
+    layers.enable(model)
+    model.train()
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    found, mine = gradients(model, ids)
+    assert torch.allclose(found, logits, atol=1e-4)
+    assert mine.keys() == expected.keys()
+    for key, grad in expected.items():
+        assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
+
+
 def gradients(model: Any, ids: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     logits = model(ids).logits
@@ -140,23 +154,12 @@ def test_frozen_weights_get_no_gradient() -> None:
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_model_gives_the_same_logits_and_gradients(name: str, recompute: bool) -> None:
-    model = build(name)
-    ids = torch.randint(0, 99, (2, 23))
-    logits, expected = gradients(model, ids)
-    layers.enable(model)
-    model.train()
-    if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    found, mine = gradients(model, ids)
-    assert torch.allclose(found, logits, atol=1e-4)
-    assert mine.keys() == expected.keys()
-    for key, grad in expected.items():
-        assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
+    assert_same(build(name), torch.randint(0, 99, (2, 23)), recompute=recompute)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("heads", [1, 4])
-def test_turned_heads_in_double(heads: int, threads: int) -> None:
+def test_rotated_heads_in_double(heads: int, threads: int) -> None:
     """Both halves have angles of their own here, as nothing says that they are the same."""
     before = torch.get_num_threads()
     x = torch.randn(1, 5, heads, 64, dtype=torch.double).transpose(1, 2).requires_grad_()
@@ -179,25 +182,18 @@ def test_turned_heads_in_double(heads: int, threads: int) -> None:
 
 @pytest.mark.parametrize("name", list(MODELS))
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_model_of_one_row_turns_its_heads(
+def test_a_model_of_one_row_rotates_its_heads(
     name: str, recompute: bool, library: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build(name, head_dim=64)
     ids = torch.randint(0, 99, (1, 23))
-    logits, expected = gradients(model, ids)
     calls: list[bool] = []
-    turn = layers._turn
+    turn = layers._rotate
     monkeypatch.setattr(
-        layers, "_turn", lambda *a, backward: calls.append(backward) or turn(*a, backward=backward)
+        layers,
+        "_rotate",
+        lambda *a, backward: calls.append(backward) or turn(*a, backward=backward),
     )
-    layers.enable(model)
-    model.train()
-    if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    found, mine = gradients(model, ids)
-    assert torch.allclose(found, logits, atol=1e-4)
-    for key, grad in expected.items():
-        assert torch.allclose(mine[key], grad, atol=1e-4 + 1e-4 * float(grad.abs().max())), key
+    assert_same(build(name, head_dim=64), ids, recompute=recompute)
     each = 4 if library == "compiled" else 0  # queries and keys of two layers
     assert calls.count(True) == each
     assert calls.count(False) == each * (1 + recompute)
@@ -206,18 +202,18 @@ def test_a_model_of_one_row_turns_its_heads(
     assert not calls, "other models keep transformers' own"
 
 
-def test_heads_turn_under_adapters_of_all_projections() -> None:
+def test_heads_are_rotated_under_adapters_of_all_projections() -> None:
     names = ["q_proj", "k_proj", "v_proj", "o_proj"]
     adapted = get_peft_model(build("llama", head_dim=64), LoraConfig(r=4, target_modules=names))
     layers.enable(adapted)
-    assert isinstance(adapted.get_base_model().model.layers[0].self_attn, layers._Turned)
+    assert isinstance(adapted.get_base_model().model.layers[0].self_attn, layers._Rotary)
     ids = torch.randint(0, 99, (1, 9))
     with adapted.disable_adapter():
         found = adapted(ids).logits
     assert torch.allclose(found, build("llama", head_dim=64)(ids).logits, atol=1e-4)
 
 
-def test_an_attention_that_turns_in_another_way_is_left_alone() -> None:
+def test_an_attention_that_rotates_in_another_way_is_left_alone() -> None:
     def interleaved(q: Tensor, k: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
         def turn(x: Tensor) -> Tensor:
             other = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
@@ -225,10 +221,10 @@ def test_an_attention_that_turns_in_another_way_is_left_alone() -> None:
 
         return turn(q), turn(k)
 
-    assert layers._turns_halves(modeling_llama.apply_rotary_pos_emb)
-    assert not layers._turns_halves(interleaved)
-    assert not layers._turns_halves(lambda q, k: (q, k))
-    assert layers._turned(torch.nn.Linear) is None
+    assert layers._rotates_halves(modeling_llama.apply_rotary_pos_emb)
+    assert not layers._rotates_halves(interleaved)
+    assert not layers._rotates_halves(lambda q, k: (q, k))
+    assert layers._with_rotary(torch.nn.Linear) is None
 
 
 @pytest.mark.parametrize("words", [0, 500])
@@ -240,7 +236,7 @@ def test_embedding_and_head_of_one_matrix(words: int) -> None:
     layers.enable(ours)
     weight = ours.model.embed_tokens.weight
     assert ours.lm_head.weight is weight
-    assert isinstance(ours.model.embed_tokens, layers._Embedding) == bool(words)
+    assert isinstance(ours.model.embed_tokens, layers._TiedEmbedding) == bool(words)
     ids = torch.tensor([[3, 5, 3, 8, 8, 8]])
     for _ in range(2):
         for model in (usual, ours):
@@ -265,7 +261,7 @@ def test_what_is_replaced_and_what_is_not() -> None:
     assert not isinstance(other.input_layernorm, layers._Norm), "Gemma's norm adds 1"
     assert type(block.mlp).__name__ == "LlamaMLP"
     assert type(block.self_attn).__name__ == "LlamaAttention"
-    assert isinstance(block.self_attn, layers._Turned)
+    assert isinstance(block.self_attn, layers._Rotary)
     assert llama.state_dict().keys() == build("llama").state_dict().keys()
 
 

@@ -140,20 +140,24 @@ def ways_table(ways: dict[str, str]) -> pd.DataFrame:
     import pandas as pd
 
     rows = undisturbed(read_results(PROFILE, "steps"))
-    by_load = {
-        load: quartiles(part).reindex(list(ways))  # the turns of a way may all be left out
-        for load, part in rows.groupby("workload", sort=False)
-    }
+    by_load = {load: speedups(part) for load, part in rows.groupby("workload", sort=False)}
     table = []
     for way, name in ways.items():
         line: dict[str, Any] = {"way": name}
         for load, found in by_load.items():
-            low, median, high = found.loc[way]
-            line[f"{load} prompts"] = (
-                f"{median:.2f} [{low:.2f}, {high:.2f}]" if median > 0 else "every turn left out"
-            )
+            line[f"{load} prompts"] = _shown(found.get(way, pd.Series(dtype=float)).dropna())
         table.append(line)
     return pd.DataFrame(table)
+
+
+def _shown(ratios: pd.Series[float]) -> str:
+    """Median with quartiles, which one turn alone does not have."""
+    if ratios.empty:
+        return "every turn left out"
+    if len(ratios) == 1:
+        return f"{ratios.iloc[0]:.2f} (one turn)"
+    low, median, high = ratios.quantile([0.25, 0.5, 0.75])
+    return f"{median:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def machines_table() -> pd.DataFrame:
@@ -166,10 +170,9 @@ def machines_table() -> pd.DataFrame:
         steady = read_results(PROFILE, f"steady{suffix}")
         line: dict[str, str] = {"processor": machine}
         for load, rows in steps.groupby("workload", sort=False):
-            found = quartiles(rows)
+            found = speedups(rows)
             for way, about in ((ONE_PASS, "one pass"), ("all", "cached")):
-                low, median, high = found.loc[way]
-                line[f"{load}, {about}"] = f"{median:.2f} [{low:.2f}, {high:.2f}]"
+                line[f"{load}, {about}"] = _shown(found[way])
         for load, shares in matmul_shares(steady).groupby(steady["workload"], sort=False):
             line[f"share, {load}"] = (
                 f"{shares.median():.0%} [{shares.min():.0%}, {shares.max():.0%}]"

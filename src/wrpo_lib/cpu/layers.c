@@ -89,7 +89,7 @@ void norm_gradients(int64_t rows, int64_t width, int64_t threads, const float *g
     }
 }
 
-/* Rotary embedding of heads of one kind, the halves of each turned into each other by the angles
+/* Rotary embedding of heads of one kind, the halves of each rotated into each other by the angles
    (tokens, width): out = x cos + (-second, first) sin; or, backward, the gradient of x from out's.
    Heads lie side by side in `out`; in `x` a head and a token lie so far from the next. */
 void rotated(int64_t tokens, int64_t heads, int64_t width, int64_t threads, int64_t backward,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ctypes import c_float, c_int64
-from functools import cache, partial, wraps
+from functools import cache, partial
 from types import FunctionType
 from typing import Any
 
@@ -40,10 +40,11 @@ def enable(model: torch.nn.Module, *, trial: bool = True) -> None:
                 own: Any = type(module)
                 module.__class__ = _mixed(kind, own)
         mine: Any = type(module)
-        turned = None if isinstance(module, _Turned) else _turned(mine)
-        if turned and any(type(part) is Linear for part in module.modules()):  # those of adapters
-            module.__class__ = turned
-    _share_embedding(model)
+        rotary = None if isinstance(module, _Rotary) else _with_rotary(mine)
+        # as its projections, or what adapters wrap, are replaced or left alone
+        if rotary and any(type(part) is Linear for part in module.modules()):
+            module.__class__ = rotary
+    _replace_tied_embedding(model)
 
 
 @cache
@@ -256,15 +257,15 @@ def _is_norm(module: torch.nn.Module, trial: bool) -> bool:
 # --- rotary embedding ---------------------------------------------------------------------------
 
 ROTARY = "apply_rotary_pos_emb"
-"""The function of transformers' model files that turns queries and keys."""
+"""The function of transformers' model files that rotates queries and keys."""
 
 
-class _Turned:
-    """Marks an attention whose forward pass is its own but for the function that turns."""
+class _Rotary:
+    """Marks an attention whose forward pass is its own but for that function."""
 
 
 @cache
-def _turned(own: Any) -> type | None:
+def _with_rotary(own: Any) -> type | None:
     """A model's class of attention with :data:`ROTARY` replaced; None where it is not the usual.
 
     Its forward pass finds ours under that name, and nothing else does: the model's file stays.
@@ -273,32 +274,35 @@ def _turned(own: Any) -> type | None:
     if not isinstance(forward, FunctionType) or ROTARY not in forward.__code__.co_names:
         return None
     usual = forward.__globals__.get(ROTARY)
-    if usual is None or not _turns_halves(usual):
+    if usual is None or not _rotates_halves(usual):
         return None
     names = {**forward.__globals__, ROTARY: partial(_rotated, usual)}
     ours = FunctionType(
         forward.__code__, names, forward.__name__, forward.__defaults__, forward.__closure__
     )
     ours.__kwdefaults__ = forward.__kwdefaults__
-    own_name = {"__module__": own.__module__, "forward": wraps(forward)(ours)}
-    return type(own.__name__, (_Turned, own), own_name)
+    body = {"__module__": own.__module__, "forward": ours}
+    return type(own.__name__, (_Rotary, own), body)
 
 
 @torch.no_grad()
-def _turns_halves(function: Callable[..., Any]) -> bool:
+def _rotates_halves(function: Callable[..., Any]) -> bool:
     """Is it x·cos + (-second half, first half)·sin, for queries and for keys?"""
-    query, key = torch.linspace(-1, 1, 96).view(1, 2, 3, 16), torch.linspace(0, 1, 48)
+    query, key = (
+        torch.linspace(-1, 1, 96).view(1, 2, 3, 16),
+        torch.linspace(0, 1, 48).view(1, 1, 3, 16),
+    )
     cosine, sine = torch.linspace(1, 2, 48).view(1, 3, 16), torch.linspace(-2, 0, 48).view(1, 3, 16)
 
-    def turn(x: Tensor) -> Tensor:
+    def rotate(x: Tensor) -> Tensor:
         first, second = x.chunk(2, dim=-1)
         return x * cosine[:, None] + torch.cat([-second, first], dim=-1) * sine[:, None]
 
-    key = key.view(1, 1, 3, 16)
     try:
         found = function(query, key, cosine, sine)
         return all(
-            torch.allclose(a, turn(b), atol=1e-5) for a, b in zip(found, (query, key), strict=True)
+            torch.allclose(a, rotate(b), atol=1e-5)
+            for a, b in zip(found, (query, key), strict=True)
         )
     except (TypeError, ValueError, RuntimeError):  # it wants other inputs
         return False
@@ -308,13 +312,13 @@ def _rotated(
     usual: Callable[..., tuple[Tensor, Tensor]],
     query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor, *args: Any, **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Queries (1, H, T, D) and keys (1, Hkv, T, D) turned by angles (1, T, D); others as usual."""
-    if args or kwargs or not (_turnable(query, cosine, sine) and _turnable(key, cosine, sine)):
+    """Queries (1, H, T, D) and keys (1, Hkv, T, D) rotated by angles (1, T, D); others as usual."""
+    if args or kwargs or not (_rotatable(query, cosine, sine) and _rotatable(key, cosine, sine)):
         return usual(query, key, cosine, sine, *args, **kwargs)
     return _Rotated.apply(query, cosine, sine), _Rotated.apply(key, cosine, sine)
 
 
-def _turnable(x: Tensor, *angles: Tensor) -> bool:
+def _rotatable(x: Tensor, *angles: Tensor) -> bool:
     tensors = (x, *angles)
     if not plain(*tensors) or x.dim() != 4 or len(x) != 1 or x.shape[-1] % (2 * compiled.LANES):
         return False
@@ -327,15 +331,15 @@ class _Rotated(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """A new tensor (1, H, T, D) whose transpose to (1, T, H, D) is contiguous."""
         ctx.save_for_backward(cosine, sine)
-        return _turn(x, cosine, sine, backward=False)
+        return _rotate(x, cosine, sine, backward=False)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        return _turn(grads[0], *ctx.saved_tensors, backward=True), None, None
+        return _rotate(grads[0], *ctx.saved_tensors, backward=True), None, None
 
 
-def _turn(x: Tensor, cosine: Tensor, sine: Tensor, *, backward: bool) -> Tensor:
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, *, backward: bool) -> Tensor:
     _, heads, tokens, width = x.shape
     x = x if x.stride(-1) == 1 else x.contiguous()
     out = x.new_empty(1, tokens, heads, width).transpose(1, 2)
@@ -349,7 +353,7 @@ def _turn(x: Tensor, cosine: Tensor, sine: Tensor, *, backward: bool) -> Tensor:
 # --- embedding ----------------------------------------------------------------------------------
 
 
-class _Embedding(torch.nn.Embedding):
+class _TiedEmbedding(torch.nn.Embedding):
     """An embedding whose weights are the head's too.
 
     Its gradient names the tokens that occurred and is added to the head's, which has a row for
@@ -364,14 +368,14 @@ class _Embedding(torch.nn.Embedding):
         return functional.embedding(input, self.weight, self.padding_idx, sparse=sparse)
 
 
-def _share_embedding(model: Any) -> None:
+def _replace_tied_embedding(model: Any) -> None:
     """Give the embedding that class, where its weights are the head's."""
     try:
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # no language model: it has neither
         return
     weight: Any = getattr(embedding, "weight", None)
     shared = weight is not None and getattr(head, "weight", None) is weight
     usual = type(embedding) is torch.nn.Embedding and embedding.max_norm is None
     if shared and usual and weight.numel() > SMALLEST and not embedding.scale_grad_by_freq:
-        embedding.__class__ = _Embedding
+        embedding.__class__ = _TiedEmbedding
