@@ -3,11 +3,13 @@
     .venv/bin/python benchmarks/train_step.py            # an hour on two quiet cores
     .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
 
-Ways take turns batch by batch, so a disturbance hits them all, and what is reported is the median
-of the ratios of neighbours. Losses and gradient norms of the ways must agree, or the run fails.
-Peak memory is of a fresh process for each way, over ten steps. Writes results/benchmarks/ (--out
-elsewhere; --label beside what is there, for a run on another machine). Turns are kept in the cache
-folder until the run ends: after an interruption, the same command at the same commit goes on.
+Ways take turns, a few batches at a time, and what is reported is the median of the ratios of steps
+on the same batch. As in training, a timed step follows one of its own way: the first of a row is
+not timed, since it finds the memory that another way left. Losses and gradient norms of the ways
+must agree, or the run fails. Peak memory is of a fresh process for each way, over ten steps. Writes
+results/benchmarks/ (--out elsewhere; --label beside what is there, for a run on another machine).
+Turns are kept in the cache folder until the run ends: after an interruption, the same command at
+the same commit goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,8 @@ BATCH = 2
 THREADS = 2
 MAIN = ("official", "all")
 """The ways whose ratio is reported as the speed-up."""
+IN_A_ROW = 4
+"""Most steps of a way that follow each other before another way has its turn."""
 STEPS = 10
 """Over which peak memory is taken, on batches of different lengths."""
 NOISE = 0.05
@@ -90,12 +95,13 @@ class Stepper:
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
 
     def step(self, way: Any, rows: list[workloads.Row]) -> dict[str, float]:
-        """One whole training step: seconds, loss, gradient norm."""
+        """One whole training step: seconds, pages that the system had to map in, loss, norm."""
         self.switch(way.layers)
         saving = getattr(way, "checkpointing", False)
         if saving:
             self.model.activation_checkpointing_enable()
         self.optimiser.param_groups[0]["fused"] = way.fused
+        faults = _minor_faults()
         start = time.perf_counter()
         self.optimiser.zero_grad(set_to_none=True)
         loss = way(rows)
@@ -104,13 +110,18 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         seconds = time.perf_counter() - start
+        faults = _minor_faults() - faults
         if saving:
             self.model.activation_checkpointing_disable()
-        return {"seconds": seconds, "loss": loss.item(), "grad_norm": norm.item()}
+        return {"seconds": seconds, "faults": faults, "loss": loss.item(), "grad_norm": norm.item()}
 
     def build(self, name: str, tokenizer: Any, rows: list[workloads.Row], folder: Path) -> Any:
         """A way to compute this policy's step."""
         return variants.build(name, self.model, self.reference, tokenizer, rows, folder)
+
+
+def _minor_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def matmul_rates(n: int = 2048, repeats: int = 5) -> tuple[float, float]:
@@ -144,11 +155,12 @@ def compare(
     workload: str, n_batches: int, repeats: int, names: tuple[str, ...], full: int = 10**9,
     kept: Path | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Time every way on every batch in turn; one row a step.
+    """Time every way on every batch, a few batches in a row; one row a step.
 
-    After ``full`` turns only the ways of ``MAIN`` go on; a turn in which other work held the
-    machine up does not count, but after twice as many they do so anyway. The rows are written to
-    ``kept`` after each turn, and where it has some, the turns after them are taken.
+    A turn is all steps on one batch. After ``full`` turns only the ways of ``MAIN`` go on, unless
+    other work held the machine up so that a way has no ratio yet; after twice as many they do so
+    anyway. The rows are written to ``kept`` when every way had its row of steps; where the file has
+    some, the turns after them are taken.
     """
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
@@ -163,54 +175,72 @@ def compare(
         for trl in (w for w in ways.values() if isinstance(w, variants.TRL)):
             for batch in batches[: 2 * full]:
                 trl.prepare(batch)
-        for turn in range(len({row["turn"] for row in found}), repeats * n_batches):
-            batch = batches[turn % n_batches]
-            taken = names if turn < 2 * full and _undisturbed_turns(found, names) < full else MAIN
-            about = {"workload": workload, "turn": turn, "gflops": needed_gflops(model, batch)}
-            found += [{**about, **row} for row in _turn(stepper, ways, taken, turn, batch)]
+        first, last = len({row["turn"] for row in found}), repeats * n_batches
+        while first < last:
+            taken, n = MAIN, IN_A_ROW
+            if first < full or (first < 2 * full and _lack_a_ratio(found, names)):
+                taken, n = names, min(max(full - first, 1), IN_A_ROW)
+            end = min(first + n, last)
+            turns = {turn: batches[turn % n_batches] for turn in range(first, end)}
+            first = end
+            gflops = {turn: needed_gflops(model, batch) for turn, batch in turns.items()}
+            for row in _block(stepper, ways, taken, turns):
+                found.append({"workload": workload, "gflops": gflops[row["turn"]], **row})
             if kept:
                 pd.DataFrame(found).to_csv(kept.with_suffix(".part"), index=False)
                 kept.with_suffix(".part").replace(kept)
-            print(f"{workload}: turn {turn + 1} of {repeats * n_batches}", flush=True)
+            print(f"{workload}: {first} of {last} turns", flush=True)
     table = pd.DataFrame(found)
     check_agreement(table)
     return table
 
 
-def _undisturbed_turns(found: list[dict[str, Any]], names: tuple[str, ...]) -> int:
-    """Turns of all these ways so far that are not left out."""
-    if not found:
-        return 0
-    per_turn = undisturbed(pd.DataFrame(found)).groupby("turn")["way"].nunique()
-    return int((per_turn > len(names)).sum())  # the reference pass is a row, too
+def _lack_a_ratio(found: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
+    """The ways of which each step so far, or its baseline's, was disturbed."""
+    known = speedups(undisturbed(pd.DataFrame(found)))
+    return [name for name in names if name not in known]
 
 
-def _turn(
-    stepper: Stepper, ways: dict[str, Any], names: tuple[str, ...], turn: int,
-    batch: list[workloads.Row],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Each way's step on one batch, another way first in each turn; and the reference pass."""
-    shift = turn % len(names)
+Turns = dict[int, list[workloads.Row]]
+"""The batch of each turn."""
+
+
+def _block(
+    stepper: Stepper, ways: dict[str, Any], names: tuple[str, ...], turns: Turns
+) -> list[dict[str, Any]]:
+    """Each way's steps on these batches in a row, another way first in each block of turns.
+
+    Then the reference's passes over the same batches.
+    """
+    shift = min(turns) // IN_A_ROW % len(names)
     found: list[dict[str, Any]] = []
     for name in names[shift:] + names[:shift]:
-        rate = matmul_rate()
-        found.append({"way": name, "rate": rate, **stepper.step(ways[name], batch)})
+        found += _in_a_row(name, lambda rows, way=ways[name]: stepper.step(way, rows), turns)
     stepper.switch(ways["all"].layers)
-    seconds = _reference_seconds(ways["all"], batch)
-    return [*found, {"way": REFERENCE, "rate": matmul_rate(), "seconds": seconds}]
+    return found + _in_a_row(REFERENCE, lambda rows: _reference_pass(ways["all"], rows), turns)
 
 
-def _reference_seconds(way: variants.Ours, batch: list[workloads.Row]) -> float:
+def _in_a_row(
+    name: str, step: Callable[[list[workloads.Row]], dict[str, float]], turns: Turns
+) -> list[dict[str, Any]]:
+    """Steps on these batches one after the other, and one before them that is not kept."""
+    step(turns[max(turns)])
+    return [
+        {"turn": turn, "way": name, "rate": matmul_rate(), **step(batch)}
+        for turn, batch in turns.items()
+    ]
+
+
+def _reference_pass(way: variants.Ours, batch: list[workloads.Row]) -> dict[str, float]:
     start = time.perf_counter()
     way.reference_pass(batch)
-    return time.perf_counter() - start
+    return {"seconds": time.perf_counter() - start}
 
 
 def steady(workload: str, n_batches: int) -> pd.DataFrame:
     """Steps of all together, one after the other as in training; one row a step.
 
-    In :func:`compare` another way has always given the memory back in between. Here the first pass
-    over the batches warms up and only the second is kept.
+    The first pass over the batches warms up and only the second is kept.
     """
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
@@ -259,7 +289,10 @@ def check_agreement(table: pd.DataFrame) -> None:
 
 
 def peaks(workload: str, name: str, n_batches: int) -> pd.DataFrame:
-    """Peak resident GiB of a fresh process after each of its steps in one way; a row a step."""
+    """Peak resident GiB of a fresh process after each of its steps in one way; a row a step.
+
+    With the step's seconds and faults, which no other way in the process has a part in.
+    """
     command = [sys.executable, __file__, "--measure", name, "--workload", workload,
                "--batches", str(n_batches)]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
@@ -271,14 +304,13 @@ def peaks(workload: str, name: str, n_batches: int) -> pd.DataFrame:
     if done.returncode:
         raise WRPOError(f"measuring {name} on {workload} failed:\n{done.stderr[-2000:]}")
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"memory of {name}: {found[-1]:.2f} GiB after {len(found)} steps", flush=True)
-    return pd.DataFrame(
-        {"workload": workload, "way": name, "step": range(1, n_batches + 1), "peak_gib": found}
-    )
+    print(f"memory of {name}: {found[-1]['peak_gib']:.2f} GiB after {len(found)} steps", flush=True)
+    about = {"workload": workload, "way": name}
+    return pd.DataFrame([{**about, "step": i, **row} for i, row in enumerate(found, 1)])
 
 
-def measure(workload: str, name: str, n_batches: int) -> list[float]:
-    """Train ``n_batches`` steps in one way; peak resident GiB of this process after each."""
+def measure(workload: str, name: str, n_batches: int) -> list[dict[str, float]]:
+    """Train ``n_batches`` steps in one way: seconds and faults of each, and the peak so far."""
     model, tokenizer, rows = load(workload, BATCH * n_batches)
     stepper = Stepper(model)
     found = []
@@ -287,8 +319,9 @@ def measure(workload: str, name: str, n_batches: int) -> list[float]:
         if name in ("all", "saving"):  # trained with the reference computed: it is gone by now
             way.trainer.ref_model = stepper.reference = None
         for start in range(0, len(rows), BATCH):
-            stepper.step(way, rows[start : start + BATCH])
-            found.append(peak_gib())
+            step = stepper.step(way, rows[start : start + BATCH])
+            kept = {name: step[name] for name in ("seconds", "faults")}
+            found.append({"peak_gib": peak_gib(), **kept})
     return found
 
 
@@ -319,13 +352,17 @@ def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def summary(table: pd.DataFrame) -> dict[str, Any]:
-    """The numbers that the book and the issue ask for, from the turns that were not disturbed."""
-    turns = table.groupby("workload")["turn"].nunique()
-    table = undisturbed(table)
-    left_out = turns - table.groupby("workload")["turn"].nunique().reindex(turns.index).fillna(0)
-    if (left_out == turns).any():
-        raise WRPOError("every turn of a workload was disturbed; run it on a quiet machine")
-    by_load = {w: ratios(rows) for w, rows in table.groupby("workload", sort=False)}
+    """The numbers that the book and the issue ask for, from the steps that were not disturbed."""
+    by_load, left_out = {}, {}
+    whole, table = table, undisturbed(table)
+    for load, rows in whole.groupby("workload", sort=False):
+        calm = table[table["workload"] == load]
+        if not set(speedups(calm)) >= {"all", ONE_PASS}:
+            raise WRPOError(
+                f"every turn of {load} was disturbed; run the benchmark on a quiet machine"
+            )
+        by_load[load] = ratios(calm)
+        left_out[load] = rows["turn"].nunique() - by_load[load][ONE_PASS]["n"]
     loads = list(by_load.values())
     first, last = loads[0], loads[-1]
     return {
@@ -335,7 +372,7 @@ def summary(table: pd.DataFrame) -> dict[str, Any]:
         "speedup_long_prompt_cached": last["all"]["median"],
         "share_in_turns": share(table[table["way"] == "all"]),
         "matmul_gflops": float(table["rate"].median()),
-        "turns_left_out": {load: int(n) for load, n in left_out.items()},
+        "turns_left_out": left_out,
         "ways": by_load,
     }
 
@@ -355,7 +392,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
     parser.add_argument("--batches", type=int, default=6, help="of the ordinary workload")
-    parser.add_argument("--full", type=int, default=2, help="batches that all ways are timed on")
+    parser.add_argument("--full", type=int, default=2, help="turns that all ways are timed on")
     parser.add_argument("--repeats", type=int, default=2, help="turns on each batch")
     parser.add_argument("--only", choices=PARTS, help="one of the parts")
     parser.add_argument("--out", type=Path, help="folder, default results/benchmarks")

@@ -46,15 +46,15 @@ def test_turns_are_kept_and_gone_on_from(
 
     kept = tmp_path / "turns.csv"
     taken: list[int] = []
-    turn = train_step._turn
+    block = train_step._block
 
     def stops(*args: Any) -> Any:
-        taken.append(args[3])
+        taken.extend(args[3])
         if len(taken) == 2:
             raise KeyboardInterrupt
-        return turn(*args)
+        return block(*args)
 
-    monkeypatch.setattr(train_step, "_turn", stops)
+    monkeypatch.setattr(train_step, "_block", stops)
     with pytest.raises(KeyboardInterrupt):
         train_step.compare("tiny", 1, 2, variants.NAMES, 1, kept)
     first = pd.read_csv(kept)
@@ -65,14 +65,80 @@ def test_turns_are_kept_and_gone_on_from(
     assert set(whole[whole["turn"] == 1]["way"]) >= {*train_step.MAIN, train_step.REFERENCE}
 
 
-def test_a_disturbed_turn_does_not_count_as_one_of_all_ways() -> None:
+def test_a_timed_step_follows_one_of_its_own_way() -> None:
     import train_step
 
-    rows = [{"workload": "w", "turn": t, "way": way, "rate": rate}
-            for t, rate in enumerate((50, 100)) for way in ("a", "b", "reference")]  # fmt: skip
-    assert train_step._undisturbed_turns(rows, ("a", "b")) == 1
-    assert train_step._undisturbed_turns(rows, ("a", "b", "c")) == 0, "not all ways were in it"
-    assert train_step._undisturbed_turns([], ("a", "b")) == 0
+    calls: list[list[Any]] = []
+
+    def step(rows: list[Any]) -> dict[str, float]:
+        calls.append(rows)
+        return {"seconds": float(len(calls))}
+
+    found = train_step._in_a_row("all", step, {4: [{"prompt_id": "a"}], 5: [{"prompt_id": "b"}]})
+    assert [rows[0]["prompt_id"] for rows in calls] == ["b", "a", "b"]
+    assert [(row["turn"], row["way"], row["seconds"]) for row in found] == [
+        (4, "all", 2.0), (5, "all", 3.0)
+    ]  # fmt: skip
+    assert all(row["rate"] > 0 for row in found)
+
+
+def test_faults_of_a_step_are_counted(steps: pd.DataFrame) -> None:
+    """By the system: memory that a process has not touched yet comes page by page."""
+    import train_step
+
+    before = train_step._minor_faults()
+    torch.ones(2**24)  # 64 MiB, with pages of their own
+    assert train_step._minor_faults() - before > 2**14 / 512, "2 MiB a page at most"
+    ours = steps[steps["way"] != train_step.REFERENCE]
+    assert (ours["faults"] >= 0).all()
+
+
+def test_a_disturbed_step_leaves_its_ratios_out() -> None:
+    """Those of the other ways in its turn stay, unless it is their baseline's."""
+    import train_step
+
+    from wrpo_lib.analysis.benchmarks import speedups, undisturbed
+
+    slow = {(0, "all"), (1, "official")}
+    seconds = {"official": 6.0, "head": 3.0, "all": 2.0, "trl": 4.0}
+    rows = [{"workload": "w", "turn": turn, "way": way, "seconds": seconds[way],
+             "rate": 50.0 if (turn, way) in slow else 100.0}
+            for turn in range(3) for way in seconds]  # fmt: skip
+    found = speedups(undisturbed(pd.DataFrame(rows)))
+    assert found["head"].dropna().to_dict() == {0: 2.0, 2: 2.0}
+    assert found["all"].dropna().to_dict() == {2: 3.0}
+    assert "pair" not in found
+    assert train_step._lack_a_ratio(rows, ("official", "head", "all")) == []
+    assert train_step._lack_a_ratio(rows[:8], ("official", "head", "all")) == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "more"), [(0, []), (2, [[2]]), (9, [[2], [3]])], ids=["never", "twice", "always"]
+)
+def test_ways_go_on_until_each_has_a_ratio(
+    disturbed: int, more: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever, where the machine is never quiet; and the main ways to the end."""
+    import train_step
+    import variants
+
+    taken: list[tuple[int, list[int]]] = []
+
+    def block(stepper: Any, ways: Any, names: tuple[str, ...], turns: Any) -> list[dict[str, Any]]:
+        taken.append((len(names), list(turns)))
+        calm = {"rate": 100.0, "seconds": 1.0, "loss": 0.0, "grad_norm": 1.0}
+        found = [{**calm, "turn": turn, "way": name} for turn in turns for name in names]
+        for row in found:
+            if row["way"] == "head" and row["turn"] < disturbed:
+                row["rate"] = 1.0
+        return found
+
+    monkeypatch.setattr(train_step, "_block", block)
+    table = train_step.compare("tiny", 2, 4, variants.NAMES, 2)
+    assert [turns for n, turns in taken if n == len(variants.NAMES)] == [[0, 1], *more]
+    assert taken[-1][0] == len(train_step.MAIN)
+    assert [turn for _, turns in taken for turn in turns] == list(range(8))
+    assert table["turn"].nunique() == 8
 
 
 def test_a_way_whose_turns_were_all_disturbed_has_no_number(
@@ -168,6 +234,8 @@ def test_memory_of_a_way_is_measured_step_by_step() -> None:
     del held
     assert list(rows["step"]) == [1, 2]
     assert 0.1 < rows["peak_gib"][0] <= rows["peak_gib"][1] < 4
+    assert (rows["seconds"] > 0).all()
+    assert rows["faults"][0] > rows["faults"][1] >= 0, "the first step finds no memory yet"
 
 
 def test_a_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

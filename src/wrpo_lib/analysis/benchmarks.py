@@ -35,25 +35,27 @@ MACHINES = {"the one above": "", "of another make": "_other"}
 
 
 DISTURBED = 0.7
-"""A turn is left out where the machine's matmul rate fell below this share of the best one."""
+"""A step is left out where the machine's matmul rate fell below this share of the best one."""
 
 
 def undisturbed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The turns in which nothing else held the machine up, by its rate just before each step."""
-    worst = rows.groupby(["workload", "turn"])["rate"].transform("min")
-    return rows[worst >= DISTURBED * rows["rate"].max()]
+    """The steps that nothing else held up, by the machine's rate just before each."""
+    return rows[rows["rate"] >= DISTURBED * rows["rate"].max()]
 
 
 def speedups(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of the baseline over those of each way, a row a turn, for one workload's ``rows``.
 
-    The baseline is the official arithmetic, for DPO on pairs TRL's trainer. A way is compared with
-    its neighbours of the same turn and batch, which a disturbance of the machine hits alike.
+    Missing where either step is; a way without any has no column. The baseline is the official
+    arithmetic, for DPO on pairs TRL's trainer. A way is compared on the batch of the same turn, a
+    few minutes apart at most, so that the machine's slower changes of speed hit both.
     """
     wide = rows.pivot(index="turn", columns="way", values="seconds")
+    wide = wide.reindex(columns=wide.columns.union(["official", "all", "reference", "trl"]))
     wide[ONE_PASS] = wide["all"] + wide["reference"]
     base = {way: wide["trl" if way in PAIRS else "official"] for way in wide}
-    return wide.apply(lambda seconds: base[seconds.name] / seconds)
+    found = wide.apply(lambda seconds: base[seconds.name] / seconds)
+    return found.dropna(axis=1, how="all")
 
 
 def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,8 +97,10 @@ def numbers() -> dict[str, float | int | str]:
     }
     found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
     counts = _turns()
+    ways = [way for way in [*WAYS, *PAIRS] if way not in ("official", "all", ONE_PASS, "trl")]
     found |= {f"turns_{load}": int(n) for load, n in counts["all"].items()}
-    found |= {f"full_{load}": int(n) for load, n in counts["sharing"].items()}
+    found |= {f"full_{load}": int(n) for load, n in counts[ways].min(axis=1).items()}
+    found |= {f"full_{load}_most": int(n) for load, n in counts[ways].max(axis=1).items()}
     found["left_out"] = sum(detail["turns_left_out"].values())
     steady = read_results(PROFILE, "steady")
     shares = matmul_shares(steady)
@@ -121,9 +125,12 @@ def numbers() -> dict[str, float | int | str]:
 
 
 def _turns(ending: str = "") -> pd.DataFrame:
-    """How many turns were not left out: a row a workload, a column a way."""
+    """How many ratios of each way there are: a row a workload, a column a way."""
+    import pandas as pd
+
     rows = undisturbed(read_results(PROFILE, f"steps{ending}"))
-    return rows.groupby(["workload", "way"]).size().unstack(fill_value=0)
+    counts = {load: speedups(part).count() for load, part in rows.groupby("workload")}
+    return pd.DataFrame(counts).T.reindex(columns=[*WAYS, *PAIRS]).fillna(0).astype(int)
 
 
 def _of_other() -> dict[str, int | str]:
