@@ -46,6 +46,16 @@ def test_memory_ratios_follow_from_the_peaks() -> None:
         assert detail[name] == pytest.approx(peak[way] / peak["official"], rel=1e-3)
 
 
+def test_the_check_in_own_processes_follows_from_the_steps_there() -> None:
+    rows = read_results("benchmarks", "memory")
+    taken = {
+        way: part.sort_values("step")["seconds"].tolist()[1:] for way, part in rows.groupby("way")
+    }
+    ratios = sorted(a / b for a, b in zip(taken["official"], taken["all"], strict=True))
+    assert len(ratios) == 9
+    assert benchmarks.numbers()["alone"] == pytest.approx(ratios[4])
+
+
 def test_numbers_on_the_page_were_measured() -> None:
     page = (project_root() / "book" / "training_engine.md").read_text(encoding="utf-8")
     asked = set(re.findall(r"`bench_(\w+)", page))

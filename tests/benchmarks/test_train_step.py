@@ -160,7 +160,7 @@ def test_a_way_whose_turns_were_all_disturbed_has_no_number(
     for module in (benchmarks, figures):
         monkeypatch.setattr(module, "read_results", lambda *_: table)
     shown = benchmarks.ways_table(benchmarks.WAYS).set_index("way")["long prompts"]
-    assert shown["prompt sharing alone"] == "every turn left out"
+    assert shown["prompt sharing alone"] == "every ratio left out"
     assert shown["all, reference cached"][0].isdigit()
     plt.close(figures.train_step())
 
