@@ -46,10 +46,11 @@ class LocalServer:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.active = self.most_active = 0
+        self.serving: set[asyncio.Task[Any] | None] = set()
 
     def __enter__(self) -> LocalServer:
         self.loop = asyncio.new_event_loop()
-        started = asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=512)
+        started = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512)
         self.listener = self.loop.run_until_complete(started)
         self.url = f"http://127.0.0.1:{self.listener.sockets[0].getsockname()[1]}/v1"
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
@@ -63,11 +64,23 @@ class LocalServer:
         self.loop.close()
 
     async def _close(self) -> None:
+        """Cancel what is served; let in what was only just accepted, so that it is closed."""
+        current = asyncio.current_task()
+        while accepted := asyncio.all_tasks() - self.serving - {current}:
+            await asyncio.wait(accepted, timeout=0.01)
         self.listener.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        tasks = asyncio.all_tasks() - {current}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # for what closing a connection leaves to the loop
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.serving.add(asyncio.current_task())
+        try:
+            await self._connection(reader, writer)
+        finally:
+            writer.close()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -89,5 +102,3 @@ class LocalServer:
                     return
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
-        finally:
-            writer.close()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,6 +66,20 @@ def first_then(*bad: Answer, then: Callable[..., Any] = echo) -> Callable[..., A
         return bad[k] if k < len(bad) else await then(body)
 
     return handler
+
+
+def test_the_local_server_closes_what_it_has_only_just_accepted() -> None:
+    """Else some later test fails for the warning of an open socket."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            with LocalServer(echo) as local:
+                address = local.listener.sockets[0].getsockname()
+                clients = [socket.create_connection(address) for _ in range(20)]
+            for client in clients:
+                client.close()
+        gc.collect()
+    assert [str(w.message) for w in caught if w.category is ResourceWarning] == []
 
 
 def test_every_request_gets_its_own_reply() -> None:
