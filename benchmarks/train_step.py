@@ -1,6 +1,6 @@
 """Time, memory and efficiency of a training step, way by way, in one run on one machine.
 
-    .venv/bin/python benchmarks/train_step.py            # an hour on two quiet cores
+    .venv/bin/python benchmarks/train_step.py            # 80 minutes on two quiet cores
     .venv/bin/python benchmarks/train_step.py --quick    # a tiny random model, seconds
 
 Ways take turns, a few batches at a time, and what is reported is the median of the ratios of steps
@@ -178,7 +178,7 @@ def compare(
         first, last = len({row["turn"] for row in found}), repeats * n_batches
         while first < last:
             taken, n = MAIN, IN_A_ROW
-            if first < full or (first < 2 * full and _lack_a_ratio(found, names)):
+            if first < full or (first < 2 * full and _without_a_ratio(found, names)):
                 taken, n = names, min(max(full - first, 1), IN_A_ROW)
             end = min(first + n, last)
             turns = {turn: batches[turn % n_batches] for turn in range(first, end)}
@@ -195,7 +195,7 @@ def compare(
     return table
 
 
-def _lack_a_ratio(found: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
+def _without_a_ratio(found: list[dict[str, Any]], names: tuple[str, ...]) -> list[str]:
     """The ways of which each step so far, or its baseline's, was disturbed."""
     known = speedups(undisturbed(pd.DataFrame(found)))
     return [name for name in names if name not in known]
@@ -342,7 +342,7 @@ def peak_gib() -> float:
 
 
 def ratios(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of each way on one workload: speed-up, its quartiles, seconds, number of turns."""
+    """Of each way on one workload: speed-up, its quartiles, seconds, number of ratios."""
     found, seconds = quartiles(rows), rows.groupby("way")["seconds"].median()
     counts = speedups(rows).count()
     return {

@@ -187,11 +187,11 @@ def test_a_model_of_one_row_rotates_its_heads(
 ) -> None:
     ids = torch.randint(0, 99, (1, 23))
     calls: list[bool] = []
-    turn = layers._rotate
+    rotate = layers._rotate
     monkeypatch.setattr(
         layers,
         "_rotate",
-        lambda *a, backward: calls.append(backward) or turn(*a, backward=backward),
+        lambda *a, backward: calls.append(backward) or rotate(*a, backward=backward),
     )
     assert_same(build(name, head_dim=64), ids, recompute=recompute)
     each = 4 if library == "compiled" else 0  # queries and keys of two layers

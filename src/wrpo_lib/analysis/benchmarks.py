@@ -139,10 +139,12 @@ def _in_own_processes() -> dict[str, float]:
     """The speed-up where each way has a process of its own, and what the official way maps in."""
     rows = read_results(PROFILE, "memory")
     wide = rows[rows["step"] > 1].pivot(index="step", columns="way", values=["seconds", "faults"])
-    ratio = (wide["seconds"]["official"] / wide["seconds"]["all"]).median()
+    ratio = wide["seconds"]["official"] / wide["seconds"]["all"]
     turns = read_results(PROFILE, "steps").query("workload == 'ordinary' and way == 'official'")
     return {
-        "alone": float(ratio),
+        "alone": float(ratio.median()),
+        "alone_least": float(ratio.min()),
+        "alone_most": float(ratio.max()),
         "faults_alone": float(wide["faults"]["official"].median() / 1e6),
         "faults_turns": float(turns["faults"].median() / 1e6),
     }
