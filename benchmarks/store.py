@@ -9,13 +9,8 @@ import pandas as pd
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.map import write_figure_map
-from wrpo_lib.records import (
-    read_results,
-    read_run,
-    results_dir,
-    write_json,
-    write_results,
-)
+from wrpo_lib.io import write_json
+from wrpo_lib.records import read_results, read_run, results_dir, write_results
 
 PROFILE = "benchmarks"
 ABOUT = ("commit", "written", "python", "machine", "processor", "compiled", "versions")

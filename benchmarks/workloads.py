@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from wrpo_lib.chat import render
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.rendering import render
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.inputs import load_model, load_tokenizer
 

@@ -12,7 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.weights import packaged_weights
+from wrpo_lib.models import packaged_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 
 KEY = ("prompt_id", "sample")
 
@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 with Store(sys.argv[1], ("prompt_id", "sample")) as store:
     for k in range(len(store), 10**9):
         store.append({"prompt_id": f"p{k}", "sample": 0, "text": "x" * (k * 7919 % 50_000)})

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wrpo_lib.quadruples.rendering import render
+from wrpo_lib.chat import render
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def response_logprobs(
 ) -> ResponseLogprobs:
     """log πθ(y|x) of one response per prompt, in the order given.
 
-    Rendered as in training (:func:`wrpo_lib.quadruples.rendering.render`), batched by length,
+    Rendered as in training (:func:`wrpo_lib.chat.render`), batched by length,
     computed in the model's dtype with the log-softmax in float32.
     """
     import numpy as np

@@ -7,18 +7,17 @@ tables only through :func:`read_results`, so a stale or truncated file is found 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import file_hash, write_atomically, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,47 +45,6 @@ def project_root() -> Path:
         "no checkout of the companion was found above the working directory; run from inside one "
         "or set WRPO_HOME to its path"
     )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given."""
-    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
-    write_atomically(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSONL; a malformed line is named."""
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; run the stage that writes it first")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise WRPOError(
-                f"{path}, line {number}: not JSON ({error.msg}); delete it and repeat its stage"
-            ) from error
-    return rows
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def commit() -> str:

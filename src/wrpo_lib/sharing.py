@@ -25,7 +25,6 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from wrpo_lib.cpu import attention
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
@@ -168,8 +167,6 @@ def _sdpa(
     along with its first branch in one square, and again with each branch longer than itself, where
     computing its queries twice costs less than the masked part of the rectangle.
     """
-    if attention.takes(query, key, value, branches, p):
-        return attention.attend(query, key, value, branches, scaling)
     key, value = (_repeat(states, query.shape[1]) for states in (key, value))
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
@@ -262,7 +259,6 @@ def enable(model: Any, backend: str = "sdpa") -> None:
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
     enable_head_positions(model)
-    _end_early(model)
 
 
 def enable_head_positions(model: Any) -> None:
@@ -291,51 +287,6 @@ def _keep_positions(module: Any, args: Any, output: Any) -> Any:
         row = hidden.reshape(1, -1, hidden.shape[-1])
         output.last_hidden_state = row.index_select(1, positions.to(row.device))
     return output
-
-
-def _end_early(model: Any) -> None:
-    """Let the last layer's MLP compute the tokens that predict, as no later one sees the others.
-
-    Of a packed row only: a prompt's tokens but the last of it are done once that layer has their
-    keys and values. MLPs of experts, whose routers count tokens, are left alone, and layers that
-    are not attention first, then MLP.
-    """
-    layers = getattr(model.base_model, "layers", None)
-    last: Any = layers[-1] if isinstance(layers, torch.nn.ModuleList) else None
-    if not all(hasattr(last, name) for name in ("self_attn", "post_attention_layernorm", "mlp")):
-        return
-    mlp = last.mlp
-    if hasattr(mlp, "down_proj") and not hasattr(mlp, "_predicting"):
-        mlp._predicting = None
-        # attention, not the layer: a checkpointed layer is computed again without its hooks
-        last.self_attn.register_forward_pre_hook(partial(_tell, mlp), with_kwargs=True)
-        mlp.register_forward_pre_hook(_leave_out)
-        mlp.register_forward_hook(_fill_up)
-
-
-def _predicting(branches: Branches, device: torch.device) -> Tensor:
-    return torch.tensor(sorted(set(branches.predicting())), device=device)
-
-
-def _tell(mlp: Any, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    """Which row the layer computes, if it is a packed one."""
-    mlp._predicting = kwargs.get("branches")
-
-
-def _leave_out(mlp: Any, args: Any) -> Any:
-    if mlp._predicting is None:
-        return None
-    hidden, *rest = args
-    return hidden.index_select(1, _predicting(mlp._predicting, hidden.device)), *rest
-
-
-def _fill_up(mlp: Any, args: Any, output: Tensor) -> Tensor:
-    """Zeros for the tokens left out, which the layer adds to what they were."""
-    branches, mlp._predicting = mlp._predicting, None
-    if branches is None:
-        return output
-    whole = output.new_zeros(1, branches.n_tokens, output.shape[-1])
-    return whole.index_copy(1, _predicting(branches, output.device), output)
 
 
 def obstacle(

@@ -16,7 +16,8 @@ from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import FIGURES, draw_all
 from wrpo_lib.figures.map import figure_map
-from wrpo_lib.records import file_hash, project_root, read_results, read_run
+from wrpo_lib.io import file_hash
+from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
 MAP = pd.read_csv(ROOT / "results" / "figure_map.csv")

@@ -15,7 +15,7 @@ from wrpo_lib.evaluation.answering import answer, sampling
 from wrpo_lib.evaluation.answers import Answers, export
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
 from wrpo_lib.generation.request import Request, Response
-from wrpo_lib.records import read_jsonl, write_jsonl
+from wrpo_lib.io import read_rows, write_rows
 
 
 class Echo:
@@ -62,7 +62,7 @@ def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> 
         roles = [m["role"] for m in request.messages]
         assert roles == ["user", "assistant", "user"]
         assert request.messages[1]["content"] == f"to: {request.messages[0]['content']}"
-    rows = read_jsonl(tmp_path / "a.jsonl")
+    rows = read_rows(tmp_path / "a.jsonl")
     assert {"text", "n_tokens", "finish_reason", "seed", "temperature"} <= set(rows[0])
     assert len({r["seed"] for r in rows}) == 48
 
@@ -148,7 +148,7 @@ BAD_FILES = {
 def test_bad_files_of_answers_are_named(what: str, tmp_path: Path) -> None:
     rows, sentence = BAD_FILES[what]
     path = tmp_path / "a.jsonl"
-    write_jsonl(path, rows)
+    write_rows(rows, path)
     with pytest.raises(WRPOError, match=sentence):
         Answers(path, load("alpaca-eval"))
 
@@ -173,7 +173,7 @@ def test_missing_answers_are_listed(tmp_path: Path) -> None:
     bench = Benchmark("mt-bench", "nano", (Question(1, "x", ("a", "b")), Question(2, "x", ("c",))),
                       {}, {})  # fmt: skip
     path = tmp_path / "a.jsonl"
-    write_jsonl(path, [{"question_id": 1, "turn": 1, "model": "m", "text": "x"}])
+    write_rows([{"question_id": 1, "turn": 1, "model": "m", "text": "x"}], path)
     answers = Answers(path, bench)
     assert answers.missing("m") == [(1, 2), (2, 1)]
     assert answers.text("m", bench.questions[1]) is None

@@ -15,10 +15,10 @@ from local_judge import judge_at
 
 from wrpo_lib import cli
 from wrpo_lib.evaluation.benchmarks import load
+from wrpo_lib.io import write_rows
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
 from wrpo_lib.nano.tasks import task_from_id
-from wrpo_lib.records import write_jsonl
 
 Wrpo = Callable[..., tuple[int, str, str]]
 
@@ -60,7 +60,7 @@ def right(tmp_path: Path) -> dict[str, Path]:
                 text = f"the answer is {' '.join(task.answer(turn))} ."
                 rows.append({"benchmark": name, "version": "nano", "turn": turn, "model": "right",
                              "question_id": question.question_id, "text": text})  # fmt: skip
-        write_jsonl(files[name], rows)
+        write_rows(rows, files[name])
     return files
 
 
@@ -93,10 +93,10 @@ def test_pairs_of_mt_bench(
     files = {}
     for model in ("mine", "base"):
         files[model] = tmp_path / f"{model}.jsonl"
-        write_jsonl(files[model], (
+        write_rows((
             {"question_id": q.question_id, "turn": t, "model": model, "text": f"{model} {t}"}
             for q in load("mt-bench", "0125-references").questions for t in (1, 2)
-        ))  # fmt: skip
+        ), files[model])  # fmt: skip
     out = tmp_path / "pairs.jsonl"
     common = ("judge", "mt-bench", "--version", "0125-references", "--answers", files["mine"],
               "--judge", MODEL, "--base-url", url, "--out", out, "--mode", "pair")  # fmt: skip

@@ -25,11 +25,10 @@ from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
 from wrpo_lib.evaluation.calls import BASELINE_FIRST, JudgingPlan, calls, open_baselines
 from wrpo_lib.evaluation.judging import KEY, Counts, Prices, Run, judgements
 from wrpo_lib.evaluation.prompts import from_system_and_user
+from wrpo_lib.io import Store, write_rows
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
-from wrpo_lib.records import write_jsonl
 from wrpo_lib.server import Server
-from wrpo_lib.store import Store
 
 Responder = Callable[[dict[str, Any]], Any]
 NANO: Responder = functools.partial(respond, judge=Judge())
@@ -45,15 +44,12 @@ def chat(text: str, logprobs: Any = None, status: int = 200) -> tuple[int, dict[
 def answer_file(folder: Path, benchmark: Benchmark, text: str = "answer to {}") -> Path:
     """A file that answers every turn."""
     path = folder / f"answers-{benchmark.name}.jsonl"
-    write_jsonl(
-        path,
-        (
+    write_rows((
             {"benchmark": benchmark.name, "version": benchmark.version,
              "question_id": q.question_id, "turn": t + 1, "model": "mine",
              "text": text.format(q.turns[t])}
             for q in benchmark.questions for t in range(len(q.turns))
-        ),
-    )  # fmt: skip
+        ), path)  # fmt: skip
     return path
 
 
@@ -230,7 +226,7 @@ def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
     benchmark = load("alpaca-eval")
     path = tmp_path / "answers.jsonl"
     rows = benchmark.baseline_files["nano-baseline"].read_text().splitlines()
-    write_jsonl(path, ({**json.loads(r), "model": "mine"} for r in rows))
+    write_rows(({**json.loads(r), "model": "mine"} for r in rows), path)
     with judge_at(NANO) as url:
         counts = run(url, tmp_path, answers=path)
     assert (counts.calls, counts.identical) == (0, 2 * len(benchmark.questions))
@@ -244,7 +240,7 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     benchmark = load("mt-bench")
     path = answer_file(tmp_path, benchmark)
     twin = tmp_path / "twin.jsonl"
-    write_jsonl(twin, ({**json.loads(r), "model": "twin"} for r in path.read_text().splitlines()))
+    write_rows(({**json.loads(r), "model": "twin"} for r in path.read_text().splitlines()), twin)
     plan = JudgingPlan(benchmark, MODEL)
     with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
         for file, model in ((path, "mine"), (twin, "twin")):
@@ -272,7 +268,7 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
         return NANO(body)
 
     work = tmp_path / "work.py"
-    write_jsonl(tmp_path / "questions.jsonl", questions)
+    write_rows(questions, tmp_path / "questions.jsonl")
     work.write_text(WORK)
     out = tmp_path / "judgements.jsonl"
     with judge_at(responder, latency=0.02) as url:
@@ -306,7 +302,7 @@ from wrpo_lib.evaluation.calls import JudgingPlan, calls
 from wrpo_lib.evaluation.judging import KEY, Run
 from wrpo_lib.nano.judge_server import MODEL
 from wrpo_lib.server import Server
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 
 folder, url = Path(sys.argv[1]), sys.argv[2]
 rows = [json.loads(line) for line in (folder / "questions.jsonl").open()]

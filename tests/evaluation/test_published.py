@@ -11,7 +11,8 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.judgements import read_judgements
 from wrpo_lib.evaluation.published import FILES, _arena, _mt_bench, make_published
 from wrpo_lib.evaluation.summary import summarise
-from wrpo_lib.records import file_hash, project_root, read_results, read_run
+from wrpo_lib.io import file_hash
+from wrpo_lib.records import project_root, read_results, read_run
 
 TABLES = ("alpaca_eval2", "mt_bench", "arena_hard", "detectable")
 

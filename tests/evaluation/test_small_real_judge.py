@@ -27,10 +27,10 @@ from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
 from wrpo_lib.evaluation.judging import KEY, Run, judgements
+from wrpo_lib.io import Store, file_hash, write_json, write_rows
 from wrpo_lib.nano.tasks import task_from_id
-from wrpo_lib.records import file_hash, project_root, provenance, write_json, write_jsonl
+from wrpo_lib.records import project_root, provenance
 from wrpo_lib.server import Server
-from wrpo_lib.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -110,8 +110,8 @@ def first_pairs(shared: Path, folder: Path) -> tuple[Benchmark, Answers]:
 
     few = sorted(bench.questions, key=size)[:PAIRS]
     path = folder / "answers.jsonl"
-    write_jsonl(path, ({"question_id": q.question_id, "turn": 1, "model": name,
-                        "text": model.text(name, q)} for q in few))  # fmt: skip
+    write_rows(({"question_id": q.question_id, "turn": 1, "model": name,
+                        "text": model.text(name, q)} for q in few), path)  # fmt: skip
     return bench, Answers(path, bench)
 
 
@@ -120,8 +120,8 @@ def references(folder: Path) -> tuple[Benchmark, Answers]:
     bench = load("mt-bench", "0125-references")
     few = tuple(q for q in bench.questions if q.references)[3:30:10]
     path = folder / "references.jsonl"
-    write_jsonl(path, ({"question_id": q.question_id, "turn": t, "model": "gpt-4-0125-preview",
-                        "text": q.references[t - 1]} for q in few for t in (1, 2)))  # fmt: skip
+    write_rows(({"question_id": q.question_id, "turn": t, "model": "gpt-4-0125-preview",
+                        "text": q.references[t - 1]} for q in few for t in (1, 2)), path)  # fmt: skip
     plain = tuple(replace(q, references=()) for q in few)
     short = {**bench.judge_settings, "max_tokens": LIMIT}
     bench = replace(bench, questions=plain, judge_settings=short)
@@ -135,8 +135,8 @@ def nano_pairs(folder: Path) -> tuple[Benchmark, Answers]:
     path = folder / "right.jsonl"
     right = {q.question_id: " ".join(task_from_id(str(q.question_id)).answer()) for q in few}
     said = {i: f"the answer is {letters} ." for i, letters in right.items()}
-    write_jsonl(path, ({"question_id": i, "turn": 1, "model": "right", "text": text}
-                       for i, text in said.items()))  # fmt: skip
+    write_rows(({"question_id": i, "turn": 1, "model": "right", "text": text}
+                       for i, text in said.items()), path)  # fmt: skip
     bench = replace(bench, judge_settings={**bench.judge_settings, "max_tokens": LIMIT})
     return bench, Answers(path, bench)
 

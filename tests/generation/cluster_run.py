@@ -18,7 +18,7 @@ from wrpo_lib.cli.score import _programmatic
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.cluster import Cluster, sample_on_cluster, score_on_cluster, spread
 from wrpo_lib.generation.request import Response, Sampling
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 
 SAMPLES = 2
 

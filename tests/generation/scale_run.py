@@ -14,8 +14,9 @@ from pathlib import Path
 
 from wrpo_lib.generation.request import Request, Response, Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
+from wrpo_lib.io import iter_rows
 from wrpo_lib.nano.tasks import ALPHABET
-from wrpo_lib.quadruples import Pairing, iter_rows, read_responses, write_pairs
+from wrpo_lib.quadruples import Pairing, read_responses, write_pairs
 
 MODELS = ("source", "target")
 FILLER = "so it is said , " * 100

@@ -27,8 +27,8 @@ from wrpo_lib.generation.cluster import (
 from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.request import Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
+from wrpo_lib.io import Store
 from wrpo_lib.nano.tasks import Task
-from wrpo_lib.store import Store
 
 pytest.importorskip("ray", reason="needs the extra `cluster` (ray)")
 N = 120

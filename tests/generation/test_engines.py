@@ -17,10 +17,10 @@ import pytest
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 from local_server import Answer, LocalServer, said
 
+from wrpo_lib.chat import Renderer, fold_system
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import LocalEngine, Request, Sampling, ServedEngine
 from wrpo_lib.generation.offline import VLLMEngine
-from wrpo_lib.generation.prompts import Renderer, fold_system
 from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)

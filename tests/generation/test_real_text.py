@@ -78,7 +78,7 @@ def test_three_times_a_plain_loop(smollm2_file: Path, shared: Path, at_once: int
     import torch
 
     from wrpo_lib.generation import LocalEngine, Request, Sampling
-    from wrpo_lib.generation.loading import load_causal_lm
+    from wrpo_lib.models import load_causal_lm
 
     model, tokenizer = load_causal_lm(str(smollm2_file))
     with gzip.open(shared / "alpaca_eval" / "gpt4_1106_preview.json.gz", "rt") as file:

@@ -20,14 +20,13 @@ from wrpo_lib.evaluation.benchmarks import OWN, Benchmark, Question, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls
 from wrpo_lib.evaluation.judging import KEY, Run, judgements
 from wrpo_lib.evaluation.length_control import length_controlled
+from wrpo_lib.io import Store, read_rows, write_rows
 from wrpo_lib.nano import questions
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, Seen, recognise, reply, respond, true_quality
 from wrpo_lib.nano.reward import quality
 from wrpo_lib.nano.tasks import Task
-from wrpo_lib.records import read_jsonl, write_jsonl
 from wrpo_lib.server import Server
-from wrpo_lib.store import Store
 
 REAL = [("alpaca-eval", "2"), ("mt-bench", "0125-references"), ("arena-hard", "v0.1")]
 
@@ -91,9 +90,9 @@ def test_a_repeated_request_gets_the_same_reply_and_other_prompts_no_verdict() -
 
 
 def test_the_committed_questions_are_what_the_module_draws() -> None:
-    assert read_jsonl(OWN / "questions.jsonl") == questions.question_rows()
+    assert read_rows(OWN / "questions.jsonl") == questions.question_rows()
     for name in ("alpaca-eval", "arena-hard"):
-        assert read_jsonl(OWN / f"baseline-{name}.jsonl") == questions.baseline_rows(name)
+        assert read_rows(OWN / f"baseline-{name}.jsonl") == questions.baseline_rows(name)
 
 
 def judged(judge: Judge, folder: Path, longer: int, n: int = 150) -> pd.DataFrame:
@@ -111,11 +110,11 @@ def judged(judge: Judge, folder: Path, longer: int, n: int = 150) -> pd.DataFram
     for name, mean in (("base", 60), ("mine", 60 + longer)):
         sizes = np.maximum(5, rng.normal(mean, 25, n)).astype(int)
         files[name] = folder / f"{name}.jsonl"
-        write_jsonl(files[name], (
+        write_rows((
             {"question_id": q.question_id, "turn": 1, "model": name,
              "text": f"{name} {i} ".ljust(size, "x")}
             for i, (q, size) in enumerate(zip(asked, sizes, strict=True))
-        ))  # fmt: skip
+        ), files[name])  # fmt: skip
     baselines = {"base": Answers(files["base"], bench)}
     plan, answers = JudgingPlan(bench, MODEL), Answers(files["mine"], bench)
     responder = functools.partial(respond, judge=judge)

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from wrpo_lib import cli
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.nano import study
 from wrpo_lib.nano.world import World, open_world
 from wrpo_lib.quadruples import read_quadruples, validate_quadruples
-from wrpo_lib.records import read_jsonl, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def test_three_commands_build_the_quadruples_of_the_study(
     made = study.quadruples(world, study.TARGET)
     tasks = world.splits().train
     preference = study.split(world).preference
-    write_jsonl(
-        tmp_path / "prompts.jsonl",
+    write_rows(
         ({"prompt_id": t.prompt_id, "prompt": t.messages} for t in tasks),
+        tmp_path / "prompts.jsonl",
     )
-    wanted = [r for r in read_jsonl(tmp_path / "prompts.jsonl") if r["prompt_id"] in preference]
-    write_jsonl(tmp_path / "preference.jsonl", wanted)
+    wanted = [r for r in read_rows(tmp_path / "prompts.jsonl") if r["prompt_id"] in preference]
+    write_rows(wanted, tmp_path / "preference.jsonl")
     for name in (*world.sources, study.TARGET):
         prompts = "preference" if name == study.TARGET else "prompts"
         wrpo(
@@ -63,7 +63,7 @@ def test_three_commands_build_the_quadruples_of_the_study(
     assert json.loads((tmp_path / "split.json").read_text()) == json.loads(
         (world.folder / "split.json").read_text()
     )
-    mine, theirs = read_jsonl(tmp_path / "q.jsonl"), read_jsonl(made)
+    mine, theirs = read_rows(tmp_path / "q.jsonl"), read_rows(made)
     assert mine == theirs
     assert 0 < len(mine) <= 64
     assert not list(validate_quadruples(mine))
@@ -71,7 +71,7 @@ def test_three_commands_build_the_quadruples_of_the_study(
 
 
 def test_sft_rows_and_quadruples_share_no_prompt(world: World) -> None:
-    sft = {r["prompt_id"] for r in read_jsonl(study.sft_rows(world))}
+    sft = {r["prompt_id"] for r in read_rows(study.sft_rows(world))}
     quadruples = set(read_quadruples(study.quadruples(world, study.TARGET))["prompt_id"])
     assert len(sft) == 32
     assert not sft & quadruples

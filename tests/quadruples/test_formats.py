@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples import read_responses, read_rows
+from wrpo_lib.io import iter_rows, read_rows
+from wrpo_lib.quadruples import read_responses
 from wrpo_lib.quadruples.published import (
     MIRROR,
     PUBLISHED,
@@ -20,7 +21,6 @@ from wrpo_lib.quadruples.published import (
     hub_rows,
     kind_of,
     prompt_hash,
-    read_any,
 )
 
 ARMORM = "princeton-nlp/llama3-ultrafeedback-armorm"
@@ -202,7 +202,7 @@ def test_broken_published_rows_are_named(row: dict[str, Any], sentence: str) -> 
 def test_a_broken_json_file_is_named(tmp_path: Path, text: str, sentence: str) -> None:
     (tmp_path / "m.json").write_text(text)
     with pytest.raises(WRPOError, match=rf"m\.json: {sentence}"):
-        list(read_any(tmp_path / "m.json"))
+        list(iter_rows(tmp_path / "m.json"))
 
 
 CHECKED = {

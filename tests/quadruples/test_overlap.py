@@ -9,7 +9,7 @@ import pytest
 
 from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples import read_rows
+from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples.overlap import BenchmarkPrompt, Benchmarks, find_overlap, read_benchmark
 
 FILES = ("alpaca_eval/gpt4_1106_preview.json.gz", "eval/mtbench_questions.jsonl",

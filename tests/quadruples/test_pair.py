@@ -12,14 +12,8 @@ from typing import Any
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples import (
-    Pairing,
-    build_rows,
-    read_quadruples,
-    read_responses,
-    read_rows,
-    write_rows,
-)
+from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.quadruples import Pairing, build_rows, read_quadruples, read_responses
 from wrpo_lib.quadruples.choose import PAIRS
 from wrpo_lib.quadruples.schema import optional_responses, row_problems
 from wrpo_lib.quadruples.split import make_split, read_split

@@ -11,8 +11,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from wrpo_lib.chat import Truncation, render, render_text
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples import Truncation, render, render_text
 
 CHATML = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful<|im_end|>\n"

@@ -72,7 +72,7 @@ def _local(engine: str, model: str, dtype: str, tensor_parallel: int) -> Engine:
     if engine != "transformers":
         raise WRPOError(f"unknown engine {engine!r}; choose transformers, vllm or server")
     from wrpo_lib.generation import LocalEngine
-    from wrpo_lib.generation.loading import load_causal_lm
+    from wrpo_lib.models import load_causal_lm
 
     return LocalEngine(*load_causal_lm(model, dtype=dtype))
 

@@ -22,11 +22,12 @@ FORMATS = ("auto", "wrpo", "official")
 
 def _kind(path: Path, format: str) -> tuple[str, Iterator[dict[str, Any]]]:
     """The format of a file, by its first row unless it is named, and all its rows."""
-    from wrpo_lib.quadruples.published import kind_of, read_any
+    from wrpo_lib.io import iter_rows
+    from wrpo_lib.quadruples.published import kind_of
 
     if format not in FORMATS:
         raise WRPOError(f"unknown format {format!r}; choose {', '.join(FORMATS)}")
-    rows = read_any(path)
+    rows = iter_rows(path)
     first = next(rows, None)
     if first is None:
         raise WRPOError(f"{path} has no rows; write at least one")
@@ -48,7 +49,7 @@ def _truncation(
 ) -> str:
     from transformers import AutoTokenizer
 
-    from wrpo_lib.quadruples import Truncation, render
+    from wrpo_lib.chat import Truncation, render
     from wrpo_lib.quadruples.schema import RESPONSES
 
     try:
@@ -158,6 +159,7 @@ def import_(
     revision: Annotated[str, typer.Option(help="commit of a data set of the hub")] = "",
 ) -> None:
     """Convert SOURCE to quadruples or to rows of responses, by what its rows hold."""
+    from wrpo_lib.io import SUFFIXES, iter_rows, write_rows
     from wrpo_lib.quadruples.published import (
         JSON_SUFFIXES,
         PUBLISHED,
@@ -165,12 +167,11 @@ def import_(
         as_responses,
         hub_rows,
         kind_of,
-        read_any,
-    )  # fmt: skip
-    from wrpo_lib.quadruples.schema import SUFFIXES, validate_quadruples, write_rows
+    )
+    from wrpo_lib.quadruples.schema import validate_quadruples
 
     on_hub = source.count("/") == 1 and not source.endswith((*SUFFIXES, *JSON_SUFFIXES))
-    rows = hub_rows(source, split, revision or None) if on_hub else read_any(source)
+    rows = hub_rows(source, split, revision or None) if on_hub else iter_rows(source)
     first = next(rows, None)
     if first is None:
         raise WRPOError(f"{source} has no rows; write at least one")
@@ -193,7 +194,8 @@ def import_(
 @app.command()
 def export(file: Path, out: Path) -> None:
     """Convert the quadruples of FILE to the official format in OUT."""
-    from wrpo_lib.quadruples import read_quadruples, to_official, write_rows
+    from wrpo_lib.io import write_rows
+    from wrpo_lib.quadruples import read_quadruples, to_official
 
     rows = [to_official(dict(row)) for row in read_quadruples(file)]
     write_rows(rows, out)
@@ -208,7 +210,7 @@ def split(
     share: Annotated[float, typer.Option(help="of the prompts for SFT (paper: a third)")] = 1 / 3,
 ) -> None:
     """Split PROMPTS into the SFT third and the preference rest, and record how."""
-    from wrpo_lib.quadruples.schema import iter_rows, write_rows
+    from wrpo_lib.io import iter_rows, write_rows
     from wrpo_lib.quadruples.split import make_split
 
     rows: dict[str, dict[str, Any]] = {}
@@ -235,12 +237,11 @@ def overlap(
     """Find the prompts of FILE that overlap with benchmark prompts (n-grams, near-duplicates)."""
     from dataclasses import asdict
 
+    from wrpo_lib.io import iter_rows, write_rows
     from wrpo_lib.quadruples.overlap import Benchmarks, find_overlap, read_benchmark
-    from wrpo_lib.quadruples.published import read_any
-    from wrpo_lib.quadruples.schema import write_rows
 
     known = [prompt for path in benchmark for prompt in read_benchmark(path)]
-    found, n = find_overlap(read_any(file), Benchmarks(known), str(file))
+    found, n = find_overlap(iter_rows(file), Benchmarks(known), str(file))
     prompts = {match.prompt_id for match in found}
     typer.echo(f"{file}: {len(prompts)} of {n} prompts overlap with {len(known)} benchmark prompts")
     for match in found[:SHOWN]:
@@ -253,4 +254,4 @@ def overlap(
     if out:
         write_rows((asdict(match) for match in found), out)
     if keep:
-        write_rows((row for row in read_any(file) if row["prompt_id"] not in prompts), keep)
+        write_rows((row for row in iter_rows(file) if row["prompt_id"] not in prompts), keep)

@@ -148,7 +148,7 @@ def _engine(o: SimpleNamespace) -> Any:
             gpu_memory_utilization=o.gpu_memory_utilization, enforce_eager=o.enforce_eager,
         )  # fmt: skip
     from wrpo_lib.generation import LocalEngine
-    from wrpo_lib.generation.loading import load_causal_lm
+    from wrpo_lib.models import load_causal_lm
 
     loaded = load_causal_lm(o.model, o.revision, o.trust_remote_code, o.dtype)
     return LocalEngine(*loaded, batch_tokens=o.batch_tokens)

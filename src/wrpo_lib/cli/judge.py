@@ -68,8 +68,8 @@ def judge(
     from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
     from wrpo_lib.evaluation.judging import KEY, Run, done
     from wrpo_lib.evaluation.judging import estimate as estimated
+    from wrpo_lib.io import Store
     from wrpo_lib.server import Server
-    from wrpo_lib.store import Store
 
     asked = load(benchmark, version)
     given = Answers(answers, asked)

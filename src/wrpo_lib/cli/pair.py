@@ -76,14 +76,14 @@ def pair(
 
 
 def _refuse_suffix(out: Path) -> None:
-    from wrpo_lib.quadruples.schema import SUFFIXES
+    from wrpo_lib.io import SUFFIXES
 
     if not out.name.endswith(SUFFIXES):
         raise WRPOError(f"{out}: unknown kind of file; use {', '.join(SUFFIXES)}")
 
 
 def _excluded(path: Path | None) -> frozenset[str]:
-    from wrpo_lib.quadruples import read_rows
+    from wrpo_lib.io import read_rows
 
     if path is None:
         return frozenset()

@@ -12,7 +12,7 @@ import typer
 from wrpo_lib.cli.generate import Counts, refuse_suffix
 from wrpo_lib.cli.workers import score_spread, workers_of
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.records import file_hash
+from wrpo_lib.io import file_hash
 
 if TYPE_CHECKING:
     from wrpo_lib.generation.rewards import Scorer
@@ -49,7 +49,7 @@ def score(
 
 def _score(o: SimpleNamespace) -> None:
     from wrpo_lib.generation.stage import score_responses
-    from wrpo_lib.quadruples.schema import iter_rows
+    from wrpo_lib.io import iter_rows
 
     refuse_suffix(o.out)
     if sum([bool(o.reward_model), o.bleu is not None, o.nano]) != 1:

@@ -34,8 +34,7 @@ from wrpo_lib.evaluation.assets import fetch
 from wrpo_lib.evaluation.benchmarks import Benchmark
 from wrpo_lib.evaluation.calls import request_hash
 from wrpo_lib.evaluation.prompts import Template
-from wrpo_lib.records import write_atomically, write_json
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store, write_atomically, write_json
 
 if TYPE_CHECKING:
     from wrpo_lib.server import Server

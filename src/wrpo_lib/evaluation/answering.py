@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import MAX_TOKENS, Benchmark, Question
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 
 if TYPE_CHECKING:
     from wrpo_lib.generation.request import Engine, Messages, Request, Sampling

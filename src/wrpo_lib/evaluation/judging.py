@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import verdicts
 from wrpo_lib.evaluation.calls import BASELINE_FIRST, Call, JudgingPlan
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 
 if TYPE_CHECKING:
     from wrpo_lib.server import Reply, Server

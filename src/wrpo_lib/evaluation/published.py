@@ -15,7 +15,8 @@ from wrpo_lib.evaluation.compare import differences
 from wrpo_lib.evaluation.judgements import read_judgements
 from wrpo_lib.evaluation.length_control import length_controlled, read_side
 from wrpo_lib.evaluation.summary import Options, Summary, summarise
-from wrpo_lib.records import file_hash, write_results
+from wrpo_lib.io import file_hash
+from wrpo_lib.records import write_results
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wrpo_lib.records import file_hash, project_root, results_dir, write_atomically
+from wrpo_lib.io import file_hash, write_atomically
+from wrpo_lib.records import project_root, results_dir
 
 if TYPE_CHECKING:
     import pandas as pd

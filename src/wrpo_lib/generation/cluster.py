@@ -1,7 +1,7 @@
 """Sampling and scoring spread over many machines with Ray Data (extra ``cluster``).
 
 The driver reads the input once to find the rows that are still to be done, hands out batches of
-them by their place in the file, and appends what comes back to a :class:`~wrpo_lib.store.Store`.
+them by their place in the file, and appends what comes back to a :class:`~wrpo_lib.io.Store`.
 Each worker is a process that loads its model once, reads its batches from the file itself (which
 must lie where every machine can read it) and calls the same function that a single machine calls.
 A worker that dies is started anew and its batch done again; the store takes each row once. So no
@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wrpo_lib.chat import as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.prompts import as_messages
 from wrpo_lib.generation.request import Engine, Request, Sampling
 from wrpo_lib.generation.rewards import Rows, Scorer
 from wrpo_lib.generation.stage import KEY, keep_record, response_row
+from wrpo_lib.io import Store
 from wrpo_lib.quadruples.responses import response_problems
-from wrpo_lib.store import Store
 
 Work = Callable[[Rows], Rows]
 """What is done with a batch: prompts to their responses, responses to the same with rewards. A row

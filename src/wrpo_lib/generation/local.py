@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.nucleus import Draw
-from wrpo_lib.generation.prompts import Renderer
 from wrpo_lib.generation.request import Request, Response, Sampling
 
 if TYPE_CHECKING:

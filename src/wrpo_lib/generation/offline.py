@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.loading import load_tokenizer
-from wrpo_lib.generation.prompts import Renderer
 from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.models import load_tokenizer
 
 WINDOW = 1024  # requests handed over at a time: what a kill can lose at most
 

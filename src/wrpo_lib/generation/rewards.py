@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.loading import load_tokenizer, load_with, placement
-from wrpo_lib.generation.prompts import Renderer, as_messages
+from wrpo_lib.models import load_tokenizer, load_with, placement
 
 if TYPE_CHECKING:
     import torch
@@ -174,10 +174,11 @@ class Bleu:
 
 def read_references(path: Path) -> dict[str, list[str]]:
     """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
-    from wrpo_lib.quadruples.published import as_responses, kind_of, read_any
+    from wrpo_lib.io import iter_rows
+    from wrpo_lib.quadruples.published import as_responses, kind_of
 
     found: dict[str, list[str]] = {}
-    for number, row in enumerate(read_any(path), 1):
+    for number, row in enumerate(iter_rows(path), 1):
         where = f"{path}, row {number}"
         if "instruction" in row and kind_of(row, where) == "alpaca_eval":
             (row,) = as_responses([row], where)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wrpo_lib.generation.prompts import fold_system
+from wrpo_lib.chat import fold_system
 from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.server import Reply, Server, complete
 

@@ -18,9 +18,9 @@ from typing import Any
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.request import Engine, Messages, Request, Response, Sampling
 from wrpo_lib.generation.rewards import Rows, Scorer
+from wrpo_lib.io import Store, write_json
 from wrpo_lib.quadruples.responses import response_problems
-from wrpo_lib.records import provenance, write_json
-from wrpo_lib.store import Store
+from wrpo_lib.records import provenance
 
 KEY = ("prompt_id", "model", "sample")
 WINDOW = 1024  # rows that are scored between two looks at the file

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from wrpo_lib.io import write_rows
 from wrpo_lib.nano.tasks import Task, draw_tasks
-from wrpo_lib.records import write_jsonl
 
 SEED = 2024
 BASELINE = "nano-baseline"
@@ -63,9 +63,9 @@ def baseline_rows(benchmark: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Write all files."""
     folder = Path(__file__).parents[1] / "evaluation" / "nano"
-    write_jsonl(folder / "questions.jsonl", question_rows())
+    write_rows(question_rows(), folder / "questions.jsonl")
     for benchmark in ("alpaca-eval", "arena-hard"):
-        write_jsonl(folder / f"baseline-{benchmark}.jsonl", baseline_rows(benchmark))
+        write_rows(baseline_rows(benchmark), folder / f"baseline-{benchmark}.jsonl")
 
 
 if __name__ == "__main__":

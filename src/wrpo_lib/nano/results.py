@@ -114,9 +114,9 @@ def quadruple_table(world: World) -> pd.DataFrame:
     """Quadruples that WRPO was trained on, as they are on disk but for the messages."""
     import pandas as pd
 
-    from wrpo_lib.records import read_jsonl
+    from wrpo_lib.io import read_rows
 
-    rows = read_jsonl(study.quadruples(world, study.TARGET_SFT))[:SHOWN_QUADRUPLES]
+    rows = read_rows(study.quadruples(world, study.TARGET_SFT))[:SHOWN_QUADRUPLES]
     return pd.DataFrame(
         [{"seed": world.seed, **r, "prompt": r["prompt"][-1]["content"]} for r in rows]
     )

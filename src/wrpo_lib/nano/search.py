@@ -12,9 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.nano import study
 from wrpo_lib.nano.world import World, load_model, open_world
-from wrpo_lib.records import read_jsonl, write_jsonl
 
 SEED = 100
 METHODS = ("dpo_on", "dpo_hybrid", "wrpo")
@@ -48,7 +48,7 @@ def score_setting(world: World, method: str, learning_rate: float, beta: float) 
         "quality": sum(scores) / len(scores),
         "n": len(scores),
     }
-    write_jsonl(path, [result])
+    write_rows([result], path)
     return path
 
 
@@ -70,7 +70,7 @@ def make_search(workers: int = 2) -> None:
         for m, lr, b in grid
     ]
     study.in_parallel(jobs, workers, say)
-    table = pd.DataFrame([read_jsonl(score_setting(world, *setting))[0] for setting in grid])
+    table = pd.DataFrame([read_rows(score_setting(world, *setting))[0] for setting in grid])
     means = table.groupby(["learning_rate", "beta"])["quality"].mean()
     learning_rate, beta = means.idxmax()
     chosen = {"learning_rate": float(learning_rate), "beta": float(beta)}

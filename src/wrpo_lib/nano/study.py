@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.nano.reward import is_exact, quality, read, score_rows
 from wrpo_lib.nano.tasks import Task
 from wrpo_lib.nano.world import World, load_model, save_model
 from wrpo_lib.recipes import load_recipe
-from wrpo_lib.records import read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +84,9 @@ def responses(world: World, name: str, tasks: list[Task]) -> pd.DataFrame:
         prompts = [(t.prompt_id, t.messages) for t in tasks]
         engine = LocalEngine(*load_model(model_dir(world, name)))
         made = sample_responses(prompts, engine, name, sampling(world, name), path)
-        score_responses(read_jsonl(path), score_rows, "nano", scored, where=str(path))
+        score_responses(read_rows(path), score_rows, "nano", scored, where=str(path))
         write_json(finished, dict(made))
-    return pd.DataFrame(read_jsonl(scored))
+    return pd.DataFrame(read_rows(scored))
 
 
 def sampling(world: World, name: str) -> Sampling:
@@ -159,7 +159,7 @@ def train_sft(world: World) -> Path:
 
         model, tokenizer = load_model(policy_dir(world, TARGET))
         recipe = load_recipe("nano", "sft")
-        data, log = Dataset.from_list(read_jsonl(sft_rows(world))), folder / "log"
+        data, log = Dataset.from_list(read_rows(sft_rows(world))), folder / "log"
         train(recipe, model, tokenizer, data, log, seed=world.seed, **QUIET)
         save_model(model, tokenizer, folder)
     return folder
@@ -225,8 +225,8 @@ def answers(world: World, name: str, split: str = "test") -> pd.DataFrame:
         ]
         if split == "test":
             rows += _two_turns(model, tokenizer, world.splits().multi_turn, greedy)
-        write_jsonl(path, ({"model": name, "split": split, **row} for row in rows))
-    return pd.DataFrame(read_jsonl(path))
+        write_rows(({"model": name, "split": split, **row} for row in rows), path)
+    return pd.DataFrame(read_rows(path))
 
 
 def _two_turns(
@@ -283,8 +283,8 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
                  "logp": round(float(lp), 4), "n_tokens": int(n)}
                 for t, lp, n in zip(tasks, scored.logps, scored.n_tokens, strict=True)
             ]  # fmt: skip
-        write_jsonl(path, rows)
-    return read_jsonl(path)
+        write_rows(rows, path)
+    return read_rows(path)
 
 
 def in_parallel(
@@ -382,7 +382,7 @@ def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> 
 
 def dynamics(world: World, name: str) -> list[dict[str, Any]]:
     """The training dynamics of a method, a row a step."""
-    return read_jsonl(world.folder / "dynamics" / f"{name}.jsonl")
+    return read_rows(world.folder / "dynamics" / f"{name}.jsonl")
 
 
 def pairing_report(world: World, samples_of: str, rejected_from: str) -> dict[str, int]:

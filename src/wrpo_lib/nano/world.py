@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import write_json
 from wrpo_lib.nano.speakers import Speaker
 from wrpo_lib.nano.tasks import Task, draw_tasks
-from wrpo_lib.records import project_root, write_json
+from wrpo_lib.records import project_root
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -69,7 +69,7 @@ def plan_recipe(
 
 def _measured(path: Path, run: Run, model: str) -> tuple[list[Example], int, tuple[str, ...]]:
     """Lengths of a file's rows, their number, and what was assumed."""
-    from wrpo_lib.quadruples import read_rows
+    from wrpo_lib.io import read_rows
 
     rows = read_rows(path)
     step = -(-len(rows) // SAMPLE)

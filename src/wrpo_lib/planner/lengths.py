@@ -21,7 +21,7 @@ def data_lengths(
 
     Without a ``tokenizer`` four characters count as a token.
     """
-    from wrpo_lib.quadruples.rendering import render
+    from wrpo_lib.chat import render
 
     if tokenizer is None:
         return [_by_characters(row, fields, max_length) for row in rows]

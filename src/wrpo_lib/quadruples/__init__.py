@@ -1,19 +1,17 @@
 """Quadruples (x, y_ws, y_wt, y_l): schema, files, rendering, building, the official format."""
 
+from wrpo_lib.chat import Rendered, Truncation, render, render_text
+from wrpo_lib.io import iter_rows, read_rows, write_rows
 from wrpo_lib.quadruples.build import PairingReport, best, build_quadruples, build_rows, worst
 from wrpo_lib.quadruples.choose import TIE_RULE, Pairing
 from wrpo_lib.quadruples.official import from_official, is_official, to_official
-from wrpo_lib.quadruples.rendering import Rendered, Truncation, render, render_text
 from wrpo_lib.quadruples.responses import ResponseTable, read_responses, response_problems
 from wrpo_lib.quadruples.schema import (
     Problem,
     count_warnings,
-    iter_rows,
     read_quadruples,
-    read_rows,
     validate_quadruples,
     write_quadruples,
-    write_rows,
 )
 from wrpo_lib.quadruples.split import Split, split_prompts
 from wrpo_lib.quadruples.write import write_pairs

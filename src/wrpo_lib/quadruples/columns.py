@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import SUFFIXES, Problem, prompt_problems
+from wrpo_lib.io import SUFFIXES
+from wrpo_lib.quadruples.schema import Problem
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.published import read_any
+from wrpo_lib.io import iter_rows
 
 WORDS, CHARACTERS = 8, 5
 SHARE, SIMILARITY = 0.7, 0.7
@@ -60,7 +60,7 @@ def read_benchmark(path: Path) -> list[BenchmarkPrompt]:
     """
     found = []
     name = path.name.split(".")[0]
-    for number, row in enumerate(read_any(path)):
+    for number, row in enumerate(iter_rows(path)):
         text = prompt_text(row)
         if text is None:
             raise WRPOError(

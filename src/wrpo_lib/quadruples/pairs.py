@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from wrpo_lib.quadruples.schema import Problem, prompt_problems
+from wrpo_lib.chat import prompt_problems
+from wrpo_lib.quadruples.schema import Problem
 
 SIDES = ("chosen", "rejected")
 

@@ -8,9 +8,7 @@ of responses or rewards.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,13 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import SUFFIXES, iter_rows
 from wrpo_lib.quadruples.official import from_official
-from wrpo_lib.quadruples.schema import RESPONSES, SUFFIXES, iter_rows
+from wrpo_lib.quadruples.schema import RESPONSES
 
 MIRROR = "WRPO_DATA"
 """Environment variable: a folder that holds ``<owner>/<name>/*`` instead of the hub."""
-
-JSON_SUFFIXES = (".json", ".json.gz")
 
 
 class Published(NamedTuple):
@@ -67,25 +64,6 @@ def kind_of(row: dict[str, Any], where: str) -> str:
     known = "quadruples, responses, rewards, the official, SimPO or alpaca_eval format"
     raise WRPOError(f"{where}: the fields {', '.join(sorted(fields))} are of no known format "
                     f"({known}); rename them")  # fmt: skip
-
-
-def read_any(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of any file: JSONL, gzipped JSONL, parquet, or a JSON list as alpaca_eval writes."""
-    path = Path(path)
-    if not path.name.endswith(JSON_SUFFIXES):
-        yield from iter_rows(path)
-        return
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; check the path")
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            rows = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError, EOFError) as error:
-        raise WRPOError(f"{path}: no whole JSON ({error}); copy it again") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
-    yield from rows
 
 
 def prompt_hash(text: str) -> str:
@@ -194,10 +172,10 @@ def hub_rows(
 
 
 def _mirror_rows(folder: Path, split: str) -> Iterator[dict[str, Any]]:
-    kinds = (*SUFFIXES, *JSON_SUFFIXES)
+    kinds = SUFFIXES
     files = sorted(p for p in folder.rglob("*") if p.name.endswith(kinds) and split in p.name)
     if not files:
         raise WRPOError(f"{folder} has no {split!r} file ({', '.join(kinds)}); put it there or "
                         f"unset {MIRROR}")  # fmt: skip
     for path in files:
-        yield from read_any(path)
+        yield from iter_rows(path)

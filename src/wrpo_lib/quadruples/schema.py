@@ -10,23 +10,21 @@ where its configuration gives them a weight.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import read_rows, write_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 RESPONSES = ("source_chosen", "target_chosen", "rejected")
 REWARDS = tuple(f"{name}_reward" for name in RESPONSES)
-ROLES = ("system", "user", "assistant", "tool")
 HINTS = {
     "source_chosen": "the best source response (y_ws)",
     "target_chosen": "the best target response (y_wt)",
@@ -34,7 +32,6 @@ HINTS = {
 }
 SOURCE_FIELD = re.compile(r"source_chosen(_([2-9]|[1-9][0-9]+))?")
 """Names of source responses: the first is ``source_chosen``, the second ``source_chosen_2``."""
-SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 class Problem(NamedTuple):
@@ -82,26 +79,6 @@ def row_problems(row: dict[str, Any], number: int) -> Iterator[Problem]:
             yield Problem(number, name, f"is {value}; score the response again")
 
 
-def prompt_problems(prompt: Any) -> Iterator[str]:
-    """Everything wrong with a prompt: messages that end in a user turn, or rendered text."""
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            yield "is empty; remove the row"
-        return
-    if not isinstance(prompt, list) or not prompt:
-        yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
-        return
-    for k, message in enumerate(prompt, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            yield f"message {k} has no text content; give role and content"
-        elif message.get("role") not in ROLES:
-            yield f"message {k} has the role {message.get('role')!r}; use one of {', '.join(ROLES)}"
-        elif not message["content"].strip() and message["role"] == "user":
-            yield f"message {k} is empty; remove the row"
-    if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
-        yield "does not end in a user turn; drop what follows the last question"
-
-
 def validate_quadruples(rows: Iterable[dict[str, Any]]) -> Iterator[Problem]:
     """Every problem of ``rows`` in order, repeated ids included."""
     seen: dict[str, int] = {}
@@ -134,58 +111,6 @@ def count_warnings(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     return found
 
 
-def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL, gzipped JSONL or parquet file, not yet validated."""
-    rows = list(iter_rows(path))
-    if not rows:
-        raise WRPOError(f"{path} has no rows; write at least one")
-    return rows
-
-
-def iter_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file one by one, so that a large file is never in memory as a whole."""
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES):
-        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; check the path")
-    try:
-        yield from _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
-    except (OSError, EOFError) as error:
-        raise WRPOError(
-            f"{path} cannot be read ({error}); it is truncated, copy it again"
-        ) from error
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise WRPOError(
-            f"{path} is no whole parquet file; it is truncated, copy it again"
-        ) from error
-
-
-def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise WRPOError(
-                    f"{path}, line {number}: not JSON ({error.msg}); the line is malformed or cut "
-                    "short, correct or remove it"
-                ) from error
-            if not isinstance(row, dict):
-                raise WRPOError(f"{path}, line {number}: not a JSON object; write one row a line")
-            yield row
-
-
 def read_quadruples(path: str | Path) -> Dataset:
     """Read and validate a file of quadruples; the first problem is raised."""
     from datasets import Dataset
@@ -203,23 +128,3 @@ def write_quadruples(rows: Iterable[dict[str, Any]], path: str | Path) -> None:
     for problem in validate_quadruples(rows):
         raise WRPOError(problem.sentence("the quadruples to write"))
     write_rows(rows, path)
-
-
-def write_rows(rows: Iterable[dict[str, Any]], path: Path) -> None:
-    """Write rows as the kind of file that ``path`` names, atomically; JSONL one by one."""
-    if not path.name.endswith(SUFFIXES):
-        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    try:
-        if path.suffix == ".parquet":
-            from datasets import Dataset
-
-            Dataset.from_list(list(rows)).to_parquet(str(part))
-        else:
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(part, "wt", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

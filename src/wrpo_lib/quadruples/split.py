@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.records import write_json
+from wrpo_lib.io import write_json
 
 SHARE = 1 / 3
 

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import write_json, write_rows
 from wrpo_lib.quadruples.build import PairingReport, build_rows
 from wrpo_lib.quadruples.choose import TIE_RULE, Pairing
 from wrpo_lib.quadruples.responses import ResponseTable
-from wrpo_lib.quadruples.schema import prompt_problems, write_rows
 from wrpo_lib.quadruples.split import Split
-from wrpo_lib.records import provenance, write_json
+from wrpo_lib.records import provenance
 
 
 def write_pairs(

@@ -24,10 +24,10 @@ from wrpo_lib.analysis.statistics import (
     mean_interval,
     proportion_interval,
 )
+from wrpo_lib.models import packaged_weights
 from wrpo_lib.quadruples import ResponseTable
 from wrpo_lib.quadruples.overlap import words
 from wrpo_lib.smol.study import TARGET, Study, paired, run
-from wrpo_lib.weights import packaged_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,8 +216,9 @@ def make_results(study: Study, model: str | None = None) -> Path:
     """Run the study (finished rows are kept) and write ``results/smol``."""
     from wrpo_lib.figures.map import write_figure_map
     from wrpo_lib.generation import LocalEngine
-    from wrpo_lib.generation.loading import load_causal_lm, load_tokenizer
-    from wrpo_lib.records import commit, file_hash, read_run, write_results
+    from wrpo_lib.io import file_hash
+    from wrpo_lib.models import load_causal_lm, load_tokenizer
+    from wrpo_lib.records import commit, read_run, write_results
 
     made_at, place = commit(), model or str(packaged_weights())
     weights = file_hash(Path(place)) if Path(place).is_file() else place

@@ -19,10 +19,9 @@ from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.request import Engine, Sampling
 from wrpo_lib.generation.rewards import Bleu, read_references
 from wrpo_lib.generation.stage import keep_record, sample_responses, score_responses
+from wrpo_lib.io import file_hash, iter_rows, write_rows
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_responses, write_pairs
-from wrpo_lib.quadruples.published import as_responses, read_any
-from wrpo_lib.quadruples.schema import iter_rows, write_rows
-from wrpo_lib.records import file_hash
+from wrpo_lib.quadruples.published import as_responses
 
 TARGET = "target"
 """The target's name in files and figures; which model it is stands in the run record."""
@@ -78,7 +77,7 @@ def sources(study: Study) -> Path:
         rows = [
             {**row, "model": f"source-{row['model']}"}
             for path in files
-            for row in as_responses(read_any(path), str(path))
+            for row in as_responses(iter_rows(path), str(path))
         ]
         drawn = _draw(study, rows, len(files))
         write_rows((row for row in rows if row["prompt_id"] in drawn), out)

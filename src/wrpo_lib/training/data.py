@@ -8,8 +8,8 @@ import numpy as np
 from accelerate.logging import get_logger
 from datasets import Dataset
 
+from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.rendering import Truncation, render
 from wrpo_lib.quadruples.schema import row_problems
 
 if TYPE_CHECKING:

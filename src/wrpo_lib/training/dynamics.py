@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from wrpo_lib.records import write_jsonl
+from wrpo_lib.io import write_rows
 
 LIVE = {
     "alpha": "alpha", "loss": "loss", "rewards/source_chosen": "r_ws",
@@ -54,7 +54,7 @@ class DynamicsCallback(TrainerCallback):
         kept = [row for row in self._lines() if row["step"] <= state.global_step]
         if kept:
             self.seconds_before, self.tokens_before = kept[-1]["seconds"], kept[-1]["tokens"]
-        write_jsonl(self.path, kept)
+        write_rows(kept, self.path)
 
     def _lines(self) -> list[dict[str, Any]]:
         """Whole lines of the file; a kill may have cut the last one short."""

@@ -10,8 +10,6 @@ from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from wrpo_lib import sharing
-from wrpo_lib.cpu import layers, memory
-from wrpo_lib.cpu.head import add_cpu_head
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.training.config import WRPOConfig
 
@@ -40,18 +38,6 @@ def prepare_models(models: list[Any], args: WRPOConfig, obstacle: str | None) ->
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         logger.warning(f"prompts are not shared: {obstacle}; every response gets a row of its own")
     return False
-
-
-def prepare_layers(models: list[Any], *, positions: bool) -> None:
-    """Give models on CPU the faster head and layers and, for padded rows, ``head_positions``."""
-    for model in models:
-        if positions:
-            sharing.enable_head_positions(model)
-        if model.device.type == "cpu":
-            add_cpu_head(model)
-            layers.enable(model)
-    if any(model.device.type == "cpu" for model in models):
-        memory.keep_freed()
 
 
 def response_logps(

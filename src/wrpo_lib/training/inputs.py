@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import RESPONSES, read_rows, validate_quadruples
+from wrpo_lib.io import read_rows
+from wrpo_lib.models import packaged_weights
+from wrpo_lib.quadruples.schema import RESPONSES, validate_quadruples
 from wrpo_lib.recipes import Recipe
-from wrpo_lib.weights import packaged_weights
 
 if TYPE_CHECKING:
     from datasets import Dataset

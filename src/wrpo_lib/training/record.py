@@ -6,7 +6,6 @@ folder never holds half of one run and half of another.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from accelerate import PartialState
 from transformers import PretrainedConfig
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import file_hash, write_json
 from wrpo_lib.recipes import Recipe
-from wrpo_lib.records import provenance, write_json
+from wrpo_lib.records import provenance
 from wrpo_lib.training.checks import batch, last_checkpoint, rows_a_step
 from wrpo_lib.training.inputs import locate
 
@@ -34,12 +34,6 @@ MACHINE = (
 batch, only the rows of one step count."""
 
 
-def sha256(path: Path) -> str:
-    """sha256 of a file of any size."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe(recipe: Recipe, args: Any, config: PretrainedConfig, rows: int) -> dict[str, Any]:
     """The record of a run about to start."""
     return {
@@ -49,7 +43,11 @@ def describe(recipe: Recipe, args: Any, config: PretrainedConfig, rows: int) -> 
         "settings": {
             "stage": recipe.stage,
             "model": _model(recipe, config),
-            "data": {"file": recipe.data, "rows": rows, "sha256": sha256(Path(str(recipe.data)))},
+            "data": {
+                "file": recipe.data,
+                "rows": rows,
+                "sha256": file_hash(Path(str(recipe.data))),
+            },
             "rows_a_step": rows_a_step(args),
             "lora": recipe.lora,
             "load": recipe.load,
@@ -73,7 +71,9 @@ def _model(recipe: Recipe, config: PretrainedConfig) -> dict[str, Any]:
     if not folder.is_dir():
         return {"name": recipe.model, "revision": revision}
     names = [where["gguf_file"]] if where else [p.name for w in WEIGHTS for p in folder.glob(w)]
-    files = {name: sha256(folder / name) for name in sorted(names) if name != "training_args.bin"}
+    files = {
+        name: file_hash(folder / name) for name in sorted(names) if name != "training_args.bin"
+    }
     return {"name": recipe.model, "sha256": files}
 
 

@@ -25,7 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.logging import is_progress_bar_enabled
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.store import Store
+from wrpo_lib.io import Store
 from wrpo_lib.training.collator import PROMPT_IDS, ids_columns
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import write_rows
+from wrpo_lib.io import write_rows
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.arguments import training_values
 from wrpo_lib.training.checks import check_fields

@@ -13,8 +13,8 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import write_atomically
 from wrpo_lib.recipes import Recipe
-from wrpo_lib.records import write_atomically
 from wrpo_lib.training.arguments import training_arguments
 from wrpo_lib.training.checks import (
     batch,

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from trl import SFTConfig, SFTTrainer
 
-    from wrpo_lib.quadruples.rendering import Truncation
+    from wrpo_lib.chat import Truncation
 
 PAPER = {
     "learning_rate": 7e-6,

@@ -25,6 +25,8 @@ from trl import DPOTrainer
 from trl.models import prepare_deepspeed
 from trl.trainer.utils import use_adapter
 
+from wrpo_lib import sharing
+from wrpo_lib.chat import Truncation
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import (
     WeightedObjective,
@@ -33,7 +35,6 @@ from wrpo_lib.objective import (
     weighted_loss,
     weighted_simpo_loss,
 )
-from wrpo_lib.quadruples.rendering import Truncation
 from wrpo_lib.training.collator import (
     PROMPT_ID,
     PROMPT_IDS,
@@ -45,7 +46,7 @@ from wrpo_lib.training.collator import (
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import check_columns, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.forward import prepare_layers, prepare_models, response_logps
+from wrpo_lib.training.forward import prepare_models, response_logps
 from wrpo_lib.training.metrics import batch_metrics, n_tokens
 from wrpo_lib.training.models import frozen_copy, require_pad_token, will_shard
 from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
@@ -207,7 +208,9 @@ class WRPOTrainer(DPOTrainer):
             peft and self.model.active_peft_config.is_prompt_learning
         ):
             self._head_at_responses = False
-        prepare_layers(models, positions=self._head_at_responses)
+        if self._head_at_responses:
+            for model in models:
+                sharing.enable_head_positions(model)
 
     def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
         return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)

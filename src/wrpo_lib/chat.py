@@ -7,6 +7,7 @@ assistant message: templates that add a default system turn would put one inside
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,31 @@ from wrpo_lib.errors import WRPOError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Prompt = str | list[dict[str, str]]
+Messages = list[dict[str, str]]
+Prompt = str | Messages
+ROLES = ("system", "user", "assistant", "tool")
+MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
+"""Signs that a text went through some model's chat template already."""
+
+
+def prompt_problems(prompt: Any) -> Iterator[str]:
+    """Everything wrong with a prompt: messages that end in a user turn, or rendered text."""
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            yield "is empty; remove the row"
+        return
+    if not isinstance(prompt, list) or not prompt:
+        yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
+        return
+    for k, message in enumerate(prompt, 1):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            yield f"message {k} has no text content; give role and content"
+        elif message.get("role") not in ROLES:
+            yield f"message {k} has the role {message.get('role')!r}; use one of {', '.join(ROLES)}"
+        elif not message["content"].strip() and message["role"] == "user":
+            yield f"message {k} is empty; remove the row"
+    if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
+        yield "does not end in a user turn; drop what follows the last question"
 
 
 @dataclass(frozen=True)
@@ -161,3 +186,68 @@ class Truncation(Counter[str]):
             return f"nothing truncated in {self['rows']} rows"
         what = ", ".join(f"{k} {v}" for k, v in cut.items())
         return f"truncated in {self['rows']} rows: {what}"
+
+
+def as_messages(prompt: Any, where: str) -> Messages:
+    """A prompt as chat messages ending in a user turn; ``where`` names it in errors."""
+    for what in prompt_problems(prompt):
+        raise WRPOError(f"{where}, field 'prompt': {what}")
+    if not isinstance(prompt, str):
+        return [{"role": m["role"], "content": m["content"]} for m in prompt]
+    if any(marker in prompt for marker in MARKERS):
+        raise WRPOError(
+            f"{where}, field 'prompt': went through a chat template already; give messages, so "
+            "that each model's own template can be used"
+        )
+    return [{"role": "user", "content": prompt}]
+
+
+def fold_system(messages: Messages) -> Messages:
+    """The same conversation without a system turn: its text opens the first user turn."""
+    system, rest = messages[0], [dict(m) for m in messages[1:]]
+    user = next(m for m in rest if m["role"] == "user")
+    user["content"] = "\n\n".join(t for t in (system["content"], user["content"]) if t.strip())
+    return rest
+
+
+class Renderer:
+    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not tokenizer.chat_template:
+            raise WRPOError(
+                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set one, or "
+                "choose a chat model"
+            )
+        self.tokenizer = tokenizer
+        self.takes_system = self._takes_system()
+        self.folded = 0
+
+    def _takes_system(self) -> bool:
+        """Some templates refuse a system turn, some drop it without a word."""
+        probe = [{"role": "system", "content": "wrpo-probe"}, {"role": "user", "content": "x"}]
+        try:
+            return "wrpo-probe" in self._apply(probe)
+        except WRPOError:
+            return False
+
+    def _apply(self, messages: Messages, ask: bool = True) -> str:
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=ask
+                )
+            )
+        except Exception as error:  # templates raise errors of their own kinds
+            roles = ", ".join(m["role"] for m in messages)
+            raise WRPOError(
+                f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
+            ) from error
+
+    def ids(self, messages: Messages, ask: bool = True) -> list[int]:
+        """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
+        if messages[0]["role"] == "system" and not self.takes_system:
+            messages = fold_system(messages)
+            self.folded += 1
+        ids = self.tokenizer(self._apply(messages, ask), add_special_tokens=False)["input_ids"]
+        return list(ids)

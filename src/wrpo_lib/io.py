@@ -1,0 +1,291 @@
+"""Files of rows: the one place that parses a line, writes whole files, and appends to one.
+
+A file is JSONL (``.jsonl``, ``.jsonl.gz``), a JSON list of objects (``.json``, ``.json.gz``) or
+parquet. Nothing half-written ever replaces a file: :func:`write_rows` and :func:`write_json` write
+beside it and rename. A stage that makes rows one by one appends them to a :class:`Store`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from wrpo_lib.errors import WRPOError
+
+Row = dict[str, Any]
+Key = tuple[Any, ...]
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+def parse_row(line: str | bytes, where: str) -> Row:
+    """One JSON object; ``where`` names the line in errors."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        what = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+        raise WRPOError(
+            f"{where}: not JSON ({what}); the line is malformed or cut short, correct or remove it"
+        ) from error
+    if not isinstance(row, dict):
+        raise WRPOError(f"{where}: not a JSON object; write one row a line")
+    return row
+
+
+def iter_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a file one by one; JSONL and parquet are never in memory as a whole."""
+    path = Path(path)
+    suffix = path.suffix if path.suffix != ".gz" else Path(path.stem).suffix
+    readers = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}
+    if suffix not in readers:
+        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise WRPOError(f"{path} does not exist; check the path, or run the stage that writes it")
+    try:
+        yield from readers[suffix](path)
+    except (OSError, EOFError) as error:
+        raise WRPOError(
+            f"{path} cannot be read ({error}); it is truncated, copy it again"
+        ) from error
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """All rows of a file; none at all is an error."""
+    rows = list(iter_rows(path))
+    if not rows:
+        raise WRPOError(f"{path} has no rows; write at least one")
+    return rows
+
+
+def open_binary(path: Path) -> Any:
+    """A file opened for reading bytes, decompressed where its name ends in ``.gz``."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _iter_jsonl(path: Path) -> Iterator[Row]:
+    with open_binary(path) as file:
+        for number, line in enumerate(file, 1):
+            yield parse_row(line, f"{path}, line {number}")
+
+
+def _iter_json(path: Path) -> Iterator[Row]:
+    with open_binary(path) as file:
+        try:
+            rows = json.load(file)
+        except ValueError as error:
+            raise WRPOError(f"{path}: no whole JSON ({error}); copy it again") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
+    yield from rows
+
+
+def _iter_parquet(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
+    except pa.ArrowInvalid as error:
+        raise WRPOError(
+            f"{path} is no whole parquet file; it is truncated, copy it again"
+        ) from error
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file of any size, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- writing whole files ------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_rows(rows: Iterable[Row], path: str | Path) -> None:
+    """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
+    path = Path(path)
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise WRPOError(f"{path}: unknown kind of file; use .jsonl, .jsonl.gz, .parquet")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        if path.suffix == ".parquet":
+            from datasets import Dataset
+
+            Dataset.from_list(list(rows)).to_parquet(str(part))
+        else:
+            opener = gzip.open if path.suffix == ".gz" else open
+            with opener(part, "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# --- appending ----------------------------------------------------------------------------------
+
+
+class Store:
+    """One row a line, told apart by the fields ``key``; only the keys are held in memory.
+
+    Opening drops a last line that a kill cut short. A malformed line, a missing key field or a
+    repeated key anywhere else is a :class:`WRPOError` that names file and line. One process at a
+    time may hold a store open.
+    """
+
+    def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
+        self.path, self.key = Path(path), key
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in close())
+        except OSError as error:
+            raise WRPOError(
+                f"{self.path} cannot be opened for writing ({error.strerror}); choose another path"
+            ) from error
+        try:
+            self._lock()
+            self._mend_last_line()
+            self._keys: set[Key] = set()
+            for number, row in self._numbered():
+                found = self._key_of(row, f"{self.path}, line {number}")
+                if found in self._keys:
+                    raise WRPOError(
+                        f"{self.path}, line {number}: {self._name(found)} stands in an earlier "
+                        "line already; remove one of them"
+                    )
+                self._keys.add(found)
+        except BaseException:
+            self.close()
+            raise
+
+    def keys(self) -> set[Key]:
+        """The keys of all rows, each a tuple in the order of ``key``."""
+        return self._keys
+
+    def append(self, row: Row) -> None:
+        """Write one row as one whole line, at once.
+
+        Lone surrogates, which some servers send for half an emoji, become ``?``. When the disk is
+        full the half-written line is taken back, so that every earlier row stays readable.
+        """
+        found = self._key_of(row, f"a row for {self.path}")
+        if found in self._keys:
+            raise WRPOError(f"{self.path} has {self._name(found)} already; make keys unique")
+        try:
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        except ValueError as error:
+            raise WRPOError(
+                f"{self._name(found)} for {self.path} holds NaN or infinity; make it again"
+            ) from error
+        self._write(line.encode("utf-8", "replace") + b"\n")
+        self._keys.add(found)
+
+    def _write(self, line: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:  # an unbuffered write may be a partial one
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.truncate(end)
+            raise WRPOError(
+                f"writing to {self.path} failed ({error.strerror}); its {len(self._keys)} finished "
+                "rows are kept: make room and run again to go on"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in the order written, read from the file one at a time."""
+        return (row for _, row in self._numbered())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file back to other processes."""
+        self._file.close()
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # no such lock on Windows
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise WRPOError(
+                f"{self.path} is being written by another process; wait for it or choose another "
+                "path"
+            ) from error
+        except OSError:  # a file system without locks, as some network ones are
+            return
+
+    def _mend_last_line(self) -> None:
+        """Drop a last line cut short; end it if it is whole and lacks only its line feed."""
+        size = self._file.seek(0, os.SEEK_END)
+        start, tail = size, b""
+        while start and b"\n" not in tail:
+            step = min(start, 1 << 16)
+            start -= step
+            self._file.seek(start)
+            tail = self._file.read(step) + tail
+        last = tail.rpartition(b"\n")[2]
+        if not last:
+            return
+        try:
+            json.loads(last)  # no proper prefix of a JSON object is JSON
+            self._write(b"\n")
+        except ValueError:
+            self._file.truncate(size - len(last))
+
+    def _numbered(self) -> Iterator[tuple[int, Row]]:
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, parse_row(line, f"{self.path}, line {number}")
+
+    def _key_of(self, row: Row, where: str) -> Key:
+        for field in self.key:
+            if not isinstance(row.get(field), str | int):
+                raise WRPOError(
+                    f"{where}, field {field!r}: missing or neither text nor a whole number; it is "
+                    "part of the key, add it"
+                )
+        return tuple(row[field] for field in self.key)
+
+    def _name(self, key: Key) -> str:
+        pairs = zip(self.key, key, strict=True)
+        return "the row " + ", ".join(f"{field} {value!r}" for field, value in pairs)
