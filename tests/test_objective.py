@@ -18,8 +18,6 @@ from wrpo_lib.objective import (
     Objective,
     alpha_at,
     dpo_loss,
-    fused_reward,
-    internal_reward,
     ipo_loss,
     simpo_loss,
     wrpo_ipo_loss,
@@ -101,8 +99,7 @@ def test_weights_that_do_not_sum_to_one_keep_the_partition_function() -> None:
 
     def wrong(shift: float) -> Tensor:
         source, target, rejected = (
-            internal_reward(p + shift, r, 0.1)
-            for p, r in ((ws, ref_ws), (wt, ref_wt), (yl, ref_yl))
+            0.1 * (p + shift - r) for p, r in ((ws, ref_ws), (wt, ref_wt), (yl, ref_yl))
         )
         return -F.logsigmoid(0.3 * source + target - rejected)
 
@@ -122,6 +119,20 @@ def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
     strength = -beta * torch.sigmoid(-margin)
     for gradient, weight in zip(found, (alpha, 1 - alpha, -1.0), strict=True):
         torch.testing.assert_close(gradient, strength * weight)
+
+
+@given(seeds, alphas, alphas)
+@fast
+def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
+    seed: int, alpha: float, share: float
+) -> None:
+    values, (ls, _, _, ref_ls, _, _) = logps(seed), logps(seed + 1)
+    extra = {"policy_dispreferred": ls, "ref_dispreferred": ref_ls, "alpha_rejected": share}
+    plain = wrpo_loss(*values, alpha=alpha, beta=0.5).rewards
+    mixed = wrpo_loss(*values, alpha=alpha, beta=0.5, **extra)
+    rejected = share * 0.5 * (ls - ref_ls) + (1 - share) * plain.rejected
+    torch.testing.assert_close(mixed.rewards.rejected, rejected)
+    torch.testing.assert_close(mixed.losses, -F.logsigmoid(plain.fused - rejected))
 
 
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
@@ -273,7 +284,7 @@ def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
     with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
         wrpo_loss(*values, alpha=alpha, beta=0.1)
     with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
-        fused_reward(values[0], values[1], alpha)
+        wrpo_loss(*values, alpha=0.5, beta=0.1, alpha_rejected=alpha)
     with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
         alpha_at("linear", 0, 10, alpha)
 

@@ -15,16 +15,14 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from wrpo_lib.cpu import attention, compiled
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.sharing import (
     Branches,
     block_mask,
     enable,
-    model_inputs,
     obstacle,
     pack,
-    response_sums,
+    response_logps,
 )
 
 VOCAB = 61
@@ -95,9 +93,8 @@ def padded_sums(model: Any) -> Tensor:
 
 def shared_sums(model: Any, multiple: int = 1) -> Tensor:
     batch = pack(PROMPTS, RESPONSES, multiple=multiple)
-    out = model(**model_inputs(batch), shift_labels=batch["shift_labels"], fused_lm_head=True)
-    lengths = torch.tensor([[len(r) for r in rs] for rs in RESPONSES])
-    return response_sums(out.log_probs, lengths)
+    batch["lengths"] = torch.tensor([[len(r) for r in rs] for rs in RESPONSES])
+    return response_logps(model, batch)[0]
 
 
 def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
@@ -162,31 +159,6 @@ def test_with_gradient_checkpointing(family: str) -> None:
     shared.gradient_checkpointing_enable({"use_reentrant": False})
     assert shared.is_gradient_checkpointing
     assert_same_sums_and_gradients(model, shared)
-
-
-@pytest.fixture
-def compiled_calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Rows as short as those here through compiled attention; one entry a call."""
-    if compiled.loaded() is None:
-        pytest.skip("there is no GCC here to compile with")
-    calls: list[Any] = []
-    own = attention.Compiled.apply
-    monkeypatch.setattr(attention, "WORTHWHILE", 0)
-    monkeypatch.setattr(attention.Compiled, "apply", lambda *a: calls.append(a) or own(*a))
-    return calls
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
-@pytest.mark.parametrize("way", ["plain", "lora", "checkpointing"])
-def test_with_compiled_attention(way: str, family: str, compiled_calls: list[Any]) -> None:
-    model = build(family, head_dim=16)
-    shared = prepare(model)
-    if way == "checkpointing":
-        shared.gradient_checkpointing_enable({"use_reentrant": False})
-    if way == "lora":
-        model, shared = with_lora("llama", model, shared)
-    assert_same_sums_and_gradients(model, shared)
-    assert compiled_calls
 
 
 def test_rows_filled_to_a_multiple() -> None:
@@ -298,29 +270,6 @@ def test_positions_that_do_not_restart_give_themselves_away() -> None:
 
 def test_a_window_as_long_as_the_rows_is_none() -> None:
     assert obstacle(build("mistral", sliding_window=16), 16) is None
-
-
-@pytest.mark.parametrize("recompute", [False, True])
-def test_the_last_mlp_computes_the_tokens_that_predict(recompute: bool) -> None:
-    model = prepare(build("llama")).train()
-    if recompute:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    seen: list[list[int]] = [[], []]
-    for counts, layer in zip(seen, (model.model.layers[0], model.model.layers[-1]), strict=True):
-        layer.mlp.down_proj.register_forward_hook(
-            lambda module, args, out, counts=counts: counts.append(args[0].shape[1])
-        )
-    sums = shared_sums(model)
-    gradients(model, sums)
-    branches = pack(PROMPTS, RESPONSES)["branches"]
-    predicting = len(set(branches.predicting()))
-    assert predicting < branches.n_tokens
-    assert set(seen[0]) == {branches.n_tokens}
-    assert seen[1] == [predicting] * (1 + recompute)
-    model(torch.tensor([[5, 6, 7]]))
-    assert seen[1][-1] == 3, "an ordinary call computes all of its tokens"
-    torch.testing.assert_close(shared_sums(copy.deepcopy(model)), sums)
-    assert seen[1][-1] == predicting, "a copy does so, too"
 
 
 def test_ordinary_calls_stay_what_they_were() -> None:

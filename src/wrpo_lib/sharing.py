@@ -136,10 +136,33 @@ def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def response_sums(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """log π(y|x) of every response, (B, R), from those of its tokens (1, N), example by example."""
-    parts = log_probs[0].split(lengths.flatten().tolist())
-    return torch.stack([part.sum() for part in parts]).view(lengths.shape)
+def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
+    """log π(y|x) of a batch's responses, (B, R), and the model's output.
+
+    ``batch`` is packed (:func:`pack`) or padded, one row per response, all first responses first
+    (:class:`wrpo_lib.training.collator.WRPOCollator`). The model needs TRL's fused output head.
+    """
+    lengths = batch["lengths"]  # (B, R)
+    if "branches" in batch:
+        kwargs |= {**model_inputs(batch), "shift_labels": batch["shift_labels"]}
+        outputs = model(fused_lm_head=True, **kwargs)
+        parts = outputs.log_probs[0].split(lengths.flatten().tolist())  # (N,) response by response
+        return torch.stack([part.sum() for part in parts]).view(lengths.shape), outputs
+    ids, mask = batch["input_ids"], batch["completion_mask"]
+    labels = ids.masked_fill(mask == 0, -100)
+    kwargs |= {"attention_mask": batch["attention_mask"], "use_cache": False, "labels": labels}
+    outputs = model(input_ids=ids, fused_lm_head=True, **kwargs)
+    log_probs = outputs.log_probs[:, -(ids.shape[1] - 1) :]  # prompt learning prepends tokens
+    return log_probs.sum(dim=1).view(lengths.shape[1], -1).T, outputs
+
+
+def n_tokens(batch: dict[str, Any]) -> Tensor:
+    """Tokens the model computes for a batch, padding left out."""
+    if "branches" not in batch:
+        count: Tensor = batch["attention_mask"].sum()
+        return count
+    real = sum(p + sum(rs) for p, rs in batch["branches"].examples if rs)
+    return batch["lengths"].new_tensor(real)
 
 
 # --- attention ----------------------------------------------------------------------------------
@@ -161,7 +184,7 @@ def _branch_mask(prompt: int, length: int, device: torch.device) -> Tensor:
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D), one call a branch; or :mod:`wrpo_lib.cpu`'s.
+    """Attention of a packed row, (1, H, T, D), one call per branch.
 
     Kernels skip what a causal square masks, but not what a mask of ours does. So the prompt goes
     along with its first branch in one square, and again with each branch longer than itself, where

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate.utils import send_to_device
-from peft.utils.error import NoMatchingPeftModuleError
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -22,7 +21,6 @@ from transformers import (
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
-from trl.models import prepare_deepspeed
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
 from wrpo_lib.sharing import Branches
@@ -66,11 +64,9 @@ def test_no_other_method_of_the_parents_is_overridden() -> None:
         "self._metrics[mode]",
         "self._total_train_tokens",
         "self._tp_size",
-        "self._precompute_engine = None",
         "self.precompute_ref_logps = args.precompute_ref_log_probs",
         "self.aux_loss_enabled",
         "self.router_aux_loss_coef",
-        "if self.is_fsdp_enabled and ref_model is None:\n                self.ref_model = None",
     ],
 )
 def test_attributes_we_read_are_set_by_the_parent(name: str) -> None:
@@ -83,7 +79,6 @@ def test_parent_takes_what_we_pass() -> None:
                  "processing_class", "peft_config", "callbacks"):  # fmt: skip
         assert name in parameters, f"{WHERE}DPOTrainer.__init__ lacks {name}"
     assert list(inspect.signature(use_adapter).parameters) == ["model", "adapter_name"], WHERE
-    assert list(inspect.signature(prepare_deepspeed).parameters)[:2] == ["model", "accelerator"]
 
 
 def test_a_batch_mean_is_divided_by_the_accumulation_steps() -> None:
@@ -96,8 +91,8 @@ def test_config_fields_we_refuse_or_override_exist() -> None:
     missing = set(UNSUPPORTED) - parent
     assert not missing, f"{WHERE}DPOConfig dropped {missing}"
     own = {"objective", "alpha", "alpha_schedule", "tau", "gamma", "max_prompt_length",
-           "source_weights", "alpha_rejected", "score_unused", "share_prompt",
-           "share_prompt_backend", "head_at_responses", "ref_cache_dir",
+           "alpha_rejected", "score_unused", "share_prompt",
+           "share_prompt_backend", "ref_cache_dir",
            "dynamics_file"}  # fmt: skip
     assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
     assert {field.name for field in fields(WRPOConfig)} - parent == own
@@ -179,10 +174,6 @@ def test_accelerate_leaves_what_is_no_tensor_in_a_batch() -> None:
     assert moved["branches"] is branches
     assert moved["prompt_id"] == ["a"]
     assert find_batch_size({"lengths": torch.ones(5, 3), "input_ids": torch.ones(1, 40)}) == 5
-
-
-def test_peft_says_which_error_means_no_module() -> None:
-    assert issubclass(NoMatchingPeftModuleError, ValueError)
 
 
 def test_trainer_counts_optimiser_steps_before_the_update() -> None:

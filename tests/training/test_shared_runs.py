@@ -14,7 +14,6 @@ from peft import LoraConfig, PromptTuningConfig
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.training.collator import PackedCollator, WRPOCollator
 from wrpo_lib.training.trainer import WRPOTrainer
 
 Build = Callable[..., WRPOTrainer]
@@ -66,14 +65,6 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     assert tokens[0] < tokens[1]
 
 
-def test_head_at_every_position_gives_the_same(trainer: Build, steps: Steps) -> None:
-    runs = [trainer(share_prompt=False, head_at_responses=head) for head in (True, False)]
-    for run in runs:
-        run.train()
-    assert steps(runs[0]) == pytest.approx(steps(runs[1]), rel=1e-5)
-    assert steps(runs[0], "grad_norm") == pytest.approx(steps(runs[1], "grad_norm"), rel=1e-4)
-
-
 def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
     half, whole = (trainer(share_prompt=True, bf16=bf16, alpha=0.5) for bf16 in (True, False))
     half.train()
@@ -118,59 +109,38 @@ def test_responses_of_weight_zero_are_not_computed(trainer: Build, quadruples: D
     assert trainer(alpha=1.0, score_unused=False).responses[1] == "target_chosen"  # linear: needed
 
 
-# --- more source responses, and a dispreferred one ----------------------------------------------
+# --- a dispreferred source response (Table 10) --------------------------------------------------
 
 
-@pytest.fixture
-def wide(quadruples: Dataset) -> Dataset:
-    """A second source response and a dispreferred one beside the three."""
-    return quadruples.map(
-        lambda row: {
-            "source_chosen_2": row["target_chosen"].replace("answer", "the answer is"),
-            "source_rejected": "the answer is " + row["rejected"].split(" : ")[1],
-        }
+def test_a_dispreferred_source_response_joins_the_rejected_side(
+    trainer: Build, quadruples: Dataset
+) -> None:
+    wide = quadruples.map(
+        lambda row: {"source_rejected": "the answer is " + row["rejected"].split(" : ")[1]}
     )
-
-
-@pytest.mark.parametrize("objective", ["dpo", "ipo", "simpo"])
-def test_more_responses_train_and_their_metrics_hold(
-    trainer: Build, wide: Dataset, objective: str
-) -> None:
-    shares = {"source_chosen": 0.75, "source_chosen_2": 0.25}
     runs = [
-        trainer(train_dataset=wide, objective=objective, alpha=0.4, alpha_schedule="constant",
-                source_weights=shares, alpha_rejected=0.3, share_prompt=share)
+        trainer(
+            train_dataset=wide,
+            alpha=0.4,
+            alpha_schedule="constant",
+            alpha_rejected=0.3,
+            share_prompt=share,
+        )
         for share in (True, False)
-    ]  # fmt: skip
-    for run in runs:
+    ]
+    plain = trainer(train_dataset=wide, alpha=0.4, alpha_schedule="constant")
+    for run in (*runs, plain):
         run.train()
-    for log, other in zip(*(run.state.log_history[:-1] for run in runs), strict=True):
-        assert log["loss"] == pytest.approx(other["loss"], rel=1e-4)
-        r = {k.removeprefix("rewards/"): v for k, v in log.items() if k.startswith("rewards/")}
-        fused = 0.3 * r["source_chosen"] + 0.1 * r["source_chosen_2"] + 0.6 * r["target_chosen"]
-        assert r["fused"] == pytest.approx(fused, abs=1e-5)
-        rejected = 0.7 * r["rejected"] + 0.3 * r["source_rejected"]
-        assert r["fused_rejected"] == pytest.approx(rejected, abs=1e-5)
-        assert r["margins"] == pytest.approx(fused - rejected, abs=1e-5)
-        assert "source_2_accuracies" in r
-
-
-def test_further_responses_count_only_where_they_have_a_weight(
-    trainer: Build, steps: Steps, wide: Dataset, quadruples: Dataset
-) -> None:
-    runs = [trainer(train_dataset=data, alpha=0.4) for data in (wide, quadruples)]
-    for run in runs:
-        run.train()
-        assert run.responses == ("source_chosen", "target_chosen", "rejected")
-    assert steps(runs[0]) == steps(runs[1])
+    shared, padded, without = (
+        [r["loss"] for r in run.state.log_history[:-1]] for run in (*runs, plain)
+    )
+    assert shared == pytest.approx(padded, rel=1e-4)
+    assert shared[1:] != pytest.approx(without[1:], rel=1e-4)
+    assert "logps/source_rejected" in runs[0].state.log_history[0]
     with pytest.raises(WRPOError, match="the train data lack the column 'source_rejected'"):
         trainer(alpha_rejected=0.2)
-    with pytest.raises(WRPOError, match="source_weights names 'source_2'"):
-        trainer(source_weights={"source_2": 1.0})
-    with pytest.raises(WRPOError, match="give numbers of 0 or more that sum to 1"):
-        trainer(source_weights={"source_chosen": 0.7})
-    from_text = trainer(train_dataset=wide, source_weights='{"source_chosen_2": 1.0}')
-    assert from_text.responses[0] == "source_chosen_2"  # JSON, as the command line gives it
+    with pytest.raises(WRPOError, match="alpha_rejected belongs to the dpo form"):
+        trainer(train_dataset=wide, alpha_rejected=0.2, objective="ipo")
 
 
 # --- falling back -------------------------------------------------------------------------------
@@ -190,7 +160,7 @@ def test_a_model_that_cannot_falls_back_with_one_line(
     said = [r.message for r in caplog.records if "prompts are not shared" in r.message]
     assert len(said) == 1
     assert "its attention window is 16 tokens, below max_length" in said[0]
-    assert isinstance(run.data_collator, WRPOCollator)
+    assert not run.data_collator.share_prompt
     run.train()
     with pytest.raises(WRPOError, match="prompts cannot be shared: its attention window is 16"):
         trainer(model=windowed(model), share_prompt=True)
@@ -202,7 +172,7 @@ def test_other_reasons_to_fall_back(trainer: Build, model: LlamaForCausalLM) -> 
         trainer(peft_config=prompted, share_prompt=True)
     with pytest.raises(WRPOError, match="FlexAttention has no backward pass on CPU"):
         trainer(share_prompt=True, share_prompt_backend="flex")
-    assert isinstance(trainer(share_prompt=True).data_collator, PackedCollator)
+    assert trainer(share_prompt=True).data_collator.share_prompt
     with pytest.raises(WRPOError, match="unknown share_prompt 'maybe'; choose auto, true, false"):
         trainer(share_prompt="maybe")
     with pytest.raises(WRPOError, match="unknown share_prompt_backend 'eager'"):

@@ -9,8 +9,8 @@ from typing import Any
 from trl import DPOConfig
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.objective import SCHEDULES, Weights, fusion_weights
-from wrpo_lib.quadruples.schema import SOURCE_FIELD
+from wrpo_lib.objective import SCHEDULES
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.sharing import BACKENDS
 
 OBJECTIVES = ("dpo", "ipo", "simpo")
@@ -57,9 +57,6 @@ class WRPOConfig(DPOConfig):
     - ``gamma``: target margin of the simpo form.
     - ``max_prompt_length``: tokens a prompt keeps, the last ones, when prompt and response
       together exceed ``max_length``; then each response is cut on its own to what is left.
-    - ``source_weights``: shares of the source responses in alpha, by name, for data with more than
-      one (:func:`wrpo_lib.objective.fusion_weights`); None, the paper's, is all for
-      ``source_chosen``. A response without a share is left alone.
     - ``alpha_rejected``: weight of the dispreferred source response ``source_rejected`` on the
       rejected side, rising as alpha does; 0, the paper's, leaves it alone.
     - ``score_unused``: compute the log-probabilities of a response whose weight is 0 all along
@@ -71,22 +68,16 @@ class WRPOConfig(DPOConfig):
       an error; ``false`` computes a padded row a response.
     - ``share_prompt_backend``: attention of shared prompts, ``sdpa`` (runs everywhere) or ``flex``
       (FlexAttention, on GPU).
-    - ``head_at_responses``: without sharing, run the output head where a response token is
-      predicted and nowhere else; off, TRL's head decides (off GPU, all positions). The results are
-      the same: it is there to measure what it saves.
     - ``precompute_ref_log_probs``: compute the reference's log-probabilities once, before
       training, and free the reference; off, at every step.
-    - ``ref_cache_dir``: folder where they are kept, one file a reference model, for runs that share
-      it (:mod:`wrpo_lib.training.reference`); None is ``reference`` in ``output_dir``. A path that
-      ends in ``.jsonl`` names the file itself.
+    - ``ref_cache_dir``: folder in which TRL keeps them, for runs that share data and reference;
+      None is ``reference`` in ``output_dir``.
     - ``dynamics_file``: JSONL that gets one line a logged step, see
       :class:`~wrpo_lib.training.dynamics.DynamicsCallback`.
 
     :raises WRPOError: for a value outside its range, and for an option of the parent that WRPO
         does not support, rather than ignoring it.
     """
-
-    _VALID_DICT_FIELDS = [*DPOConfig._VALID_DICT_FIELDS, "source_weights"]  # noqa: RUF012 - TRL's
 
     objective: str = _field("dpo", "Form of the loss: dpo, ipo or simpo.")
     alpha: float = _field(0.1, "Fusion coefficient at the end of the schedule (Table 6).")
@@ -105,14 +96,10 @@ class WRPOConfig(DPOConfig):
     activation_checkpointing: bool | None = _field(
         True, "Recompute activations to save memory (TRL's default, official config)."
     )
-    source_weights: dict[str, float] | str | None = _field(  # noqa: RUF009 - as all of them
-        None, "Shares of the source responses in alpha, by name (ours; None is the paper's)."
-    )
     alpha_rejected: float = _field(0.0, "Weight of source_rejected (Table 10's form is not given).")
     score_unused: bool = _field(True, "Score responses of weight 0 for the metrics (ours).")
     share_prompt: str = _field("auto", "Compute a prompt once: auto, true or false (ours).")
     share_prompt_backend: str = _field("sdpa", "Attention of shared prompts: sdpa or flex (ours).")
-    head_at_responses: bool = _field(True, "Output head at response positions only (ours).")
     precompute_ref_log_probs: bool = _field(True, "Compute the reference once (ours).")
     ref_cache_dir: str | None = _field(None, "Folder or file of reference log-probabilities.")
     dynamics_file: str | None = _field(None, "JSONL file for the training dynamics.")
@@ -125,8 +112,13 @@ class WRPOConfig(DPOConfig):
             raise WRPOError(
                 f"unknown alpha_schedule {self.alpha_schedule!r}; choose {', '.join(SCHEDULES)}"
             )
-        if not 0.0 <= self.alpha <= 1.0:
-            raise WRPOError(f"alpha is {self.alpha}, outside [0, 1]; choose a value in [0, 1]")
+        for name in ("alpha", "alpha_rejected"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise WRPOError(f"{name} is {getattr(self, name)}; choose a value in [0, 1]")
+        if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
+            raise WRPOError(
+                "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"
+            )
         for name in ("beta", "tau"):
             if not 0 < getattr(self, name) < math.inf:
                 raise WRPOError(f"{name} is {getattr(self, name)}; choose a value above 0")
@@ -135,30 +127,20 @@ class WRPOConfig(DPOConfig):
         self._check_lengths()
         self._check_sharing()
         self._check_unsupported()
+        if self.objective == "simpo":  # has no reference, and so TRL loads none
+            self.precompute_ref_log_probs = True
         super().__post_init__()
-        self._check_weights()  # after the parent has read JSON from the command line
 
-    def weights(self, alpha: float, alpha_rejected: float) -> Weights:
-        """Weights of all responses at one moment of the schedule."""
-        shares: Any = self.source_weights
-        return fusion_weights(alpha, shares, alpha_rejected)
-
+    @property
     def responses(self) -> tuple[str, ...]:
-        """Names of the responses a run computes: those with a weight, and unused ones if scored."""
-        weights = self.weights(1.0, self.alpha_rejected)
-        sources = [name for name, share in weights.chosen.items() if share]
-        if self.alpha == 0 and not self.score_unused:
-            sources = []
-        constant_one = self.alpha_schedule == "constant" and self.alpha == 1
-        target = [] if constant_one and not self.score_unused else ["target_chosen"]
-        return (*sources, *target, *weights.rejected)
-
-    def _check_weights(self) -> None:
-        for name in self.weights(self.alpha, self.alpha_rejected).chosen:
-            if name != "target_chosen" and not SOURCE_FIELD.fullmatch(name):
-                raise WRPOError(
-                    f"source_weights names {name!r}; name source_chosen, source_chosen_2 and so on"
-                )
+        """Names of the responses a run computes, chosen ones first."""
+        unused = set()
+        if not self.score_unused and self.alpha == 0:
+            unused.add("source_chosen")
+        if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
+            unused.add("target_chosen")
+        extra = ("source_rejected",) if self.alpha_rejected else ()
+        return (*(name for name in RESPONSES if name not in unused), *extra)
 
     def _check_sharing(self) -> None:
         self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such

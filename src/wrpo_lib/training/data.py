@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from accelerate import PartialState
 from accelerate.logging import get_logger
-from datasets import Dataset
+from datasets import Dataset, load_from_disk
 
 from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
@@ -96,3 +99,22 @@ def _tokenize_row(
         **{f"{field}_ids": response for field, response in ids},
         "truncated": [made.prompt_truncated, *made.response_truncated],
     }
+
+
+def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
+    """The same rows, read from a folder that their token ids and the precision name.
+
+    TRL caches the reference pass beside the data set's own file, under a fingerprint of data and
+    model; in memory there is no such file. Runs over alpha, beta or the objective find it there.
+    """
+    folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
+    digest = hashlib.sha256(repr((args.bf16, args.fp16)).encode())
+    for name in sorted(name for name in rows.column_names if name.endswith("_ids")):
+        for chunk in rows.data.column(name).chunks:
+            digest.update(chunk.value_lengths().to_numpy(zero_copy_only=False))
+            digest.update(chunk.flatten().to_numpy())
+    path = folder / digest.hexdigest()[:16]
+    with PartialState().main_process_first():
+        if not (path / "state.json").is_file():
+            rows.save_to_disk(path)
+    return load_from_disk(str(path))

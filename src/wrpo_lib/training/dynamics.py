@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import (
     ProgressCallback,
     TrainerCallback,
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from wrpo_lib.io import write_rows
+from wrpo_lib.objective import Objective
 
 LIVE = {
     "alpha": "alpha", "loss": "loss", "rewards/source_chosen": "r_ws",
@@ -108,3 +110,21 @@ class LiveLine(ProgressCallback):
         if self.training_bar is not None and logs and "loss" in logs:
             found = {short: logs[name] for name, short in LIVE.items() if name in logs}
             self.training_bar.set_postfix_str(" ".join(f"{k} {v:.4g}" for k, v in found.items()))
+
+
+def metrics_of(result: Objective, logps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Metrics of every example, (B,) each, by the names of the trainer's description."""
+    rewards = result.rewards
+    values = {f"logps/{name}": values for name, values in logps.items()}
+    for name in ("source", "target"):
+        if f"{name}_chosen" in logps:
+            reward = getattr(rewards, name)
+            values[f"rewards/{name}_chosen"] = reward
+            values[f"rewards/{name}_accuracies"] = reward > rewards.rejected
+    return {
+        **values,
+        "rewards/fused": rewards.fused,
+        "rewards/rejected": rewards.rejected,
+        "rewards/margins": rewards.fused - rewards.rejected,
+        "rewards/accuracies": rewards.fused > rewards.rejected,
+    }

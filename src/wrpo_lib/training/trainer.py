@@ -1,55 +1,45 @@
-"""``WRPOTrainer``: TRL's ``DPOTrainer`` with three responses a prompt and a rising alpha.
+"""``WRPOTrainer``: TRL's ``DPOTrainer`` with two chosen responses and a rising alpha.
 
-What we lean on in TRL is public (``compute_loss``, ``compute_ref_log_probs``, a collator of our
-own) but for three private methods that prepare data; ``tests/training/test_contract.py`` fails
-when TRL changes any of them.
+A quadruple is a DPO pair whose chosen side holds two responses. So TRL's own code loads, wraps,
+precomputes and caches the reference, trains, resumes and saves; what is here renders quadruples,
+computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objective`.
+``tests/training/test_contract.py`` fails when TRL changes a method we lean on.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from peft.utils.error import NoMatchingPeftModuleError
+from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
-from trl.models import prepare_deepspeed
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import sharing
-from wrpo_lib.chat import Truncation
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import (
-    WeightedObjective,
+    Objective,
     alpha_at,
-    weighted_ipo_loss,
-    weighted_loss,
-    weighted_simpo_loss,
+    dpo_loss,
+    ipo_loss,
+    simpo_loss,
+    wrpo_ipo_loss,
+    wrpo_loss,
+    wrpo_simpo_loss,
 )
-from wrpo_lib.training.collator import (
-    PROMPT_ID,
-    PROMPT_IDS,
-    PackedCollator,
-    WRPOCollator,
-    ids_columns,
-    ref_columns,
-)
+from wrpo_lib.training.collator import REF_LOGPS, WRPOCollator
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import check_columns, tokenize
-from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.forward import prepare_models, response_logps
-from wrpo_lib.training.metrics import batch_metrics, n_tokens
-from wrpo_lib.training.models import frozen_copy, require_pad_token, will_shard
-from wrpo_lib.training.reference import model_hash, open_cache, reference_logps
+from wrpo_lib.training.data import keep_on_disk, tokenize
+from wrpo_lib.training.dynamics import DynamicsCallback, metrics_of
 
 logger = get_logger(__name__)
 
@@ -58,42 +48,23 @@ class WRPOTrainer(DPOTrainer):
     """Train on quadruples (x, y_ws, y_wt, y_l).
 
     ``train_dataset`` and ``eval_dataset`` have the columns ``prompt``, ``source_chosen``,
-    ``target_chosen``, ``rejected`` (see :mod:`wrpo_lib.quadruples`). What was truncated is counted
-    in ``truncation``, by data set.
-
-    The reference is the model as it is given: ``ref_model`` if passed; the base model, adapter
-    off, when an adapter is trained; a frozen copy of a model passed as an instance, so that it
-    need not exist on disk (under ZeRO-3, where it cannot be copied, TRL loads its path again); the
-    same checkpoint loaded a second time for a model passed by name. With
-    ``precompute_ref_log_probs``, the default, no second model is made: the reference is computed
-    once before training, from the model as it is given, and kept in ``ref_cache_dir`` (adapters
-    under FSDP are the exception: there the reference is computed at every step). The SimPO form
-    has none. To resume, build the trainer with the same initial model and call
-    ``train(resume_from_checkpoint=...)``.
-
-    ``responses`` names what a run computes, as its configuration has it; ``shares_prompts`` says
-    whether prompts are computed once for all of them (:mod:`wrpo_lib.sharing`). A ``data_collator``
-    of one's own must give padded batches as :class:`~wrpo_lib.training.collator.WRPOCollator` does.
+    ``target_chosen``, ``rejected`` (see :mod:`wrpo_lib.quadruples`); what was truncated is counted
+    in ``truncation``, by data set. Every other argument is ``DPOTrainer``'s. The reference is the
+    model as it is given, the base model where an adapter is trained, or ``ref_model``; SimPO has
+    none. ``shares_prompts`` says whether prompts are computed once for all responses.
 
     Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
     against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
     ``logps/{source_chosen,target_chosen,rejected}``. Evaluation takes alpha as it stands at that
-    step, so evaluation losses of different steps are of different objectives; compare rewards. A
-    ``compute_metrics`` gets the log-probabilities of all ``responses`` as predictions, (rows, R),
-    and their lengths in tokens as labels.
+    step: compare rewards between steps, not losses. ``compute_metrics`` gets log-probabilities
+    and lengths of the responses, both (rows, R).
 
-    :raises WRPOError: for missing columns or texts, a tokenizer that can neither pad nor end a
-        response, messages without a chat template, a reference model for SimPO, responses that are
-        all truncated, adapters that match no module, reference values of another model; in
-        training, for a loss that is not finite.
+    :raises WRPOError: for bad rows; in training, for a loss that is not finite.
     """
 
     args: WRPOConfig
-    shares_prompts: bool | None
-    _reference_hash: str | None = None
     _signature_columns: Any
-    _precompute_engine: Any
     _tag_names = ["trl", "wrpo"]  # noqa: RUF012 - TRL reads class attributes
     _name = "WRPO"
     _paper = {  # noqa: RUF012
@@ -110,63 +81,40 @@ class WRPOTrainer(DPOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel | PeftModel,
-        ref_model: PreTrainedModel | None = None,
+        model: Any,
+        ref_model: Any = None,
         args: WRPOConfig | None = None,
-        *,
+        data_collator: Any = None,
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        peft_config: PeftConfig | None = None,
-        data_collator: Any = None,
+        processing_class: Any = None,
         **kwargs: Any,
     ) -> None:
-        args = args or WRPOConfig("WRPO")
-        if not isinstance(processing_class, PreTrainedTokenizerBase):
-            raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
-        require_pad_token(processing_class)
-        self.responses = args.responses()
-        if not self._is_tokenised(train_dataset):
-            check_columns(train_dataset, self.responses, "train")
-        self.truncation: dict[str, Truncation] = {}
+        self.responses = (args := args or WRPOConfig("WRPO")).responses
+        self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        self._collator_given = data_collator is not None
-        if will_shard(args) and (peft_config is not None or isinstance(model, PeftModel)):
-            # the base model is whole on no device before training; adapter off at every step
-            args.precompute_ref_log_probs = False
-        precompute = args.precompute_ref_log_probs
-        copied = False
-        if ref_model is not None and precompute:
-            self._reference_hash = model_hash(ref_model)  # before TRL shards it
-        if args.objective == "simpo":
-            if ref_model is not None:
-                raise WRPOError("the SimPO form has no reference; leave ref_model out")
-            args.precompute_ref_log_probs = True  # so that TRL loads no reference
-        elif ref_model is None and peft_config is None and (will_shard(args) or not precompute):
+        if processing_class is None:
+            raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
+        if processing_class.pad_token is None:
+            processing_class.pad_token = processing_class.eos_token  # padding is masked
+        unknown = ref_model is None and kwargs.get("peft_config") is None  # to TRL, without a path
+        if unknown and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
-            copied = ref_model is not None
-        multiple = args.pad_to_multiple_of  # an int or None once the arguments are built
-        self._padded = WRPOCollator(processing_class.pad_token_id, multiple, self.responses)
-        try:
-            super().__init__(
-                model=model,
-                ref_model=ref_model,
-                args=args,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=processing_class,
-                peft_config=peft_config,
-                data_collator=data_collator or self._padded,
-                **kwargs,
+        if data_collator is None:
+            data_collator = WRPOCollator(
+                processing_class.pad_token_id, args.pad_to_multiple_of, self.responses
             )
-        except NoMatchingPeftModuleError as error:
-            raise WRPOError(f"LoRA has nothing to train: {error}") from error
+        super().__init__(
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
         self._choose_forward()
-        if args.objective == "simpo":  # nothing was precomputed, see _precompute_ref_logps
-            args.precompute_ref_log_probs, self.precompute_ref_logps = precompute, False
-        elif precompute and copied:
-            self.ref_model = None
-        self._check_batches()
         if args.dynamics_file:
             self.add_callback(DynamicsCallback(args.dynamics_file))
 
@@ -175,61 +123,19 @@ class WRPOTrainer(DPOTrainer):
 
         All micro-batches of an accumulated step share it, and a resumed run goes on with it.
         """
-        args, state = self.args, self.state
-        return alpha_at(args.alpha_schedule, state.global_step, state.max_steps, args.alpha)
+        return self._scheduled(self.args.alpha)
 
-    # --- forward --------------------------------------------------------------------------
+    def _scheduled(self, alpha_max: float) -> float:
+        state = self.state
+        return alpha_at(self.args.alpha_schedule, state.global_step, state.max_steps, alpha_max)
 
-    def _choose_forward(self) -> None:
-        """Decide, once and before the first forward pass, whether responses share their prompt."""
-        if self.shares_prompts is not None:
-            return
-        peft = isinstance(self.model, PeftModel)
-        models = [self.model.get_base_model() if peft else self.model]
-        if self.ref_model is not None:
-            models.append(self.accelerator.unwrap_model(self.ref_model))
-        obstacle = None
-        if peft and self.model.active_peft_config.is_prompt_learning:
-            obstacle = "the adapter puts tokens of its own before the prompt"
-        elif self.aux_loss_enabled:
-            obstacle = "the router loss of a mixture of experts counts every token of every row"
-        elif self._collator_given:
-            obstacle = "a data_collator was given"
-        elif self.args.share_prompt_backend == "flex" and self.accelerator.device.type == "cpu":
-            obstacle = "FlexAttention has no backward pass on CPU"
-        self.shares_prompts = prepare_models(models, self.args, obstacle)
-        self._head_at_responses = self.args.head_at_responses and not self._collator_given
-        if self.shares_prompts:
-            old = self._padded
-            self.data_collator = PackedCollator(
-                old.pad_token_id, old.pad_to_multiple_of, old.responses
-            )
-        elif any(model.base_model is model for model in models) or (
-            peft and self.model.active_peft_config.is_prompt_learning
-        ):
-            self._head_at_responses = False
-        if self._head_at_responses:
-            for model in models:
-                sharing.enable_head_positions(model)
-
-    def _logps(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
-        return response_logps(model, inputs, head_at_responses=self._head_at_responses, **kwargs)
-
-    # --- data -----------------------------------------------------------------------------
-
-    def _is_tokenised(self, dataset: Any) -> bool:
-        columns = {PROMPT_IDS, *ids_columns(self.responses)}
-        return isinstance(dataset, Dataset) and columns <= set(dataset.column_names)
+    # --- data and reference -----------------------------------------------------------------
 
     def _prepare_dataset(
-        self,
-        dataset: Dataset,
-        processing_class: PreTrainedTokenizerBase,
-        args: WRPOConfig,
-        dataset_name: str,
+        self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
     ) -> Dataset:
         """Render and tokenise quadruples, count what is cut; tokenised data pass through."""
-        if self._is_tokenised(dataset):
+        if isinstance(dataset, Dataset) and "prompt_ids" in dataset.column_names:
             return dataset
         rows, self.truncation[dataset_name] = tokenize(
             dataset,
@@ -240,96 +146,72 @@ class WRPOTrainer(DPOTrainer):
             num_proc=args.dataset_num_proc,
             name=dataset_name,
         )
-        return rows
+        return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
 
     def _set_signature_columns_if_needed(self) -> None:
-        """The columns a batch is made of."""
         if self._signature_columns is None:
-            columns = (*ids_columns(self.responses), *ref_columns(self.responses))
-            self._signature_columns = [PROMPT_ID, PROMPT_IDS, *columns]
+            tokens = [f"{name}_ids" for name in self.responses]
+            self._signature_columns = ["prompt_id", "prompt_ids", *tokens, *REF_LOGPS]
 
-    def _check_batches(self) -> None:
-        """Say it where the data do not fill one optimiser step."""
-        args, rows = self.args, len(self.train_dataset)
-        micro = args.per_device_train_batch_size * args.world_size
-        step = micro * args.gradient_accumulation_steps
-        if args.dataloader_drop_last and rows < micro:
-            raise WRPOError(
-                f"the train data have {rows} rows, fewer than the {micro} of one batch, and "
-                "dataloader_drop_last leaves out what fills none; lower the batch size"
-            )
-        if rows < step:
-            logger.warning(
-                f"the train data have {rows} rows, fewer than the {step} of one step; every step "
-                "is an epoch over all of them"
-            )
+    def _choose_forward(self) -> None:
+        """Decide, once and before the first forward pass, whether responses share their prompt."""
+        if self.shares_prompts is not None:
+            return
+        obstacle = self._obstacle()
+        if obstacle and self.args.share_prompt == "true":
+            raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
+        if obstacle and self.args.share_prompt == "auto":
+            logger.warning(f"prompts are not shared: {obstacle}; every response gets its own row")
+        self.shares_prompts = obstacle is None
+        if self.shares_prompts:
+            self.data_collator.share_prompt = True
+
+    def _obstacle(self) -> str | None:
+        """Why prompts cannot be shared; None when they can, and then the models are prepared."""
+        peft = isinstance(self.model, PeftModel)
+        if self.args.share_prompt == "false":
+            return "share_prompt is false"
+        if self.args.share_prompt_backend == "flex" and self.accelerator.device.type == "cpu":
+            return "FlexAttention has no backward pass on CPU"
+        if not isinstance(self.data_collator, WRPOCollator):
+            return "a data_collator was given"
+        if peft and self.model.active_peft_config.is_prompt_learning:
+            return "the adapter puts tokens of its own before the prompt"
+        if self.aux_loss_enabled:
+            return "the router loss of a mixture of experts counts every token of every row"
+        models = [self.model.get_base_model() if peft else self.model]
+        if self.ref_model is not None:
+            models.append(self.accelerator.unwrap_model(self.ref_model))
+        reasons = [
+            sharing.obstacle(model, self.args.max_length, self.args.share_prompt_backend)
+            for model in models
+        ]
+        return next((reason for reason in reasons if reason), None)
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
-        """Add the reference log-probabilities of all responses as columns, from the cache first."""
-        columns = ref_columns(self.responses)
-        if self.args.objective == "simpo" or set(columns) <= set(dataset.column_names):
+        if self.args.objective == "simpo":  # has no reference
             return dataset
         self._choose_forward()
-        model: Any = self.ref_model if self.ref_model is not None else self.model
-        identity = self._reference_identity()
-        if self.ref_model is None and self.is_deepspeed_enabled:  # as TRL: gathers ZeRO-3's shards
-            if self._precompute_engine is None:
-                self._precompute_engine = prepare_deepspeed(model, self.accelerator)
-            model = self._precompute_engine
+        return super()._precompute_ref_logps(dataset, name, batch_size)
 
-        def compute(batch: dict[str, Any]) -> Tensor:
-            return torch.stack(self.compute_ref_log_probs(model, batch), dim=1)  # (B, R)
-
-        where = Path(self.args.ref_cache_dir or Path(self.args.output_dir) / "reference")
-        main = self.accelerator.is_main_process
-        with open_cache(where, identity) if main else nullcontext() as store:
-            found = reference_logps(dataset, name, self.responses, compute, self.data_collator,
-                                    self.accelerator, store, batch_size)  # fmt: skip
-        for column, values in zip(columns, found.T, strict=True):
-            dataset = dataset.add_column(column, values.astype("float32").tolist())
-        return dataset
-
-    def _reference_identity(self) -> dict[str, str]:
-        """What, besides the tokens, the reference's values depend on."""
-        if self._reference_hash is None:
-            self._reference_hash = model_hash(self.model)  # the policy as it starts
-        autocast = self.accelerator.mixed_precision
-        form = f"shared, {self.args.share_prompt_backend}" if self.shares_prompts else "padded"
-        return {"model": self._reference_hash, "precision": autocast, "forward": form}
-
-    # --- loss -----------------------------------------------------------------------------
-
-    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-        """Reference log-probabilities of the responses, each (B,), without gradient."""
-        base: AbstractContextManager[Any] = nullcontext()
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Reference log-probabilities without gradient: (B, chosen responses), (B, rejected)."""
+        adapter: AbstractContextManager[Any] = nullcontext()
         if self.ref_model is None and isinstance(self.model, PeftModel):
             unwrapped = self.accelerator.unwrap_model(self.model)
-            base = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
-        with torch.no_grad(), base, self.accelerator.autocast():
-            return self._logps(model, inputs)[0].unbind(dim=1)
+            adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        with (
+            torch.no_grad(),
+            disable_gradient_checkpointing(self.model, checkpointing),
+            adapter,
+            self.accelerator.autocast(),
+        ):
+            logps, _ = sharing.response_logps(model, inputs)
+        chosen = sum("rejected" not in name for name in self.responses)
+        return logps[:, :chosen], logps[:, chosen:]
 
-    def _reference(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
-        if self.precompute_ref_logps:
-            return tuple(inputs[name] for name in ref_columns(self.responses))
-        model = self.ref_model if self.ref_model is not None else self.model
-        return self.compute_ref_log_probs(model, inputs)
-
-    def _objective(
-        self, policy: tuple[Tensor, ...], inputs: dict[str, Any], alpha: float
-    ) -> WeightedObjective:
-        args = self.args
-        rejected = alpha_at(args.alpha_schedule, self.state.global_step, self.state.max_steps,
-                            args.alpha_rejected)  # fmt: skip
-        weights = args.weights(alpha, rejected)
-        logps = dict(zip(self.responses, policy, strict=True))
-        if args.objective == "simpo":
-            counts = inputs["lengths"].to(policy[0].dtype).unbind(dim=1)
-            lengths = dict(zip(self.responses, counts, strict=True))
-            return weighted_simpo_loss(logps, lengths, weights, beta=args.beta, gamma=args.gamma)
-        reference = dict(zip(self.responses, self._reference(inputs), strict=True))
-        if args.objective == "ipo":
-            return weighted_ipo_loss(logps, reference, weights, tau=args.tau)
-        return weighted_loss(logps, reference, weights, beta=args.beta)
+    # --- loss -------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -340,17 +222,50 @@ class WRPOTrainer(DPOTrainer):
     ) -> Any:
         """The mean WRPO loss of a batch; records the metrics of the class's description."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        logps, outputs = self._logps(model, inputs, **router)
-        policy = logps.unbind(dim=1)
-        alpha = self.alpha()
-        result = self._objective(policy, inputs, alpha)
-        self._record(result, policy, inputs, alpha)
+        logps, outputs = sharing.response_logps(model, inputs, **router)  # (B, R)
+        result = self._objective(logps, inputs)
+        self._record(result, logps.detach(), inputs)
         loss = result.losses.mean()
         if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        if not return_outputs:
-            return loss
-        return loss, {"logps": logps.detach(), "lengths": inputs["lengths"]}
+        return (loss, {"logps": logps.detach()}) if return_outputs else loss
+
+    def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
+        args = self.args
+        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
+        if args.objective == "simpo":
+            lengths = inputs["lengths"].to(logps.dtype).unbind(1)
+            reference = dict(zip(self.responses, lengths, strict=True))
+        else:
+            reference = dict(zip(self.responses, self._reference(inputs).unbind(1), strict=True))
+        names = [name for name in self.responses if name != "source_rejected"]
+        tensors = [policy[name] for name in names] + [reference[name] for name in names]
+        options: dict[str, float] = {
+            "dpo": {"beta": args.beta},
+            "ipo": {"tau": args.tau},
+            "simpo": {"beta": args.beta, "gamma": args.gamma},
+        }[args.objective]
+        if len(names) == 2:  # one chosen response: the other has no weight and is not computed
+            plain = {"dpo": dpo_loss, "ipo": ipo_loss, "simpo": simpo_loss}[args.objective]
+            return plain(*tensors, **options)
+        weighted = {"dpo": wrpo_loss, "ipo": wrpo_ipo_loss, "simpo": wrpo_simpo_loss}
+        extra: dict[str, Any] = {}
+        if "source_rejected" in policy:
+            extra = {
+                "policy_dispreferred": policy["source_rejected"],
+                "ref_dispreferred": reference["source_rejected"],
+                "alpha_rejected": self._scheduled(args.alpha_rejected),
+            }
+        return weighted[args.objective](*tensors, alpha=self.alpha(), **options, **extra)
+
+    def _reference(self, inputs: dict[str, Any]) -> Tensor:
+        """(B, R), in the order of ``responses``."""
+        if self.precompute_ref_logps:
+            parts = tuple(inputs[name] for name in REF_LOGPS)
+        else:
+            model = self.ref_model if self.ref_model is not None else self.model
+            parts = self.compute_ref_log_probs(model, inputs)
+        return torch.cat(parts, dim=1)
 
     def prediction_step(
         self,
@@ -359,52 +274,47 @@ class WRPOTrainer(DPOTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Loss, log-probabilities (B, R) and lengths (B, R): what ``compute_metrics`` gets.
-
-        TRL hands it logits instead, for which it would run every row once more; they have no one
-        row an example, so the last batch of an evaluation would lose some.
-        """
+        """Loss, log-probabilities (B, R) and lengths (B, R): what ``compute_metrics`` gets."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
         if prediction_loss_only:
             return loss, None, None
-        return loss, outputs["logps"], outputs["lengths"]
+        return loss, outputs["logps"], inputs["lengths"]
 
-    def _record(
-        self,
-        result: WeightedObjective,
-        policy: tuple[Tensor, ...],
-        inputs: dict[str, Any],
-        alpha: float,
-    ) -> None:
+    def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
-        values = batch_metrics(result, dict(zip(self.responses, policy, strict=True)))
-        columns = [*values.values(), result.losses.detach().float()]
-        table = self.accelerator.gather_for_metrics(torch.stack(columns, dim=1))  # (B, K + 1)
-        *means, loss = table.mean(dim=0).tolist()
-        mode = "train" if self.model is not None and self.model.training else "eval"
-        if mode == "train" and not math.isfinite(loss):
-            self._stop(result.losses, inputs)
-        metrics = self._metrics[mode]
-        metrics["alpha"].append(alpha)
-        for name, mean in zip(values, means, strict=True):
-            metrics[name].append(mean)
+        mode = "train" if self.model.training else "eval"
+        if mode == "train" and not torch.isfinite(result.losses).all():
+            bad = [k for k, loss in enumerate(result.losses.tolist()) if not math.isfinite(loss)]
+            ids = inputs.get("prompt_id") or [f"row {k} of the batch" for k in range(len(logps))]
+            raise WRPOError(
+                f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
+                f"{', '.join(ids[k] for k in bad[:8])}; look at these rows or lower the learning "
+                "rate, then go on from the last checkpoint"
+            )
+        values = metrics_of(result, dict(zip(self.responses, logps.unbind(1), strict=True)))
+        table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
+        for name, mean in zip(values, table.mean(dim=0).tolist(), strict=True):
+            self._metrics[mode][name].append(mean)
+        self._metrics[mode]["alpha"].append(self.alpha())
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(n_tokens(inputs))
+            tokens = self.accelerator.gather_for_metrics(sharing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
-        metrics["num_tokens"] = [self._total_train_tokens]
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
-    def _stop(self, losses: Tensor, inputs: dict[str, Any]) -> None:
-        """Every process sees the same gathered loss, so all come here together."""
-        ids = inputs.get(PROMPT_ID) or ["(unnamed)"] * len(losses)
-        bad = [i for i, loss in zip(ids, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        names = ", ".join(gather_object(bad)[:8])
-        kept = get_last_checkpoint(self.args.output_dir) if self.args.output_dir else None
-        rest = (
-            f"what was trained until then is in {kept}" if kept else "no checkpoint was saved yet"
-        )
-        raise WRPOError(
-            f"the loss is not finite in step {self.state.global_step + 1}, for the prompts {names}"
-            f"; look at these rows or lower the learning rate, then start again; {rest}"
-        )
+
+def frozen_copy(model: Any) -> PreTrainedModel | None:
+    """The model as it stands, for a reference; None where TRL finds one itself.
+
+    TRL would load a reference from the path in the model's configuration, which a model in memory
+    need not have. Adapters are switched off instead; under ZeRO-3 no process has the whole model.
+    """
+    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
+        return None
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    if not hasattr(
+        reference, "_hf_hook"
+    ):  # a forward that an earlier trainer bound to the original
+        reference.__dict__.pop("forward", None)
+    return reference
