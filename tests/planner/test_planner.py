@@ -14,10 +14,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 from trl.trainer.utils import add_fused_lm_head
-
-from wrpo_lib import sharing
 from wrpo_lib.cpu import layers
 from wrpo_lib.cpu.head import add_cpu_head
+from wrpo_lib.training.forward import response_logps
+
+from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.planner import Machine, implied_utilisation, model_config, plan, plan_recipe, report
 from wrpo_lib.planner import footprint as fp
@@ -25,7 +26,6 @@ from wrpo_lib.planner.lengths import assumed_lengths, data_lengths, in_blocks
 from wrpo_lib.planner.run import Run
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.collator import PackedCollator, WRPOCollator
-from wrpo_lib.training.forward import response_logps
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 

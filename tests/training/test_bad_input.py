@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         run.train()
     message = str(caught.value)
     assert "the loss is not finite in step 3, for the prompts p4, p5;" in message
-    assert f"what was trained until then is in {tmp_path / 'run' / 'checkpoint-2'}" in message
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
-    early = trainer(callbacks=[Poison(1)], output_dir=str(tmp_path / "other"))
-    with pytest.raises(WRPOError, match="no checkpoint was saved yet"):
-        early.train()
 
 
 def test_rows_without_ids_are_named_by_their_place(trainer: Build, quadruples: Dataset) -> None:
@@ -67,27 +62,6 @@ def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
         trainer(max_length=7, max_prompt_length=None)
     run = trainer(max_length=14, max_prompt_length=8)
     assert run.truncation["train"]["prompt"] > 0
-
-
-@pytest.mark.parametrize("modules", [["nothing"], "no.*match"])
-def test_lora_that_matches_nothing_is_refused(trainer: Build, modules: Any) -> None:
-    with pytest.raises(
-        WRPOError, match=r"LoRA has nothing to train: .*not found in the base model"
-    ):
-        trainer(peft_config=LoraConfig(r=4, target_modules=modules))
-
-
-def test_fewer_rows_than_a_step_are_counted(
-    trainer: Build, quadruples: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
-    few = quadruples.select(range(3))
-    with caplog.at_level(logging.WARNING):
-        run = trainer(train_dataset=few, gradient_accumulation_steps=8, max_steps=2)
-    assert "the train data have 3 rows, fewer than the 16 of one step" in caplog.text
-    run.train()
-    assert run.state.global_step == 2
-    with pytest.raises(WRPOError, match="have 3 rows, fewer than the 4 of one batch"):
-        trainer(train_dataset=few, per_device_train_batch_size=4, dataloader_drop_last=True)
 
 
 def test_nothing_but_safetensors_is_saved(trainer: Build, tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from transformers import AutoModelForCausalLM
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, recipes_dir
-from wrpo_lib.training.checks import last_checkpoint
-from wrpo_lib.training.rehearsal import shrink
-from wrpo_lib.training.run import fit
+from wrpo_lib.training.dry_run import shrink
+from wrpo_lib.training.run import fit, last_checkpoint
 
 STEPS = {
     "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
@@ -36,7 +35,7 @@ STEPS = {
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model and 32 quadruples, as a rehearsal makes them."""
+    """A tiny model and 32 quadruples, as a dry run makes them."""
     folder = tmp_path_factory.mktemp("small")
     shrink(load_recipe("smol", "wrpo"), folder)
     return folder
@@ -92,8 +91,8 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole: Path, small: Path) 
     assert "None" not in card
     record = json.loads((whole / "run.json").read_text())
     assert record["status"] == "finished"
-    assert record["settings"]["training"]["beta"] == 0.5
-    assert record["settings"]["training"]["seed"] == 42
+    assert record["settings"]["training.beta"] == 0.5
+    assert record["settings"]["training.seed"] == 42
     assert set(record["settings"]["model"]["sha256"]) == {"model.safetensors"}
     assert len(record["settings"]["data"]["sha256"]) == 64
     assert {"commit", "versions", "machine", "devices", "arguments", "seconds"} <= set(record)
@@ -254,7 +253,7 @@ def test_fields_of_lora_and_load_and_evaluation(
     assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
     record = json.loads((out / "run.json").read_text())
     assert record["last_evaluation"]["step"] == 4
-    assert record["settings"]["training"]["learning_rate"] == 1e-3
+    assert record["settings"]["training.learning_rate"] == 1e-3
 
 
 def test_preference_pairs_serve_where_one_preferred_response_is_read(
@@ -292,15 +291,15 @@ BAD: dict[str, tuple[list[str], str]] = {
     "outside": (["alpha=3"], "recipes/smol/wrpo.yaml: alpha is 3.0, outside [0, 1]"),
     "schedule": (["lr_scheduler_type=cosin"], "cosin is not a valid SchedulerType"),
     "no model": (["--model", "runs/no/where"], "the model folder 'runs/no/where' does not exist"),
-    "no hub": (["--model", "no/model"], "cannot load the tokenizer of 'no/model'"),
+    "no hub": (["--model", "no/model"], "cannot load 'no/model'"),
     "no gguf": (["--model", "no/where.gguf"], "the model 'no/where.gguf' does not exist"),
     "no package": (["--model", "package:none-such"], "'none-such' is not installed"),
     "package": (["--model", "package:pyyaml"], "the package 'pyyaml' carries no GGUF file"),
     "no data": (["--data", "no/where.jsonl"], "no/where.jsonl does not exist"),
     "few rows": (["gradient_accumulation_steps=9"], "the data hold 32 rows, fewer than one step of "
                  "36 (4 per device x 9 accumulation x 1 process)"),
-    "lora names": (["--lora.r", "8", "--lora.target_modules=[c_attn]"], "module 'c_attn' matches "
-                   "nothing in"),
+    "lora names": (["--lora.r", "8", "--lora.target_modules=[c_attn]"], "Target modules "
+                   "{'c_attn'} not found in the base model"),
     "lora field": (["--lora.rank", "8"], "unknown key 'rank' under `lora`"),
     "bf16": (["--bf16", "true"], "trains in bf16, which this machine cannot (no GPU)"),
     "4 bits": (["--lora.r", "8", "--quantization.load_in_4bit", "true"],
@@ -309,7 +308,7 @@ BAD: dict[str, tuple[list[str], str]] = {
                      "under `quantization`; did you mean 'load_in_4bit'?"),
     "4 bits in full": (["--quantization.load_in_4bit", "true"], "trains it in full"),
     "attention": (["load.attn_implementation=flash_attention_2"], "needs the package flash-attn"),
-    "dtype": (["load.dtype=float33"], "cannot load the model"),
+    "dtype": (["load.dtype=float33"], "has no attribute 'float33'"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint to resume from"),
     "evaluation": (["--eval_strategy", "steps"], "pass --eval_data"),
     "output": (["--output_dir", "/dev/null/out"], "/dev/null/out cannot be written"),
@@ -398,8 +397,9 @@ def test_a_recipe_may_stand_on_one_of_the_checkout(
         capsys, "train", path, *words(small, tmp_path / "out", max_steps=2), "learning_rate=1e-3"
     )
     assert code == 0, err
-    training = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["training"]
-    assert (training["objective"], training["tau"], training["learning_rate"]) == ("ipo", 0.1, 1e-3)
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
+    found = [settings[f"training.{key}"] for key in ("objective", "tau", "learning_rate")]
+    assert found == ["ipo", 0.1, 1e-3]
 
 
 @pytest.mark.parametrize("text", ["smol", "smol/none", "none/wrpo", "--beta"])

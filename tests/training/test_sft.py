@@ -46,7 +46,7 @@ def test_first_loss_is_the_mean_over_response_tokens(
     tokens = sum(map(len, first_two["source_chosen_ids"]))
     expected = -2 * steps(preference, "logps/source_chosen")[0] / tokens
 
-    sft = sft_trainer(model, tokenizer, quadruples, args(train_sampling_strategy="sequential"))
+    sft = sft_trainer(model, args(train_sampling_strategy="sequential"), quadruples, tokenizer)
     row = sft.train_dataset[0]
     assert row["input_ids"] == first_two[0]["prompt_ids"] + first_two[0]["source_chosen_ids"]
     sft.train()
@@ -68,7 +68,7 @@ def test_packed_rows_are_kept_apart(
     runs = []
     for packing in ({}, {"packing": True, "packing_strategy": strategy}):
         options = args(per_device_train_batch_size=12, max_steps=2, **packing)
-        runs.append(sft_trainer(copy.deepcopy(model), tokenizer, quadruples, options))
+        runs.append(sft_trainer(copy.deepcopy(model), options, quadruples, tokenizer))
         runs[-1].train()
     plain, packed = runs
     assert all(len(row["input_ids"]) <= 64 for row in packed.train_dataset)
@@ -83,7 +83,7 @@ def test_truncation_is_counted(
     quadruples: Dataset,
     args: Callable[..., Any],
 ) -> None:
-    sft = sft_trainer(model, tokenizer, quadruples, args(max_length=17))
+    sft = sft_trainer(model, args(max_length=17), quadruples, tokenizer)
     assert sft.truncation["rows"] == 12
     assert 0 < sft.truncation["source_chosen"] < 12
 
@@ -105,4 +105,4 @@ def test_bad_data_is_named(
     message: str,
 ) -> None:
     with pytest.raises(WRPOError, match=message):
-        sft_trainer(model, tokenizer, change(quadruples), args())
+        sft_trainer(model, args(), change(quadruples), tokenizer)

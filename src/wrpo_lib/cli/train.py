@@ -19,7 +19,9 @@ DATA = Annotated[str, typer.Option(help="rows to train on: JSONL or parquet")]
 EVAL = Annotated[str, typer.Option("--eval_data", "--eval-data", help="rows to evaluate on")]
 OUTPUT = Annotated[str, typer.Option("--output_dir", "--output-dir", help="default: the recipe's")]
 RESUME = Annotated[bool, typer.Option("--resume", help="go on from the last whole checkpoint")]
-REHEARSE = Annotated[bool, typer.Option("--rehearse", help="the same on a tiny random model")]
+DRY_RUN = Annotated[
+    bool, typer.Option("--dry-run", "--rehearse", help="the same on a tiny random model")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -36,14 +38,14 @@ def train(
     eval_data: EVAL = "",
     output_dir: OUTPUT = "",
     resume: RESUME = False,
-    rehearse: REHEARSE = False,
+    dry_run: DRY_RUN = False,
 ) -> None:
     """Train a policy on quadruples by RECIPE.
 
     Any field of the recipe follows: --learning_rate 1e-5, beta=0.05, --lora.r 16.
     """
     named = {"model": model, "data": data, "eval_data": eval_data}
-    _run("preference", recipe, context.args, named, output_dir, resume, rehearse)
+    _run("preference", recipe, context.args, named, output_dir, resume, dry_run)
 
 
 def sft(
@@ -54,14 +56,14 @@ def sft(
     eval_data: EVAL = "",
     output_dir: OUTPUT = "",
     resume: RESUME = False,
-    rehearse: REHEARSE = False,
+    dry_run: DRY_RUN = False,
 ) -> None:
     """Fine-tune the target on the best source responses by RECIPE, the stage before WRPO.
 
     Any field of the recipe follows: --learning_rate 1e-5, max_length=1024, --lora.r 16.
     """
     named = {"model": model, "data": data, "eval_data": eval_data}
-    _run("sft", recipe, context.args, named, output_dir, resume, rehearse)
+    _run("sft", recipe, context.args, named, output_dir, resume, dry_run)
 
 
 def _run(
@@ -71,9 +73,9 @@ def _run(
     named: dict[str, str],
     output_dir: str,
     resume: bool,
-    rehearse: bool,
+    dry_run: bool,
 ) -> None:
-    """Find the recipe, put the command line's values in place, and run or rehearse it."""
+    """Find the recipe, put the command line's values in place, and run it."""
     from dataclasses import replace
 
     from wrpo_lib.recipes import find_recipe
@@ -90,8 +92,8 @@ def _run(
 
     recipe = override(recipe, words)
     folder = Path(output_dir) if output_dir else None
-    if rehearse:
-        from wrpo_lib.training.rehearsal import rehearse as run_small
+    if dry_run:
+        from wrpo_lib.training.dry_run import dry_run as run_small
 
         run_small(recipe, folder, _say)
     else:

@@ -114,7 +114,7 @@ class WRPOConfig(DPOConfig):
             )
         for name in ("alpha", "alpha_rejected"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise WRPOError(f"{name} is {getattr(self, name)}; choose a value in [0, 1]")
+                raise WRPOError(f"{name} is {getattr(self, name)}, outside [0, 1]; lower it")
         if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
             raise WRPOError(
                 "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"

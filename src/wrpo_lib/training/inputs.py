@@ -1,4 +1,4 @@
-"""Model, tokenizer and data that a recipe names, with one sentence for whatever is missing."""
+"""What a recipe names, checked and loaded: device, fields, data, tokenizer, model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import torch
+from peft import LoraConfig
+from transformers import AutoConfig, BitsAndBytesConfig
+from transformers.utils import is_torch_bf16_gpu_available
+
+from wrpo_lib import models
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
-from wrpo_lib.models import packaged_weights
 from wrpo_lib.quadruples.schema import RESPONSES, validate_quadruples
-from wrpo_lib.recipes import Recipe
+from wrpo_lib.recipes import Recipe, nearest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,138 +33,111 @@ def known_warnings() -> Iterator[None]:
         yield
 
 
-def locate(recipe: Recipe) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` gets for the recipe's model: a place and keyword arguments.
-
-    A hub id or a folder stands for itself, a GGUF file for its folder and name, ``package:NAME``
-    for the GGUF file that the installed package NAME carries.
-    """
-    model = recipe.model
-    if not model:
-        raise WRPOError(
-            f"{recipe.where} names no model; pass --model (a hub id, a folder or a GGUF file)"
-        )
-    kind, _, name = model.partition(":")
+@contextmanager
+def named(recipe: Recipe) -> Iterator[None]:
+    """A fault found inside begins with the recipe's file."""
     try:
-        path = packaged_weights(name) if kind == "package" else Path(model)
+        yield
     except WRPOError as error:
         raise WRPOError(f"{recipe.where}: {error}") from error
-    if path.suffix != ".gguf":
-        return model, {}
-    if not path.is_file():
-        raise WRPOError(f"{recipe.where}: the model {model!r} does not exist; check the path")
-    if find_spec("gguf") is None:
-        raise WRPOError(f"{recipe.where}: {model!r} needs the package gguf; pip install gguf")
-    return str(path.parent), {"gguf_file": path.name}
 
 
-def _load(recipe: Recipe, loader: Any, what: str, **kwargs: Any) -> Any:
-    """``loader.from_pretrained`` of the recipe's model; a failure is one sentence."""
-    place, where = locate(recipe)
-    if place.count("/") != 1 and "/" in place and not Path(place).is_dir():  # no hub id
+def check_device(recipe: Recipe) -> None:
+    """bf16, 4 bits and other attention kernels need hardware or packages; say so at once."""
+    check_fields(recipe)
+    if recipe.training.get("bf16") and not is_torch_bf16_gpu_available():
+        found = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
         raise WRPOError(
-            f"{recipe.where}: the model folder {place!r} does not exist; run the stage that writes "
-            "it first, or pass --model"
+            f"{recipe.where} trains in bf16, which this machine cannot ({found}); pass --bf16 "
+            "false --load.dtype float32, or try the recipe with --dry-run"
         )
-    try:
-        return loader.from_pretrained(place, **where, **kwargs)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    if recipe.quantization and find_spec("bitsandbytes") is None:
         raise WRPOError(
-            f"{recipe.where}: cannot load {what} {recipe.model!r} ({reason}); check `model` and "
-            "`load`"
-        ) from error
+            f"{recipe.where} quantises the base model, which needs the package bitsandbytes; "
+            'pip install -e ".[gpu]", or try the recipe with --dry-run'
+        )
+    flash = recipe.load.get("attn_implementation") == "flash_attention_2"
+    if flash and not find_spec("flash_attn"):
+        raise WRPOError(
+            f"{recipe.where} asks for flash_attention_2, which needs the package flash-attn; "
+            "install it, or pass --load.attn_implementation sdpa"
+        )
 
 
-def load_config(recipe: Recipe, **kwargs: Any) -> PretrainedConfig:
+def check_fields(recipe: Recipe) -> None:
+    """Fields under ``quantization`` and ``lora`` that their classes have; an adapter for 4 bits."""
+    for name, fields in (("quantization", BitsAndBytesConfig), ("lora", LoraConfig)):
+        known = sorted(signature(fields).parameters)
+        for key in getattr(recipe, name) or {}:
+            if key not in known:
+                raise WRPOError(
+                    f"{recipe.where}: unknown key {key!r} under `{name}`; {nearest(key, known)}"
+                )
+    if recipe.quantization and not recipe.lora:
+        raise WRPOError(
+            f"{recipe.where} quantises the model and trains it in full, which cannot be; add `lora`"
+        )
+
+
+def lora_config(recipe: Recipe) -> LoraConfig | None:
+    """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **recipe.lora}) if recipe.lora else None
+
+
+def model_name(recipe: Recipe) -> str:
+    """The recipe's ``model``, which somebody must have named."""
+    if not recipe.model:
+        raise WRPOError("names no model; pass --model (a hub id, a folder or a GGUF file)")
+    return recipe.model
+
+
+def load_config(recipe: Recipe, **options: Any) -> PretrainedConfig:
     """The model's configuration; of an adapter's folder, its base model's."""
-    from transformers import AutoConfig
-
-    adapter = adapter_config(recipe)
-    if adapter is not None:
-        place = adapter.base_model_name_or_path
-        return AutoConfig.from_pretrained(place, revision=adapter.revision, **kwargs)
-    return _load(recipe, AutoConfig, "the configuration of the model", **kwargs)
+    with named(recipe):
+        adapter = models.adapter_config(model_name(recipe))
+        name = adapter.base_model_name_or_path if adapter else model_name(recipe)
+        config: PretrainedConfig = models.load_with(AutoConfig, name, options)
+        return config
 
 
-def adapter_config(recipe: Recipe) -> Any:
-    """The ``PeftConfig`` of a folder that holds an adapter alone; None for whole models."""
-    from peft import PeftConfig
-
-    place, _ = locate(recipe)
-    folder = Path(place)
-    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
-        return None
-    return PeftConfig.from_pretrained(place)
-
-
-def load_tokenizer(recipe: Recipe, **kwargs: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(recipe: Recipe, **options: Any) -> PreTrainedTokenizerBase:
     """The model's tokenizer; it needs a chat template, and a token to pad with."""
-    from transformers import AutoTokenizer
-
-    tokenizer = _load(recipe, AutoTokenizer, "the tokenizer of", **kwargs)
-    if not tokenizer.chat_template:
-        raise WRPOError(
-            f"{recipe.where}: {recipe.model!r} has no chat template; use an instruct model"
-        )
-    if tokenizer.pad_token is None and tokenizer.eos_token is None:
-        raise WRPOError(
-            f"{recipe.where}: the tokenizer of {recipe.model!r} has neither a pad nor an eos "
-            "token; set one in its tokenizer_config.json"
-        )
-    return tokenizer
+    with named(recipe):
+        tokenizer = models.load_tokenizer(model_name(recipe), **options)
+        if not tokenizer.chat_template:
+            raise WRPOError(f"{recipe.model!r} has no chat template; use an instruct model")
+        if tokenizer.pad_token is None and tokenizer.eos_token is None:
+            raise WRPOError(
+                f"the tokenizer of {recipe.model!r} has neither a pad nor an eos token; set one in "
+                "its tokenizer_config.json"
+            )
+        return tokenizer
 
 
 @known_warnings()
 def load_model(recipe: Recipe) -> PreTrainedModel:
-    """The model, ready to train; an adapter in its folder is merged into its base model.
+    """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
+    options: dict[str, Any] = dict(recipe.load)
+    if recipe.quantization:
+        from accelerate import PartialState
 
-    :raises WRPOError: where it cannot be loaded, or asks for a package that is not there.
-    """
-    from transformers import AutoModelForCausalLM
-
-    kwargs = {**recipe.load, **_quantization(recipe)}
-    if adapter_config(recipe) is not None:
-        if recipe.quantization:
-            raise WRPOError(
-                f"{recipe.where}: {recipe.model!r} holds an adapter, which cannot be merged into a "
-                "quantised base; train it with `merge: true` and start from that"
-            )
-        from peft import AutoPeftModelForCausalLM
-
-        return _load(recipe, AutoPeftModelForCausalLM, "the adapter", **kwargs).merge_and_unload()
-    model = _load(recipe, AutoModelForCausalLM, "the model", **kwargs)
-    if "gguf_file" in locate(recipe)[1]:  # dequantised; the flags would refuse full fine-tuning
-        model.is_quantized, model.hf_quantizer = False, None
-        model.config.__dict__.pop("quantization_config", None)
-    return model
-
-
-def _quantization(recipe: Recipe) -> dict[str, Any]:
-    if not recipe.quantization:
-        return {}
-    from accelerate import PartialState
-    from transformers import BitsAndBytesConfig
-
-    # every process holds the whole quantised model, on its own GPU
-    device = {"": PartialState().local_process_index}
-    config = BitsAndBytesConfig(**recipe.quantization)
-    return {"quantization_config": config, "device_map": device}
+        # every process holds the whole quantised model, on its own GPU
+        options["device_map"] = {"": PartialState().local_process_index}
+        options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
+    with named(recipe):
+        return models.load_trainable(model_name(recipe), **options)
 
 
 def responses(recipe: Recipe) -> tuple[str, ...]:
-    """The responses that a run of ``recipe`` reads.
-
-    SFT reads y_ws. In preference training a response whose weight is 0 all along need not be there,
-    unless it is scored for the metrics (``score_unused``).
-    """
+    """The responses that a run of ``recipe`` reads: y_ws for SFT, those it computes otherwise."""
     if recipe.stage == "sft":
         return ("source_chosen",)
-    alpha, constant = recipe.training.get("alpha"), recipe.training.get("alpha_schedule")
-    unused = []
-    if not recipe.training.get("score_unused", True):
-        unused += ["source_chosen"] if alpha == 0 else []
-        unused += ["target_chosen"] if (alpha, constant) == (1, "constant") else []
+    training = recipe.training
+    unused = set()
+    if not training.get("score_unused", True):
+        unused |= {"source_chosen"} if training.get("alpha") == 0 else set()
+        constant_one = (training.get("alpha"), training.get("alpha_schedule")) == (1, "constant")
+        unused |= {"target_chosen"} if constant_one else set()
     return tuple(name for name in RESPONSES if name not in unused)
 
 
@@ -184,14 +162,15 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     for problem in validate_quadruples(rows):
         if problem.field not in unread:
             raise WRPOError(problem.sentence(data))
-    return Dataset.from_list(rows)
+    columns = ("prompt_id", "prompt", *wanted, "source_rejected")
+    kept = [name for name in columns if name in rows[0]]
+    return Dataset.from_list([{name: row.get(name) for name in kept} for row in rows])
 
 
 def _from_pair(row: dict[str, Any], wanted: tuple[str, ...], where: str) -> dict[str, Any]:
     """A preference pair as the two responses that the recipe reads; other rows as they are."""
     if "chosen" not in row or any(name in row for name in wanted if name != "rejected"):
         return row
-    sides = {name: row.pop(name, None) for name in ("chosen", "rejected")}
     if len(wanted) != 2 or "rejected" not in wanted:
         raise WRPOError(
             f"{where} is a preference pair or a row of the official format, and this recipe reads "
@@ -199,7 +178,20 @@ def _from_pair(row: dict[str, Any], wanted: tuple[str, ...], where: str) -> dict
         )
     texts = {
         name: side[-1].get("content") if isinstance(side, list) and len(side) == 1 else side
-        for name, side in sides.items()
+        for name, side in ((name, row.get(name)) for name in ("chosen", "rejected"))
     }
     chosen = next(name for name in wanted if name != "rejected")
-    return {**row, chosen: texts["chosen"], "rejected": texts["rejected"]}
+    rest = {key: value for key, value in row.items() if key not in texts}
+    return {**rest, chosen: texts["chosen"], "rejected": texts["rejected"]}
+
+
+def load_inputs(
+    recipe: Recipe, model: str | None = None, data: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
+    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
+    from dataclasses import replace
+
+    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
+    check_device(recipe)
+    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
+    return load_model(recipe), tokenizer, rows

@@ -8,171 +8,184 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import PartialState
-from transformers import PretrainedConfig
+from accelerate.utils import DistributedType
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import file_hash, write_json
+from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
-from wrpo_lib.training.checks import batch, last_checkpoint, rows_a_step
-from wrpo_lib.training.inputs import locate
+from wrpo_lib.training.inputs import load_config, model_name
 
-SCHEMA = 1
-FILE = "run.json"
-WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")
+if TYPE_CHECKING:
+    from transformers import Trainer
 
-MACHINE = (
-    "output_dir", "save_", "logging_", "log_", "report_to", "run_name", "disable_tqdm", "eval_",
-    "dataloader_", "push_to_hub", "hub_", "dynamics_file", "ref_cache_dir", "dataset_num_proc",
-    "per_device_", "gradient_accumulation_steps", "activation_checkpointing",
-)  # fmt: skip
-"""Training fields (by their beginning) that may change on resume: the steps stay the same. Of the
-batch, only the rows of one step count."""
+RECORD = "run.json"
+FREE = (
+    "output_dir",
+    "save_",
+    "logging_",
+    "report_to",
+    "eval_",
+    "dataloader_",
+    "ref_cache_dir",
+    "dynamics_file",
+    "per_device_",
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+)
+"""Training fields (by their beginning) that may change on resume: the steps stay the same."""
 
 
-def describe(recipe: Recipe, args: Any, config: PretrainedConfig, rows: int) -> dict[str, Any]:
-    """The record of a run about to start."""
-    return {
-        "schema": SCHEMA,
+def rows_per_step(args: Any) -> int:
+    """Rows of one optimiser step, over all devices."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def batch(args: Any) -> str:
+    """The arithmetic of a step's rows."""
+    processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
+    return (
+        f"{rows_per_step(args)} ({args.train_batch_size} per device x "
+        f"{args.gradient_accumulation_steps} accumulation x {processes})"
+    )
+
+
+def check_rows(rows: int, args: Any, where: str, what: str = "rows") -> None:
+    """At least one optimiser step's worth of rows."""
+    if rows < rows_per_step(args):
+        raise WRPOError(
+            f"{where}: the data hold {rows} {what}, fewer than one step of {batch(args)}; give "
+            "more data or lower --gradient_accumulation_steps"
+        )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its trainer state comes last."""
+    found = folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    for path in sorted(found, key=checkpoint_step, reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a kill cut it short
+        return path
+    return None
+
+
+def checkpoint_step(path: Path) -> int:
+    """Optimiser steps done at a checkpoint, by its name; -1 for a folder of another kind."""
+    step = path.name.rpartition("-")[2]
+    return int(step) if step.isdigit() else -1
+
+
+def notes(recipe: Recipe, args: Any) -> list[str]:
+    """What is allowed but seldom meant."""
+    found = []
+    sharded = PartialState().distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    if not recipe.lora and not sharded and recipe.load.get("dtype") in ("bfloat16", "float16"):
+        found.append(
+            f"weights are trained in {recipe.load['dtype']}, which rounds small updates away; "
+            "load them in float32 (bf16 then only computes)"
+        )
+    if recipe.launch and args.world_size == 1:
+        found.append(
+            "the recipe is written for accelerate launch --config_file "
+            f"recipes/accelerate/{recipe.launch}.yaml -m wrpo_lib.cli; this is one process"
+        )
+    return found
+
+
+def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
+    """The record of a run about to start; ``settings`` must be the same when it is resumed."""
+    training = {k: v for k, v in recipe.training.items() if not k.startswith(FREE)}
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    record = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
         "settings": {
             "stage": recipe.stage,
-            "model": _model(recipe, config),
-            "data": {
-                "file": recipe.data,
-                "rows": rows,
-                "sha256": file_hash(Path(str(recipe.data))),
-            },
-            "rows_a_step": rows_a_step(args),
+            "model": _model(recipe),
+            "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
+            "rows_per_step": rows_per_step(args),
             "lora": recipe.lora,
             "load": recipe.load,
             "quantization": recipe.quantization,
-            "training": {"seed": args.seed, **recipe.training},
+            **{f"training.{key}": value for key, value in training.items()},
+            "training.seed": args.seed,
         },
+        "data": recipe.data,
         "batch": batch(args),
-        "parallel": str(args.distributed_state.distributed_type.value)
-        if args.distributed_state
-        else "NO",
-        "devices": devices(),
+        "parallel": PartialState().distributed_type.value,
+        "devices": gpus or ["cpu"],
         **provenance(),
         "arguments": args.to_sanitized_dict(),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(record))
+    return plain
 
 
-def _model(recipe: Recipe, config: PretrainedConfig) -> dict[str, Any]:
+def _model(recipe: Recipe) -> dict[str, Any]:
     """Name and hub revision of a model, or the hashes of a local one's weights."""
-    place, where = locate(recipe)
-    folder, revision = Path(place), getattr(config, "_commit_hash", None)
+    place, gguf = locate(model_name(recipe))
+    folder = Path(place)
     if not folder.is_dir():
-        return {"name": recipe.model, "revision": revision}
-    names = [where["gguf_file"]] if where else [p.name for w in WEIGHTS for p in folder.glob(w)]
-    files = {
-        name: file_hash(folder / name) for name in sorted(names) if name != "training_args.bin"
-    }
-    return {"name": recipe.model, "sha256": files}
-
-
-def devices() -> list[str]:
-    """The GPUs of this node, or the CPU."""
-    if not torch.cuda.is_available():
-        return ["cpu"]
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return {
+            "name": recipe.model,
+            "revision": getattr(load_config(recipe), "_commit_hash", None),
+        }
+    files = [folder / gguf["gguf_file"]] if gguf else sorted(folder.glob("*.safetensors"))
+    return {"sha256": {path.name: file_hash(path) for path in files}}
 
 
 def start(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
     """Write the record of a run; the checkpoint to resume from, or None for a fresh run.
 
-    A resumed run keeps what the record said of its parts so far under ``earlier``. Every process
-    checks, the main one writes.
-
     :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
         nothing or of a run with other settings, with the first difference.
     """
-    checkpoint, old = check_folder(folder, record, resume)
-    if checkpoint is not None:
+    checkpoint, path = last_checkpoint(folder), folder / RECORD
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not resume and (checkpoint is not None or old.get("status") == "finished"):
+        raise WRPOError(
+            f"{folder} holds a run already; pass --resume to go on with it, or another --output_dir"
+        )
+    if resume and (checkpoint is None or not old):
+        raise WRPOError(
+            f"{folder} holds no whole checkpoint to resume from; start without --resume"
+        )
+    before, now = old.get("settings", {}), record["settings"]
+    for name in sorted({*before, *now}) if resume else []:
+        if before.get(name) != now.get(name):
+            raise WRPOError(
+                f"{folder} was started with {name} {before.get(name)!r}, this run has "
+                f"{now.get(name)!r}; resume with the same recipe, or start anew in another "
+                "--output_dir"
+            )
+    if resume:
         part = {key: old.get(key) for key in ("commit", "written", "versions", "devices", "batch")}
         record["earlier"] = [*old.get("earlier", []), part]
     if PartialState().is_main_process:
         try:
-            write_json(folder / FILE, record)
+            write_json(path, record)
         except OSError as error:
             raise WRPOError(
                 f"{folder} cannot be written ({error.strerror}); give another --output_dir"
             ) from error
-    return checkpoint
+    return checkpoint if resume else None
 
 
-def check_folder(
-    folder: Path, record: dict[str, Any], resume: bool
-) -> tuple[Path | None, dict[str, Any]]:
-    """The checkpoint to go on from, if any, and the record it belongs to."""
-    checkpoint, old = last_checkpoint(folder), _read(folder)
-    if not resume:
-        if checkpoint is not None or old.get("status") == "finished":
-            raise WRPOError(
-                f"{folder} holds a run already; pass --resume to go on with it, or another "
-                "--output_dir"
-            )
-        return None, {}
-    if checkpoint is None:
-        raise WRPOError(
-            f"{folder} holds no whole checkpoint to resume from; start without --resume"
-        )
-    if not old:
-        raise WRPOError(
-            f"{folder} holds checkpoints but no {FILE} that says what they are of; start anew in "
-            "another --output_dir"
-        )
-    for name, before, now in differences(old.get("settings", {}), record["settings"]):
-        raise WRPOError(
-            f"{folder} was started with {name} {before!r}, this run has {now!r}; resume with the "
-            "same recipe, or start anew in another --output_dir"
-        )
-    return checkpoint, old
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / FILE
-    if not path.is_file():
-        return {}
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise WRPOError(
-            f"{path} is not JSON ({error.msg}); delete the run or restore it"
-        ) from error
-    return record
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Settings that change the trajectory, before and now, by dotted name."""
-    before, now = _flat(old), _flat(new)
-    return [
-        (name, before.get(name), now.get(name))
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """One level of names; paths count by content, so a moved file is the same data."""
-    flat: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(settings)).items():
-        if not isinstance(value, dict):
-            flat[name] = value
-            continue
-        for key, inner in value.items():
-            local_name = key in ("file", "name") and "sha256" in value
-            if not local_name and not (name == "training" and key.startswith(MACHINE)):
-                flat[f"{name}.{key}"] = inner
-    return flat
-
-
-def finish(folder: Path, record: dict[str, Any], **outcome: Any) -> None:
-    """Complete the record of a run."""
-    write_json(folder / FILE, {**record, "status": "finished", **outcome})
+def outcome(trainer: Trainer) -> dict[str, Any]:
+    """What a finished run adds to its record."""
+    history = trainer.state.log_history
+    steps = [row for row in history if "loss" in row]
+    return {
+        "steps": trainer.state.global_step,
+        "truncation": trainer.truncation,
+        "last_step": steps[-1] if steps else {},
+        "last_evaluation": next((r for r in reversed(history) if "eval_loss" in r), None),
+    }

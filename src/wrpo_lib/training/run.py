@@ -10,39 +10,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
+from accelerate.utils import DistributedType
+from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback, ProgressCallback
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_atomically
-from wrpo_lib.recipes import Recipe
+from wrpo_lib.io import write_atomically, write_json
+from wrpo_lib.recipes import ACCELERATE, Recipe
 from wrpo_lib.training.arguments import training_arguments
-from wrpo_lib.training.checks import (
-    batch,
-    check_device,
-    check_evaluation,
-    check_launch,
-    check_lora,
-    check_rows,
-    checkpoint_step,
-    last_checkpoint,
-    lora_config,
-    notes,
-)
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import (
+    check_device,
     known_warnings,
-    load_config,
     load_data,
+    load_inputs,
     load_model,
     load_tokenizer,
+    lora_config,
 )
-from wrpo_lib.training.record import FILE, describe, finish, start
+from wrpo_lib.training.record import (
+    RECORD,
+    batch,
+    check_rows,
+    checkpoint_step,
+    describe,
+    last_checkpoint,
+    notes,
+    outcome,
+    start,
+)
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+__all__ = ["build_trainer", "last_checkpoint", "load_inputs", "run", "train"]
 
 DYNAMICS = "dynamics.jsonl"
 
@@ -57,20 +61,16 @@ def train(
     seed: int,
     dynamics_file: Path | None = None,
     resume: bool = False,
-    eval_data: Dataset | None = None,
     **extra: Any,
 ) -> Trainer:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
 
-    ``data`` holds quadruples (``stage: preference``) or prompts with y_ws (``stage: sft``).
-    ``extra`` are further training arguments of the machine at hand (precision, saving). The
-    command ``wrpo train`` does the same and loads, checks, records and saves around it: see
-    :func:`run`.
-
-    :raises WRPOError: for fewer rows than one optimiser step, or a resume of nothing.
+    ``data`` holds quadruples (``stage: preference``) or prompts with y_ws (``stage: sft``);
+    ``extra`` are further training arguments of the machine at hand. :func:`run` does the same and
+    loads, checks, records and saves around it.
     """
     args = training_arguments(recipe, output_dir, seed, **extra)
-    trainer = build_trainer(recipe, args, model, tokenizer, data, eval_data, dynamics_file)
+    trainer = build_trainer(recipe, args, model, tokenizer, data, dynamics_file=dynamics_file)
     checkpoint = last_checkpoint(output_dir) if resume else None
     if resume and checkpoint is None:
         raise WRPOError(f"{output_dir} holds no whole checkpoint to resume from; start afresh")
@@ -89,50 +89,32 @@ def build_trainer(
 ) -> Trainer:
     """The trainer of the recipe's stage, its bar and dynamics in place."""
     check_rows(len(data), args, recipe.where)
-    peft = lora_config(recipe)
-    if recipe.stage == "sft":
-        trainer: Trainer = sft_trainer(model, tokenizer, data, args, peft, eval_data)
-    else:
-        trainer = WRPOTrainer(
+    make = sft_trainer if recipe.stage == "sft" else WRPOTrainer
+    try:
+        trainer: Trainer = make(
             model=model,
             args=args,
             train_dataset=data,
             eval_dataset=eval_data,
             processing_class=tokenizer,
-            peft_config=peft,
+            peft_config=lora_config(recipe),
         )
+    except NoMatchingPeftModuleError as error:
+        raise WRPOError(f"{recipe.where}, `lora`: {error}") from error
     check_rows(len(trainer.train_dataset), args, recipe.where, "blocks after packing")
     if dynamics_file is not None:
         trainer.add_callback(DynamicsCallback(dynamics_file))
     if trainer.args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # a quiet run prints no line a step either
+        trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
     else:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(LiveLine())
     return trainer
 
 
-def load_inputs(
-    recipe: Recipe, model: str | None = None, data: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
-    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them.
-
-    ``model`` is a hub id, a folder or a GGUF file, ``data`` a file of quadruples (JSONL, parquet).
-    This is what an engineer's own run starts from; on nano the testbed provides all three.
-    """
-    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
-    check_device(recipe)
-    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
-    return load_model(recipe), tokenizer, rows
-
-
 @known_warnings()
 def run(
-    recipe: Recipe,
-    output_dir: Path,
-    *,
-    resume: bool = False,
-    say: Callable[[str], None] = print,
+    recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Trainer:
     """Everything that ``wrpo train`` and ``wrpo sft`` do with a recipe.
 
@@ -140,39 +122,49 @@ def run(
     the training dynamics and checkpoints while the run goes on, and at its end the model, the
     tokenizer and a model card.
 
-    :raises WRPOError: for bad input; for a crash that can be resumed, the crash itself, with a
-        note that says how.
+    :raises WRPOError: for bad input; what stops a run says how to resume it.
     """
     began = time.perf_counter()
     check_device(recipe)
-    check_evaluation(recipe)
+    if str(recipe.training.get("eval_strategy", "no")) != "no" and not recipe.eval_data:
+        raise WRPOError(f"{recipe.where} evaluates while it trains; pass --eval_data")
     args = training_arguments(recipe, output_dir)
-    check_launch(recipe, args)
+    state = PartialState()
+    if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
+        raise WRPOError(
+            f"{recipe.where} merges its adapter, which cannot be done under DeepSpeed; start it "
+            f"with recipes/{ACCELERATE}/ddp.yaml"
+        )
     data = load_data(recipe)
     check_rows(len(data), args, recipe.where)
     eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-    tokenizer, config = load_tokenizer(recipe), load_config(recipe)
-    check_lora(recipe, config)
-    with PartialState().main_process_first():
-        record = describe(recipe, args, config, len(data))
+    tokenizer = load_tokenizer(recipe)
+    with state.main_process_first():
+        record = describe(recipe, args, len(data))
         checkpoint = start(output_dir, record, resume)
     say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch(args)} a step")
-    dynamics = getattr(args, "dynamics_file", None) or output_dir / DYNAMICS
-    args.dynamics_file = None
-    trainer = build_trainer(
-        recipe, args, load_model(recipe), tokenizer, data, eval_data, Path(dynamics)
-    )
     for note in notes(recipe, args):
         say(f"note: {note}")
+    dynamics = Path(getattr(args, "dynamics_file", None) or output_dir / DYNAMICS)
+    args.dynamics_file = None
+    model = load_model(recipe)
+    trainer = build_trainer(recipe, args, model, tokenizer, data, eval_data, dynamics)
     if checkpoint:
         say(f"resuming from step {checkpoint_step(checkpoint)}")
     say(f"writing to {output_dir}; {dynamics} grows while it trains")
     fit(trainer, checkpoint, output_dir)
     save(recipe, trainer, output_dir)
-    if PartialState().is_main_process:
-        finish(output_dir, record, **outcome(trainer, time.perf_counter() - began))
-    say(f"{trainer.state.global_step} steps done; model, tokenizer, card and {FILE}: {output_dir}")
+    if state.is_main_process:
+        seconds = round(time.perf_counter() - began, 1)
+        finished = {**record, "status": "finished", "seconds": seconds, **outcome(trainer)}
+        write_json(output_dir / RECORD, finished)
+    say(
+        f"{trainer.state.global_step} steps done; model, tokenizer, card and {RECORD}: {output_dir}"
+    )
     return trainer
+
+
+# --- training and saving ------------------------------------------------------------------------
 
 
 def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
@@ -182,8 +174,6 @@ def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
     except KeyboardInterrupt as stop:
         raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
     except WRPOError as error:
-        if "checkpoint" in str(error):
-            raise  # it says itself where to go on
         raise WRPOError(f"{error}; {how_to_resume(output_dir)}") from error
     except Exception as error:
         error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
@@ -207,33 +197,23 @@ def how_to_resume(output_dir: Path) -> str:
 
 
 def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
-    """Model or adapter as safetensors, tokenizer, model card; merged where the recipe says so."""
-    main = PartialState().is_main_process
+    """Model or adapter, tokenizer, TRL's model card; merged if the recipe says so."""
+    state = PartialState()
     target = output_dir / "adapter" if recipe.merge else output_dir
     trainer.save_model(str(target))
     (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-    if recipe.merge and main:
+    if recipe.merge and state.is_main_process:
         merge(recipe, target, output_dir)
-    if main:
+    if state.is_main_process:
         trainer.processing_class.save_pretrained(output_dir)
-        write_card(recipe, trainer, output_dir)
-    PartialState().wait_for_everyone()
+        trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
+        card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
+        text = card.read_text(encoding="utf-8").replace('model="None"', f'model="{output_dir}"')
+        link = "[None](https://huggingface.co/None)"
+        write_atomically(card, text.replace(link, f"`{recipe.model}`"))
+    state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
-
-
-def write_card(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
-    """TRL's model card, which links hub pages, corrected for a model and data that have none."""
-    trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
-    path = output_dir / "README.md"
-    text = path.read_text(encoding="utf-8")
-    text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
-    text = text.replace('model="None"', f'model="{output_dir}"')
-    text += (
-        f"\n## This run\n\nRecipe `{recipe.profile}/{recipe.name}`, data `{recipe.data}`. `{FILE}` "
-        f"has every setting, hash and version, `{DYNAMICS}` a line a step.\n"
-    )
-    write_atomically(path, text)
 
 
 def merge(recipe: Recipe, adapter: Path, output_dir: Path) -> None:
@@ -247,20 +227,3 @@ def merge(recipe: Recipe, adapter: Path, output_dir: Path) -> None:
     for file in part.iterdir():
         file.replace(output_dir / file.name)
     shutil.rmtree(part)
-
-
-def outcome(trainer: Trainer, seconds: float) -> dict[str, Any]:
-    """What a finished run adds to its record."""
-    history = trainer.state.log_history
-    steps = [row for row in history if "loss" in row]
-    return {
-        "steps": trainer.state.global_step,
-        "seconds": round(seconds, 1),
-        "truncation": _plain(trainer.truncation),
-        "last_step": steps[-1] if steps else {},
-        "last_evaluation": next((r for r in reversed(history) if "eval_loss" in r), None),
-    }
-
-
-def _plain(truncation: Any) -> Any:
-    return {k: _plain(v) if isinstance(v, dict) else v for k, v in dict(truncation).items()}

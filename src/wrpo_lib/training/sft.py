@@ -32,18 +32,18 @@ def sft_config(output_dir: str, **overrides: Any) -> SFTConfig:
 
 def sft_trainer(
     model: str | PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Dataset,
     args: SFTConfig,
+    train_dataset: Dataset,
+    processing_class: PreTrainedTokenizerBase,
+    eval_dataset: Dataset | None = None,
     peft_config: PeftConfig | None = None,
-    eval_data: Dataset | None = None,
 ) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, ready to ``train()``.
 
-    ``data`` needs ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered by the
-    same function as in preference training, so both stages see the same tokens; a response that
-    exceeds ``args.max_length`` together with its prompt loses its end, counted in the trainer's
-    ``truncation``. ``eval_data`` are rows of the same kind.
+    ``train_dataset`` needs ``prompt`` and ``source_chosen``, so quadruples will do. Rows are
+    rendered by the same function as in preference training, so both stages see the same tokens; a
+    response that exceeds ``args.max_length`` together with its prompt loses its end, counted in
+    the trainer's ``truncation``. ``eval_dataset`` holds rows of the same kind.
 
     With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
     ``bfd_split`` keep the rows of a block apart; ``wrapped``, the older way, runs rows together.
@@ -53,13 +53,15 @@ def sft_trainer(
     from trl import SFTTrainer
 
     args.completion_only_loss = True
-    train, truncation = _tokens(data, tokenizer, args, "SFT")
+    train, truncation = _tokens(train_dataset, processing_class, args, "SFT")
     trainer = SFTTrainer(
         model=model,
         args=args,
         train_dataset=train,
-        eval_dataset=_tokens(eval_data, tokenizer, args, "SFT eval")[0] if eval_data else None,
-        processing_class=tokenizer,
+        eval_dataset=_tokens(eval_dataset, processing_class, args, "SFT eval")[0]
+        if eval_dataset
+        else None,
+        processing_class=processing_class,
         peft_config=peft_config,
     )
     trainer.truncation = truncation

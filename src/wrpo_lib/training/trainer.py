@@ -8,8 +8,8 @@ computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objec
 
 from __future__ import annotations
 
-import copy
 import math
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,14 +18,13 @@ from accelerate.logging import get_logger
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import (
     Objective,
     alpha_at,
@@ -97,8 +96,10 @@ class WRPOTrainer(DPOTrainer):
             raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token  # padding is masked
-        unknown = ref_model is None and kwargs.get("peft_config") is None  # to TRL, without a path
-        if unknown and not args.precompute_ref_log_probs:
+        adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
+        if adapted and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+            args.precompute_ref_log_probs = False  # no process has the whole base model before
+        if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
         if data_collator is None:
             data_collator = WRPOCollator(
@@ -115,6 +116,8 @@ class WRPOTrainer(DPOTrainer):
             **kwargs,
         )
         self._choose_forward()
+        if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
+            self.precompute_ref_logps = False
         if args.dynamics_file:
             self.add_callback(DynamicsCallback(args.dynamics_file))
 
@@ -302,19 +305,3 @@ class WRPOTrainer(DPOTrainer):
             tokens = self.accelerator.gather_for_metrics(sharing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-
-
-def frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference; None where TRL finds one itself.
-
-    TRL would load a reference from the path in the model's configuration, which a model in memory
-    need not have. Adapters are switched off instead; under ZeRO-3 no process has the whole model.
-    """
-    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
-        return None
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    if not hasattr(
-        reference, "_hf_hook"
-    ):  # a forward that an earlier trainer bound to the original
-        reference.__dict__.pop("forward", None)
-    return reference

@@ -1,6 +1,6 @@
-"""Every recipe runs end to end on a tiny model: a rehearsal of what needs a GPU.
+"""Every recipe runs end to end on a tiny model: a dry run of what needs a GPU.
 
-The rehearsal is the command's own: `wrpo train RECIPE --rehearse` calls the same function.
+The rehearsal is the command's own: `wrpo train RECIPE --dry-run` calls the same function.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples import write_quadruples
 from wrpo_lib.recipes import load_recipe, profiles, recipe_names
+from wrpo_lib.training.dry_run import dry_run, shrink
 from wrpo_lib.training.inputs import load_model
-from wrpo_lib.training.rehearsal import rehearse, shrink
 from wrpo_lib.training.run import load_inputs
 
 RECIPES = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 
 
-def test_there_is_something_to_rehearse() -> None:
+def test_there_is_something_to_dry_run() -> None:
     assert profiles() == ["nano", "paper", "smol", "workstation"]
     forms = {"wrpo", "wrpo_ipo", "wrpo_simpo", "dpo_on", "dpo_off", "dpo_hybrid", "simpo", "ipo"}
     for profile in profiles():
@@ -37,7 +37,7 @@ def test_recipe(profile: str, name: str, tmp_path: Path) -> None:
     recipe = load_recipe(profile, name)
     said: list[str] = []
     out = tmp_path / "out"
-    trainer = rehearse(recipe, out, said.append)
+    trainer = dry_run(recipe, out, said.append)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert len(losses) == 3
     assert all(0 < loss < 1e4 for loss in losses)
@@ -67,13 +67,13 @@ def test_fields_of_what_is_replaced_are_checked_too(tmp_path: Path) -> None:
     recipe = load_recipe("workstation", "wrpo_4bit")
     wrong = replace(recipe, quantization={"load_in_4bits": True})
     with pytest.raises(WRPOError, match="did you mean 'load_in_4bit'"):
-        rehearse(wrong, tmp_path, print)
+        dry_run(wrong, tmp_path, print)
 
 
-def test_a_rehearsal_trains(tmp_path: Path) -> None:
+def test_a_dry_run_trains(tmp_path: Path) -> None:
     """Its start is written by a seed, so what it saved can be held against it."""
     recipe = load_recipe("workstation", "wrpo_full", learning_rate=1e-2)
-    rehearse(recipe, tmp_path / "out", lambda line: None)
+    dry_run(recipe, tmp_path / "out", lambda line: None)
     shrink(recipe, tmp_path)
     before = load_file(tmp_path / "model" / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""A rehearsal: a recipe from end to end on a tiny random model, on a CPU, in seconds.
+"""A dry run: a recipe from end to end on a tiny random model, on a CPU, in seconds.
 
 Code, data path, chat rendering, LoRA targets, checkpoints and saving are those of the real run. The
 model, the precision and the sizes are replaced, and every replacement is said.
@@ -21,8 +21,13 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.arguments import training_values
-from wrpo_lib.training.checks import check_fields
-from wrpo_lib.training.inputs import load_config, load_data, load_model, load_tokenizer
+from wrpo_lib.training.inputs import (
+    check_fields,
+    load_config,
+    load_data,
+    load_model,
+    load_tokenizer,
+)
 from wrpo_lib.training.run import run
 
 if TYPE_CHECKING:
@@ -37,7 +42,7 @@ LIMITS: dict[str, Any] = {
     "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128,
     "max_prompt_length": 64, "max_steps": 3, "save_steps": 1,
 }  # fmt: skip
-"""Sizes of a rehearsal, each at most the recipe's own."""
+"""Sizes of a dry run, each at most the recipe's own."""
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
@@ -45,7 +50,7 @@ TEMPLATE = (
 )
 
 
-def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Trainer:
+def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Trainer:
     """Run ``recipe`` in small, load what it saved, and say what was replaced.
 
     Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
@@ -53,17 +58,17 @@ def rehearse(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]
     :raises WRPOError: under a launcher of several processes; one is enough.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise WRPOError("a rehearsal runs in one process; leave out accelerate launch")
+        raise WRPOError("a dry run is one process; leave out accelerate launch")
     check_fields(recipe)  # those of what is replaced too
     with tempfile.TemporaryDirectory() as folder:
         small, replaced = shrink(recipe, Path(folder))
         for line in replaced:
-            say(f"rehearsal: {line}")
+            say(f"dry run: {line}")
         out = output_dir or Path(folder) / "out"
         trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
         load_model(replace(small, model=str(out), quantization=None))
         losses = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
-        say(f"rehearsed {recipe.where}: losses {losses}, saved model loads again")
+        say(f"dry run of {recipe.where}: losses {losses}, saved model loads again")
     return trainer
 
 
@@ -95,9 +100,9 @@ def shrink(recipe: Recipe, folder: Path) -> tuple[Recipe, list[str]]:
 
 
 def _training(recipe: Recipe) -> tuple[dict[str, Any], str]:
-    """The recipe's fields with the limits of a rehearsal, and what changed."""
+    """The recipe's fields with the limits of a dry run, and what changed."""
     own = training_values(recipe)
-    own.pop("ref_cache_dir", None)  # into the rehearsal's own folder
+    own.pop("ref_cache_dir", None)  # into the dry run's own folder
     cut: dict[str, Any] = {"use_cpu": True}
     cut |= {name: False for name in ("bf16", "fp16", "tf32") if own.get(name)}
     if str(own.get("optim", "")).startswith("paged_"):  # a bitsandbytes optimiser
@@ -173,7 +178,7 @@ def _write_rows(recipe: Recipe, path: Path) -> str:
 def _row(number: int, recipe: Recipe) -> dict[str, Any]:
     question = f"What is {number} plus {number + 3}?"
     row: dict[str, Any] = {
-        "prompt_id": f"rehearsal-{number}",
+        "prompt_id": f"dry-run-{number}",
         "prompt": [{"role": "user", "content": question}],
         "source_chosen": f"The sum of {number} and {number + 3} is {2 * number + 3}.",
     }
