@@ -33,7 +33,7 @@ class Recipe:
     - ``start_from``: ``target`` or ``target_sft``; ``rejected_from``: whose worst response is y_l.
     - ``model``: a hub id, a folder, a GGUF file or ``package:NAME``; ``data``, ``eval_data``: files
       of quadruples. None on nano, where the world provides them.
-    - ``architecture``: the model's ``model_type``, which a rehearsal builds in small.
+    - ``architecture``: the model's ``model_type``, which a dry run builds in small.
     - ``lora``: fields of peft's ``LoraConfig``, or None for full fine-tuning; ``merge``: write the
       base model with the trained adapter merged into it, and the adapter in a folder inside.
     - ``load``: keyword arguments of ``from_pretrained``; ``quantization``: fields of transformers'

@@ -241,10 +241,10 @@ def _attention(base: str, backend: str) -> Callable[..., tuple[Tensor, Tensor | 
     ) -> tuple[Tensor, Tensor | None]:
         if branches is None:
             ordinary = ALL_ATTENTION_FUNCTIONS[base]
+            kwargs |= {"dropout": dropout, "scaling": scaling}
             result: tuple[Tensor, Tensor | None] = ordinary(
-                module, query, key, value, attention_mask,
-                dropout=dropout, scaling=scaling, **kwargs,
-            )  # fmt: skip
+                module, query, key, value, attention_mask, **kwargs
+            )
             return result
         odd = [k for k in ("softcap", "s_aux", "position_bias") if kwargs.get(k) is not None]
         if odd:
@@ -268,7 +268,8 @@ def enable(model: Any, backend: str = "sdpa") -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
     Replaces its attention (through transformers' attention interface, so modules and weights are
-    not touched) and prepares the head by :func:`enable_head_positions`.
+    not touched), and lets calls say with ``head_positions`` (N,) which tokens of the row the output
+    head is for: hidden states then leave the backbone as (1, N, H).
     """
     if backend not in BACKENDS:
         raise WRPOError(f"unknown prompt-sharing backend {backend!r}; choose {', '.join(BACKENDS)}")
@@ -281,15 +282,6 @@ def enable(model: Any, backend: str = "sdpa") -> None:
     AttentionInterface.register(name, _attention(base, backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
-    enable_head_positions(model)
-
-
-def enable_head_positions(model: Any) -> None:
-    """Let calls say with ``head_positions`` (N,) which tokens the output head is for.
-
-    The positions index the batch laid out as one row of B·T tokens; hidden states (B, T, H) leave
-    the backbone as (1, N, H). Calls that do not say run as before.
-    """
     backbone = model.base_model
     if not hasattr(backbone, "_head_positions"):
         backbone._head_positions = None
@@ -306,8 +298,7 @@ def _take_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any
 def _keep_positions(module: Any, args: Any, output: Any) -> Any:
     positions, module._head_positions = module._head_positions, None
     if positions is not None:
-        hidden = output.last_hidden_state
-        row = hidden.reshape(1, -1, hidden.shape[-1])
+        row = output.last_hidden_state
         output.last_hidden_state = row.index_select(1, positions.to(row.device))
     return output
 

@@ -1,6 +1,6 @@
 """Every recipe runs end to end on a tiny model: a dry run of what needs a GPU.
 
-The rehearsal is the command's own: `wrpo train RECIPE --dry-run` calls the same function.
+The dry run is the command's own: `wrpo train RECIPE --dry-run` calls the same function.
 """
 
 from __future__ import annotations

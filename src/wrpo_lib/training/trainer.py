@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
@@ -160,7 +162,7 @@ class WRPOTrainer(DPOTrainer):
         """Decide, once and before the first forward pass, whether responses share their prompt."""
         if self.shares_prompts is not None:
             return
-        obstacle = self._obstacle()
+        obstacle = broadcast_object_list([self._obstacle()])[0]  # others may hold empty weights
         if obstacle and self.args.share_prompt == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         if obstacle and self.args.share_prompt == "auto":
@@ -168,9 +170,18 @@ class WRPOTrainer(DPOTrainer):
         self.shares_prompts = obstacle is None
         if self.shares_prompts:
             self.data_collator.share_prompt = True
+            for model in self._models():
+                sharing.enable(model, self.args.share_prompt_backend)
+
+    def _models(self) -> list[Any]:
+        peft = isinstance(self.model, PeftModel)
+        policy = self.model.get_base_model() if peft else self.model
+        if self.ref_model is None:
+            return [policy]
+        return [policy, self.accelerator.unwrap_model(self.ref_model)]
 
     def _obstacle(self) -> str | None:
-        """Why prompts cannot be shared; None when they can, and then the models are prepared."""
+        """Why prompts cannot be shared; None when they can."""
         peft = isinstance(self.model, PeftModel)
         if self.args.share_prompt == "false":
             return "share_prompt is false"
@@ -182,14 +193,12 @@ class WRPOTrainer(DPOTrainer):
             return "the adapter puts tokens of its own before the prompt"
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
-        models = [self.model.get_base_model() if peft else self.model]
-        if self.ref_model is not None:
-            models.append(self.accelerator.unwrap_model(self.ref_model))
-        reasons = [
-            sharing.obstacle(model, self.args.max_length, self.args.share_prompt_backend)
-            for model in models
-        ]
-        return next((reason for reason in reasons if reason), None)
+        return sharing.obstacle(
+            self._models()[0],  # a reference is as the policy
+            self.args.max_length,
+            self.args.share_prompt_backend,
+            trial=not is_deepspeed_zero3_enabled(),
+        )
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         if self.args.objective == "simpo":  # has no reference
