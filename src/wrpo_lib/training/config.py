@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import DPOConfig
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.objective import SCHEDULES
+from wrpo_lib.objective import (
+    SCHEDULES,
+    Objective,
+    dpo_loss,
+    ipo_loss,
+    simpo_loss,
+    wrpo_ipo_loss,
+    wrpo_loss,
+    wrpo_simpo_loss,
+)
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.sharing import BACKENDS
 
-OBJECTIVES = ("dpo", "ipo", "simpo")
+FORMS: dict[str, tuple[Callable[..., Objective], Callable[..., Objective], tuple[str, ...]]] = {
+    "dpo": (dpo_loss, wrpo_loss, ("beta",)),
+    "ipo": (ipo_loss, wrpo_ipo_loss, ("tau",)),
+    "simpo": (simpo_loss, wrpo_simpo_loss, ("beta", "gamma")),
+}
+"""A form of the objective: its pairwise loss, WRPO's, and the fields both take."""
 SHARING = ("auto", "true", "false")
 UNSUPPORTED: dict[str, Any] = {
     "loss_type": ["sigmoid"],  # `objective` says the form
@@ -106,8 +121,8 @@ class WRPOConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         """Reject values without a meaning before anything is loaded."""
-        if self.objective not in OBJECTIVES:
-            raise WRPOError(f"unknown objective {self.objective!r}; choose {', '.join(OBJECTIVES)}")
+        if self.objective not in FORMS:
+            raise WRPOError(f"unknown objective {self.objective!r}; choose {', '.join(FORMS)}")
         if self.alpha_schedule not in SCHEDULES:
             raise WRPOError(
                 f"unknown alpha_schedule {self.alpha_schedule!r}; choose {', '.join(SCHEDULES)}"

@@ -27,18 +27,9 @@ from trl.trainer.utils import use_adapter
 from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import frozen_copy
-from wrpo_lib.objective import (
-    Objective,
-    alpha_at,
-    dpo_loss,
-    ipo_loss,
-    simpo_loss,
-    wrpo_ipo_loss,
-    wrpo_loss,
-    wrpo_simpo_loss,
-)
+from wrpo_lib.objective import Objective, alpha_at
 from wrpo_lib.training.collator import REF_LOGPS, WRPOCollator
-from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.config import FORMS, WRPOConfig
 from wrpo_lib.training.data import keep_on_disk, tokenize
 from wrpo_lib.training.dynamics import DynamicsCallback, metrics_of
 
@@ -243,32 +234,25 @@ class WRPOTrainer(DPOTrainer):
         return (loss, {"logps": logps.detach()}) if return_outputs else loss
 
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
+        """The loss of the configured form; without y_ws or y_wt (weight 0), the pairwise one."""
         args = self.args
         policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         if args.objective == "simpo":
-            lengths = inputs["lengths"].to(logps.dtype).unbind(1)
-            reference = dict(zip(self.responses, lengths, strict=True))
+            other = inputs["lengths"].to(logps.dtype)
         else:
-            reference = dict(zip(self.responses, self._reference(inputs).unbind(1), strict=True))
+            other = self._reference(inputs)
+        second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
         names = [name for name in self.responses if name != "source_rejected"]
-        tensors = [policy[name] for name in names] + [reference[name] for name in names]
-        options: dict[str, float] = {
-            "dpo": {"beta": args.beta},
-            "ipo": {"tau": args.tau},
-            "simpo": {"beta": args.beta, "gamma": args.gamma},
-        }[args.objective]
-        if len(names) == 2:  # one chosen response: the other has no weight and is not computed
-            plain = {"dpo": dpo_loss, "ipo": ipo_loss, "simpo": simpo_loss}[args.objective]
-            return plain(*tensors, **options)
-        weighted = {"dpo": wrpo_loss, "ipo": wrpo_ipo_loss, "simpo": wrpo_simpo_loss}
-        extra: dict[str, Any] = {}
+        tensors = [policy[name] for name in names] + [second[name] for name in names]
+        pairwise, weighted, fields = FORMS[args.objective]
+        options: dict[str, Any] = {name: getattr(args, name) for name in fields}
+        if len(names) == 2:
+            return pairwise(*tensors, **options)
         if "source_rejected" in policy:
-            extra = {
-                "policy_dispreferred": policy["source_rejected"],
-                "ref_dispreferred": reference["source_rejected"],
-                "alpha_rejected": self._scheduled(args.alpha_rejected),
-            }
-        return weighted[args.objective](*tensors, alpha=self.alpha(), **options, **extra)
+            options["policy_dispreferred"] = policy["source_rejected"]
+            options["ref_dispreferred"] = second["source_rejected"]
+            options["alpha_rejected"] = self._scheduled(args.alpha_rejected)
+        return weighted(*tensors, alpha=self.alpha(), **options)
 
     def _reference(self, inputs: dict[str, Any]) -> Tensor:
         """(B, R), in the order of ``responses``."""
