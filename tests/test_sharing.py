@@ -27,14 +27,30 @@ from wrpo_lib.sharing import (
 
 VOCAB = 61
 SMALL = {
-    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0,
-    "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
-GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
-        "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+GPT2 = {
+    "vocab_size": VOCAB,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**SMALL, **GROUPED},
     "qwen2": {**SMALL, "num_key_value_heads": 2},
@@ -180,8 +196,9 @@ def test_bf16_autocast_stays_within_its_rounding() -> None:
 
 LENGTHS = st.lists(
     st.tuples(st.integers(1, 6), st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)),
-    min_size=1, max_size=4,
-).map(tuple)  # fmt: skip
+    min_size=1,
+    max_size=4,
+).map(tuple)
 
 
 @given(LENGTHS)
@@ -228,16 +245,35 @@ def test_flex_attention_gives_the_same_log_probabilities() -> None:
         ("gemma3_text", {"sliding_window": 8}, "its attention window is 8 tokens"),
         ("gemma2", GROUPED, "it caps its attention logits"),
         ("mamba", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 1}, "attention"),
-        ("qwen3_next", {**GROUPED, "num_experts": 2, "num_experts_per_tok": 1,
-                        "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8,
-                        "linear_num_value_heads": 2, "linear_num_key_heads": 2,
-                        "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-         "layers of kind linear_attention"),
+        (
+            "qwen3_next",
+            {
+                **GROUPED,
+                "num_experts": 2,
+                "num_experts_per_tok": 1,
+                "moe_intermediate_size": 8,
+                "shared_expert_intermediate_size": 8,
+                "linear_num_value_heads": 2,
+                "linear_num_key_heads": 2,
+                "linear_key_head_dim": 8,
+                "linear_value_head_dim": 8,
+            },
+            "layers of kind linear_attention",
+        ),
         ("bloom", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 1, "n_head": 4}, "attention"),
-        ("falcon", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 1,
-                    "num_attention_heads": 4, "alibi": True}, "attention"),
+        (
+            "falcon",
+            {
+                "vocab_size": VOCAB,
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+                "alibi": True,
+            },
+            "attention",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_model_that_cannot_share_is_found_out(
     family: str, overrides: dict[str, Any], why: str
 ) -> None:

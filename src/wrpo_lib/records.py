@@ -25,8 +25,19 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the results' layout; raised when numbers stop being comparable."""
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas",
-            "scikit-learn", "scipy", "alpaca-eval")  # fmt: skip
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "alpaca-eval",
+)
 
 
 def project_root() -> Path:

@@ -362,7 +362,8 @@ def _deviation(model: Any, backend: str) -> float:
         alone.append(output.last_hidden_state[:, len(prompt) - 1 : -1])
     expected = torch.cat(alone, dim=1).float()
     enable(model, backend)
-    inputs = model_inputs({k: v.to(model.device) if isinstance(v, Tensor) else v
-                           for k, v in batch.items()})  # fmt: skip
+    inputs = model_inputs(
+        {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    )
     packed = model.base_model(**inputs).last_hidden_state.float()
     return float((packed - expected).abs().max() / expected.abs().max().clamp(min=1e-6))

@@ -39,12 +39,26 @@ def main(folder: Path, name: str, per_device: int, lora: bool) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_fsdp_on_cpu()
     args = WRPOConfig(
-        output_dir=str(folder / name), dynamics_file=str(folder / f"{name}.jsonl"),
-        per_device_train_batch_size=per_device, max_steps=4, learning_rate=1e-2, warmup_steps=0,
-        beta=0.5, alpha=0.5, max_length=64, max_prompt_length=32, report_to="none", use_cpu=True,
-        bf16=False, activation_checkpointing=False, save_strategy="no", disable_tqdm=True,
-        dataloader_pin_memory=False, seed=7, share_prompt=True,
-    )  # fmt: skip
+        output_dir=str(folder / name),
+        dynamics_file=str(folder / f"{name}.jsonl"),
+        per_device_train_batch_size=per_device,
+        max_steps=4,
+        learning_rate=1e-2,
+        warmup_steps=0,
+        beta=0.5,
+        alpha=0.5,
+        max_length=64,
+        max_prompt_length=32,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=7,
+        share_prompt=True,
+    )
     trainer = WRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model"),
         args=args,

@@ -34,8 +34,13 @@ class Poison(TrainerCallback):
 def test_a_loss_that_is_not_finite_stops_the_run(
     trainer: Build, tmp_path: Path, share: bool
 ) -> None:
-    run = trainer(callbacks=[Poison(2)], save_strategy="steps", save_steps=1, share_prompt=share,
-                  train_sampling_strategy="sequential")  # fmt: skip
+    run = trainer(
+        callbacks=[Poison(2)],
+        save_strategy="steps",
+        save_steps=1,
+        share_prompt=share,
+        train_sampling_strategy="sequential",
+    )
     with pytest.raises(WRPOError) as caught:
         run.train()
     message = str(caught.value)
@@ -44,8 +49,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 
 
 def test_rows_without_ids_are_named_by_their_place(trainer: Build, quadruples: Dataset) -> None:
-    run = trainer(train_dataset=quadruples.map(lambda row: {"prompt_id": None}),
-                  callbacks=[Poison(1)], train_sampling_strategy="sequential")  # fmt: skip
+    run = trainer(
+        train_dataset=quadruples.map(lambda row: {"prompt_id": None}),
+        callbacks=[Poison(1)],
+        train_sampling_strategy="sequential",
+    )
     with pytest.raises(WRPOError, match="for the prompts row 3, row 4;"):
         run.train()
 
@@ -66,8 +74,13 @@ def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
 
 def test_nothing_but_safetensors_is_saved(trainer: Build, tmp_path: Path) -> None:
     for name, peft in (("full", None), ("lora", LoraConfig(r=4, target_modules=["q_proj"]))):
-        run = trainer(output_dir=str(tmp_path / name), save_strategy="steps", save_steps=2,
-                      max_steps=2, peft_config=peft)  # fmt: skip
+        run = trainer(
+            output_dir=str(tmp_path / name),
+            save_strategy="steps",
+            save_steps=2,
+            max_steps=2,
+            peft_config=peft,
+        )
         run.train()
         run.save_model(str(tmp_path / name / "final"))
         folders = [tmp_path / name / "checkpoint-2", tmp_path / name / "final"]

@@ -19,11 +19,21 @@ ROWS = [
 def test_rows_are_all_sources_then_all_targets_then_all_rejected() -> None:
     batch = WRPOCollator(pad_token_id=0)(ROWS)
     assert batch["input_ids"].tolist() == [
-        [1, 2, 3, 4], [7, 8, 0, 0], [1, 2, 5, 0], [7, 9, 0, 0], [1, 2, 6, 0], [7, 10, 11, 0],
-    ]  # fmt: skip
+        [1, 2, 3, 4],
+        [7, 8, 0, 0],
+        [1, 2, 5, 0],
+        [7, 9, 0, 0],
+        [1, 2, 6, 0],
+        [7, 10, 11, 0],
+    ]
     assert batch["completion_mask"].tolist() == [
-        [0, 0, 1, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 0],
-    ]  # fmt: skip
+        [0, 0, 1, 1],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 1, 0, 0],
+        [0, 0, 1, 0],
+        [0, 1, 1, 0],
+    ]
     assert batch["attention_mask"].sum(dim=1).tolist() == [4, 2, 3, 2, 3, 3]
     assert not any(name.startswith("ref_") for name in batch)
 

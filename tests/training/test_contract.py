@@ -75,8 +75,17 @@ def test_attributes_we_read_are_set_by_the_parent(name: str) -> None:
 
 def test_parent_takes_what_we_pass() -> None:
     parameters = inspect.signature(DPOTrainer.__init__).parameters
-    for name in ("model", "ref_model", "args", "data_collator", "train_dataset", "eval_dataset",
-                 "processing_class", "peft_config", "callbacks"):  # fmt: skip
+    for name in (
+        "model",
+        "ref_model",
+        "args",
+        "data_collator",
+        "train_dataset",
+        "eval_dataset",
+        "processing_class",
+        "peft_config",
+        "callbacks",
+    ):
         assert name in parameters, f"{WHERE}DPOTrainer.__init__ lacks {name}"
     assert list(inspect.signature(use_adapter).parameters) == ["model", "adapter_name"], WHERE
 
@@ -90,10 +99,20 @@ def test_config_fields_we_refuse_or_override_exist() -> None:
     parent = {field.name for field in fields(DPOConfig)}
     missing = set(UNSUPPORTED) - parent
     assert not missing, f"{WHERE}DPOConfig dropped {missing}"
-    own = {"objective", "alpha", "alpha_schedule", "tau", "gamma", "max_prompt_length",
-           "alpha_rejected", "score_unused", "share_prompt",
-           "share_prompt_backend", "ref_cache_dir",
-           "dynamics_file"}  # fmt: skip
+    own = {
+        "objective",
+        "alpha",
+        "alpha_schedule",
+        "tau",
+        "gamma",
+        "max_prompt_length",
+        "alpha_rejected",
+        "score_unused",
+        "share_prompt",
+        "share_prompt_backend",
+        "ref_cache_dir",
+        "dynamics_file",
+    }
     assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
     assert {field.name for field in fields(WRPOConfig)} - parent == own
 
@@ -101,12 +120,23 @@ def test_config_fields_we_refuse_or_override_exist() -> None:
 def test_new_config_fields_are_looked_at() -> None:
     """A new option of DPOConfig may change its loss: support it, or add it to UNSUPPORTED."""
     known = set(UNSUPPORTED) | {
-        "activation_offloading", "beta", "dataset_num_proc", "disable_dropout", "discopop_tau",
-        "f_alpha_divergence_coef", "learning_rate", "max_length", "model_init_kwargs",
-        "pad_to_multiple_of", "precompute_ref_batch_size", "precompute_ref_log_probs",
-        "ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef",
+        "activation_offloading",
+        "beta",
+        "dataset_num_proc",
+        "disable_dropout",
+        "discopop_tau",
+        "f_alpha_divergence_coef",
+        "learning_rate",
+        "max_length",
+        "model_init_kwargs",
+        "pad_to_multiple_of",
+        "precompute_ref_batch_size",
+        "precompute_ref_log_probs",
+        "ref_model_mixup_alpha",
+        "ref_model_sync_steps",
+        "router_aux_loss_coef",
         "trust_remote_code",
-    }  # fmt: skip
+    }
     declared = set(DPOConfig.__annotations__) - {"_VALID_DICT_FIELDS"}
     assert declared == known, f"{WHERE}DPOConfig gained {declared - known}, lost {known - declared}"
 
@@ -156,8 +186,9 @@ def test_transformers_lets_attention_be_replaced() -> None:
 
     AttentionInterface.register("contract", attend)
     AttentionMaskInterface.register("contract", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-    config = LlamaConfig(vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=2,
-                         num_attention_heads=2)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=9, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2
+    )
     tiny = LlamaForCausalLM(config)
     assert tiny._supports_attention_backend, "transformers renamed it; adapt sharing.obstacle"
     tiny.set_attn_implementation("contract")

@@ -35,11 +35,18 @@ LAUNCH = [
 ]
 KINDS = {
     "MULTI_CPU": ["--multi_gpu"],  # DDP; accelerate finds no GPU and takes gloo
-    "FSDP": ["--use_fsdp", "--fsdp_version", "2",
-             "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
-             "--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer",
-             "--fsdp_cpu_ram_efficient_loading", "false"],
-}  # fmt: skip
+    "FSDP": [
+        "--use_fsdp",
+        "--fsdp_version",
+        "2",
+        "--fsdp_auto_wrap_policy",
+        "TRANSFORMER_BASED_WRAP",
+        "--fsdp_transformer_layer_cls_to_wrap",
+        "LlamaDecoderLayer",
+        "--fsdp_cpu_ram_efficient_loading",
+        "false",
+    ],
+}
 
 
 def free_port() -> str:
@@ -68,19 +75,34 @@ def test_two_processes_give_the_losses_of_one(
     """As recipes are launched: the launcher, the trainer, shared prompts, the reference once."""
     peft = LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if tuning == "lora" else None
     single = trainer(
-        dynamics_file=str(tmp_path / "one.jsonl"), per_device_train_batch_size=4, alpha=0.5,
-        share_prompt=True, peft_config=peft,
-    )  # fmt: skip
+        dynamics_file=str(tmp_path / "one.jsonl"),
+        per_device_train_batch_size=4,
+        alpha=0.5,
+        share_prompt=True,
+        peft_config=peft,
+    )
     single.train()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     quadruples.to_json(tmp_path / "quadruples.jsonl")
     done = subprocess.run(
-        [sys.executable, *LAUNCH, "--main_process_port", free_port(), *KINDS[kind],
-         str(SCRIPT), str(tmp_path), "two", "2", tuning],
+        [
+            sys.executable,
+            *LAUNCH,
+            "--main_process_port",
+            free_port(),
+            *KINDS[kind],
+            str(SCRIPT),
+            str(tmp_path),
+            "two",
+            "2",
+            tuning,
+        ],
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-6000:]
     assert json.loads((tmp_path / "two.json").read_text())["kind"] == kind
     one, two = (

@@ -42,23 +42,41 @@ def train(
         rows = [json.loads(line) for line in file][: len(steps) * settings["batch"]]
     data = Dataset.from_list(
         [
-            {"prompt": r["prompt"], "source_chosen": r["y_ws"], "target_chosen": r["y_wt"],
-             "rejected": r["y_l"]}
+            {
+                "prompt": r["prompt"],
+                "source_chosen": r["y_ws"],
+                "target_chosen": r["y_wt"],
+                "rejected": r["y_l"],
+            }
             for r in rows
         ]
-    )  # fmt: skip
+    )
     model, tokenizer = copy.deepcopy(smollm2[0]), smollm2[1]
     args = WRPOConfig(
-        output_dir=str(tmp_path), dynamics_file=str(tmp_path / "dynamics.jsonl"),
-        per_device_train_batch_size=settings["batch"], num_train_epochs=1,
-        learning_rate=settings["lr"], lr_scheduler_type="constant", warmup_steps=0,
-        beta=settings["beta"], alpha=settings["alpha"], max_length=settings["max_length"],
-        max_prompt_length=settings["max_prompt_length"], max_grad_norm=settings["max_grad_norm"],
-        weight_decay=0.0, train_sampling_strategy="sequential", precompute_ref_log_probs=True,
-        bf16=False, use_cpu=True, activation_checkpointing=False, save_strategy="no",
-        report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        output_dir=str(tmp_path),
+        dynamics_file=str(tmp_path / "dynamics.jsonl"),
+        per_device_train_batch_size=settings["batch"],
+        num_train_epochs=1,
+        learning_rate=settings["lr"],
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+        beta=settings["beta"],
+        alpha=settings["alpha"],
+        max_length=settings["max_length"],
+        max_prompt_length=settings["max_prompt_length"],
+        max_grad_norm=settings["max_grad_norm"],
+        weight_decay=0.0,
+        train_sampling_strategy="sequential",
+        precompute_ref_log_probs=True,
+        bf16=False,
+        use_cpu=True,
+        activation_checkpointing=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
         share_prompt=sharing,
-    )  # fmt: skip
+    )
     trainer = WRPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
     assert trainer.truncation["train"].report() == f"nothing truncated in {len(rows)} rows"
     for row, made in zip(rows, trainer.train_dataset, strict=True):
@@ -84,8 +102,13 @@ def assert_same_steps(
     """
     assert len(ours) == len(steps)
     # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
-    rewards = {"source_chosen": "source_chosen", "target_chosen": "target_chosen",
-               "fused": "chosen", "rejected": "rejected", "margins": "margins"}  # fmt: skip
+    rewards = {
+        "source_chosen": "source_chosen",
+        "target_chosen": "target_chosen",
+        "fused": "chosen",
+        "rejected": "rejected",
+        "margins": "margins",
+    }
     responses = {"source_chosen": "source", "target_chosen": "target", "rejected": "rejected"}
     for mine, theirs in zip(ours, steps, strict=True):
         assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)

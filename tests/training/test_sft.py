@@ -92,10 +92,15 @@ def test_truncation_is_counted(
     ("change", "message"),
     [
         (lambda d: d.remove_columns("source_chosen"), "lack the column 'source_chosen'"),
-        (lambda d: d.map(lambda r, i: {"source_chosen": "" if i == 4 else r["source_chosen"]},
-                         with_indices=True), "row 5, field 'source_chosen': is empty"),
+        (
+            lambda d: d.map(
+                lambda r, i: {"source_chosen": "" if i == 4 else r["source_chosen"]},
+                with_indices=True,
+            ),
+            "row 5, field 'source_chosen': is empty",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_data_is_named(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,

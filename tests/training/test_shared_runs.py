@@ -47,8 +47,12 @@ def test_losses_and_gradients_are_those_of_padded_rows(
 
     def run(share: bool, **kwargs: Any) -> WRPOTrainer:
         peft = LoraConfig(r=4, target_modules=["q_proj", "down_proj"]) if lora else None
-        made = trainer(share_prompt=share, peft_config=peft, eval_dataset=quadruples.select([3, 5]),
-                       **{**setting, **kwargs})  # fmt: skip
+        made = trainer(
+            share_prompt=share,
+            peft_config=peft,
+            eval_dataset=quadruples.select([3, 5]),
+            **{**setting, **kwargs},
+        )
         made.train()
         assert made.shares_prompts is share
         return made

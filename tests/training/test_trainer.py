@@ -26,11 +26,23 @@ Build = Callable[..., WRPOTrainer]
 Steps = Callable[..., list[float]]
 
 METRICS = {
-    "alpha", "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/source_chosen",
-    "rewards/target_chosen", "rewards/fused", "rewards/rejected", "rewards/margins",
-    "rewards/accuracies", "rewards/source_accuracies", "rewards/target_accuracies",
-    "logps/source_chosen", "logps/target_chosen", "logps/rejected",
-}  # fmt: skip
+    "alpha",
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "num_tokens",
+    "rewards/source_chosen",
+    "rewards/target_chosen",
+    "rewards/fused",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "rewards/source_accuracies",
+    "rewards/target_accuracies",
+    "logps/source_chosen",
+    "logps/target_chosen",
+    "logps/rejected",
+}
 
 
 def response_logps(
@@ -81,8 +93,14 @@ def test_metrics_belong_to_the_right_examples(
     with torch.no_grad():
         for weight in moved.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    run = trainer(model=moved, ref_model=model, alpha=0.3, alpha_schedule="constant",
-                  eval_dataset=quadruples, per_device_eval_batch_size=12)  # fmt: skip
+    run = trainer(
+        model=moved,
+        ref_model=model,
+        alpha=0.3,
+        alpha_schedule="constant",
+        eval_dataset=quadruples,
+        per_device_eval_batch_size=12,
+    )
     found = run.evaluate()
     rows = list(run.eval_dataset)
     policy, reference = response_logps(moved, rows)[0], response_logps(model, rows)[0]
@@ -213,9 +231,16 @@ def test_a_trained_adapter_is_its_own_reference(
 def test_simpo_form(
     trainer: Build, steps: Steps, model: LlamaForCausalLM, precompute: bool
 ) -> None:
-    run = trainer(objective="simpo", alpha=0.5, alpha_schedule="constant", beta=2.0, gamma=0.3,
-                  train_sampling_strategy="sequential", max_steps=2,
-                  precompute_ref_log_probs=precompute)  # fmt: skip
+    run = trainer(
+        objective="simpo",
+        alpha=0.5,
+        alpha_schedule="constant",
+        beta=2.0,
+        gamma=0.3,
+        train_sampling_strategy="sequential",
+        max_steps=2,
+        precompute_ref_log_probs=precompute,
+    )
     assert run.ref_model is None
     assert not any(name.startswith("ref_") for name in run.train_dataset.column_names)
     logps, lengths = response_logps(model, list(run.train_dataset.select([0, 1])))
@@ -248,11 +273,20 @@ def test_mixture_of_experts_keeps_its_balancing_loss(
 ) -> None:
     torch.manual_seed(0)
     config = MixtralConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=4, num_local_experts=4, num_experts_per_tok=2,
-        max_position_embeddings=64, pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
         router_aux_loss_coef=0.0,
-    )  # fmt: skip
+    )
     experts = MixtralForCausalLM(config)
     losses = []
     for weight in (0.0, 0.5):
@@ -268,8 +302,13 @@ def test_mixture_of_experts_keeps_its_balancing_loss(
 
 @pytest.mark.parametrize("precompute", [False, True])
 def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precompute: bool) -> None:
-    run = trainer(eval_dataset=quadruples.select(range(6)), eval_strategy="steps", eval_steps=2,
-                  alpha=0.4, precompute_ref_log_probs=precompute)  # fmt: skip
+    run = trainer(
+        eval_dataset=quadruples.select(range(6)),
+        eval_strategy="steps",
+        eval_steps=2,
+        alpha=0.4,
+        precompute_ref_log_probs=precompute,
+    )
     run.train()
     logs = [log for log in run.state.log_history if "eval_loss" in log]
     assert [log["step"] for log in logs] == [2, 4]

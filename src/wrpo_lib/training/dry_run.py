@@ -34,14 +34,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, Trainer
 
 TINY = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256,
-}  # fmt: skip
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
 ROWS = 32
 LIMITS: dict[str, Any] = {
-    "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128,
-    "max_prompt_length": 64, "max_steps": 3, "save_steps": 1,
-}  # fmt: skip
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_length": 128,
+    "max_prompt_length": 64,
+    "max_steps": 3,
+    "save_steps": 1,
+}
 """Sizes of a dry run, each at most the recipe's own."""
 
 TEMPLATE = (

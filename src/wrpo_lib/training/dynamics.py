@@ -20,10 +20,14 @@ from wrpo_lib.io import write_rows
 from wrpo_lib.objective import Objective
 
 LIVE = {
-    "alpha": "alpha", "loss": "loss", "rewards/source_chosen": "r_ws",
-    "rewards/target_chosen": "r_wt", "rewards/rejected": "r_l", "rewards/accuracies": "acc",
+    "alpha": "alpha",
+    "loss": "loss",
+    "rewards/source_chosen": "r_ws",
+    "rewards/target_chosen": "r_wt",
+    "rewards/rejected": "r_l",
+    "rewards/accuracies": "acc",
     "mean_token_accuracy": "acc",
-}  # fmt: skip
+}
 """What the live line shows of a log, by its short name."""
 
 
