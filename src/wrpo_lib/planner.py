@@ -23,11 +23,10 @@ from wrpo_lib.training.arguments import training_arguments
 
 Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""
-RUNTIME = 2 * 2**30  # assumed: CUDA context, kernels, layers gathered, fragmentation
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 SHAPE = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-num_key_value_heads tie_word_embeddings""".split()
+num_key_value_heads tie_word_embeddings""".split()  # noqa: SIM905 - else a line each
 PUBLISHED = {  # config.json of each on the hub, so that planning needs no network
     "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
     "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
@@ -68,10 +67,7 @@ def tokens(batch: Batch, sharing: bool) -> int:
 
 
 def forward_flops(p: Parameters, config: Any, batch: Batch, sharing: bool) -> tuple[int, int]:
-    """FLOPs of a forward pass, layers and head: 2 a parameter and token (head: response token).
-
-    Attention adds 4·layers·hidden for each pair of a token and one it sees.
-    """
+    """Forward FLOPs of layers and head: 2 a parameter and token, 4·layers·hidden a pair seen."""
     pairs = sum(x * (x + 1) // 2 * (1 if sharing else len(ys)) for x, ys in batch)
     pairs += sum(y * x + y * (y + 1) // 2 for x, ys in batch for y in ys)
     attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
@@ -103,9 +99,8 @@ class Plan:
     @property
     def worst(self) -> Batch:
         """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
-        if not self.args.max_length:
-            return max(self.batches, key=lambda batch: tokens(batch, False))
-        responses = (self.args.max_length - 1,) * len(self.batches[0][0][1])
+        limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
+        responses = (limit - 1,) * len(self.batches[0][0][1])
         return [(1, responses)] * self.args.per_device_train_batch_size
 
     def tokens(self, sharing: bool) -> float:
@@ -113,10 +108,7 @@ class Plan:
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
     def flops(self, sharing: bool) -> float:
-        """FLOPs of the run: 6N a token in full, 4N with LoRA, 2N for a pass of the reference.
-
-        N are the parameters a token meets; checkpointing adds another 2N of the layers.
-        """
+        """FLOPs of the run, a token: 6N in full, 4N with LoRA, 2N a reference or repeated pass."""
         batches = [forward_flops(self.parameters, self.config, b, sharing) for b in self.batches]
         layers, head = (sum(part) for part in zip(*batches, strict=True))
         epochs = self.args.num_train_epochs
@@ -141,7 +133,6 @@ class Plan:
         base = width * p.total - four_bit * (width - 0.5 - 4 / 64) * p.layers
         own = 4 if lora else width  # peft keeps adapters in float32
         states = (2 if "8bit" in str(args.optim) else 2 * own) + (8 if sharded and own < 4 else 0)
-        held = base if self.reference == "each step" and not lora else 0
         work, rows, hidden = 2 if args.bf16 else width, tokens(batch, sharing), text.hidden_size
         attention = 8 * hidden + 2 * hidden * text.num_key_value_heads // text.num_attention_heads
         layer = rows * work * (attention + 4 * text.intermediate_size)
@@ -151,10 +142,10 @@ class Plan:
             "weights": (base + (4 * p.trainable if lora else 0)) / parts,
             "gradients": own * p.trainable / parts,
             "Adam states": states * p.trainable / parts,
-            "reference": held / parts,
+            "reference": (base if self.reference == "each step" and not lora else 0) / parts,
             "activations": kept * text.num_hidden_layers + (layer if kept < layer else 0),
             "logits": tile * (work + 8) + (0 if lora else 4 * p.head),
-            "runtime (assumed)": RUNTIME,
+            "runtime (assumed)": 2 * 2**30,  # CUDA context, kernels, gathered layers, fragmentation
         }
 
 
@@ -204,8 +195,7 @@ def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of the data's examples, rendered and cut as in training, and their number."""
     rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    fields, found = inputs.responses(recipe), []
-    for row in rows.select(range(0, len(rows), ceil(len(rows) / 2000))):  # spread over the file
-        made = render(tokenizer, row["prompt"], [row[name] for name in fields], *limits)
-        found.append((len(made.prompt_ids), tuple(map(len, made.response_ids))))
-    return found, len(rows)
+    some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))  # spread over the file
+    texts = [(row["prompt"], [row[name] for name in inputs.responses(recipe)]) for row in some]
+    made = [render(tokenizer, *of_row, *limits) for of_row in texts]
+    return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)

@@ -26,7 +26,7 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1)] = 1,
     utilisation: Annotated[float, typer.Option(min=0.01, max=1, help="of the peak, assumed")] = 0.4,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="mean, without data")] = 200,
-    response_tokens: Annotated[int, typer.Option(min=1, help="mean, without data")] = 400,
+    response_tokens: Annotated[int, typer.Option(min=1, help="the same")] = 400,
     examples: Annotated[int, typer.Option(help="number, without data; 0: the paper's")] = 0,
 ) -> None:
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
@@ -53,10 +53,10 @@ def report(plan: Any, utilisation: float = 0.4) -> str:
     for card, peak in CARDS.items():
         rate = peak * 1e12 * utilisation * plan.gpus * 3600
         table.loc[f"hours, {card}"] = plan.flops(True) / rate, plan.flops(False) / rate, None
-    fits = [f"{size} GB" for size in (24, 48, 80) if total["worst"] * 2**30 < size * 1e9]
-    batch = args.per_device_train_batch_size, args.gradient_accumulation_steps, plan.gpus
+    fits = ", ".join(f"{gb} GB" for gb in (24, 48, 80) if total["worst"] * 2**30 < gb * 1e9)
+    size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
     return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
-{plan.steps} steps of {" x ".join(map(str, batch))} examples, {plan.n:,} in all
+{plan.steps} steps of {size} examples, {plan.n:,} in all
 {table.to_string(na_rep="", float_format="{:,.2f}".format)}
-worst legal batch: each response fills max_length {args.max_length}; fits {", ".join(fits) or "none"}
+worst legal batch: each response fills max_length {args.max_length}; fits {fits or "none"}
 assumed: {utilisation:.0%} of each card's peak rate"""
