@@ -67,6 +67,7 @@ def test_the_official_loss_is_its_formula() -> None:
         for parameter in model.parameters():
             parameter.mul_(1.5)
 
+    @torch.no_grad()
     def logp(network: Any, row: dict[str, Any], name: str) -> float:
         ids, start = row["prompt_ids"] + row[name], len(row["prompt_ids"])
         scores = network(torch.tensor([ids])).logits[0].log_softmax(-1)

@@ -17,8 +17,7 @@ def measured() -> dict[str, Any]:
     path = results_dir("benchmarks") / "train_step.json"
     if not path.is_file():
         raise WRPOError(f"{path} is missing; run `make benchmark`")
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def ratios_table() -> pd.DataFrame:

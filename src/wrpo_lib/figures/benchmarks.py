@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from wrpo_lib.figures.style import look, style
 from wrpo_lib.quadruples.schema import RESPONSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -17,7 +16,7 @@ COLORS = ("#999999", *(look(name).color for name in RESPONSES))
 HATCHES = ("", "///", "...", "xxx")
 NAMES = ("prompt x", "y_ws", "y_wt", "y_l")
 PROMPT, LENGTHS = 5, (5, 4, 3)
-"""Tokens of the example that is drawn."""
+"""Tokens of the example that is drawn, its longest response first."""
 
 
 def mask(profile: str = "nano") -> Figure:
@@ -31,20 +30,18 @@ def mask(profile: str = "nano") -> Figure:
 
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners, positions = branches.mask(), branches.owners()[1], branches.positions()
-    n, width = len(owners), PROMPT + max(LENGTHS)
+    n, width = len(owners), PROMPT + LENGTHS[0]
     with style():
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.6, 7.6), height_ratios=[1.7, 1])
         _draw(top, ((j, i, owners[j]) for i in range(n) for j in range(n) if sees[i, j]))
-        ticks = [k + 0.5 for k in range(n)]
         top.set(xlabel="position of the token seen", ylabel="position of the token that sees")
-        top.set_xticks(ticks, list(map(str, positions)))
-        top.set_yticks(ticks, list(map(str, positions)))
+        for set_ticks in (top.set_xticks, top.set_yticks):
+            set_ticks([k + 0.5 for k in range(n)], list(map(str, positions)))
         for part, name in enumerate(NAMES):
             top.text(owners.index(part), -0.4, name, fontweight="bold")
-        rows = [[0] * PROMPT + [k] * length for k, length in enumerate(LENGTHS, 1)]
+        rows = [[0] * PROMPT + [k] * y + [-1] * (LENGTHS[0] - y) for k, y in enumerate(LENGTHS, 1)]
         padded = [(x, 2 * y, part) for y, row in enumerate(rows) for x, part in enumerate(row)]
-        padding = [(x, 2 * y, -1) for y, row in enumerate(rows) for x in range(len(row), width)]
-        _draw(bottom, [*padded, *padding, *((x, 8, part) for x, part in enumerate(owners))])
+        _draw(bottom, [*padded, *((x, 8, part) for x, part in enumerate(owners))])
         bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
         bottom.text(0, 7.5, f"one packed row: {n} tokens")
         bottom.axis("off")
