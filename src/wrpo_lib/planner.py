@@ -94,7 +94,8 @@ class Plan:
         size = self.args.per_device_train_batch_size * self.gpus
         n = self.n - self.n % size * self.args.dataloader_drop_last
         epoch = max(ceil(ceil(n / size) / self.args.gradient_accumulation_steps), 1)
-        return ceil(epoch * self.args.num_train_epochs)
+        asked = int(self.args.max_steps)
+        return asked if asked > 0 else ceil(epoch * self.args.num_train_epochs)
 
     @property
     def worst(self) -> Batch:
@@ -120,10 +121,9 @@ class Plan:
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes a GPU at the peak of a step on ``batch``.
 
-        Adam keeps two states a parameter, and float32 weights where sharded training does. 4 bits
-        have a scale for 64 weights. A layer keeps 8 hidden, 2 key-value, 4 intermediate values a
-        token; checkpointing keeps the layers' inputs and one layer. Logits: a tile, its float32
-        copy and gradient, and the head's own gradient.
+        Adam has two states a parameter, and float32 weights where sharded. 4 bits have a scale for
+        64 weights. A layer keeps 8 hidden, 2 key-value, 4 intermediate values a token, or with
+        checkpointing its input. Logits: a tile, its float32 copy and gradient; the head's gradient.
         """
         p, args, text, lora = self.parameters, self.args, self.config, self.recipe.lora
         sharded = (self.recipe.launch or "").startswith(("zero3", "fsdp2"))
@@ -195,7 +195,6 @@ def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of the data's examples, rendered and cut as in training, and their number."""
     rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))  # spread over the file
-    texts = [(row["prompt"], [row[name] for name in inputs.responses(recipe)]) for row in some]
-    made = [render(tokenizer, *of_row, *limits) for of_row in texts]
+    fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
+    made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
     return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)

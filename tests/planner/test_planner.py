@@ -22,17 +22,15 @@ from wrpo_lib.recipes import load_recipe
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
 SHAPE = (4000, 96, 320, 4, 3, 1, False)
-CONFIG = LlamaConfig(**dict(zip(planner.SHAPE, SHAPE, strict=True)))
 LORA: dict[str, Any] = {"r": 8, "target_modules": "all-linear"}
-TEMPLATE = (
-    "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<end>{% endif %} "
-    "{% endfor %}"
-)
 PUBLISHED = {  # as the hub's safetensors metadata count them
     "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
 }
+
+
+CONFIG = LlamaConfig(**dict(zip(planner.SHAPE, SHAPE, strict=True)))
 
 
 def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
@@ -123,15 +121,12 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
     core = Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="a"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<end>", chat_template=TEMPLATE
-    )
-    tokenizer.save_pretrained(tmp_path)
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", chat_template="-")
+    made.save_pretrained(tmp_path)
     rows = []
-    for i in range(4):
+    for i in range(4):  # prompts as text that was rendered before
         texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}
-        prompt = [{"role": "user", "content": "a " * (i + 1)}]
-        rows.append({"prompt_id": str(i), "prompt": prompt, **texts, "rejected": "c"})
+        rows.append({"prompt_id": str(i), "prompt": "a " * (i + 1), **texts, "rejected": "c "})
     write_rows(rows, tmp_path / "q.jsonl")
     recipe = load_recipe("smol", "wrpo", per_device_train_batch_size=1)
     plan = plan_recipe(replace(recipe, model=str(tmp_path)), data=str(tmp_path / "q.jsonl"))

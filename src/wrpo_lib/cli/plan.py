@@ -9,8 +9,8 @@ import typer
 
 from wrpo_lib.cli.train import DATA, MODEL, OPEN, RECIPE
 
+# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets
 CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}
-"""Dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,8 @@ def plan(
     from wrpo_lib.training.arguments import override
     from wrpo_lib.training.inputs import known_warnings
 
-    found = override(find_recipe(recipe), context.args)
-    found, means = replace(found, model=model or found.model), (prompt_tokens, response_tokens)
+    found, means = override(find_recipe(recipe), context.args), (prompt_tokens, response_tokens)
+    found = replace(found, model=model or found.model)
     with known_warnings():
         typer.echo(report(plan_recipe(found, gpus, data, means, examples), utilisation))
 

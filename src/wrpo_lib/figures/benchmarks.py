@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.figures.style import look, style
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -40,8 +40,8 @@ def mask(profile: str = "nano") -> Figure:
         for part, name in enumerate(NAMES):
             top.text(owners.index(part), -0.4, name, fontweight="bold")
         rows = [[0] * PROMPT + [k] * y + [-1] * (LENGTHS[0] - y) for k, y in enumerate(LENGTHS, 1)]
-        padded = [(x, 2 * y, part) for y, row in enumerate(rows) for x, part in enumerate(row)]
-        _draw(bottom, [*padded, *((x, 8, part) for x, part in enumerate(owners))])
+        rows = [rows[0], [], rows[1], [], rows[2], [], [], [], owners]
+        _draw(bottom, [(x, y, part) for y, row in enumerate(rows) for x, part in enumerate(row)])
         bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
         bottom.text(0, 7.5, f"one packed row: {n} tokens")
         bottom.axis("off")
@@ -53,9 +53,10 @@ def _draw(axis: Axes, cells: Iterable[tuple[int, int, int]]) -> None:
     from matplotlib.patches import Rectangle
 
     for x, y, part in cells:
-        kind = {"facecolor": COLORS[part], "hatch": HATCHES[part], "edgecolor": "white"}
-        padding = {"facecolor": "white", "edgecolor": "#aaaaaa", "linestyle": ":"}
-        axis.add_patch(Rectangle((x, y), 1, 1, **(padding if part < 0 else kind)))
+        kind: Any = {"facecolor": COLORS[part], "hatch": HATCHES[part], "edgecolor": "white"}
+        if part < 0:
+            kind = {"facecolor": "white", "edgecolor": "#aaaaaa", "linestyle": ":"}
+        axis.add_patch(Rectangle((x, y), 1, 1, **kind))
     axis.set_aspect("equal")
     axis.autoscale_view()
     axis.invert_yaxis()
