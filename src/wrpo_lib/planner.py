@@ -54,9 +54,8 @@ def count_parameters(config: PretrainedConfig, lora: dict[str, Any] | None = Non
                 model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
         except ValueError as error:
             raise WRPOError(f"LoRA does not fit: {error}; correct target_modules") from error
-    layers = total - sum(p.numel() for p in set(ends))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Parameters(total, layers, ends[1].numel(), trainable)
+    return Parameters(total, total - sum(p.numel() for p in set(ends)), ends[1].numel(), trainable)
 
 
 def tokens(batch: Batch, sharing: bool) -> int:
@@ -149,6 +148,7 @@ class Plan:
         }
 
 
+@inputs.known_warnings()
 def plan_recipe(
     recipe: Recipe, gpus: int = 1, data: str = "", means: tuple[int, int] = (200, 400), n: int = 0
 ) -> Plan:

@@ -33,12 +33,10 @@ def plan(
     from wrpo_lib.planner import plan_recipe
     from wrpo_lib.recipes import find_recipe
     from wrpo_lib.training.arguments import override
-    from wrpo_lib.training.inputs import known_warnings
 
     found, means = override(find_recipe(recipe), context.args), (prompt_tokens, response_tokens)
     found = replace(found, model=model or found.model)
-    with known_warnings():
-        typer.echo(report(plan_recipe(found, gpus, data, means, examples), utilisation))
+    typer.echo(report(plan_recipe(found, gpus, data, means, examples), utilisation))
 
 
 def report(plan: Any, utilisation: float = 0.4) -> str:
