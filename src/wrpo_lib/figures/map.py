@@ -28,8 +28,6 @@ ROWS = (
     ("published_intervals", "ours", "published/alpaca_eval2", "notebooks/05_evaluation.ipynb"),
     ("mt_bench_radar", "ours", "published/mt_bench", "notebooks/05_evaluation.ipynb"),
     ("headroom", "ours", "scores", "book/testbed.md"),
-    ("train_step", "ours", "benchmarks/steps", "book/training_engine.md"),
-    ("cost_growth", "ours", "benchmarks/growth", "book/training_engine.md"),
 )
 """Figure, what of the paper it answers, table of ``results/nano`` (or PROFILE/table), page. Figures
 drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,

@@ -1,0 +1,200 @@
+"""What a recipe will take, before anything is loaded: memory, tokens, steps and arithmetic.
+
+Parameters are counted on the meta device; the rest is textbook arithmetic on them and on lengths.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+
+from wrpo_lib.chat import render
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
+from wrpo_lib.training import inputs
+from wrpo_lib.training.arguments import training_arguments
+
+Batch = list[tuple[int, tuple[int, ...]]]
+"""Tokens of each example's prompt, and of each of its responses."""
+TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
+EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
+SHAPE = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
+num_key_value_heads tie_word_embeddings""".split()  # noqa: SIM905 - else a line each
+PUBLISHED = {  # config.json of each on the hub, so that planning needs no network
+    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
+    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
+}
+
+
+class Parameters(NamedTuple):
+    """Counts: all, those inside the layers, the output head's, those with a gradient."""
+
+    total: int
+    layers: int
+    head: int
+    trainable: int
+
+
+def count_parameters(config: PretrainedConfig, lora: dict[str, Any] | None = None) -> Parameters:
+    """Count a model's parameters on the meta device, shared ones once; adapters as trainable."""
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+        total = sum(p.numel() for p in model.parameters())
+        ends = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())]
+        try:
+            if lora:
+                model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
+        except ValueError as error:
+            raise WRPOError(f"LoRA does not fit: {error}; correct target_modules") from error
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Parameters(total, total - sum(p.numel() for p in set(ends)), ends[1].numel(), trainable)
+
+
+def tokens(batch: Batch, sharing: bool) -> int:
+    """Tokens of a micro-batch that go through the model, padding included."""
+    if sharing:
+        return sum(x + sum(ys) for x, ys in batch)
+    return sum(len(ys) for _, ys in batch) * max(x + max(ys) for x, ys in batch)
+
+
+def forward_flops(p: Parameters, config: Any, batch: Batch, sharing: bool) -> tuple[int, int]:
+    """Forward FLOPs of layers and head: 2 a parameter and token, 4·layers·hidden a pair seen."""
+    pairs = sum(x * (x + 1) // 2 * (1 if sharing else len(ys)) for x, ys in batch)
+    pairs += sum(y * x + y * (y + 1) // 2 for x, ys in batch for y in ys)
+    attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
+    answers = sum(sum(ys) for _, ys in batch)
+    return 2 * p.layers * tokens(batch, sharing) + attention, 2 * p.head * answers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run over ``n`` examples whose lengths are like those of ``batches``."""
+
+    recipe: Recipe
+    args: Any  # WRPOConfig or SFTConfig
+    config: PretrainedConfig
+    parameters: Parameters
+    gpus: int
+    n: int
+    batches: list[Batch]
+    reference: str  # none, precomputed, or each step, where full training holds a second model
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps; an epoch's last, partial batch counts unless it is dropped."""
+        size = self.args.per_device_train_batch_size * self.gpus
+        n = self.n - self.n % size * self.args.dataloader_drop_last
+        epoch = max(ceil(ceil(n / size) / self.args.gradient_accumulation_steps), 1)
+        asked = int(self.args.max_steps)
+        return asked if asked > 0 else ceil(epoch * self.args.num_train_epochs)
+
+    @property
+    def worst(self) -> Batch:
+        """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
+        limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
+        responses = (limit - 1,) * len(self.batches[0][0][1])
+        return [(1, responses)] * self.args.per_device_train_batch_size
+
+    def tokens(self, sharing: bool) -> float:
+        """Tokens of an epoch, padding included."""
+        return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
+
+    def flops(self, sharing: bool) -> float:
+        """FLOPs of the run, a token: 6N in full, 4N with LoRA, 2N a reference or repeated pass."""
+        batches = [forward_flops(self.parameters, self.config, b, sharing) for b in self.batches]
+        layers, head = (sum(part) for part in zip(*batches, strict=True))
+        epochs = self.args.num_train_epochs
+        passes = epochs * (2 if self.recipe.lora else 3)
+        passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
+        again = epochs * layers if self.args.activation_checkpointing else 0
+        return (passes * (layers + head) + again) * self.n / sum(map(len, self.batches))
+
+    def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
+        """Bytes a GPU at the peak of a step on ``batch``.
+
+        Adam has two states a parameter, and float32 weights where sharded. 4 bits have a scale for
+        64 weights. A layer keeps 8 hidden, 2 key-value, 4 intermediate values a token, or with
+        checkpointing its input. Logits: a tile, its float32 copy and gradient; the head's gradient.
+        """
+        p, args, text, lora = self.parameters, self.args, self.config, self.recipe.lora
+        sharded = (self.recipe.launch or "").startswith(("zero3", "fsdp2"))
+        parts = self.gpus if sharded else 1
+        width = 2 if "float16" in str(self.recipe.load.get("dtype")) else 4
+        four_bit = bool((self.recipe.quantization or {}).get("load_in_4bit"))
+        base = width * p.total - four_bit * (width - 0.5 - 4 / 64) * p.layers
+        own = 4 if lora else width  # peft keeps adapters in float32
+        states = (2 if "8bit" in str(args.optim) else 2 * own) + (8 if sharded and own < 4 else 0)
+        work, rows, hidden = 2 if args.bf16 else width, tokens(batch, sharing), text.hidden_size
+        attention = 8 * hidden + 2 * hidden * text.num_key_value_heads // text.num_attention_heads
+        layer = rows * work * (attention + 4 * text.intermediate_size)
+        kept = rows * work * hidden if args.activation_checkpointing else layer  # of each layer
+        tile = min(sum(sum(ys) for _, ys in batch), TILE[0]) * min(text.vocab_size, TILE[1])
+        return {
+            "weights": (base + (4 * p.trainable if lora else 0)) / parts,
+            "gradients": own * p.trainable / parts,
+            "Adam states": states * p.trainable / parts,
+            "reference": (base if self.reference == "each step" and not lora else 0) / parts,
+            "activations": kept * text.num_hidden_layers + (layer if kept < layer else 0),
+            "logits": tile * (work + 8) + (0 if lora else 4 * p.head),
+            "runtime (assumed)": 2 * 2**30,  # CUDA context, kernels, gathered layers, fragmentation
+        }
+
+
+@inputs.known_warnings()
+def plan_recipe(
+    recipe: Recipe, gpus: int = 1, data: str = "", means: tuple[int, int] = (200, 400), n: int = 0
+) -> Plan:
+    """Plan a run over the recipe's data or, without, over ``n`` examples of equal lengths.
+
+    :param means: tokens of a prompt and of a response where there are no data.
+    :raises WRPOError: for a model without a known shape, bad data, settings training would refuse.
+    """
+    plain = {**recipe.training, "bf16": False}  # which a machine without a GPU would refuse
+    args = training_arguments(replace(recipe, training=plain), Path("plan"))
+    args.bf16 = recipe.training.get("bf16", False)
+    if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
+        others = [load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile)]
+        made = [r.model for r in others if r.stage == "sft" and str(r.output_dir) == recipe.model]
+        recipe = replace(recipe, model=(made or [recipe.model])[0])  # not made yet: its SFT's model
+    shape = dict(zip(SHAPE, PUBLISHED.get(recipe.model or "", ()), strict=False))
+    config = LlamaConfig(**shape) if shape else inputs.load_config(recipe)
+    if data or Path(recipe.data or "").is_file():
+        lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
+    else:
+        limit = args.max_length or sum(means)
+        answer = min(means[1], limit - min(means[0], limit - 1))
+        lengths = [(min(means[0], limit - 1), (answer,) * len(inputs.responses(recipe)))]
+        n = n or EXAMPLES[recipe.stage]
+    if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
+        n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
+        lengths = [(0, (args.max_length,))]
+    size = args.per_device_train_batch_size
+    if args.max_steps > 0:
+        step = size * args.gradient_accumulation_steps * gpus
+        args.num_train_epochs = args.max_steps / ceil(n / step)
+    lengths = lengths * ceil(size / len(lengths))
+    random.Random(0).shuffle(lengths)
+    batches = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)]
+    batches.sort(key=lambda batch: tokens(batch, True))
+    reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
+    if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
+        reference = "none"
+    p = count_parameters(config, recipe.lora)
+    return Plan(recipe, args, config, p, gpus, n, batches, reference)
+
+
+def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
+    """Lengths of the data's examples, rendered and cut as in training, and their number."""
+    rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
+    limits = (args.max_length, getattr(args, "max_prompt_length", None))
+    fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
+    made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
+    return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)
