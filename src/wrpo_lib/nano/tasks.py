@@ -68,6 +68,11 @@ class Task:
         """The first turn as chat messages."""
         return [{"role": "user", "content": self.instruction}]
 
+    def second_turn(self, first: str) -> list[dict[str, str]]:
+        """The messages of the second turn, after ``first`` was answered in the first."""
+        answered = {"role": "assistant", "content": first}
+        return [*self.messages, answered, {"role": "user", "content": self.follow_up}]
+
     def answer(self, turn: int = 1) -> list[str]:
         """The right letters of a turn (1 or 2)."""
         first = SKILLS[self.skill](list(self.letters))
