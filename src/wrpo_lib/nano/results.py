@@ -88,23 +88,19 @@ def source_table(world: World) -> pd.DataFrame:
     """Each source's share of prompts won (Table 1), rewards and length."""
     responses = study.source_responses(world)
     wins = best(responses)["model"].value_counts()
-    rows = []
-    for name in world.sources:
-        own = responses[responses["model"] == name]
-        model = json.loads((world.model_dir(name) / "pretraining.json").read_text())
-        rows.append(
-            {
-                "source": name,
-                "parameters": model["parameters"],
-                "vocabulary": model["vocabulary"],
-                "wins": int(wins.get(name, 0)),
-                "n": int(wins.sum()),
-                "share": wins.get(name, 0) / wins.sum(),
-                "reward": own["reward"].mean(),
-                "characters": own["text"].str.len().mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(
+        {
+            "source": name,
+            **json.loads((world.model_dir(name) / "pretraining.json").read_text(encoding="utf-8")),
+            "wins": wins.get(name, 0),
+            "n": wins.sum(),
+            "share": wins.get(name, 0) / wins.sum(),
+            "reward": own["reward"].mean(),
+            "characters": own["text"].str.len().mean(),
+        }
+        for name, own in responses.groupby("model", sort=False)
+    )
+    return table.drop(columns="final_loss")
 
 
 def reward_table(world: World) -> pd.DataFrame:
@@ -124,21 +120,19 @@ def quadruple_table(world: World) -> pd.DataFrame:
 def pairing_table(world: World) -> pd.DataFrame:
     """What pairing kept for each kind of training data."""
     return pd.DataFrame(
-        [
-            {"samples_of": a, "rejected_from": b, **study.pairing_report(world, a, b)}
-            for a, b in study.pairings()
-        ]
+        {"samples_of": a, "rejected_from": b, **study.pairing_report(world, a, b)}
+        for a, b in study.pairings()
     )
 
 
 def dynamics_table(world: World) -> pd.DataFrame:
     """Training dynamics of every method."""
-    tables = []
-    for method in study.METHODS:
-        table = pd.DataFrame(read_rows(study.dynamics_file(world, method)))[DYNAMICS]
-        table.insert(0, "method", method)
-        tables.append(table)
-    return pd.concat(tables)
+    rows = [
+        {"method": method, **row}
+        for method in study.METHODS
+        for row in read_rows(study.dynamics_file(world, method))
+    ]
+    return pd.DataFrame(rows)[["method", *DYNAMICS]]
 
 
 def deviation_table(world: World) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.logprobs import response_logprobs
 from wrpo_lib.nano.live import quiet
 from wrpo_lib.nano.models import load_model, save_model
-from wrpo_lib.nano.reward import is_exact, quality, read, score_rows
+from wrpo_lib.nano.reward import quality, read, score_rows
 from wrpo_lib.nano.tasks import Task
 from wrpo_lib.nano.world import World
 from wrpo_lib.quadruples import Pairing, Split, read_quadruples, read_responses, write_pairs
@@ -207,7 +207,7 @@ def _answer_rows(
             "sample": k,
             **row,
             "quality": round(quality(task, row["text"], turn), 4),
-            "exact": is_exact(task, row["text"], turn),
+            "exact": read(row["text"]).letters == task.answer(turn),
             "check": read(row["text"]).count is not None,
         }
         for task, rows in zip(tasks, drawn, strict=True)

@@ -15,10 +15,6 @@ import numpy as np
 ALPHABET = "abcdefghij"
 
 
-def _dedup(x: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(x))
-
-
 def _pairs(x: Sequence[str]) -> list[str]:
     return [c for i in range(0, len(x), 2) for c in reversed(x[i : i + 2])]
 
@@ -35,7 +31,7 @@ SKILLS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "rotate": lambda x: [*x[1:], x[0]],
     "swap": lambda x: [x[-1], *x[1:-1], x[0]] if len(x) > 1 else list(x),
     "pairs": _pairs,
-    "dedup": _dedup,
+    "dedup": lambda x: list(dict.fromkeys(x)),
 }
 """Skill name -> the operation on a list of letters, easy to hard."""
 
