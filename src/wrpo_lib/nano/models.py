@@ -47,6 +47,7 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
     text), ``metaspace`` (SentencePiece style, as in Mistral and Gemma), ``wordpiece`` (as in BERT).
     """
     special = ["<pad>", *SPECIAL[template]]
+    trainer: Any
     common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
     if kind == "bpe":
         tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()

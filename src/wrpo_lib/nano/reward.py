@@ -32,7 +32,7 @@ class Reading(NamedTuple):
     """What a response says: its letters and the count of its check step, if there is one."""
 
     letters: list[str]
-    count: int | None
+    counted: int | None
 
 
 def read(text: str) -> Reading:
@@ -47,11 +47,11 @@ def quality(task: Task, text: str, turn: int = 1) -> float:
     1 for the right letters, otherwise half the share of right positions; +0.4 for a check step
     whose count agrees with the letters given, -0.2 for one that does not.
     """
-    (letters, count), answer = read(text), task.answer(turn)
+    (letters, counted), answer = read(text), task.answer(turn)
     hits = sum(a == b for a, b in zip(answer, letters, strict=False))
     score = 1.0 if letters == answer else PARTIAL * hits / max(len(answer), len(letters))
-    if count is not None:
-        score += CHECK_BONUS if count == len(letters) > 0 else -CHECK_BONUS / 2
+    if counted is not None:
+        score += CHECK_BONUS if counted == len(letters) > 0 else -CHECK_BONUS / 2
     return score
 
 

@@ -208,7 +208,7 @@ def _answer_rows(
             **row,
             "quality": round(quality(task, row["text"], turn), 4),
             "exact": read(row["text"]).letters == task.answer(turn),
-            "check": read(row["text"]).count is not None,
+            "check": read(row["text"]).counted is not None,
         }
         for task, rows in zip(tasks, drawn, strict=True)
         for k, row in enumerate(rows)
@@ -224,7 +224,7 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
     path = world.folder / "deviation" / f"{policy}.jsonl"
     if not path.is_file():
         tasks = preference_tasks(world)[:DEVIATION_PROMPTS]
-        prompts = [t.messages for t in tasks]
+        prompts: list[Any] = [t.messages for t in tasks]
         own = responses(world, TARGET).sort_values("sample").groupby("prompt_id").first()
         model, tokenizer = load_model(world.model_dir(policy))
         rows: list[dict[str, Any]] = []
@@ -250,7 +250,7 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
 def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
     """All stages of all worlds in ``workers`` processes; finished files are kept."""
     sources = worlds[0].sources
-    stages: list[tuple[str, Callable[..., Any], list[tuple[str, ...]]]] = [
+    stages: list[tuple[str, Callable[..., Any], list[Any]]] = [
         ("pretrain", World.train_model, [(name,) for name in (*sources, TARGET)]),
         ("sample", responses, [(name,) for name in (*sources, TARGET)]),
         ("train", train_policy, [(TARGET_SFT,)]),
