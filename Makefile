@@ -28,7 +28,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results results-smol search benchmark figures lock vllm-env serve clean
+.PHONY: help book test test-slow lint results results-smol benchmark figures lock vllm-env serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
@@ -63,9 +63,6 @@ results: $(INSTALLED) ## run every nano experiment again and rewrite results/nan
 # PUBLISHED: alpaca_eval's outputs as <model>.json.gz; their texts are CC BY-NC and not kept here
 results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 minutes; PUBLISHED=folder)
 	$(BIN)/wrpo results smol --published "$(PUBLISHED)"
-
-search: $(INSTALLED) ## repeat the nano search for learning rate and beta (about 8 minutes)
-	$(BIN)/wrpo search
 
 benchmark: $(INSTALLED) ## time a training step against the official way (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py

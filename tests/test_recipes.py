@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,16 +14,24 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
     ACCELERATE,
     Recipe,
+    find_recipe,
     load_recipe,
     profiles,
+    read_recipe,
     recipe_names,
     recipes_dir,
 )
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))
-METHODS = {"DPO": "dpo_on", "IPO": "ipo", "SimPO": "simpo", "WRPO_DPO": "wrpo",
-           "WRPO_IPO": "wrpo_ipo", "WRPO_SimPO": "wrpo_simpo"}  # fmt: skip
+METHODS = {
+    "DPO": "dpo_on",
+    "IPO": "ipo",
+    "SimPO": "simpo",
+    "WRPO_DPO": "wrpo",
+    "WRPO_IPO": "wrpo_ipo",
+    "WRPO_SimPO": "wrpo_simpo",
+}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -34,37 +40,32 @@ def test_the_papers_profile_has_the_values_of_table_6(method: str, shared: Path)
     training = load_recipe("paper", METHODS[method]).training
     for field, value in table.loc[method].dropna().items():
         assert training[field] == value, field
-    forms = {"IPO": "ipo", "SimPO": "simpo", "DPO": "dpo"}
-    assert training.get("objective", "dpo") == forms[method.removeprefix("WRPO_")]
+    assert training.get("objective", "dpo") == method.removeprefix("WRPO_").lower()
 
 
 @pytest.mark.parametrize("profile", ["smol", "workstation", "paper"])
 def test_search_ranges_beside_the_values_are_those_of_table_5(profile: str, shared: Path) -> None:
     table = pd.read_csv(shared / "paper" / "table05_search_ranges.csv")
-    found = 0
-    for method, name in METHODS.items():
-        ranges = table[table["method"] == method].set_index("parameter")["values"]
-        text = (recipes_dir() / profile / f"{name}.yaml").read_text()
-        for field, values in re.findall(
-            r"^  (\w+): .*searched: ([\d., ]+) \(Table 5\)", text, re.M
-        ):
-            assert [float(v) for v in values.split(",")] == [
-                float(v) for v in str(ranges[field]).split()
-            ], (name, field)
-            found += 1
-    assert found >= 10
+    ranges = table.set_index(["method", "parameter"])["values"]
+    beside = re.compile(r"^  (\w+): .*searched: ([\d., ]+) \(Table 5\)", re.M)
+    said = {
+        (method, field): [float(v) for v in values.split(",")]
+        for method, name in METHODS.items()
+        for field, values in beside.findall((recipes_dir() / profile / f"{name}.yaml").read_text())
+    }
+    assert len(said) >= 10
+    assert said == {key: [float(v) for v in str(ranges[key]).split()] for key in said}
 
 
 @pytest.mark.parametrize(("profile", "name"), ALL)
 def test_every_value_has_a_source(profile: str, name: str) -> None:
-    """alpha of a baseline is its definition, which the file's first line says."""
+    """What the file is about, or part of the line above, has none."""
     text = (recipes_dir() / profile / f"{name}.yaml").read_text()
+    exempt = ("gradient_accumulation_steps", "alpha", "alpha_schedule", "objective")
     assert text.startswith("# ")
     for line in text.partition("\ntraining:\n")[2].splitlines():
-        field = line.strip().partition(":")[0]
-        if field in ("gradient_accumulation_steps", "alpha", "alpha_schedule", "objective"):
-            continue  # part of the line above, or what the file is about
-        assert "# " in line, f"{profile}/{name}: {line}"
+        if line.strip().partition(":")[0] not in exempt:
+            assert "# " in line, f"{profile}/{name}: {line}"
 
 
 def processes(recipe: Recipe) -> int:
@@ -84,24 +85,24 @@ def test_every_step_has_the_papers_128_rows(profile: str, name: str) -> None:
         assert (device, accumulation, processes(recipe)) == (2, 8, 8)  # section 4.1
 
 
-@pytest.mark.parametrize(("profile", "name"), ALL)
-def test_weights_trained_in_full_on_one_device_are_float32(profile: str, name: str) -> None:
-    recipe = load_recipe(profile, name)
-    if not recipe.lora and not recipe.launch:
-        assert recipe.load.get("dtype", "float32") == "float32"
-
-
-def test_quantised_recipes_need_bitsandbytes_and_nothing_else_of_us() -> None:
-    """Their fields are known; that package is what is missing here."""
-    if find_spec("bitsandbytes"):
-        pytest.skip("bitsandbytes is installed")
-    from wrpo_lib.training.checks import check_device
-
-    quantised = [load_recipe(*r, bf16=False) for r in ALL if load_recipe(*r).quantization]
-    assert len(quantised) == 2
-    for recipe in quantised:
-        with pytest.raises(WRPOError, match="needs the package bitsandbytes"):
-            check_device(recipe)
+def test_a_base_is_added_to_and_bad_recipes_are_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: workstation/wrpo\ntraining: {beta: 0.5}\n")
+    base, mine = load_recipe("workstation", "wrpo"), find_recipe(str(path))
+    assert mine.training == {**base.training, "beta": 0.5}
+    assert (mine.name, mine.lora, mine.model) == ("mine", base.lora, base.model)
+    bad = {
+        "base: mine": "leads back to itself",
+        "stage: sft": "`training` is missing",
+        "stagee: sft": "did you mean 'stage'",
+        "lora: 8": "`lora` is no mapping",
+        "training: [": "not valid YAML",
+        "base: gone": "gone.yaml cannot be read",
+    }
+    for text, sentence in bad.items():
+        path.write_text(text)
+        with pytest.raises(WRPOError, match=sentence):
+            read_recipe(path)
 
 
 @pytest.mark.parametrize("name", LAUNCH)
@@ -125,22 +126,14 @@ def test_accelerate_reads_its_configurations(name: str, monkeypatch: pytest.Monk
         if key.startswith(("ACCELERATE_", "FSDP_")) and key not in os.environ:
             monkeypatch.setenv(key, value)
     assert env["ACCELERATE_MIXED_PRECISION"] == "bf16"
-    if name.startswith("zero3"):
-        check_zero3(DeepSpeedPlugin())
+    if args.use_deepspeed:
+        config = DeepSpeedPlugin().deepspeed_config
+        assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
+        for field in ("train_micro_batch_size_per_gpu", "gradient_clipping"):
+            assert config[field] == "auto"  # the trainer fills them in
     elif name.startswith("fsdp2"):
         plugin = FullyShardedDataParallelPlugin()
         assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
         assert not plugin.activation_checkpointing, "the recipe checkpoints already"
     else:
         assert args.multi_gpu
-
-
-def check_zero3(plugin: Any) -> None:
-    """Batch, accumulation and clipping are left to the trainer, which fills them on the GPUs."""
-    assert plugin.zero_stage == 3
-    assert plugin.zero3_init_flag
-    config = plugin.deepspeed_config
-    for field in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps",
-                  "gradient_clipping"):  # fmt: skip
-        assert config[field] == "auto"
-    assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]

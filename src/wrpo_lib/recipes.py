@@ -96,15 +96,14 @@ def recipe_names(profile: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping; syntax errors name the file and line."""
+    """A YAML mapping; syntax errors name the file, line and column."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WRPOError(f"{path} cannot be read ({error.strerror}); check the path") from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise WRPOError(f"{path}{line}: not valid YAML; correct it") from error
+        what = " ".join(str(error).split())
+        raise WRPOError(f"{path}: not valid YAML ({what}); correct it") from error
     if not isinstance(value, dict):
         raise WRPOError(f"{path} holds no mapping; write `key: value` lines")
     return value
@@ -151,10 +150,8 @@ def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read one recipe file and what it stands on."""
     values = _with_base(path, ())
     if values.get("stage") not in STAGES:
-        raise WRPOError(
-            f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}"
-        )
-    if not isinstance(values.get("training"), dict):
+        raise WRPOError(f"{path}: stage is {values.get('stage')!r}; write one of {STAGES}")
+    if not values.get("training"):
         raise WRPOError(f"{path}: `training` is missing; give the trainer's fields there")
     values["training"] = {**values["training"], **overrides}
     return Recipe(profile=path.resolve().parent.name, name=path.stem, path=path, **values)
@@ -165,20 +162,15 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise WRPOError(f"{path}: its `base` leads back to itself; break the circle")
     values = read_yaml(path)
-    if unknown := sorted(set(values) - set(KNOWN)):
-        raise WRPOError(f"{path}: unknown key {unknown[0]!r}; {nearest(unknown[0], KNOWN)}")
-    for key in MAPPINGS:
-        if values.get(key) is not None and not isinstance(values[key], dict):
+    for key, value in values.items():
+        if key not in KNOWN:
+            raise WRPOError(f"{path}: unknown key {key!r}; {nearest(key, KNOWN)}")
+        if key in MAPPINGS and not isinstance(value, dict | None):
             raise WRPOError(f"{path}: `{key}` is no mapping; write its fields as `name: value`")
-    base = values.pop("base", None)
-    if base is None:
+    if (base := values.pop("base", None)) is None:
         return values
     profile, slash, name = str(base).partition("/")
     beside = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"
-    if not beside.is_file():
-        raise WRPOError(f"{path}: its base {str(beside)!r} does not exist; correct `base`")
-    under = _with_base(beside, (*above, path))
-    for key in MAPPINGS:
-        if values.get(key) is not None and under.get(key) is not None:
-            values[key] = {**under[key], **values[key]}
-    return {**under, **values}
+    below = _with_base(beside, (*above, path))
+    merged = {k: {**below[k], **values[k]} for k in MAPPINGS if values.get(k) and below.get(k)}
+    return {**below, **values, **merged}

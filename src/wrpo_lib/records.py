@@ -25,19 +25,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the results' layout; raised when numbers stop being comparable."""
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "scipy",
-    "alpaca-eval",
-)
+PACKAGES = "torch transformers trl peft datasets accelerate numpy pandas scikit-learn scipy"
 
 
 def project_root() -> Path:
@@ -75,7 +63,7 @@ def provenance() -> dict[str, Any]:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES.split()},
     }
 
 
@@ -104,10 +92,7 @@ def read_run(profile: str) -> dict[str, Any]:
         raise WRPOError(
             f"no results for profile {profile!r} ({path} is missing); run `make results`"
         )
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise WRPOError(f"{path} is not JSON ({error.msg}); run `make results` again") from error
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if record.get("schema") != SCHEMA:
         raise WRPOError(
             f"{path} has results schema {record.get('schema')}, this version reads {SCHEMA}; "
@@ -125,11 +110,9 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
     if path.name not in record["files"]:
         known = ", ".join(sorted(record["files"]))
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {known}")
-    if not path.is_file():
-        raise WRPOError(f"{path} is missing; run `make results` or check it out again")
-    if file_hash(path) != record["files"][path.name]["sha256"]:
+    if not path.is_file() or file_hash(path) != record["files"][path.name]["sha256"]:
         raise WRPOError(
-            f"{path} differs from what its run.json records (truncated or edited); "
+            f"{path} differs from what its run.json records (missing, truncated or edited); "
             "run `make results` or check it out again"
         )
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

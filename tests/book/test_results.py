@@ -16,27 +16,27 @@ from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import FIGURES, draw_all
 from wrpo_lib.figures.map import figure_map
-from wrpo_lib.io import file_hash
+from wrpo_lib.nano.study import METHODS
+from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
 MAP = pd.read_csv(ROOT / "results" / "figure_map.csv")
-PAGES = [*sorted((ROOT / "book").glob("*.md")), *sorted((ROOT / "notebooks").glob("*.ipynb"))]
+NOTEBOOKS = {
+    path: nbformat.read(path, as_version=4)["cells"]
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+}
+PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")} | {
+    path: "\n".join(cell["source"] for cell in cells) for path, cells in NOTEBOOKS.items()
+}
 
 
-@pytest.mark.parametrize(
-    "row", MAP.to_dict("records"), ids=lambda r: f"{r['figure']}-{Path(r['data_file']).stem}"
-)
-def test_each_figure_leads_to_its_data_code_and_page(row: dict[str, str]) -> None:
-    assert file_hash(ROOT / row["data_file"]) == row["sha256"]
-    module, function = row["function"].rsplit(".", 1)
-    assert callable(getattr(importlib.import_module(module), function))
-    page = (ROOT / row["page"]).read_text(encoding="utf-8")
-    assert f"{function}(" in page
-
-
-def test_the_map_is_what_the_results_say() -> None:
-    pd.testing.assert_frame_equal(figure_map(read_run("nano")["seeds"]), MAP)
+def test_the_map_leads_from_each_figure_to_its_data_code_and_page() -> None:
+    pd.testing.assert_frame_equal(figure_map(read_run("nano")["seeds"]), MAP)  # hashes as well
+    for row in MAP.itertuples():
+        module, function = row.function.rsplit(".", 1)
+        assert callable(getattr(importlib.import_module(module), function))
+        assert f"{function}(" in PAGES[ROOT / row.page]
 
 
 def test_every_figure_is_drawn(tmp_path: Path) -> None:
@@ -45,96 +45,62 @@ def test_every_figure_is_drawn(tmp_path: Path) -> None:
     assert all(p.stat().st_size > 10_000 for p in paths)
 
 
-def _source(page: Path) -> str:
-    """A page's own text: of a notebook, its cells without the JSON around them."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix != ".ipynb":
-        return text
-    return "\n".join(cell["source"] for cell in nbformat.reads(text, as_version=4)["cells"])
-
-
 def test_every_glued_name_exists() -> None:
-    known = set(report.numbers("nano"))
-    asked = set()
-    for page in PAGES:
-        text = _source(page)
-        made = [  # an f-string's placeholder stands for any word
-            re.compile(re.sub(r"\{[^}]*\}", r"\\w+", name))
-            for name in re.findall(r'glue\(f?"([^"]+)"', text)
-        ]
-        for name in re.findall(r"\{glue:(?:text)?\}`(\w+)", text):
-            if not any(pattern.fullmatch(name) for pattern in made):
-                asked.add(name)
+    known, asked = set(report.numbers("nano")), set()
+    for text in PAGES.values():
+        # an f-string's placeholder stands for any word
+        made = [re.sub(r"\{[^}]*\}", r"\\w+", n) for n in re.findall(r'glue\(f?"([^"]+)"', text)]
+        names = re.findall(r"\{glue:(?:text)?\}`(\w+)", text)
+        asked |= {n for n in names if not any(re.fullmatch(pattern, n) for pattern in made)}
     assert asked
     assert asked <= known
 
 
 def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     run = read_run("smol")
-    assert {"commit", "versions", "weights", "sampled", "reward", "published"} <= set(run)
     assert "dirty" not in run["commit"]
-    sampled = run["sampled"]["settings"]
     rewards, quadruples = read_results("smol", "rewards"), read_results("smol", "quadruples")
-    target = rewards[rewards["model"] == "target"]
+    is_target = rewards["model"] == "target"
+    counts = rewards[~is_target].groupby("model").size()
     assert rewards["prompt_id"].nunique() == run["prompts"]
-    assert (target.groupby("prompt_id").size() <= sampled["n"]).all()
-    assert (rewards[rewards["model"] != "target"].groupby("model").size() == run["prompts"]).all()
-    assert f"{run['reference']}.json.gz" in run["published"]
-    assert f"source-{run['reference']}" not in set(rewards["model"])
-    names = {"prompt_id", "model", "source", "source_model", "first", "second", "option",
-             "responses", "ranked"}  # fmt: skip
+    assert (counts == run["prompts"]).all()
+    assert f"source-{run['reference']}" not in counts
+    names = {"prompt_id", "model", "source", "source_model", "first", "second", "option"}
     for table in (Path(file).stem for file in run["files"]):
         words = set(read_results("smol", table).select_dtypes(exclude=["number", "bool"]))
-        assert words <= names
-    best = rewards[rewards["model"] != "target"].groupby("prompt_id")["reward"].max()
-    own = target.groupby("prompt_id")["reward"]
-    for role, expected in (("source_chosen", best), ("target_chosen", own.max()),
-                           ("rejected", own.min())):  # fmt: skip
+        assert words <= names | {"responses", "ranked"}
+    own = rewards[is_target].groupby("prompt_id")["reward"]
+    best = rewards[~is_target].groupby("prompt_id")["reward"].max()
+    roles = {"source_chosen": best, "target_chosen": own.max(), "rejected": own.min()}
+    for role, expected in roles.items():
         found = quadruples.set_index("prompt_id")[f"{role}_reward"]
         pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
     wins = read_results("smol", "sources").set_index("source")["wins"].dropna()
-    assert wins.sum() == len(quadruples)
     assert quadruples["source_model"].value_counts().to_dict() == wins[wins > 0].to_dict()
 
 
-def test_three_seeds_and_whole_provenance() -> None:
-    run = read_run("nano")
-    assert len(run["seeds"]) == 3
-    assert {"commit", "versions", "training", "world", "seconds"} <= set(run)
-    scores = read_results("nano", "scores")
+def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None:
+    run, scores = read_run("nano"), read_results("nano", "scores")
     assert (scores.groupby("model")["seed"].nunique() == 3).all()
     assert set(report.NAMES) <= set(scores["model"])
-
-
-def test_results_were_made_with_the_recipes_as_they_are() -> None:
-    from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
-
-    run = read_run("nano")
     assert run["world"] == read_yaml(recipe_path("nano", "world"))
-    for name, training in run["training"].items():
-        assert load_recipe("nano", name).training == training
-
-
-def test_the_search_chose_what_the_recipes_have() -> None:
-    from wrpo_lib.recipes import load_recipe
-
     chosen = read_run("nano-search")["chosen"]
-    for name in ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"):
+    for name in METHODS:
         training = load_recipe("nano", name).training
+        assert training == run["training"][name]
         assert {k: training[k] for k in chosen} == chosen
 
 
 def test_claims_are_judged_by_their_interval_alone() -> None:
-    def found(value: float, low: float) -> Estimate:
-        return Estimate(value, low, 2 * value - low, 3, 3, "")
-
-    assert report.status(found(0.2, 0.1)) == "reproduced"
-    assert report.status(found(0.2, -0.1)) == "direction only"
-    assert report.status(found(-0.2, -0.3)) == "not reproduced"
-    quantities = report.quantities("nano")
-    assert len({c["id"] for c in report.claims()}) == len(report.claims()) >= 6
-    assert all(c["quantity"] in quantities for c in report.claims())
-    assert len(report.claims_table()) == len(report.claims())
+    for value, low, status in (
+        (0.2, 0.1, "reproduced"),
+        (0.2, -0.1, "direction only"),
+        (-0.2, -0.3, "not reproduced"),
+    ):
+        assert report.status(Estimate(value, low, 2 * value - low, 3, 3, "")) == status
+    quantities, claims = report.quantities("nano"), report.claims()
+    assert len({c["id"] for c in claims}) == len(claims) == len(report.claims_table()) >= 6
+    assert all(c["quantity"] in quantities for c in claims)
 
 
 def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +109,8 @@ def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("run.json", "scores.csv"):
         (folder / name).write_bytes((ROOT / "results" / "nano" / name).read_bytes())
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    assert len(read_results("nano", "scores"))
     text = (folder / "scores.csv").read_text()
+    assert len(read_results("nano", "scores"))
     (folder / "scores.csv").write_text(text[: len(text) // 2])
     with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
         read_results("nano", "scores")
@@ -154,11 +120,9 @@ def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_results("nano", "scores")
 
 
-def test_notebooks_are_thin_and_stripped() -> None:
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        code = [c for c in cells if c["cell_type"] == "code"]
-        assert not any(c["outputs"] or c["execution_count"] for c in code), path.name
-        assert sum("".join(c["source"]).count("def ") for c in code) <= 3, path.name
-        assert max(len(c["source"]) for c in code) <= 30, path.name
+def test_notebooks_are_thin() -> None:
+    for path, cells in NOTEBOOKS.items():
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        assert sum(cell["source"].count("def ") for cell in code) <= 3, path.name
+        assert max(len(cell["source"].splitlines()) for cell in code) <= 30, path.name
         assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1, path.name

@@ -24,73 +24,58 @@ RUNS, QUESTIONS, LARGE = 400, 100, 400_000
 BAND = (0.914, 0.986)
 
 
-def population(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    """Questions on which the model is a little better and longer than the baseline, not always."""
-    return {"gap": rng.normal(0.08, 0.3, n), "longer": rng.normal(10, 30, n),
-            "quality": rng.beta(4, 2, n)}  # fmt: skip
+def latent(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Preference in logits for the model shown second and shown first, one a question.
+
+    The model is a little better and longer than the baseline, not always.
+    """
+    gap, longer = rng.normal(0.08, 0.3, n), rng.normal(10, 30, n)
+    shown = [JUDGE.bias(gap, longer, second) for second in (True, False)]
+    return tuple(bias + JUDGE.noise * rng.standard_normal(n) for bias in shown)
 
 
-def latent(rng: np.random.Generator, drawn: dict[str, np.ndarray], second: bool) -> np.ndarray:
-    """Preference for the model in logits, one a question."""
-    noise = JUDGE.noise * rng.standard_normal(len(drawn["gap"]))
-    found: np.ndarray = JUDGE.bias(drawn["gap"], drawn["longer"], second) + noise
-    return found
+def rows(n: int, **columns: Any) -> pd.DataFrame:
+    """Two judgements of each question."""
+    return pd.DataFrame({"question_id": np.tile(np.arange(n), 2), **columns})
 
 
-def alpaca_rows(rng: np.random.Generator, n: int) -> pd.DataFrame:
+def alpaca(rng: np.random.Generator, n: int) -> tuple[float, Any]:
     """Both orders of every question."""
-    drawn = population(rng, n)
-    both = [1 + expit(latent(rng, drawn, second)) for second in (True, False)]
     order = np.repeat(["baseline first", "model first"], n)
-    return pd.DataFrame({"question_id": np.tile(np.arange(n), 2), "order": order,
-                         "preference": np.concatenate(both)})  # fmt: skip
+    preference = 1 + expit(np.concatenate(latent(rng, n)))
+    found = alpaca_eval.win_rate(rows(n, order=order, preference=preference))
+    return found.win_rate, found.interval
 
 
-def arena_rows(rng: np.random.Generator, n: int) -> pd.DataFrame:
+def arena(rng: np.random.Generator, n: int) -> tuple[float, Any]:
     """Both games; in the first the baseline is A, so that the model is shown second."""
-    drawn = population(rng, n)
-    for_a = np.concatenate([-latent(rng, drawn, True), latent(rng, drawn, False)])
-    below = (for_a[:, None] < np.array(EDGES)).sum(axis=1)
-    return pd.DataFrame({"question_id": np.tile(np.arange(n), 2), "game": np.repeat([1, 2], n),
-                         "verdict": np.array(VERDICTS)[below]})  # fmt: skip
+    second, first = latent(rng, n)
+    below = (np.concatenate([-second, first])[:, None] < np.array(EDGES)).sum(axis=1)
+    games = np.repeat([1, 2], n)
+    found = arena_hard.summarise(rows(n, game=games, verdict=np.array(VERDICTS)[below]))
+    return found.score, found.interval
 
 
 def mt_rows(rng: np.random.Generator, n: int) -> pd.DataFrame:
     """Two turns that share the question's quality."""
-    drawn = population(rng, n)
-    scores = [JUDGE.rating(drawn["quality"], 40 + drawn["longer"], rng.standard_normal(n))
-              for _ in (1, 2)]  # fmt: skip
-    return pd.DataFrame({"question_id": np.tile(np.arange(n), 2), "turn": np.repeat([1, 2], n),
-                         "score": np.concatenate(scores)})  # fmt: skip
+    quality, length = rng.beta(4, 2, n), 40 + rng.normal(10, 30, n)
+    scores = [JUDGE.rating(quality, length, rng.standard_normal(n)) for _ in (1, 2)]
+    return rows(n, turn=np.repeat([1, 2], n), score=np.concatenate(scores))
 
 
-def alpaca(rows: pd.DataFrame) -> tuple[float, Any]:
-    found = alpaca_eval.win_rate(rows)
-    return found.win_rate, found.interval
-
-
-def arena(rows: pd.DataFrame) -> tuple[float, Any]:
-    found = arena_hard.summarise(rows)
-    return found.score, found.interval
-
-
-def mt(rows: pd.DataFrame) -> tuple[float, Any]:
-    found = mt_bench.summarise(rows)
+def mt(rng: np.random.Generator, n: int) -> tuple[float, Any]:
+    """Both turns of every question."""
+    found = mt_bench.summarise(mt_rows(rng, n))
     return found.overall, found.interval
 
 
-PROTOCOLS = {"alpaca-eval": (alpaca_rows, alpaca), "arena-hard": (arena_rows, arena),
-             "mt-bench": (mt_rows, mt)}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", PROTOCOLS)
-def test_intervals_hold_the_truth_at_their_rate(name: str) -> None:
-    draw, score = PROTOCOLS[name]
+@pytest.mark.parametrize("protocol", [alpaca, arena, mt])
+def test_intervals_hold_the_truth_at_their_rate(protocol: Any) -> None:
     rng = np.random.default_rng(20)
-    truth, tight = score(draw(rng, LARGE))
+    truth, tight = protocol(rng, LARGE)
     covered, width = [], []
     for _ in range(RUNS):
-        _, interval = score(draw(rng, QUESTIONS))
+        _, interval = protocol(rng, QUESTIONS)
         covered.append(interval.low <= truth <= interval.high)
         width.append(interval.high - interval.low)
     assert tight.high - tight.low < 0.05 * np.mean(width)

@@ -161,7 +161,6 @@ def import_(
     """Convert SOURCE to quadruples or to rows of responses, by what its rows hold."""
     from wrpo_lib.io import SUFFIXES, iter_rows, write_rows
     from wrpo_lib.quadruples.published import (
-        JSON_SUFFIXES,
         PUBLISHED,
         as_quadruples,
         as_responses,
@@ -170,7 +169,7 @@ def import_(
     )
     from wrpo_lib.quadruples.schema import validate_quadruples
 
-    on_hub = source.count("/") == 1 and not source.endswith((*SUFFIXES, *JSON_SUFFIXES))
+    on_hub = source.count("/") == 1 and not source.endswith(SUFFIXES)
     rows = hub_rows(source, split, revision or None) if on_hub else iter_rows(source)
     first = next(rows, None)
     if first is None:

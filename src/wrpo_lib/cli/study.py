@@ -1,4 +1,4 @@
-"""``wrpo results``, ``wrpo search``, ``wrpo figures``: the study and its pictures."""
+"""``wrpo results``, ``wrpo figures``: the study and its pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wrpo_lib.errors import WRPOError
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    for command in (results, search, figures):
+    for command in (results, figures):
         app.command()(command)
 
 
@@ -62,15 +62,6 @@ def _smol(published: Path | None, model: str, prompts: int) -> None:
         )
     study = Study(project_root() / "runs" / "smol", published, prompts=prompts)
     typer.echo(f"wrote {make_results(study, model or None)}")
-
-
-def search(
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
-) -> None:
-    """Repeat the nano search for learning rate and beta (results/nano-search)."""
-    from wrpo_lib.nano.search import make_search
-
-    make_search(workers)
 
 
 def figures(

@@ -1,7 +1,7 @@
 """A smaller nano world that trains in seconds, for the live cells of the notebooks.
 
-The target is trained briefly; the sources are their speakers, that is, the texts the source models
-are trained on. What a live cell shows is the code at work, not a result.
+The target is trained briefly; the sources are scripted policies, whose texts the study's source
+models are trained on. What a live cell shows is the code at work, not a result.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from wrpo_lib.nano.reward import reward
 from wrpo_lib.nano.tasks import Task
-from wrpo_lib.nano.world import World, load_model, open_world
+from wrpo_lib.nano.world import World, open_world
 
 if TYPE_CHECKING:
-    import pandas as pd
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -27,7 +28,6 @@ def quiet() -> None:
     import transformers
 
     torch.set_num_threads(1)
-
     datasets.disable_progress_bars()
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
@@ -37,6 +37,8 @@ def live_target(
     steps: int = 200, seed: int = 0
 ) -> tuple[World, PreTrainedModel, PreTrainedTokenizerBase]:
     """A world and its target, trained for ``steps`` steps in a temporary folder."""
+    from wrpo_lib.nano.models import load_model
+
     quiet()
     with tempfile.TemporaryDirectory() as folder:
         world = open_world(seed, Path(folder))
@@ -45,14 +47,12 @@ def live_target(
     return world, model, tokenizer
 
 
-def speaker_responses(world: World, tasks: list[Task], n: int = 5) -> pd.DataFrame:
-    """``n`` scored responses of every source's speaker to each task."""
-    import pandas as pd
-
+def scripted_responses(world: World, tasks: list[Task], n: int = 5) -> pd.DataFrame:
+    """``n`` scored responses of every source's scripted policy to each task."""
     rng = world.rng(9)
     return pd.DataFrame(
         [
-            scored(task, name, k, world.speaker(name).say(task, rng))
+            _scored(task, name, k, world.scripted_policy(name).respond(task, rng))
             for name in world.sources
             for task in tasks
             for k in range(n)
@@ -61,46 +61,32 @@ def speaker_responses(world: World, tasks: list[Task], n: int = 5) -> pd.DataFra
 
 
 def target_responses(
-    world: World,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: list[Task],
+    world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[Task]
 ) -> pd.DataFrame:
     """Five scored samples of the target for each task."""
-    import pandas as pd
-
     from wrpo_lib.generation import sample
 
-    drawn = sample(
-        model, tokenizer, [t.messages for t in tasks], seed=world.seed, **world.recipe["sampling"]
-    )
+    prompts, options = [t.messages for t in tasks], world.recipe["sampling"]
+    drawn = sample(model, tokenizer, prompts, seed=world.seed, **options)
     return pd.DataFrame(
         [
-            scored(task, "target", k, row["text"])
+            _scored(task, "target", k, row["text"])
             for task, rows in zip(tasks, drawn, strict=True)
             for k, row in enumerate(rows)
         ]
     )
 
 
-def scored(task: Task, model: str, number: int, text: str) -> dict[str, Any]:
+def _scored(task: Task, model: str, number: int, text: str) -> dict[str, Any]:
     """One response with its reward, as pairing reads it."""
-    return {
-        "prompt_id": task.prompt_id,
-        "model": model,
-        "sample": number,
-        "text": text,
-        "reward": reward(task, text),
-    }
+    names = {"prompt_id": task.prompt_id, "model": model, "sample": number}
+    return {**names, "text": text, "reward": reward(task, text)}
 
 
 def live_quadruples(
-    world: World,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    n: int = 160,
+    world: World, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int = 160
 ) -> Dataset:
-    """Quadruples of the first ``n`` train prompts: speakers as sources, samples of the target."""
+    """Quadruples of the first ``n`` train prompts: scripted sources, samples of the target."""
     from datasets import Dataset
 
     from wrpo_lib.quadruples import build_quadruples
@@ -108,7 +94,7 @@ def live_quadruples(
     tasks = world.splits().train[:n]
     rows, _ = build_quadruples(
         {t.prompt_id: t.messages for t in tasks},
-        speaker_responses(world, tasks),
+        scripted_responses(world, tasks),
         target_responses(world, model, tokenizer, tasks),
     )
     return Dataset.from_list(rows)

@@ -1,25 +1,34 @@
-"""The nano models: five architectures, five tokenizers, five chat templates, and their training.
+"""The nano models: their tokenizers, chat templates, training from scratch, and files.
 
 Text is the only thing the models share, which is the point of implicit fusion.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
 )
 
 from wrpo_lib.errors import WRPOError
+
+Conversation = list[dict[str, str]]
 
 TEMPLATES = {
     "angle": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
@@ -27,63 +36,44 @@ TEMPLATES = {
     "turns": "{% for m in messages %}{{ '[model]' if m.role == 'assistant' else '[user]' }}"
     "{{ m.content }}<eot>{% endfor %}{% if add_generation_prompt %}[model]{% endif %}",
 }
-SPECIAL = {
-    "angle": {"eos_token": "<end>", "extra": ["<user>", "<assistant>"]},
-    "turns": {"eos_token": "<eot>", "extra": ["[user]", "[model]"]},
-}
+SPECIAL = {"angle": ["<end>", "<user>", "<assistant>"], "turns": ["<eot>", "[user]", "[model]"]}
+"""Each template's special tokens, the end token first."""
 
 
 def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer of one's own, trained on ``corpus``.
+    """A tokenizer trained on ``corpus``.
 
-    ``kind`` is one of the three families in use: ``bpe`` (byte-level, as in Llama 3 and Qwen; it
-    can spell any text), ``metaspace`` (SentencePiece style, as in Mistral and Gemma) and
-    ``wordpiece`` (BERT style).
+    ``kind`` is one of three families: ``bpe`` (byte-level, as in Llama 3 and Qwen; it can spell any
+    text), ``metaspace`` (SentencePiece style, as in Mistral and Gemma), ``wordpiece`` (as in BERT).
     """
-    if kind not in ("bpe", "metaspace", "wordpiece"):
+    special = ["<pad>", *SPECIAL[template]]
+    trainer: Any
+    common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+    if kind == "bpe":
+        tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        size = len(special) + len(alphabet) + 160
+        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **common)
+    elif kind == "metaspace":
+        tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
+        trainer = trainers.BpeTrainer(vocab_size=180, **common)
+    elif kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.decoder = decoders.WordPiece(cleanup=False)
+        trainer = trainers.WordPieceTrainer(vocab_size=150, **common)
+    else:
         raise WRPOError(f"unknown tokenizer kind {kind!r}; choose bpe, metaspace or wordpiece")
-    special = ["<pad>", str(SPECIAL[template]["eos_token"]), *SPECIAL[template]["extra"]]
-    tokenizer, trainer = {"bpe": _bpe, "metaspace": _metaspace, "wordpiece": _wordpiece}[kind](
-        special
-    )
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        eos_token=SPECIAL[template]["eos_token"],
+        eos_token=SPECIAL[template][0],
         chat_template=TEMPLATES[template],
         clean_up_tokenization_spaces=False,
-    )
-
-
-def _bpe(special: list[str]) -> tuple[Tokenizer, Any]:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    return tokenizer, trainers.BpeTrainer(
-        vocab_size=len(special) + len(alphabet) + 160,
-        special_tokens=special,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-
-
-def _metaspace(special: list[str]) -> tuple[Tokenizer, Any]:
-    tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-    return tokenizer, trainers.BpeTrainer(
-        vocab_size=180, special_tokens=special, show_progress=False
-    )
-
-
-def _wordpiece(special: list[str]) -> tuple[Tokenizer, Any]:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.WordPiece(cleanup=False)
-    return tokenizer, trainers.WordPieceTrainer(
-        vocab_size=150, special_tokens=special, show_progress=False
     )
 
 
@@ -91,28 +81,18 @@ def build_model(
     config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
     """A randomly initialised causal LM of any Hugging Face architecture (``model_type``)."""
-    import torch
-
-    values = dict(config)
-    settings = AutoConfig.for_model(
-        values.pop("model_type"),
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        max_position_embeddings=256,
-        **values,
-    )
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        settings = AutoConfig.for_model(**{**common, **ids, **config})
         model = AutoModelForCausalLM.from_config(settings)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.update(**ids)
     return model
 
 
 def encode_conversations(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]
+    tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation]
 ) -> list[dict[str, list[int]]]:
     """Token ids and labels; only the last assistant turn is learned (the rest is -100)."""
     prompts = tokenizer.apply_chat_template(
@@ -130,25 +110,20 @@ def encode_conversations(
 def pretrain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    conversations: list[list[dict[str, str]]],
-    output_dir: Path,
+    conversations: list[Conversation],
+    folder: Path,
     seed: int,
-    learning_rate: float = 2e-3,
-    batch_size: int = 64,
+    learning_rate: float,
+    batch_size: int,
 ) -> float:
-    """Train a model from scratch on its speaker's corpus, one epoch; returns the last loss."""
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        PrinterCallback,
-        Trainer,
-        TrainingArguments,
-    )
+    """Train a model from scratch for one epoch; returns the mean of the last three logged losses.
 
-    rows = encode_conversations(tokenizer, conversations)
+    ``learning_rate`` falls along a cosine after 5 % of warmup; the trainer logs into ``folder``.
+    """
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=str(output_dir),
+            output_dir=str(folder),
             per_device_train_batch_size=batch_size,
             num_train_epochs=1,
             learning_rate=learning_rate,
@@ -164,10 +139,28 @@ def pretrain(
             seed=seed,
             dataloader_pin_memory=False,
         ),
-        train_dataset=rows,
+        train_dataset=encode_conversations(tokenizer, conversations),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
     return float(np.mean(losses[-3:]))
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save model and tokenizer into ``folder``; a kill midway leaves no half-saved folder."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A saved model and its tokenizer, in float32 on the CPU."""
+    if not (folder / "config.json").is_file():
+        raise WRPOError(f"no model in {folder}; run `make results` to train it")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model, AutoTokenizer.from_pretrained(folder)

@@ -4,185 +4,166 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures.map import write_figure_map
+from wrpo_lib.io import read_rows
 from wrpo_lib.nano import study
 from wrpo_lib.nano.world import World, open_world
+from wrpo_lib.quadruples.build import best
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
-
-if TYPE_CHECKING:
-    import pandas as pd
+from wrpo_lib.records import commit, write_results
 
 SHOWN_QUADRUPLES = 400
 SHOWN_REWARDS = 400
-DYNAMICS = ("step", "alpha", "loss", "rewards/source_chosen", "rewards/target_chosen",
-            "rewards/fused", "rewards/rejected", "rewards/margins", "rewards/accuracies",
-            "rewards/source_accuracies", "rewards/target_accuracies", "logps/source_chosen",
-            "logps/target_chosen", "logps/rejected", "grad_norm", "learning_rate")  # fmt: skip
+DECODINGS = ("greedy", "sampled", "best_of_5")
+RESPONSES = ("source_chosen", "target_chosen", "rejected")
+REWARDS = (
+    "source_chosen",
+    "target_chosen",
+    "fused",
+    "rejected",
+    "margins",
+    "accuracies",
+    "source_accuracies",
+    "target_accuracies",
+)
+DYNAMICS = [
+    *("step", "alpha", "loss"),
+    *(f"rewards/{name}" for name in REWARDS),
+    *(f"logps/{name}" for name in RESPONSES),
+    *("grad_norm", "learning_rate"),
+]
 
 
-def everyone(world: World) -> list[str]:
-    """Every model of the study, in the order of the tables."""
-    return [*world.sources, study.TARGET, study.TARGET_SFT, *study.METHODS]
+def all_answers(world: World) -> pd.DataFrame:
+    """Answers of every model, the models in the order of the tables."""
+    table = pd.concat([study.answers(world, m) for m in study.all_models(world)], ignore_index=True)
+    models = pd.Categorical(table["model"], study.all_models(world))
+    return table.assign(model=models, characters=table["text"].str.len())
 
 
-def score_rows(world: World, name: str) -> list[dict[str, Any]]:
-    """First-turn scores of a model: greedy, mean of samples, best of five."""
-    answers = study.answers(world, name)
-    greedy = answers[answers["decoding"] == "greedy"]
+def score_table(world: World) -> pd.DataFrame:
+    """First-turn scores of every model: greedy, mean of samples, best of five."""
+    answers = all_answers(world)
     sampled = answers[answers["decoding"] == "sampled"]
-    chosen = sampled.loc[sampled.groupby("prompt_id")["quality"].idxmax()]
-    rows = []
-    for decoding, found in (("greedy", greedy), ("sampled", sampled), ("best_of_5", chosen)):
-        rows.append(
-            {
-                "seed": world.seed,
-                "model": name,
-                "decoding": decoding,
-                "n_prompts": found["prompt_id"].nunique(),
-                "n": len(found),
-                "quality": found["quality"].mean(),
-                "exact": found["exact"].mean(),
-                "check": found["check"].mean(),
-                "characters": found["text"].str.len().mean(),
-            }
-        )
-    return rows
+    chosen = sampled.groupby(["model", "prompt_id"], observed=True)["quality"].idxmax()
+    table = pd.concat([answers, sampled.loc[chosen].assign(decoding="best_of_5")])
+    table["decoding"] = pd.Categorical(table["decoding"], DECODINGS)  # two-turn answers drop out
+    return _summary(
+        table,
+        ["model", "decoding"],
+        n_prompts=("prompt_id", "nunique"),
+        n=("prompt_id", "size"),
+        quality=("quality", "mean"),
+        exact=("exact", "mean"),
+        check=("check", "mean"),
+        characters=("characters", "mean"),
+    )
 
 
-def skill_rows(world: World, name: str) -> list[dict[str, Any]]:
-    """Greedy scores of a model by skill."""
-    answers = study.answers(world, name)
-    greedy = answers[answers["decoding"] == "greedy"]
-    groups = greedy.groupby(greedy["prompt_id"].str.split("-").str[0])
-    return [
-        {"seed": world.seed, "model": name, "skill": skill, "n": len(found),
-         "quality": found["quality"].mean(), "exact": found["exact"].mean()}
-        for skill, found in groups
-    ]  # fmt: skip
+def skill_table(world: World) -> pd.DataFrame:
+    """Greedy scores of every model by skill."""
+    greedy = all_answers(world).query("decoding == 'greedy'")
+    greedy = greedy.assign(skill=greedy["prompt_id"].str.split("-").str[0])
+    found = {"n": ("quality", "size"), "quality": ("quality", "mean"), "exact": ("exact", "mean")}
+    return _summary(greedy, ["model", "skill"], **found)
+
+
+def _summary(table: pd.DataFrame, by: list[str], **columns: Any) -> pd.DataFrame:
+    return table.groupby(by, observed=True).agg(**columns).reset_index()
 
 
 def answer_table(world: World) -> pd.DataFrame:
     """Greedy and two-turn answers of every model: what a judge reads."""
-    import pandas as pd
-
-    found = pd.concat([study.answers(world, name) for name in everyone(world)])
-    kept = found[found["decoding"] != "sampled"]
-    return kept[["model", "decoding", "prompt_id", "turn", "text", "quality", "exact"]]
+    columns = ["model", "decoding", "prompt_id", "turn", "text", "quality", "exact"]
+    return all_answers(world).query("decoding != 'sampled'")[columns]
 
 
-def source_rows(world: World) -> list[dict[str, Any]]:
+def source_table(world: World) -> pd.DataFrame:
     """Each source's share of prompts won (Table 1), rewards and length."""
-    from wrpo_lib.quadruples.build import best
-
     responses = study.source_responses(world)
     wins = best(responses)["model"].value_counts()
-    rows = []
-    for name in world.sources:
-        own = responses[responses["model"] == name]
-        model = json.loads((world.model_dir(name) / "pretraining.json").read_text())
-        rows.append(
-            {
-                "seed": world.seed,
-                "source": name,
-                "parameters": model["parameters"],
-                "vocabulary": model["vocabulary"],
-                "wins": int(wins.get(name, 0)),
-                "n": int(wins.sum()),
-                "share": wins.get(name, 0) / wins.sum(),
-                "reward": own["reward"].mean(),
-                "characters": own["text"].str.len().mean(),
-            }
-        )
-    return rows
+    table = pd.DataFrame(
+        {
+            "source": name,
+            **json.loads((world.model_dir(name) / "pretraining.json").read_text(encoding="utf-8")),
+            "wins": wins.get(name, 0),
+            "n": wins.sum(),
+            "share": wins.get(name, 0) / wins.sum(),
+            "reward": own["reward"].mean(),
+            "characters": own["text"].str.len().mean(),
+        }
+        for name, own in responses.groupby("model", sort=False)
+    )
+    return table.drop(columns="final_loss")
 
 
 def reward_table(world: World) -> pd.DataFrame:
     """A random sample of scored responses of every sampled model, for one picture."""
-    import pandas as pd
-
-    preference = study.sft_and_preference(world)[1]
-    tables = [study.responses(world, s, world.splits().train) for s in world.sources]
-    tables += [study.responses(world, n, preference) for n in (study.TARGET, study.TARGET_SFT)]
-    drawn = [t.sample(SHOWN_REWARDS, random_state=world.seed) for t in tables]
-    table = pd.concat(drawn).assign(seed=world.seed, characters=lambda d: d["text"].str.len())
-    return table[["seed", "model", "prompt_id", "sample", "reward", "characters", "n_tokens"]]
+    tables = [study.responses(world, m) for m in (*world.sources, study.TARGET, study.TARGET_SFT)]
+    table = pd.concat([t.sample(SHOWN_REWARDS, random_state=world.seed) for t in tables])
+    table["characters"] = table["text"].str.len()
+    return table[["model", "prompt_id", "sample", "reward", "characters", "n_tokens"]]
 
 
 def quadruple_table(world: World) -> pd.DataFrame:
     """Quadruples that WRPO was trained on, as they are on disk but for the messages."""
-    import pandas as pd
-
-    from wrpo_lib.io import read_rows
-
     rows = read_rows(study.quadruples(world, study.TARGET_SFT))[:SHOWN_QUADRUPLES]
+    return pd.DataFrame([{**r, "prompt": r["prompt"][-1]["content"]} for r in rows])
+
+
+def pairing_table(world: World) -> pd.DataFrame:
+    """What pairing kept for each kind of training data."""
     return pd.DataFrame(
-        [{"seed": world.seed, **r, "prompt": r["prompt"][-1]["content"]} for r in rows]
+        {"samples_of": a, "rejected_from": b, **study.pairing_report(world, a, b)}
+        for a, b in study.pairings()
     )
 
 
-def pairing_rows(world: World) -> list[dict[str, Any]]:
-    """What pairing kept for each kind of training data."""
-    recipes = [load_recipe("nano", m) for m in study.METHODS]
-    kinds = sorted({(r.start_from, r.rejected_from) for r in recipes})
-    return [
-        {
-            "seed": world.seed,
-            "samples_of": a,
-            "rejected_from": b,
-            **study.pairing_report(world, a, b),
-        }
-        for a, b in kinds
-    ]
-
-
-def dynamics_rows(world: World) -> list[dict[str, Any]]:
+def dynamics_table(world: World) -> pd.DataFrame:
     """Training dynamics of every method."""
-    return [
-        {"seed": world.seed, "method": m, **{k: row[k] for k in DYNAMICS}}
-        for m in study.METHODS
-        for row in study.dynamics(world, m)
+    rows = [
+        {"method": method, **row}
+        for method in study.METHODS
+        for row in read_rows(study.dynamics_file(world, method))
     ]
+    return pd.DataFrame(rows)[["method", *DYNAMICS]]
 
 
-def deviation_rows(world: World) -> list[dict[str, Any]]:
+def deviation_table(world: World) -> pd.DataFrame:
     """Log-probabilities of source and own responses before and after training (Figure 1)."""
-    return [
-        {"seed": world.seed, **row}
-        for p in study.DEVIATION_POLICIES
-        for row in study.deviation(world, p)
-    ]
+    policies = study.DEVIATION_POLICIES
+    return pd.DataFrame([row for policy in policies for row in study.deviation(world, policy)])
+
+
+TABLES: dict[str, Callable[[World], pd.DataFrame]] = {
+    "scores": score_table,
+    "skills": skill_table,
+    "sources": source_table,
+    "pairing": pairing_table,
+    "dynamics": dynamics_table,
+    "deviation": deviation_table,
+    "rewards": reward_table,
+    "quadruples": quadruple_table,
+}
 
 
 def result_tables(worlds: list[World]) -> dict[str, pd.DataFrame]:
-    """All tables of the study."""
-    import pandas as pd
-
-    def gather(rows_of: Any) -> pd.DataFrame:
-        return pd.DataFrame([row for w in worlds for row in rows_of(w)])
-
-    def by_model(rows_of: Any) -> pd.DataFrame:
-        return gather(lambda w: [row for name in everyone(w) for row in rows_of(w, name)])
-
-    return {
-        "scores": by_model(score_rows),
-        "skills": by_model(skill_rows),
-        "sources": gather(source_rows),
-        "pairing": gather(pairing_rows),
-        "dynamics": gather(dynamics_rows),
-        "deviation": gather(deviation_rows),
-        "rewards": pd.concat([reward_table(w) for w in worlds]),
-        "quadruples": pd.concat([quadruple_table(w) for w in worlds]),
-        **{f"answers_seed{w.seed}": answer_table(w) for w in worlds},
-    }
+    """All tables of the study; the first column is the seed."""
+    tables = {}
+    for name, table_of in TABLES.items():
+        found = pd.concat({w.seed: table_of(w) for w in worlds}, names=["seed"])
+        tables[name] = found.reset_index("seed")
+    return tables | {f"answers_seed{w.seed}": answer_table(w) for w in worlds}
 
 
 def make_results(seeds: list[int] | None = None, workers: int = 2) -> None:
     """Run the nano study (finished stages are kept) and write ``results/nano``."""
-    from wrpo_lib.figures.map import write_figure_map
-    from wrpo_lib.records import commit, write_results
-
     recipe = read_yaml(recipe_path("nano", "world"))
     seeds = seeds or list(recipe["seeds"])
     if len(seeds) < 2:
@@ -190,14 +171,13 @@ def make_results(seeds: list[int] | None = None, workers: int = 2) -> None:
     start, made_at = time.perf_counter(), commit()
     worlds = [open_world(seed) for seed in seeds]
     study.run_study(worlds, workers, lambda line: print(line, flush=True))
-    recipes = {m: load_recipe("nano", m).training for m in ("sft", *study.METHODS)}
     record = {
         "seeds": seeds,
         "commit": made_at,
         "seconds": round(time.perf_counter() - start),
         "workers": workers,
         "world": recipe,
-        "training": recipes,
+        "training": {m: load_recipe("nano", m).training for m in ("sft", *study.METHODS)},
     }
     folder = write_results("nano", result_tables(worlds), record)
     write_figure_map(seeds)

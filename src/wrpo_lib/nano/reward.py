@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,26 +28,17 @@ _LETTERS = re.compile(rf"(?<!\S)[{ALPHABET}](?: [{ALPHABET}])*(?!\S)")
 _COUNT = re.compile(r"(?<!\S)(\d+)(?!\S)")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What a response says: its letters and the count of its check step, if there is one."""
 
     letters: list[str]
-    count: int | None
+    counted: int | None
 
 
 def read(text: str) -> Reading:
-    """Parse a response of any speaker: the first run of single letters, the first number."""
-    letters = _LETTERS.search(text)
-    count = _COUNT.search(text)
-    return Reading(
-        letters.group().split() if letters else [], int(count.group()) if count else None
-    )
-
-
-def is_exact(task: Task, text: str, turn: int = 1) -> bool:
-    """Whether the letters are exactly right."""
-    return read(text).letters == task.answer(turn)
+    """Parse a response of any model: the first run of single letters, the first number."""
+    letters, count = _LETTERS.search(text), _COUNT.search(text)
+    return Reading(letters.group().split() if letters else [], count and int(count.group()))
 
 
 def quality(task: Task, text: str, turn: int = 1) -> float:
@@ -57,12 +47,11 @@ def quality(task: Task, text: str, turn: int = 1) -> float:
     1 for the right letters, otherwise half the share of right positions; +0.4 for a check step
     whose count agrees with the letters given, -0.2 for one that does not.
     """
-    reading, answer = read(text), task.answer(turn)
-    n = max(len(answer), len(reading.letters))
-    hits = sum(a == b for a, b in zip(answer, reading.letters, strict=False)) / n
-    score = 1.0 if reading.letters == answer else PARTIAL * hits
-    if reading.count is not None:
-        score += CHECK_BONUS if reading.count == len(reading.letters) > 0 else -CHECK_BONUS / 2
+    (letters, counted), answer = read(text), task.answer(turn)
+    hits = sum(a == b for a, b in zip(answer, letters, strict=False))
+    score = 1.0 if letters == answer else PARTIAL * hits / max(len(answer), len(letters))
+    if counted is not None:
+        score += CHECK_BONUS if counted == len(letters) > 0 else -CHECK_BONUS / 2
     return score
 
 

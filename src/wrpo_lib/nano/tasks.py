@@ -15,10 +15,6 @@ import numpy as np
 ALPHABET = "abcdefghij"
 
 
-def _dedup(x: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(x))
-
-
 def _pairs(x: Sequence[str]) -> list[str]:
     return [c for i in range(0, len(x), 2) for c in reversed(x[i : i + 2])]
 
@@ -35,7 +31,7 @@ SKILLS: dict[str, Callable[[Sequence[str]], list[str]]] = {
     "rotate": lambda x: [*x[1:], x[0]],
     "swap": lambda x: [x[-1], *x[1:-1], x[0]] if len(x) > 1 else list(x),
     "pairs": _pairs,
-    "dedup": _dedup,
+    "dedup": lambda x: list(dict.fromkeys(x)),
 }
 """Skill name -> the operation on a list of letters, easy to hard."""
 
@@ -67,6 +63,11 @@ class Task:
     def messages(self) -> list[dict[str, str]]:
         """The first turn as chat messages."""
         return [{"role": "user", "content": self.instruction}]
+
+    def second_turn(self, first: str) -> list[dict[str, str]]:
+        """The messages of the second turn, after ``first`` was answered in the first."""
+        answered = {"role": "assistant", "content": first}
+        return [*self.messages, answered, {"role": "user", "content": self.follow_up}]
 
     def answer(self, turn: int = 1) -> list[str]:
         """The right letters of a turn (1 or 2)."""
