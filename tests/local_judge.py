@@ -6,8 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from wrpo_lib.evaluation.judgements import best_attempts
+from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.nano.judge_server import serve
 
 
@@ -35,3 +38,9 @@ def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join(30)
+
+
+def judgements(path: Path) -> list[Row]:
+    """The rows of a file of judgements that count, whole."""
+    with_reply = [(row["request"], row) for row in iter_rows(path)]
+    return [row for _, row in best_attempts(with_reply)]

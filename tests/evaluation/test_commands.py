@@ -119,9 +119,9 @@ BAD = {
     "an unknown order": (["judge", "alpaca-eval", "--order", "random"], "order is 'random'"),
     "samples of scores": (
         ["judge", "mt-bench", "--samples", "3"],
-        "samples is 3; only alpaca-eval",
+        "samples is 3; give 1",
     ),
-    "no samples": (["judge", "alpaca-eval", "--samples", "0"], "samples is 0; give at least 1"),
+    "no samples": (["judge", "alpaca-eval", "--samples", "0"], "samples is 0; give 1"),
     "pairs of ours": (["judge", "mt-bench", "--mode", "pair", "--baseline", "X"], "no pairwise"),
     "a price alone": (["judge", "mt-bench", "--price-prompt", "1"], "give --price-prompt and"),
     "no price": (["judge", "mt-bench", "--max-cost", "1"], "--max-cost needs a price"),

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_judge import judgements
 
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-from wrpo_lib.evaluation.judging import KEY, Run, judgements
+from wrpo_lib.evaluation.judging import KEY, Run
 from wrpo_lib.io import Store, file_hash, write_json, write_rows
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import project_root, provenance

@@ -9,8 +9,7 @@ import pytest
 
 from wrpo_lib.evaluation import verdicts
 from wrpo_lib.evaluation.alpaca_package import package
-from wrpo_lib.evaluation.calls import BASELINE_FIRST, MODEL_FIRST
-from wrpo_lib.evaluation.judging import winner
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST, winner
 
 
 def body(listed: dict[str, float] | None) -> dict[str, Any]:

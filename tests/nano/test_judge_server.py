@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from local_judge import judge_at
+from local_judge import judge_at, judgements
 from scipy.special import expit
 
 from wrpo_lib.evaluation import alpaca_eval
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import OWN, Benchmark, Question, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls
-from wrpo_lib.evaluation.judging import KEY, Run, judgements
+from wrpo_lib.evaluation.judging import KEY, Run
 from wrpo_lib.evaluation.length_control import length_controlled
 from wrpo_lib.io import Store, read_rows, write_rows
 from wrpo_lib.nano import questions
