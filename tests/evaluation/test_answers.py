@@ -155,7 +155,3 @@ def test_bad_files_of_answers_are_named(what: str, tmp_path: Path) -> None:
     write_rows(rows, path)
     with pytest.raises(WRPOError, match=sentence):
         Answers(path, load("alpaca-eval"))
-
-
-
-

@@ -173,8 +173,6 @@ def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
     assert "boom" in errors[0]["problem"]
 
 
-
-
 def test_a_revoked_key_is_one_sentence_and_leaks_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -311,9 +309,3 @@ plan = JudgingPlan(benchmark, MODEL)
 with Store(folder / "judgements.jsonl", KEY) as store:
     Run(plan, store, Server(url))(calls(plan, answers, "mine", {}))
 """
-
-
-
-
-
-

@@ -66,7 +66,7 @@ def judge(
     from wrpo_lib.evaluation.answers import Answers
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-    from wrpo_lib.evaluation.judging import KEY, Run, done
+    from wrpo_lib.evaluation.judging import KEY, Run
     from wrpo_lib.evaluation.judging import estimate as estimated
     from wrpo_lib.io import Store
     from wrpo_lib.server import Server
@@ -77,18 +77,13 @@ def judge(
     _refuse_missing(given.missing(name), allow_missing, name, answers)
     if mode == "pair" and baseline is None:
         raise WRPOError("--mode pair compares with a baseline; give --baseline FILE")
-    asked, baselines = (
-        open_baselines(asked, baseline)
-        if benchmark != "mt-bench" or mode == "pair"
-        else (asked, {})
-    )
+    asked, baselines = open_baselines(asked, baseline)
     plan = JudgingPlan(asked, judge, order, metric, samples, mode)
     prices = _prices(judge, price_prompt, price_completion)
     with Store(out, KEY) as store:
-        run = Run(plan, store, Server(base_url, api_key_env, connections), prices, max_cost,
-                  retry_unreadable)  # fmt: skip
-        needed = estimated(plan, calls(plan, given, name, baselines),
-                           done(store, retry_unreadable), prices)  # fmt: skip
+        server = Server(base_url, api_key_env, connections)
+        run = Run(plan, store, server, prices, max_cost, retry_unreadable)
+        needed = estimated(plan, calls(plan, given, name, baselines), run.finished, prices)
         _say_estimate(needed, prices)
         if estimate:
             return
@@ -132,8 +127,8 @@ def _prices(judge: str, prompt: float | None, completion: float | None) -> Price
 def _say_estimate(needed: Counts, prices: Prices | None) -> None:
     cost = "cost unknown (give --price-prompt and --price-completion)"
     if prices:
-        cost = (f"about {needed.cost:.2f} at {prices.prompt:g} and {prices.completion:g} "
-                "a million tokens")  # fmt: skip
+        each = f"{prices.prompt:g} and {prices.completion:g} a million tokens"
+        cost = f"about {needed.cost:.2f} at {each}"
     typer.echo(
         f"{needed.calls} calls to make ({needed.kept} kept from before, {needed.identical} "
         f"identical pairs need none), about {needed.prompt_tokens / 1e6:.3f} M prompt and "
@@ -201,15 +196,13 @@ def nano_judge(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
-    import asyncio
     import functools
 
     from wrpo_lib.nano.judge import Judge
-    from wrpo_lib.nano.judge_server import MODEL, respond, serve
+    from wrpo_lib.nano.judge_server import MODEL, make_server, respond
 
     biased = Judge(quality, position, length, noise, seed, length_unit)
-
-    def started(at: int) -> None:
-        typer.echo(f"judge {MODEL!r} at http://127.0.0.1:{at}/v1 (stop with Ctrl-C)")
-
-    asyncio.run(serve(functools.partial(respond, judge=biased), port, latency, started))
+    with make_server(functools.partial(respond, judge=biased), port, latency) as server:
+        at = f"http://127.0.0.1:{server.server_port}/v1"
+        typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
+        server.serve_forever()

@@ -16,11 +16,12 @@ import numpy as np
 from scipy.special import expit
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.arena_hard import FOR_A
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERDICTS = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
+VERDICTS = tuple(FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 
 
