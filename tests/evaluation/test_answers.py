@@ -11,7 +11,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.answers import Answers, answer, export, sampling
-from wrpo_lib.evaluation.benchmarks import Benchmark, Question, load
+from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.io import read_rows, write_rows
 

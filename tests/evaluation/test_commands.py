@@ -147,22 +147,6 @@ def test_bad_arguments_are_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_missing_answers_are_refused_or_counted(
-    wrpo: Wrpo, url: str, right: dict[str, Path], tmp_path: Path
-) -> None:
-    path = tmp_path / "few.jsonl"
-    path.write_text("".join(right["mt-bench"].read_text().splitlines(keepends=True)[:-3]))
-    common = ("judge", "mt-bench", "--answers", path, "--judge", MODEL, "--base-url", url,
-              "--out", tmp_path / "j.jsonl")  # fmt: skip
-    status, _, error = wrpo(*common)
-    assert status == 2
-    assert "lacks 3 answers of 'right'" in error
-    status, said, _ = wrpo(*common, "--allow-missing")
-    assert status == 0
-    assert "lacks 3 answers of 'right'" in said
-    assert "45 verdicts" in said
-
-
 def test_assets_are_listed_and_verified(
     wrpo: Wrpo, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

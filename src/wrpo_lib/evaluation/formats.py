@@ -17,7 +17,7 @@ from typing import Any
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.arena_hard import BASELINES
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MIRRORED, MODEL_FIRST, VERDICTS
-from wrpo_lib.io import Row, iter_rows, open_binary
+from wrpo_lib.io import Row, iter_rows
 
 ANNOTATORS = {"weighted_alpaca_eval_gpt4_turbo": ("gpt-4-1106-preview", "alpaca_eval_clf")}
 """alpaca-eval's annotator -> judge and template, as our own rows name them."""

@@ -147,13 +147,13 @@ def make_server(
         wbufsize = -1  # headers and body in one packet
         disable_nagle_algorithm = True
 
-        def do_POST(self) -> None:  # noqa: N802 (the name that http.server calls)
+        def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, reply = responder(body)
             time.sleep(latency)
             self._send(status, reply)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
 
         def _send(self, status: int, reply: dict[str, Any]) -> None:
