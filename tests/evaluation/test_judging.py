@@ -17,7 +17,6 @@ import pytest
 from local_judge import judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
@@ -183,22 +182,6 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
     with pytest.raises(WRPOError, match="--max-cost needs a price"):
         run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
-
-
-def test_the_estimate_counts_what_is_needed(tmp_path: Path) -> None:
-    benchmark, baselines = open_baselines(load("arena-hard"))
-    given = Answers(answer_file(tmp_path, benchmark), benchmark)
-    plan = JudgingPlan(benchmark, "j")
-    every = list(calls(plan, given, "mine", baselines))
-    finished = {every[0].row["request"]}
-    found = judging.estimate(plan, every, finished, Prices(2.0, 4.0))
-    characters = sum(len(m["content"]) for c in every[1:] for m in (c.body or {})["messages"])
-    assert (found.calls, found.kept) == (2 * len(benchmark.questions) - 1, 1)
-    assert found.prompt_tokens == pytest.approx(characters / 4)
-    assert found.completion_tokens == 256 * found.calls  # the nano prompts' own limit
-    assert found.cost == pytest.approx(
-        (found.prompt_tokens * 2 + found.completion_tokens * 4) / 1e6
-    )
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:

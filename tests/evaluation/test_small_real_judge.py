@@ -58,8 +58,15 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME,
-               "--port", str(port), "--device", "cpu"]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        NAME,
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
@@ -111,8 +118,13 @@ def first_pairs(shared: Path, folder: Path) -> tuple[Benchmark, Answers]:
 
     few = sorted(bench.questions, key=size)[:PAIRS]
     path = folder / "answers.jsonl"
-    write_rows(({"question_id": q.question_id, "turn": 1, "model": name,
-                        "text": model.text(name, q)} for q in few), path)  # fmt: skip
+    write_rows(
+        (
+            {"question_id": q.question_id, "turn": 1, "model": name, "text": model.text(name, q)}
+            for q in few
+        ),
+        path,
+    )
     return bench, Answers(path, bench)
 
 
@@ -121,8 +133,19 @@ def references(folder: Path) -> tuple[Benchmark, Answers]:
     bench = load("mt-bench", "0125-references")
     few = tuple(q for q in bench.questions if q.references)[3:30:10]
     path = folder / "references.jsonl"
-    write_rows(({"question_id": q.question_id, "turn": t, "model": "gpt-4-0125-preview",
-                        "text": q.references[t - 1]} for q in few for t in (1, 2)), path)  # fmt: skip
+    write_rows(
+        (
+            {
+                "question_id": q.question_id,
+                "turn": t,
+                "model": "gpt-4-0125-preview",
+                "text": q.references[t - 1],
+            }
+            for q in few
+            for t in (1, 2)
+        ),
+        path,
+    )
     plain = tuple(replace(q, references=()) for q in few)
     short = {**bench.judge_settings, "max_tokens": LIMIT}
     bench = replace(bench, questions=plain, judge_settings=short)
@@ -136,17 +159,38 @@ def nano_pairs(folder: Path) -> tuple[Benchmark, Answers]:
     path = folder / "right.jsonl"
     right = {q.question_id: " ".join(task_from_id(str(q.question_id)).answer()) for q in few}
     said = {i: f"the answer is {letters} ." for i, letters in right.items()}
-    write_rows(({"question_id": i, "turn": 1, "model": "right", "text": text}
-                       for i, text in said.items()), path)  # fmt: skip
+    write_rows(
+        ({"question_id": i, "turn": 1, "model": "right", "text": text} for i, text in said.items()),
+        path,
+    )
     bench = replace(bench, judge_settings={**bench.judge_settings, "max_tokens": LIMIT})
     return bench, Answers(path, bench)
 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
     """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
-    names = ("benchmark", "version", "question_id", "turn", "model", "baseline", "order", "judge",
-             "template", "template_sha256", "settings", "metric", "status", "problem",
-             "preference", "verdict", "winner", "score", "usage", "attempt")  # fmt: skip
+    names = (
+        "benchmark",
+        "version",
+        "question_id",
+        "turn",
+        "model",
+        "baseline",
+        "order",
+        "judge",
+        "template",
+        "template_sha256",
+        "settings",
+        "metric",
+        "status",
+        "problem",
+        "preference",
+        "verdict",
+        "winner",
+        "score",
+        "usage",
+        "attempt",
+    )
     reply = row["judgment"] or ""
     whole = len(reply) <= 20 or row["version"] == "nano"
     return {
@@ -174,13 +218,21 @@ def test_a_real_small_model_has_been_the_judge(
     weighted = [row for row in rows if row["metric"] == "weighted"]
     assert {row["problem"] for row in weighted} == {"log-probabilities missing"}
     groups = Counter((r["benchmark"], r["metric"]) for r in rows if r not in weighted)
-    assert groups == {("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
-                      ("mt-bench", "score"): 6, ("arena-hard", "verdict"): 8}  # fmt: skip
+    assert groups == {
+        ("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
+        ("mt-bench", "score"): 6,
+        ("arena-hard", "verdict"): 8,
+    }
     found = {
-        "judge": NAME, "server": "transformers serve", "weights": smollm2_file.name,
-        "weights_sha256": file_hash(smollm2_file), "seconds": round(seconds, 1),
-        "counts": _counts(rows), **provenance(), "judgements": [kept(r) for r in rows],
-    }  # fmt: skip
+        "judge": NAME,
+        "server": "transformers serve",
+        "weights": smollm2_file.name,
+        "weights_sha256": file_hash(smollm2_file),
+        "seconds": round(seconds, 1),
+        "counts": _counts(rows),
+        **provenance(),
+        "judgements": [kept(r) for r in rows],
+    }
     path = project_root() / "results" / "judge-smollm2" / "judgements.json"
     if os.environ.get("WRPO_RECORD") == "1":
         write_json(path, found)
@@ -194,8 +246,10 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
     counts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}",
-                                  {"calls": 0, "verdicts": 0, "problems": Counter()})  # fmt: skip
+        entry = counts.setdefault(
+            f"{row['benchmark']}, {row['metric']}",
+            {"calls": 0, "verdicts": 0, "problems": Counter()},
+        )
         entry["calls"] += 1
         entry["verdicts"] += row["status"] == "ok"
         entry["problems"].update([row["problem"]] if row["problem"] else [])

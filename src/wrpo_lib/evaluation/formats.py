@@ -223,20 +223,17 @@ def _vote(row: Row) -> list[Row]:
     return [{**_games(found)[0], "baseline": row["model_b"], "metric": "votes"}]
 
 
-def _arena(row: Row, games: list[tuple[int, Any]], **defaults: str) -> list[Row]:
+def _arena(row: Row, games: list[tuple[int, Any]]) -> list[Row]:
     """Games as (number, label); in the first the baseline is A, in the second the model."""
     category = row.get("category") or "arena-hard-v0.1"
-    setting = _setting(
-        row, baseline=BASELINES.get(category, ""), version="v0.1", metric="verdict", **defaults
-    )
-    lengths = {k: row[k] for k in ("length_model", "length_baseline") if k in row}
-    found = []
+    baseline = BASELINES.get(category, "")
+    common = _setting(row, baseline=baseline, version="v0.1", metric="verdict")
+    common |= {k: row[k] for k in ("length_model", "length_baseline") if k in row}
+    found: list[Row] = []
     for game, label in games:
         won, weight = VERDICTS.get(MIRRORED.get(str(label), str(label)), (math.nan, 0))
         won = 1 - won if game == 1 else won
-        found.append(
-            {**setting, "category": category, **lengths, "game": game, "won": won, "weight": weight}
-        )
+        found.append({**common, "category": category, "game": game, "won": won, "weight": weight})
     return found
 
 
@@ -252,7 +249,8 @@ def _battle(row: Row) -> list[Row]:
     first_is_model = row["model_b"] in BASELINES.values() and row["model_a"] != row["model_b"]
     own, other = ("model_a", "model_b") if first_is_model else ("model_b", "model_a")
     winner = str(row["winner"])
-    won = 0.5 if winner.startswith("tie") else {own: 1.0, other: 0.0}.get(winner, math.nan)
+    outcomes = {own: 1.0, other: 0.0}
+    won = 0.5 if winner.startswith("tie") else outcomes.get(winner, math.nan)
     names = {"model": row[own], "baseline": row[other], "judge": row.get("judge") or ""}
     return [
         {

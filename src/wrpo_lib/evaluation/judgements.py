@@ -25,18 +25,22 @@ OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ou
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): for each request its best attempt, of equals the last.
+    """The rows that count among (where, row): for each request its best attempt.
 
-    An answered call counts before one without a verdict, and that before a failed one. A call that
-    never succeeded stays, with no result, so that whoever summarises can count what is missing.
-    Rows of other tools have no ``request`` and all count.
+    An answered call counts before one without a verdict, that before a failed one, and of equals
+    the last. A call that never succeeded stays, with no result, so that whoever summarises can
+    count what is missing. Rows of other tools have no ``request`` and all count.
     """
-    rank = {ERROR: 0, UNREADABLE: 1, OK: 2}
+    ranks = {ERROR: 0, UNREADABLE: 1, OK: 2}
+
+    def rank(row: Row) -> int:
+        return ranks.get(str(row.get("status")), 0)
+
     best: dict[str, tuple[str, Row]] = {}
     for where, row in rows:
         request = row.get("request", where)
         known = best.get(request)
-        if known is None or rank.get(row.get("status"), 0) >= rank.get(known[1].get("status"), 0):
+        if known is None or rank(row) >= rank(known[1]):
             best[request] = where, row
     return list(best.values())
 

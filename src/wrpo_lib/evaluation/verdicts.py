@@ -20,8 +20,10 @@ BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 NO_LOGPROBS = "log-probabilities missing"
 
 VERDICTS = {**FOR_A, "A": (1.0, 1), "B": (0.0, 1), "C": (0.5, 1)}
-"""Label -> (1 if for the answer shown first, 0 if for the second, ½ for a tie; weight): Arena-Hard's
-five, then MT-Bench's three."""
+"""Label -> (1 for the answer shown first, 0 for the second, ½ for a tie; weight).
+
+Arena-Hard's five, then MT-Bench's three.
+"""
 
 MIRRORED = {"A<<B": "B>>A", "A<B": "B>A", "B=A": "A=B", "B<A": "A>B", "B<<A": "A>>B"}
 """Other spellings that Arena-Hard v2.0 accepts (upstream's show_result.py)."""

@@ -125,10 +125,13 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
     }
     key = json.dumps(body, sort_keys=True).encode()
     return 200, {
-        "id": f"nano-{zlib.crc32(key):08x}", "object": "chat.completion", "created": 0,
-        "model": f"{MODEL}-seed{judge.seed}", "choices": [choice],
+        "id": f"nano-{zlib.crc32(key):08x}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": f"{MODEL}-seed{judge.seed}",
+        "choices": [choice],
         "usage": {**usage, "total_tokens": sum(usage.values())},
-    }  # fmt: skip
+    }
 
 
 Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
