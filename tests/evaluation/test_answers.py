@@ -138,7 +138,7 @@ BAD_FILES = {
     "a duplicate": ([ours(), ours()], "line 2: 'm' answers question .* a second time"),
     "an unknown question": ([ours(question_id="q9")], "no question 'q9' with a turn 1"),
     "a turn too many": ([ours(turn=2)], "with a turn 2"),
-    "no text": ([ours(text=None)], "field 'text': is no text"),
+    "no text": ([ours(text=None)], "field 'text': is None"),
     "nothing": ([], "holds no answers"),
     "another form": ([{"question": "q", "answer": "a"}], "line 1 has no field 'question_id'"),
     "another instruction": (

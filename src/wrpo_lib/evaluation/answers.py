@@ -129,7 +129,8 @@ class Answers:
         for where, row in read_rows(path):
             for found in convert(row, ANSWERS, where):
                 if "instruction" in found:  # joined by instruction, never by position
-                    found |= {"question_id": by_instruction.get(found["instruction"]), "turn": 1}
+                    asked = found["instruction"]
+                    found |= {"question_id": by_instruction.get(asked, asked), "turn": 1}
                 self._add(found, where)
         if not self._texts:
             raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
@@ -142,12 +143,15 @@ class Answers:
                 f"{where} answers {row.get('benchmark')} {row.get('version')}, not {name} "
                 f"{version}; give --version, or answer this version"
             )
-        if not isinstance(row["text"], str):
-            raise WRPOError(f"{where}, field 'text': is no text; answer the question again")
+        kinds = {"question_id": str | int, "turn": int, "model": str, "text": str}
+        for field_name, kind in kinds.items():
+            if not isinstance(row[field_name], kind):
+                raise WRPOError(
+                    f"{where}, field {field_name!r}: is {row[field_name]!r}; correct it"
+                )
         if not 1 <= turn <= self._turns.get(question, 0):
-            asked = row.get("instruction", question)
             raise WRPOError(
-                f"{where}: {name} {version} has no question {str(asked)[:40]!r} with a turn "
+                f"{where}: {name} {version} has no question {str(question)[:40]!r} with a turn "
                 f"{turn}; is the file from another version?"
             )
         if (model, question, turn) in self._texts:

@@ -39,7 +39,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
     if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
         import pandas as pd
 
-        rows = iter(pd.read_csv(path).to_dict("records"))
+        try:
+            rows = iter(pd.read_csv(path).to_dict("records"))
+        except (ValueError, OSError, EOFError) as error:
+            raise WRPOError(f"{path} is no whole CSV ({error}); copy it again") from error
     unit = "line" if ".jsonl" in path.name else "row"
     for number, row in enumerate(rows, 1):
         yield f"{path}, {unit} {number}", row
