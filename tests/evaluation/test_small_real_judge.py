@@ -148,8 +148,17 @@ def answered(folder: Path, bench: Benchmark, model: str, texts: dict[Any, Any]) 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
     """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
-    dropped = "request category game sample judged served judgment neutralised".split()
-    dropped += "length_model length_baseline logprob_m logprob_M".split()
+    dropped = [
+        "request",
+        "category",
+        "game",
+        "sample",
+        "judged",
+        "served",
+        "judgment",
+        "neutralised",
+    ]
+    dropped += ["length_model", "length_baseline", "logprob_m", "logprob_M"]
     reply = row["judgment"] or ""
     whole = len(reply) <= 20 or row["version"] == "nano"
     return {
