@@ -66,18 +66,6 @@ def test_a_gzipped_copy_is_checked_by_its_content(nothing_local: Path) -> None:
         assets.local(asset)
 
 
-def test_a_missing_asset_says_how_to_get_it(
-    nothing_local: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(WRPOError, match="set WRPO_ASSETS to a folder that has it"):
-        assets.fetch("mt_bench/questions.jsonl")
-    with pytest.raises(
-        WRPOError, match=r"unknown asset 'mt_bench/nothing'; choose one of mt_bench/"
-    ):
-        assets.fetch("mt_bench/nothing")
-
-
 def test_fetching_downloads_checks_and_keeps(
     nothing_local: Path, monkeypatch: pytest.MonkeyPatch, served_folder: tuple[Path, str]
 ) -> None:

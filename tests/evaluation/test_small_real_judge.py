@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_judge import judgements
 
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-from wrpo_lib.evaluation.judging import KEY, Run, judgements
+from wrpo_lib.evaluation.judging import KEY, Run
 from wrpo_lib.io import Store, file_hash, write_json, write_rows
+from wrpo_lib.models import load_causal_lm
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import project_root, provenance
 from wrpo_lib.server import Server
@@ -41,24 +43,25 @@ PAIRS, LIMIT = 6, 128  # pairs of AlpacaEval-2; tokens of a reply with an explan
 @pytest.fixture(scope="module")
 def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of ``transformers serve`` with SmolLM2, whose weights a package carries."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     pytest.importorskip("uvicorn", reason="needs transformers[serving]")
     home = tmp_path_factory.mktemp("served")
-    load_options: dict[str, Any] = {"gguf_file": smollm2_file.name}
-    model = AutoModelForCausalLM.from_pretrained(
-        smollm2_file.parent, dtype=torch.float32, **load_options
-    )
+    model, tokenizer = load_causal_lm(str(smollm2_file), dtype="float32")
     model.is_quantized, model.hf_quantizer = False, None  # dequantised already
     del model.config.quantization_config
     model.save_pretrained(home / NAME)
-    AutoTokenizer.from_pretrained(smollm2_file.parent, **load_options).save_pretrained(home / NAME)
+    tokenizer.save_pretrained(home / NAME)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME,
-               "--port", str(port), "--device", "cpu"]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        NAME,
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
@@ -109,47 +112,57 @@ def first_pairs(shared: Path, folder: Path) -> tuple[Benchmark, Answers]:
         return sum(len(str(t)) for t in texts) + (texts[0] == texts[1]) * 10**6
 
     few = sorted(bench.questions, key=size)[:PAIRS]
-    path = folder / "answers.jsonl"
-    write_rows(({"question_id": q.question_id, "turn": 1, "model": name,
-                        "text": model.text(name, q)} for q in few), path)  # fmt: skip
-    return bench, Answers(path, bench)
+    return bench, answered(
+        folder, bench, name, {(q.question_id, 1): model.text(name, q) for q in few}
+    )
 
 
 def references(folder: Path) -> tuple[Benchmark, Answers]:
     """MT-Bench's reference answers to three questions, judged without showing them twice."""
     bench = load("mt-bench", "0125-references")
     few = tuple(q for q in bench.questions if q.references)[3:30:10]
-    path = folder / "references.jsonl"
-    write_rows(({"question_id": q.question_id, "turn": t, "model": "gpt-4-0125-preview",
-                        "text": q.references[t - 1]} for q in few for t in (1, 2)), path)  # fmt: skip
+    texts = {(q.question_id, t): q.references[t - 1] for q in few for t in (1, 2)}
     plain = tuple(replace(q, references=()) for q in few)
     short = {**bench.judge_settings, "max_tokens": LIMIT}
     bench = replace(bench, questions=plain, judge_settings=short)
-    return bench, Answers(path, bench)
+    return bench, answered(folder, bench, "gpt-4-0125-preview", texts)
 
 
 def nano_pairs(folder: Path) -> tuple[Benchmark, Answers]:
     """Right answers against the testbed's baseline, half of which slips."""
     bench = load("arena-hard")
-    few = bench.questions[:4]
-    path = folder / "right.jsonl"
-    right = {q.question_id: " ".join(task_from_id(str(q.question_id)).answer()) for q in few}
-    said = {i: f"the answer is {letters} ." for i, letters in right.items()}
-    write_rows(({"question_id": i, "turn": 1, "model": "right", "text": text}
-                       for i, text in said.items()), path)  # fmt: skip
+    ids = [str(q.question_id) for q in bench.questions[:4]]
+    right = {i: " ".join(task_from_id(i).answer()) for i in ids}
+    texts = {(i, 1): f"the answer is {letters} ." for i, letters in right.items()}
     bench = replace(bench, judge_settings={**bench.judge_settings, "max_tokens": LIMIT})
-    return bench, Answers(path, bench)
+    return bench, answered(folder, bench, "right", texts)
+
+
+def answered(folder: Path, bench: Benchmark, model: str, texts: dict[Any, Any]) -> Answers:
+    """A file of answers by (question, turn), opened."""
+    path = folder / f"{model}.jsonl"
+    rows = ({"question_id": i, "turn": t, "model": model, "text": x} for (i, t), x in texts.items())
+    write_rows(rows, path)
+    return Answers(path, bench)
 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
     """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
-    names = ("benchmark", "version", "question_id", "turn", "model", "baseline", "order", "judge",
-             "template", "template_sha256", "settings", "metric", "status", "problem",
-             "preference", "verdict", "winner", "score", "usage", "attempt")  # fmt: skip
+    dropped = [
+        "request",
+        "category",
+        "game",
+        "sample",
+        "judged",
+        "served",
+        "judgment",
+        "neutralised",
+    ]
+    dropped += ["length_model", "length_baseline", "logprob_m", "logprob_M"]
     reply = row["judgment"] or ""
     whole = len(reply) <= 20 or row["version"] == "nano"
     return {
-        **{n: row[n] for n in names if row.get(n) is not None},
+        **{n: v for n, v in row.items() if n not in dropped and v is not None},
         "reply_characters": len(reply),
         "reply_sha256": hashlib.sha256(reply.encode()).hexdigest(),
         "reply": reply if whole else None,
@@ -173,13 +186,21 @@ def test_a_real_small_model_has_been_the_judge(
     weighted = [row for row in rows if row["metric"] == "weighted"]
     assert {row["problem"] for row in weighted} == {"log-probabilities missing"}
     groups = Counter((r["benchmark"], r["metric"]) for r in rows if r not in weighted)
-    assert groups == {("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
-                      ("mt-bench", "score"): 6, ("arena-hard", "verdict"): 8}  # fmt: skip
+    assert groups == {
+        ("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
+        ("mt-bench", "score"): 6,
+        ("arena-hard", "verdict"): 8,
+    }
     found = {
-        "judge": NAME, "server": "transformers serve", "weights": smollm2_file.name,
-        "weights_sha256": file_hash(smollm2_file), "seconds": round(seconds, 1),
-        "counts": _counts(rows), **provenance(), "judgements": [kept(r) for r in rows],
-    }  # fmt: skip
+        "judge": NAME,
+        "server": "transformers serve",
+        "weights": smollm2_file.name,
+        "weights_sha256": file_hash(smollm2_file),
+        "seconds": round(seconds, 1),
+        "counts": _counts(rows),
+        **provenance(),
+        "judgements": [kept(r) for r in rows],
+    }
     path = project_root() / "results" / "judge-smollm2" / "judgements.json"
     if os.environ.get("WRPO_RECORD") == "1":
         write_json(path, found)
@@ -193,8 +214,10 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
     counts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}",
-                                  {"calls": 0, "verdicts": 0, "problems": Counter()})  # fmt: skip
+        entry = counts.setdefault(
+            f"{row['benchmark']}, {row['metric']}",
+            {"calls": 0, "verdicts": 0, "problems": Counter()},
+        )
         entry["calls"] += 1
         entry["verdicts"] += row["status"] == "ok"
         entry["problems"].update([row["problem"]] if row["problem"] else [])

@@ -356,7 +356,7 @@ ROW: dict[str, Any] = {
         ("alpaca-eval", [{**ROW, "preference": 3}], "line 1, field 'preference': 3.0 is outside"),
         ("alpaca-eval", [{**ROW, "preference": "m"}], "field 'preference': is 'm', not a number"),
         ("alpaca-eval", [{**ROW, "preference": None}] * 3, "0 of 3 judgements have a preference"),
-        ("alpaca-eval", [[1, 2]], "row 1: is no judgement but int"),
+        ("alpaca-eval", [[1, 2]], "line 1: not a JSON object"),
         ("alpaca-eval", [{"question_id": 1, "model": "m", "turn": 1, "score": 5}],
          "line 1 has no field 'preference'"),
         ("mt-bench", [ROW], "line 1 is a judgement of alpaca-eval, not mt-bench"),
@@ -404,7 +404,7 @@ def test_a_file_cut_short_and_a_model_twice_are_named(
     cut.write_bytes(whole.read_bytes()[:5000])
     code, _, err = wrpo(capsys, "summarise", "mt-bench", cut)
     assert code == 2
-    assert "is cut short or damaged" in err
+    assert "cannot be read" in err
     again = tmp_path / "again.jsonl.gz"
     again.write_bytes(whole.read_bytes())
     code, _, err = wrpo(capsys, "summarise", "mt-bench", whole, again)

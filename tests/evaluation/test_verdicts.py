@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from wrpo_lib.evaluation import verdicts
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench, verdicts
 from wrpo_lib.evaluation.alpaca_package import package
-from wrpo_lib.evaluation.calls import BASELINE_FIRST, MODEL_FIRST
-from wrpo_lib.evaluation.judging import winner
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST, winner
 
 
 def body(listed: dict[str, float] | None) -> dict[str, Any]:
@@ -89,3 +90,34 @@ def test_a_verdict_is_for_whoever_was_shown_there() -> None:
     assert winner("C", MODEL_FIRST) == winner("A=B", MODEL_FIRST) == "tie"
     assert winner(None, MODEL_FIRST) is None
     assert math.isfinite(verdicts.read_logprobs(body({"m": -1e4, "M": -1e-9})).value or math.nan)
+
+
+def test_missing_and_doubled_mt_bench_rows_are_counted() -> None:
+    rows = pd.DataFrame(
+        {"question_id": [1, 1, 1, 2, 2], "turn": [1, 1, 2, 1, 2], "score": [8, 6, 4, -1, 10]}
+    )
+    ours = mt_bench.summarise(rows)
+    assert (ours.n_total, ours.n_missing, ours.n_duplicates) == (4, 1, 1)
+    assert ours.overall == 7.0
+
+
+def test_arena_verdicts_of_both_games() -> None:
+    rows = pd.DataFrame(
+        {
+            "question_id": ["q", "q", "r", "r"],
+            "game": [1, 2, 1, 2],
+            "verdict": ["B>>A", "A>B", "A=B", "?"],
+        }
+    )
+    ours = arena_hard.summarise(rows)
+    # 3 strong wins, 1 win, 1 tie: (3 + 1 + 0.5) / 5
+    assert ours.score == pytest.approx(90.0)
+    assert (ours.n_battles, ours.n_missing) == (5, 1)
+
+
+def test_a_preference_outside_its_range_is_named() -> None:
+    rows = pd.DataFrame({"question_id": [1, 2], "preference": [1.5, 2.5]})
+    with pytest.raises(WRPOError, match=r"judgement 2: preference 2\.5"):
+        alpaca_eval.win_rate(rows)
+    with pytest.raises(WRPOError, match="no judgements"):
+        alpaca_eval.win_rate(rows[:0])

@@ -10,7 +10,7 @@ import typer
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    from wrpo_lib.evaluation.answering import Answered
+    from wrpo_lib.evaluation.answers import Answered
     from wrpo_lib.generation import Engine
 
 
@@ -36,9 +36,7 @@ def answer(
     tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs a model is spread over")] = 1,
 ) -> None:
     """Answer BENCHMARK; finished answers are kept, a second run makes the missing ones."""
-    from wrpo_lib.evaluation.answering import answer as make
-    from wrpo_lib.evaluation.answers import Answers
-    from wrpo_lib.evaluation.answers import export as write
+    from wrpo_lib.evaluation import answers as files
     from wrpo_lib.evaluation.benchmarks import load
 
     asked = load(benchmark, version)
@@ -47,12 +45,12 @@ def answer(
         made_by = _served(model, base_url, connections, api_key_env)
     else:
         made_by = _local(engine, model, dtype, tensor_parallel)
-    counts = make(asked, shown, made_by, out, max_tokens, seed)
+    counts = files.answer(asked, shown, made_by, out, max_tokens, seed)
     _say(counts, out)
     if counts.errors:
         raise WRPOError(f"{counts.errors.total()} answers failed; run again to make them")
     if export is not None:
-        typer.echo(write(Answers(out, asked), shown, export))
+        typer.echo(files.export(files.Answers(out, asked), shown, export))
 
 
 def _served(model: str, base_url: str, connections: int, api_key_env: str) -> Engine:

@@ -10,11 +10,8 @@ import typer
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from wrpo_lib.evaluation.calls import Call
-    from wrpo_lib.evaluation.judging import Counts, Prices, Run
-    from wrpo_lib.server import Server
+    from wrpo_lib.evaluation.answers import Answers
+    from wrpo_lib.evaluation.judging import Counts, Prices
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -63,42 +60,41 @@ def judge(
     api_key_env: KeyEnv = "OPENAI_API_KEY",
 ) -> None:
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
+    from tqdm import tqdm
+
     from wrpo_lib.evaluation.answers import Answers
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-    from wrpo_lib.evaluation.judging import KEY, Run, done
+    from wrpo_lib.evaluation.judging import KEY, Run
     from wrpo_lib.evaluation.judging import estimate as estimated
     from wrpo_lib.io import Store
     from wrpo_lib.server import Server
 
     asked = load(benchmark, version)
     given = Answers(answers, asked)
-    name = _one_model(given.models(), model, answers)
-    _refuse_missing(given.missing(name), allow_missing, name, answers)
+    name = _one_model(given, model)
+    _refuse_missing(given, name, allow_missing)
     if mode == "pair" and baseline is None:
         raise WRPOError("--mode pair compares with a baseline; give --baseline FILE")
-    asked, baselines = (
-        open_baselines(asked, baseline)
-        if benchmark != "mt-bench" or mode == "pair"
-        else (asked, {})
-    )
+    asked, baselines = open_baselines(asked, baseline)
     plan = JudgingPlan(asked, judge, order, metric, samples, mode)
     prices = _prices(judge, price_prompt, price_completion)
     with Store(out, KEY) as store:
-        run = Run(plan, store, Server(base_url, api_key_env, connections), prices, max_cost,
-                  retry_unreadable)  # fmt: skip
-        needed = estimated(plan, calls(plan, given, name, baselines),
-                           done(store, retry_unreadable), prices)  # fmt: skip
+        server = Server(base_url, api_key_env, connections)
+        run = Run(plan, store, server, prices, max_cost, retry_unreadable)
+        needed = estimated(plan, calls(plan, given, name, baselines), run.finished, prices)
         _say_estimate(needed, prices)
         if estimate:
             return
-        counts = _with_progress(run, calls(plan, given, name, baselines), needed.calls)
+        with tqdm(total=needed.calls, unit="call", disable=None) as bar:
+            counts = run(calls(plan, given, name, baselines), bar.update)
     _say_counts(counts, out)
     if counts.stopped:
         raise WRPOError(f"stopped: {counts.stopped}; {out} keeps what came, run again to go on")
 
 
-def _one_model(models: list[str], wanted: str, path: Path) -> str:
+def _one_model(answers: Answers, wanted: str) -> str:
+    models, path = answers.models(), answers.path
     if wanted and wanted not in models:
         raise WRPOError(f"{path} holds no answers of {wanted!r}; it has {', '.join(models)}")
     if not wanted and len(models) > 1:
@@ -106,17 +102,14 @@ def _one_model(models: list[str], wanted: str, path: Path) -> str:
     return wanted or models[0]
 
 
-def _refuse_missing(
-    missing: list[tuple[int | str, int]], allowed: bool, model: str, path: Path
-) -> None:
-    if not missing:
-        return
-    question, turn = missing[0]
-    first = f"first: question {question}, turn {turn}"
-    text = f"{path} lacks {len(missing)} answers of {model!r} ({first})"
-    if not allowed:
-        raise WRPOError(f"{text}; answer them, or give --allow-missing to judge the rest")
-    typer.echo(f"{text}; judging the rest")
+def _refuse_missing(answers: Answers, model: str, allowed: bool) -> None:
+    if missing := answers.missing(model):
+        question, turn = missing[0]
+        first = f"first: question {question}, turn {turn}"
+        text = f"{answers.path} lacks {len(missing)} answers of {model!r} ({first})"
+        if not allowed:
+            raise WRPOError(f"{text}; answer them, or give --allow-missing to judge the rest")
+        typer.echo(f"{text}; judging the rest")
 
 
 def _prices(judge: str, prompt: float | None, completion: float | None) -> Prices | None:
@@ -132,22 +125,13 @@ def _prices(judge: str, prompt: float | None, completion: float | None) -> Price
 def _say_estimate(needed: Counts, prices: Prices | None) -> None:
     cost = "cost unknown (give --price-prompt and --price-completion)"
     if prices:
-        cost = (f"about {needed.cost:.2f} at {prices.prompt:g} and {prices.completion:g} "
-                "a million tokens")  # fmt: skip
+        each = f"{prices.prompt:g} and {prices.completion:g} a million tokens"
+        cost = f"about {needed.cost:.2f} at {each}"
     typer.echo(
         f"{needed.calls} calls to make ({needed.kept} kept from before, {needed.identical} "
         f"identical pairs need none), about {needed.prompt_tokens / 1e6:.3f} M prompt and "
         f"{needed.completion_tokens / 1e6:.3f} M completion tokens (4 characters a token), {cost}"
     )
-
-
-def _with_progress(run: Run, calls: Iterable[Call], total: int) -> Counts:
-    import sys
-
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="call", disable=None, file=sys.stderr) as bar:
-        return run(calls, bar.update)
 
 
 def _say_counts(counts: Counts, out: Path) -> None:
@@ -178,8 +162,8 @@ def alpaca_eval(
 
     benchmark = load("alpaca-eval", "2")
     given = Answers(answers, benchmark)
-    name = _one_model(given.models(), model, answers)
-    client: Server = Server(base_url, api_key_env, connections)
+    name = _one_model(given, model)
+    client = Server(base_url, api_key_env, connections)
     metrics = evaluate(benchmark, given, name, judge, client, out)
     controlled = metrics.get("length_controlled_winrate")
     text = "left out: answers are missing" if controlled is None else f"{controlled:.2f}"
@@ -201,15 +185,13 @@ def nano_judge(
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
-    import asyncio
     import functools
 
     from wrpo_lib.nano.judge import Judge
-    from wrpo_lib.nano.judge_server import MODEL, respond, serve
+    from wrpo_lib.nano.judge_server import MODEL, make_server, respond
 
     biased = Judge(quality, position, length, noise, seed, length_unit)
-
-    def started(at: int) -> None:
-        typer.echo(f"judge {MODEL!r} at http://127.0.0.1:{at}/v1 (stop with Ctrl-C)")
-
-    asyncio.run(serve(functools.partial(respond, judge=biased), port, latency, started))
+    with make_server(functools.partial(respond, judge=biased), port, latency) as server:
+        at = f"http://127.0.0.1:{server.server_port}/v1"
+        typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
+        server.serve_forever()

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
 
 import yaml
 
 from wrpo_lib.cache import cache_dir
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import open_binary
 
 MIRROR = "WRPO_ASSETS"
 MANIFEST = Path(__file__).with_name("assets.yaml")
@@ -63,21 +63,16 @@ def find(name: str) -> Asset:
     return assets[name]
 
 
-def open_plain(path: Path) -> IO[bytes]:
-    """A file opened for reading bytes, unpacked on the fly if it is gzipped."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+open_plain = open_binary  # the leaderboard's name for it
 
 
 def content_hash(path: Path) -> str:
     """sha256 of a file's uncompressed bytes, read in pieces."""
-    digest = hashlib.sha256()
     try:
-        with open_plain(path) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+        with open_binary(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except (EOFError, gzip.BadGzipFile) as error:
         raise WRPOError(f"{path} is not a whole gzip file; delete it and fetch it again") from error
-    return digest.hexdigest()
 
 
 def candidates(asset: Asset) -> Iterator[Path]:
@@ -94,24 +89,14 @@ def candidates(asset: Asset) -> Iterator[Path]:
 
 
 def local(asset: Asset) -> Path | None:
-    """The first local copy, checked; None if there is none."""
-    for path in candidates(asset):
-        if path.is_file():
-            check(asset, path)
-            return path
-    return None
-
-
-def check(asset: Asset, path: Path) -> None:
-    """Refuse a copy whose content is not what the manifest says."""
-    if asset.sha256 is None:
-        return
-    found = content_hash(path)
-    if found != asset.sha256:
+    """The first local copy, None if there is none; one with another hash is an error."""
+    path = next((path for path in candidates(asset) if path.is_file()), None)
+    if path is not None and asset.sha256 is not None and content_hash(path) != asset.sha256:
         raise WRPOError(
-            f"{path} is not {asset.name} (sha256 {found[:12]}, expected {asset.sha256[:12]}); "
+            f"{path} is not {asset.name} (its sha256 is not {asset.sha256[:12]}...); "
             "delete it and run `wrpo assets fetch` again"
         )
+    return path
 
 
 def fetch(name: str) -> Path:
@@ -136,10 +121,7 @@ def _download(asset: Asset) -> Path:
     known = f"sha256:{asset.sha256}" if asset.sha256 else None
     try:
         pooch.retrieve(asset.url, known, target.name, target.parent)
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # requests' errors are OSErrors; a wrong hash a ValueError
+    except (OSError, ValueError) as error:  # no connection; a wrong hash
         reason = "its content has changed" if isinstance(error, ValueError) else "no connection"
         raise WRPOError(
             f"{asset.name} could not be fetched from {asset.url} ({reason}); fetch it elsewhere "

@@ -8,8 +8,6 @@ everything runs with nothing downloaded. Scores of different versions are never 
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,23 +15,18 @@ from typing import Any
 import yaml
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.assets import fetch, open_plain
+from wrpo_lib.evaluation.assets import fetch
+from wrpo_lib.evaluation.mt_bench import REFERENCED
 from wrpo_lib.evaluation.prompts import Template, from_chatml, from_system_and_user
+from wrpo_lib.io import iter_rows
 
 OWN = Path(__file__).with_name("nano")
-VERSIONS = {
-    "alpaca-eval": ("nano", "2"),
-    "mt-bench": ("nano", "0125-references", "original-references"),
-    "arena-hard": ("nano", "v0.1", "v2.0"),
-}
-"""Benchmark -> its versions; MT-Bench's differ in the reference answers the judge sees."""
-
-REFERENCED = ("math", "reasoning", "coding")  # FastChat, NEED_REF_CATS
 # FastChat, temperature_config; other categories 0.7
 TEMPERATURES = {
-    "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0,
-    "reasoning": 0.0, "stem": 0.1, "humanities": 0.1,
-}  # fmt: skip
+    **dict.fromkeys(("writing", "roleplay"), 0.7),
+    **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
+    **dict.fromkeys(("stem", "humanities"), 0.1),
+}
 MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
 
 
@@ -55,7 +48,7 @@ class Question:
 class Benchmark:
     """A benchmark in one version.
 
-    ``templates`` by purpose (:func:`template`), ``judge_settings``: fields of the judge's request,
+    ``templates`` by purpose (:meth:`template`), ``judge_settings``: fields of the judge's request,
     ``baselines``: category -> model (the category ``""`` stands for all), ``baseline_files``:
     model -> file of its answers.
     """
@@ -97,18 +90,7 @@ def load(name: str, version: str = "nano") -> Benchmark:
     if version not in VERSIONS[name]:
         known = ", ".join(VERSIONS[name])
         raise WRPOError(f"{name} has no version {version!r}; choose one of {known}")
-    if version == "nano":
-        return _own(name)
-    if name == "alpaca-eval":
-        return _alpaca()
-    if name == "mt-bench":
-        return _mt_bench(version)
-    return _arena_v01() if version == "v0.1" else _arena_v2()
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with open_plain(path) as file:
-        yield from (json.loads(line) for line in file if line.strip())
+    return VERSIONS[name][version](name, version)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -116,92 +98,97 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return found
 
 
-def _alpaca() -> Benchmark:
+def _alpaca(name: str, version: str) -> Benchmark:
     path = fetch("alpaca_eval_2/baseline_gpt4_1106_preview.json")
-    with open_plain(path) as file:
-        rows = json.load(file)
     questions = tuple(
         Question(i, row["dataset"], (row["instruction"],), dataset=row["dataset"])
-        for i, row in enumerate(rows)
+        for i, row in enumerate(iter_rows(path))
     )
-    config = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml"))
-    kept = ("max_tokens", "temperature", "logprobs", "top_logprobs")
-    settings = next(iter(config.values()))["completions_kwargs"]
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
+    (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
+    settings = ("max_tokens", "temperature", "logprobs", "top_logprobs")
     return Benchmark(
-        "alpaca-eval", "2", questions, {"": from_chatml("alpaca_eval_clf", text)},
-        {k: settings[k] for k in kept}, {"": "gpt4_1106_preview"}, {"gpt4_1106_preview": path},
-    )  # fmt: skip
+        name,
+        version,
+        questions,
+        {"": from_chatml("alpaca_eval_clf", text)},
+        {k: config["completions_kwargs"][k] for k in settings},
+        {"": "gpt4_1106_preview"},
+        {"gpt4_1106_preview": path},
+    )
 
 
-def _mt_bench(version: str) -> Benchmark:
+def _mt_bench(name: str, version: str) -> Benchmark:
+    """``version`` says whose reference answers the judge sees for math, reasoning and coding."""
     model = "gpt-4-0125-preview" if version == "0125-references" else "gpt-4"
     references = {
         row["question_id"]: tuple(row["choices"][0]["turns"])
-        for row in _lines(fetch(f"mt_bench/references_{model}.jsonl"))
+        for row in iter_rows(fetch(f"mt_bench/references_{model}.jsonl"))
     }
-    questions = tuple(
-        Question(
-            row["question_id"], row["category"], tuple(row["turns"]),
-            references[row["question_id"]] if row["category"] in REFERENCED else (),
-        )
-        for row in _lines(fetch("mt_bench/questions.jsonl"))
-    )  # fmt: skip
-    prompts = {row["name"]: row for row in _lines(fetch("mt_bench/judge_prompts.jsonl"))}
-    names = {"single": ("single-v1", "single-math-v1"), "pair": ("pair-v2", "pair-math-v1")}
+    questions = []
+    for row in iter_rows(fetch("mt_bench/questions.jsonl")):
+        own = references[row["question_id"]] if row["category"] in REFERENCED else ()
+        questions.append(Question(row["question_id"], row["category"], tuple(row["turns"]), own))
+    prompts = {row["name"]: row for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))}
     templates = {}
-    for mode, (plain, math) in names.items():
-        for reference, stem in (("", plain), ("-reference", math)):
+    for mode, plain, math in (
+        ("single", "single-v1", "single-math-v1"),
+        ("pair", "pair-v2", "pair-math-v1"),
+    ):
+        for purpose, stem in ((mode, plain), (f"{mode}-reference", math)):
             for turn, suffix in ((1, ""), (2, "-multi-turn")):
                 row = prompts[stem + suffix]
-                templates[f"{mode}{reference}-{turn}"] = from_system_and_user(
+                templates[f"{purpose}-{turn}"] = from_system_and_user(
                     row["name"], row["system_prompt"], row["prompt_template"]
                 )
-    # FastChat, run_judge_single
-    return Benchmark(
-        "mt-bench", version, questions, templates, {"temperature": 0, "max_tokens": 2048}
-    )
+    settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
+    return Benchmark(name, version, tuple(questions), templates, settings)
 
 
-def _arena_v01() -> Benchmark:
+def _arena(
+    version: str,
+    questions: tuple[Question, ...],
+    config: dict[str, Any],
+    templates: dict[str, Template],
+    baselines: dict[str, str],
+) -> Benchmark:
+    folder = f"arena_hard_{version}"
+    files = {m: fetch(f"{folder}/baseline_{m}.jsonl") for m in sorted(set(baselines.values()))}
+    settings = {k: config[k] for k in ("temperature", "max_tokens")}
+    return Benchmark("arena-hard", version, questions, templates, settings, baselines, files)
+
+
+def _arena_v01(name: str, version: str) -> Benchmark:
     config = _read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
     questions = tuple(
         Question(row["question_id"], row["category"], tuple(t["content"] for t in row["turns"]))
-        for row in _lines(fetch("arena_hard_v0.1/questions.jsonl"))
+        for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
     )
-    user = config["prompt_template"][0]
-    return Benchmark(
-        "arena-hard", "v0.1", questions,
-        {"": from_system_and_user("arena-hard-v0.1", config["system_prompt"], user)},
-        {k: config[k] for k in ("temperature", "max_tokens")},
-        {"": config["baseline_model"]},
-        {config["baseline_model"]: fetch("arena_hard_v0.1/baseline_gpt-4-0314.jsonl")},
-    )  # fmt: skip
+    (user,) = config["prompt_template"]
+    template = from_system_and_user("arena-hard-v0.1", config["system_prompt"], user)
+    return _arena(version, questions, config, {"": template}, {"": config["baseline_model"]})
 
 
-def _arena_v2() -> Benchmark:
+def _arena_v2(name: str, version: str) -> Benchmark:
     config = _read_yaml(fetch("arena_hard_v2.0/judge_config.yaml"))
     code = fetch("arena_hard_v2.0/judge_utils.py").read_text(encoding="utf-8")
-    by_category = constants(code)["JUDGE_SETTINGS"]
     questions = tuple(
         Question(row["uid"], row["category"], (row["prompt"],))
-        for row in _lines(fetch("arena_hard_v2.0/questions.jsonl"))
+        for row in iter_rows(fetch("arena_hard_v2.0/questions.jsonl"))
     )
+    user = config["prompt_template"]
     # our names of the placeholders: one builder for both versions
     names = {"QUESTION": "question_1", "ANSWER_A": "answer_1", "ANSWER_B": "answer_2"}
-    user = config["prompt_template"]
     for theirs, ours in names.items():
         user = user.replace("{" + theirs + "}", "{" + ours + "}")
     wanted = {q.category for q in questions}
-    return Benchmark(
-        "arena-hard", "v2.0", questions,
-        {c: from_system_and_user(f"arena-hard-v2.0-{c}", by_category[c]["system_prompt"], user)
-         for c in sorted(wanted)},
-        {k: config[k] for k in ("temperature", "max_tokens")},
-        {c: by_category[c]["baseline"] for c in sorted(wanted)},
-        {model: fetch(f"arena_hard_v2.0/baseline_{model}.jsonl")
-         for model in sorted({by_category[c]["baseline"] for c in wanted})},
-    )  # fmt: skip
+    own = {k: v for k, v in constants(code)["JUDGE_SETTINGS"].items() if k in wanted}
+    templates = {
+        category: from_system_and_user(f"arena-hard-v2.0-{category}", v["system_prompt"], user)
+        for category, v in own.items()
+    }
+    baselines = {category: v["baseline"] for category, v in own.items()}
+    return _arena(version, questions, config, templates, baselines)
 
 
 def constants(code: str) -> dict[str, Any]:
@@ -222,18 +209,30 @@ def constants(code: str) -> dict[str, Any]:
     return found
 
 
-def _own(name: str) -> Benchmark:
+def _own(name: str, version: str) -> Benchmark:
     questions = tuple(
-        Question(row["question_id"], row["category"], tuple(row["turns"]),
-                 tuple(row.get("references", ())))
-        for row in _lines(OWN / "questions.jsonl") if row["benchmark"] == name
-    )  # fmt: skip
-    rows = _read_yaml(OWN / "templates.yaml")[name]
+        Question(row["question_id"], row["category"], tuple(row["turns"]))
+        for row in iter_rows(OWN / "questions.jsonl")
+        if row["benchmark"] == name
+    )
+    own = _read_yaml(OWN / "templates.yaml")[name]
     templates = {
-        purpose: from_system_and_user(f"nano-{name}-{purpose or 'pair'}", row["system"],
-                                      row["user"])
-        for purpose, row in rows["templates"].items()
-    }  # fmt: skip
-    files = {} if name == "mt-bench" else {"nano-baseline": OWN / f"baseline-{name}.jsonl"}
-    baselines = {} if name == "mt-bench" else {"": "nano-baseline"}
-    return Benchmark(name, "nano", questions, templates, rows["settings"], baselines, files)
+        purpose: from_system_and_user(
+            f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"]
+        )
+        for purpose, row in own["templates"].items()
+    }
+    found = Benchmark(name, version, questions, templates, own["settings"])
+    if name == "mt-bench":
+        return found
+    found.baselines[""] = "nano-baseline"
+    found.baseline_files["nano-baseline"] = OWN / f"baseline-{name}.jsonl"
+    return found
+
+
+VERSIONS = {
+    "alpaca-eval": {"nano": _own, "2": _alpaca},
+    "mt-bench": {"nano": _own, "0125-references": _mt_bench, "original-references": _mt_bench},
+    "arena-hard": {"nano": _own, "v0.1": _arena_v01, "v2.0": _arena_v2},
+}
+"""Benchmark -> version -> its loader; MT-Bench's differ in the reference answers the judge sees."""

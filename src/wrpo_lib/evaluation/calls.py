@@ -1,7 +1,4 @@
-"""The judge calls a benchmark needs: one request for each question, turn, order and sample.
-
-Calls are made one at a time from texts on disk, so memory does not grow with the answers.
-"""
+"""The judge calls a benchmark needs: one request for each question, turn, order and sample."""
 
 from __future__ import annotations
 
@@ -16,11 +13,14 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
 from wrpo_lib.evaluation.prompts import Template
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.io import Row
 
-ORDERS = ("both", "upstream")
-METRICS = ("logprobs", "text")
-MODES = ("single", "pair")
-BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
+OPTIONS = {
+    "order": ("both", "upstream"),
+    "metric": ("logprobs", "text"),
+    "mode": ("single", "pair"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,15 @@ class JudgingPlan:
     mode: str = "single"
 
     def __post_init__(self) -> None:
-        options = (("order", ORDERS), ("metric", METRICS), ("mode", MODES))
-        for name, known in options:
+        for name, known in OPTIONS.items():
             if getattr(self, name) not in known:
                 raise WRPOError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}"
                 )
-        if self.samples < 1:
-            raise WRPOError(f"samples is {self.samples}; give at least 1")
-        if self.samples > 1 and (self.benchmark.name, self.metric) != ("alpaca-eval", "text"):
+        several = (self.benchmark.name, self.metric) == ("alpaca-eval", "text")
+        if self.samples < 1 or (self.samples > 1 and not several):
             raise WRPOError(
-                f"samples is {self.samples}; only alpaca-eval with --metric text takes several"
+                f"samples is {self.samples}; give 1, or more for alpaca-eval with --metric text"
             )
         if self.mode == "pair" and "pair-1" not in self.benchmark.templates:
             raise WRPOError(
@@ -67,11 +65,8 @@ class JudgingPlan:
     @property
     def settings(self) -> dict[str, Any]:
         """Fields of the request beside model and messages."""
-        settings = dict(self.benchmark.judge_settings)
-        if self.benchmark.name == "alpaca-eval" and self.metric == "text":
-            for name in ("logprobs", "top_logprobs"):
-                settings.pop(name, None)
-        return settings
+        dropped = ("logprobs", "top_logprobs") if self.metric == "text" else ()
+        return {k: v for k, v in self.benchmark.judge_settings.items() if k not in dropped}
 
     @property
     def metric_name(self) -> str:
@@ -88,7 +83,7 @@ class Call:
     ``body`` is None where no judge is needed because the two answers are the same text.
     """
 
-    row: dict[str, Any]
+    row: Row
     body: dict[str, Any] | None
 
 
@@ -110,18 +105,12 @@ def open_baselines(
     """
     if path is None:
         files = benchmark.baseline_files
-        return benchmark, {m: _only(Answers(f, benchmark), m) for m, f in files.items()}
+        return benchmark, {model: Answers(file, benchmark) for model, file in files.items()}
     answers = Answers(path, benchmark)
     if len(answers.models()) != 1:
         raise WRPOError(f"{path} holds {len(answers.models())} models; a baseline is one model")
-    model = answers.models()[0]
+    (model,) = answers.models()
     return replace(benchmark, baselines={"": model}), {model: answers}
-
-
-def _only(answers: Answers, model: str) -> Answers:
-    if model not in answers.models():
-        raise WRPOError(f"{answers.path} holds no answers of {model!r}; fetch the asset again")
-    return answers
 
 
 def calls(
@@ -130,70 +119,56 @@ def calls(
     """Every call for one model, question by question; unanswered turns are skipped."""
     for question in plan.benchmark.questions:
         for turn in range(1, len(question.turns) + 1):
-            texts = _texts(answers, model, question, turn)
+            texts = answers.texts(model, question, turn)
             if texts is None:
                 continue
-            if not plan.pairwise:
-                yield from _single(plan, question, turn, model, texts)
-                continue
-            name = plan.benchmark.baseline(question)
-            theirs = _texts(baselines[name], name, question, turn)
-            if theirs is None:
-                raise WRPOError(
-                    f"the baseline {name!r} has no answer to question {question.question_id!r}; "
-                    "complete its file"
-                )
-            yield from _pair(plan, question, turn, model, name, texts, theirs)
+            if plan.pairwise:
+                yield from _pair(plan, question, model, texts, baselines)
+            else:
+                yield _single(plan, question, model, texts)
 
 
-def _texts(answers: Answers, model: str, question: Question, turn: int) -> list[str] | None:
-    """Answers of all turns up to ``turn``; None if one is missing."""
-    found = [answers.text(model, question, t + 1) for t in range(turn)]
-    return None if None in found else [str(t) for t in found]
-
-
-def _single(
-    plan: JudgingPlan, question: Question, turn: int, model: str, texts: list[str]
-) -> Iterator[Call]:
-    template = plan.benchmark.template(question, turn, "single")
+def _single(plan: JudgingPlan, question: Question, model: str, texts: list[str]) -> Call:
+    template, row = _start(plan, question, model, texts)
     values = {**_asked(question), "answer": texts[0]}
-    values |= {f"answer_{i}": text for i, text in enumerate(texts, 1)}
-    row = {**_identity(plan, question, turn, model, template), "game": 0,
-           "length_model": len(texts[-1])}  # fmt: skip
-    yield _call(plan, template, values, row)
+    values |= {f"answer_{turn}": text for turn, text in enumerate(texts, 1)}
+    return _call(plan, template, values, {**row, "game": 0})
 
 
 def _pair(
-    plan: JudgingPlan, question: Question, turn: int, model: str, baseline: str,
-    ours: list[str], theirs: list[str],
-) -> Iterator[Call]:  # fmt: skip
-    template = plan.benchmark.template(question, turn, "pair")
-    row = {
-        **_identity(plan, question, turn, model, template),
-        "baseline": baseline, "length_model": len(ours[-1]), "length_baseline": len(theirs[-1]),
-    }  # fmt: skip
+    plan: JudgingPlan,
+    question: Question,
+    model: str,
+    ours: list[str],
+    baselines: dict[str, Answers],
+) -> Iterator[Call]:
+    baseline = plan.benchmark.baseline(question)
+    theirs = baselines[baseline].texts(baseline, question, len(ours))
+    if theirs is None:
+        raise WRPOError(
+            f"the baseline {baseline!r} has no answer to question {question.question_id!r}; "
+            "complete its file"
+        )
+    template, row = _start(plan, question, model, ours)
+    row |= {"baseline": baseline, "length_baseline": len(theirs[-1])}
+    identical = plan.benchmark.name == "alpaca-eval" and ours == theirs
     for game, order in _orders(plan, question):
-        shown = (theirs, ours) if order == BASELINE_FIRST else (ours, theirs)
         values = _asked(question)
-        for i in (0, 1):
-            side = "ab"[i]
-            values |= {f"output_{i + 1}": shown[i][0], f"answer_{i + 1}": shown[i][0],
-                       f"answer_{side}": shown[i][0]}  # fmt: skip
-            values |= {f"answer_{side}_{t}": text for t, text in enumerate(shown[i], 1)}
-        placed = {**row, "order": order, "game": game}
-        if plan.benchmark.name == "alpaca-eval" and ours == theirs:
-            yield _call(plan, template, values, {**placed, "identical": True})
-            continue
-        for sample in range(plan.samples):
-            yield _call(plan, template, values, {**placed, "sample": sample})
+        shown = (theirs, ours) if order == BASELINE_FIRST else (ours, theirs)
+        for number, side, texts in zip((1, 2), "ab", shown, strict=True):
+            names = (f"output_{number}", f"answer_{number}", f"answer_{side}")
+            values |= dict.fromkeys(names, texts[0])
+            values |= {f"answer_{side}_{turn}": text for turn, text in enumerate(texts, 1)}
+        for sample in range(1 if identical else plan.samples):
+            placed = {**row, "order": order, "game": game, "sample": sample}
+            yield _call(plan, template, values, placed, identical)
 
 
 def _orders(plan: JudgingPlan, question: Question) -> list[tuple[int, str]]:
     """Game numbers and orders; in FastChat's first game the model is A, elsewhere the baseline."""
-    orders = [BASELINE_FIRST, MODEL_FIRST]
     if plan.benchmark.name == "mt-bench":
-        orders.reverse()
-    games = list(enumerate(orders, 1))
+        return [(1, MODEL_FIRST), (2, BASELINE_FIRST)]
+    games = [(1, BASELINE_FIRST), (2, MODEL_FIRST)]
     if plan.benchmark.name == "alpaca-eval" and plan.order == "upstream":
         from wrpo_lib.evaluation.alpaca_package import is_switched
 
@@ -202,30 +177,42 @@ def _orders(plan: JudgingPlan, question: Question) -> list[tuple[int, str]]:
 
 
 def _asked(question: Question) -> dict[str, str]:
+    """What a question gives to a template, under all names that upstream's templates use."""
     values = {"instruction": question.turns[0], "question": question.turns[0]}
     values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
     return values | {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
 
 
-def _identity(
-    plan: JudgingPlan, question: Question, turn: int, model: str, template: Template
-) -> dict[str, Any]:
-    return {
-        "benchmark": plan.benchmark.name, "version": plan.benchmark.version,
-        "question_id": question.question_id, "category": question.category, "turn": turn,
-        "model": model, "judge": plan.judge, "template": template.name,
-        "template_sha256": template.sha256, "settings": plan.settings,
+def _start(
+    plan: JudgingPlan, question: Question, model: str, texts: list[str]
+) -> tuple[Template, Row]:
+    """The template for the last of ``texts``, and the start of its row."""
+    turn = len(texts)
+    template = plan.benchmark.template(question, turn, plan.mode)
+    return template, {
+        "benchmark": plan.benchmark.name,
+        "version": plan.benchmark.version,
+        "question_id": question.question_id,
+        "category": question.category,
+        "turn": turn,
+        "model": model,
+        "judge": plan.judge,
+        "template": template.name,
+        "template_sha256": template.sha256,
+        "settings": plan.settings,
         "metric": plan.metric_name,
-    }  # fmt: skip
+        "length_model": len(texts[-1]),
+    }
 
 
 def _call(
-    plan: JudgingPlan, template: Template, values: dict[str, str], row: dict[str, Any]
+    plan: JudgingPlan, template: Template, values: dict[str, str], row: Row, identical: bool = False
 ) -> Call:
     messages, neutralised = template.fill(values)
     body = {"model": plan.judge, "messages": messages, **plan.settings}
     if plan.samples > 1:
-        body["seed"] = row.get("sample", 0)
-    identity = (row["model"], row["question_id"], row["game"])
-    row = {"request": request_hash(body, *identity), **row, "neutralised": neutralised}
-    return Call(row, None if row.get("identical") else body)
+        body["seed"] = row["sample"]
+    request = request_hash(body, row["model"], row["question_id"], row["game"])
+    return Call(
+        {"request": request, **row, "neutralised": neutralised}, None if identical else body
+    )

@@ -8,63 +8,41 @@ lengths are kept. Every row of a file becomes a row here: one without a verdict 
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.assets import open_plain
-from wrpo_lib.evaluation.formats import Row, alpaca_row, arena_rows, mt_bench_row
+from wrpo_lib.evaluation.formats import JUDGEMENTS, convert
+from wrpo_lib.evaluation.formats import read_rows as read_rows
+from wrpo_lib.io import Row
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = {"alpaca-eval": "AlpacaEval-2", "mt-bench": "MT-Bench", "arena-hard": "Arena-Hard"}
-RANK = {"error": 0, "unreadable": 1, "ok": 2}  # of our client's attempts at one request
+OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
 
 
-def _open(path: Path) -> IO[str]:
-    return io.TextIOWrapper(open_plain(path), encoding="utf-8", newline="")
+def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    """The rows that count among (where, row): for each request its best attempt.
 
+    An answered call counts before one without a verdict, that before a failed one, and of equals
+    the last. A call that never succeeded stays, with no result, so that whoever summarises can
+    count what is missing. Rows of other tools have no ``request`` and all count.
+    """
+    ranks = {ERROR: 0, UNREADABLE: 1, OK: 2}
 
-def read_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a CSV, a JSON list or JSONL, found by the first character; gzipped or not."""
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; judge the answers first or correct the path")
-    try:
-        with _open(path) as file:
-            start = file.read(1)
-            while start.isspace():
-                start = file.read(1)
-        with _open(path) as file:
-            if start not in ("{", "["):
-                for number, row in enumerate(csv.DictReader(file), 2):
-                    yield f"{path}, line {number}", {k: v for k, v in row.items() if v != ""}
-            elif start == "[":
-                for number, row in enumerate(json.load(file), 1):
-                    yield f"{path}, row {number}", row
-            else:
-                yield from _json_lines(path, file)
-    except json.JSONDecodeError as error:
-        raise WRPOError(f"{path} is not JSON ({error}); write it again") from error
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise WRPOError(f"{path} is cut short or damaged ({error}); write it again") from error
+    def rank(row: Row) -> int:
+        return ranks.get(str(row.get("status")), 0)
 
-
-def _json_lines(path: Path, file: IO[str]) -> Iterator[tuple[str, Row]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}, line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise WRPOError(
-                f"{path}, line {number}: not JSON ({error.msg}); delete the line and judge again"
-            ) from error
+    best: dict[str, tuple[str, Row]] = {}
+    for where, row in rows:
+        request = row.get("request", where)
+        known = best.get(request)
+        if known is None or rank(row) >= rank(known[1]):
+            best[request] = where, row
+    return list(best.values())
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
@@ -81,10 +59,14 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
 
     if benchmark not in NAMES:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(NAMES)}")
-    read = {"alpaca-eval": alpaca_row, "mt-bench": mt_bench_row, "arena-hard": arena_rows}[
-        benchmark
-    ]
-    rows = [found for where, row in _best(path, benchmark) for found in _read(read, row, where)]
+    rows = []
+    for where, row in best_attempts(read_rows(path)):
+        if row.get("benchmark", benchmark) != benchmark:
+            raise WRPOError(
+                f"{where} is a judgement of {row['benchmark']}, not {benchmark}; "
+                "name that benchmark or give another file"
+            )
+        rows += convert(row, JUDGEMENTS[benchmark], where)
     if not rows:
         raise WRPOError(f"{path} holds no judgements; judge the answers first")
     table = pd.DataFrame(rows)
@@ -93,41 +75,6 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     if benchmark == "mt-bench" and "winner" in table:
         return _both_games(table)
     return table
-
-
-def _best(path: Path, benchmark: str) -> Iterator[tuple[str, Row]]:
-    """Rows of one benchmark; of several attempts at a request only the best, as the client does."""
-    attempts: dict[str, tuple[str, Row]] = {}
-    for where, row in read_rows(path):
-        if not isinstance(row, dict):
-            raise WRPOError(f"{where}: is no judgement but {type(row).__name__}; check the file")
-        if row.get("benchmark", benchmark) != benchmark:
-            raise WRPOError(
-                f"{where} is a judgement of {row['benchmark']}, not {benchmark}; "
-                "name that benchmark or give another file"
-            )
-        if "request" not in row:
-            yield where, row
-            continue
-        slim = {k: v for k, v in row.items() if k not in ("judgment", "usage", "settings")}
-        known = attempts.get(row["request"])
-        if known is None or _rank(row) >= _rank(known[1]):
-            attempts[row["request"]] = (where, slim)
-    yield from attempts.values()
-
-
-def _rank(row: Row) -> int:
-    return RANK.get(str(row.get("status")), 0)
-
-
-def _read(read: Callable[[Row, str], list[Row]], row: Row, where: str) -> list[Row]:
-    try:
-        return read(row, where)
-    except KeyError as error:
-        raise WRPOError(
-            f"{where} has no field {error}: this is no judgement of that benchmark "
-            f"(its fields: {', '.join(list(row)[:8])})"
-        ) from error
 
 
 def _refuse_mixture(table: pd.DataFrame, path: Path) -> None:

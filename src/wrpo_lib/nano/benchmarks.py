@@ -28,39 +28,29 @@ def benchmark_rows(
     """
     judge = Judge()
     greedy = answers[answers["decoding"] == "greedy"]
-    hard = greedy[
-        [len(task_from_id(i).letters) >= settings["arena_letters"] for i in greedy["prompt_id"]]
-    ]
+    letters = greedy["prompt_id"].map(lambda i: len(task_from_id(i).letters))
+    hard = greedy[letters >= settings["arena_letters"]]
     turns = answers[answers["decoding"] == "two_turn"]
+    base, arena_base = settings["baseline"], settings["arena_baseline"]
     rows: list[dict[str, Any]] = []
     for model in models:
-        pair = [model, settings["baseline"]]
-        judged = judge_alpaca(greedy[greedy["model"].isin(pair)], settings["baseline"], judge)
+        judged = judge_alpaca(greedy[greedy["model"].isin([model, base])], base, judge)
         won = alpaca_eval.win_rate(judged)
         controlled = length_controlled(judged).length_controlled_winrate
-        rows.append(_row("alpaca_eval2", model, won.win_rate, won.interval, controlled))
-        pair = [model, settings["arena_baseline"]]
-        battles = judge_arena(hard[hard["model"].isin(pair)], settings["arena_baseline"], judge)
+        battles = judge_arena(hard[hard["model"].isin([model, arena_base])], arena_base, judge)
         score = arena_hard.summarise(battles)
-        rows.append(_row("arena_hard", model, score.score, score.interval))
-        scores = mt_bench.summarise(judge_mt_bench(turns[turns["model"] == model], judge))
-        rows.append(_row("mt_bench", model, scores.overall, scores.interval))
+        graded = mt_bench.summarise(judge_mt_bench(turns[turns["model"] == model], judge))
+        for benchmark, value, interval in (
+            ("alpaca_eval2", won.win_rate, won.interval),
+            ("arena_hard", score.score, score.interval),
+            ("mt_bench", graded.overall, graded.interval),
+        ):
+            row = {"benchmark": benchmark, "model": model, "value": value}
+            row |= {"low": interval.low, "high": interval.high}
+            row |= {"n": interval.n, "n_questions": interval.n_clusters}
+            row["length_controlled"] = controlled if benchmark == "alpaca_eval2" else None
+            rows.append(row)
     return rows
-
-
-def _row(
-    benchmark: str, model: str, value: float, interval: Any, controlled: float | None = None
-) -> dict[str, Any]:
-    return {
-        "benchmark": benchmark,
-        "model": model,
-        "value": value,
-        "low": interval.low,
-        "high": interval.high,
-        "n": interval.n,
-        "n_questions": interval.n_clusters,
-        "length_controlled": controlled,
-    }
 
 
 def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.DataFrame:

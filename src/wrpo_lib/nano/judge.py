@@ -9,6 +9,7 @@ model, order) alone, never on the order of the calls.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ import numpy as np
 from scipy.special import expit
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.arena_hard import FOR_A
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERDICTS = ("A>>B", "A>B", "A=B", "B>A", "B>>A")
+VERDICTS = tuple(FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 
 
@@ -64,15 +66,17 @@ def verdict(for_a: float) -> str:
     return VERDICTS[sum(for_a < edge for edge in EDGES)]
 
 
-def _pairs(answers: pd.DataFrame, baseline: str, turn: int = 1) -> pd.DataFrame:
-    """Each model's answer beside the baseline's answer to the same prompt."""
-    first = answers[answers["turn"] == turn].assign(length=lambda d: d["text"].str.len())
+def _pairs(answers: pd.DataFrame, baseline: str) -> Iterator[tuple[Any, float, int]]:
+    """First answers beside the baseline's; how much better, and how many characters longer."""
     columns = ["prompt_id", "model", "quality", "length", "text"]
-    base = first.loc[first["model"] == baseline, columns].drop(columns="model")
+    first = answers[answers["turn"] == 1].assign(length=lambda d: d["text"].str.len())[columns]
+    base = first[first["model"] == baseline].drop(columns="model")
     if base.empty:
         raise WRPOError(f"the baseline {baseline!r} has no answers; answer with it first")
-    rest = first.loc[first["model"] != baseline, columns]
-    return rest.merge(base, on="prompt_id", suffixes=("", "_baseline"), validate="many_to_one")
+    rest = first[first["model"] != baseline]
+    both = rest.merge(base, on="prompt_id", suffixes=("", "_baseline"), validate="many_to_one")
+    for pair in both.itertuples(index=False):
+        yield pair, pair.quality - pair.quality_baseline, pair.length - pair.length_baseline
 
 
 def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
@@ -80,8 +84,7 @@ def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataF
     import pandas as pd
 
     rows = []
-    for pair in _pairs(answers, baseline).itertuples(index=False):
-        gap, longer = pair.quality - pair.quality_baseline, pair.length - pair.length_baseline
+    for pair, gap, longer in _pairs(answers, baseline):
         for order in ("baseline first", "model first"):
             key = ("alpaca", pair.prompt_id, pair.model, order)
             logit = judge.latent(gap, longer, order == "baseline first", key)
@@ -98,13 +101,12 @@ def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFr
     import pandas as pd
 
     rows = []
-    for pair in _pairs(answers, baseline).itertuples(index=False):
-        gap, longer = pair.quality - pair.quality_baseline, pair.length - pair.length_baseline
+    for pair, gap, longer in _pairs(answers, baseline):
         for game in (1, 2):
-            key = ("arena", pair.prompt_id, pair.model, game)
-            logit = judge.latent(gap, longer, game == 1, key)
-            label = verdict(-logit if game == 1 else logit)
-            rows.append((pair.prompt_id, pair.model, game, label))
+            logit = judge.latent(
+                gap, longer, game == 1, ("arena", pair.prompt_id, pair.model, game)
+            )
+            rows.append((pair.prompt_id, pair.model, game, verdict(-logit if game == 1 else logit)))
     return pd.DataFrame(rows, columns=["question_id", "model", "game", "verdict"])
 
 

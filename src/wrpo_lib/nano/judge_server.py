@@ -9,15 +9,20 @@ Answers to testbed tasks are judged by their true quality, other texts by one dr
 
 from __future__ import annotations
 
-import asyncio
+import http.server
 import json
 import re
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy.special import expit
 
 from wrpo_lib.nano.judge import Judge, verdict
@@ -25,64 +30,22 @@ from wrpo_lib.nano.reward import quality
 from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task
 
 MODEL = "nano-judge"
-_TEXT = r"(?P<{}>.*?)"
 _INSTRUCTION = re.compile(rf"^({'|'.join(SKILLS)}) : ([{ALPHABET}](?: [{ALPHABET}])*)$")
 _FOLLOW_UP = re.compile(rf"^now ({'|'.join(SKILLS)}) it$")
 
 
-def _pattern(protocol: str, turn: int, text: str) -> tuple[str, int, re.Pattern[str]]:
-    """A prompt's form, written with ``{question}``, ``{a}``, ``{b}``, ``{first}`` for its texts."""
-    parts = re.split(r"\{(\w+)\}", text)
-    seen: set[str] = set()
-    regex = ""
-    for i, part in enumerate(parts):
-        if i % 2 == 0:
-            regex += re.escape(part)
-        else:
-            regex += f"(?P={part})" if part in seen else _TEXT.format(part)
-            seen.add(part)
-    return protocol, turn, re.compile(regex, re.DOTALL)
+@cache
+def _forms() -> list[tuple[str, int, re.Pattern[str]]]:
+    """Protocol, turn and pattern of each known prompt."""
+    rows = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
+    return [(row["protocol"], row["turn"], _pattern(row["prompt"])) for row in rows]
 
 
-FORMS = [
-    _pattern("alpaca", 1, '"instruction": """{question}""",\n}'
-             '{_}"model_identifier": "m",\n        "output": """{a}"""\n    },\n'
-             '{__}"model_identifier": "M",\n        "output": """{b}"""\n    }\n}'),
-    _pattern("arena", 1, "<|User Prompt|>\n{question}\n\n"
-             "<|The Start of Assistant A's Answer|>\n{a}\n"
-             "<|The End of Assistant A's Answer|>\n\n<|The Start of Assistant B's Answer|>\n{b}\n"
-             "<|The End of Assistant B's Answer|>"),
-    _pattern("mt-pair", 1, "[User Question]\n{question}\n\n[The Start of {_}"
-             "[The Start of Assistant A's Answer]\n{a}\n[The End of Assistant A's Answer]\n\n"
-             "[The Start of Assistant B's Answer]\n{b}\n[The End of Assistant B's Answer]"),
-    _pattern("mt-pair", 1, "[User Question]\n{question}\n\n"
-             "[The Start of Assistant A's Answer]\n{a}\n[The End of Assistant A's Answer]\n\n"
-             "[The Start of Assistant B's Answer]\n{b}\n[The End of Assistant B's Answer]"),
-    _pattern("mt-pair", 2, "<|The Start of Assistant A's Conversation with User|>\n\n### User:\n"
-             "{question}\n\n### Assistant A:\n{_}\n\n### User:\n{second}\n\n"
-             "### Assistant A:\n{a}\n\n"
-             "<|The End of Assistant A's Conversation with User|>\n\n\n"
-             "<|The Start of Assistant B's Conversation with User|>\n\n### User:\n{__}\n\n"
-             "### Assistant B:\n{___}\n\n### User:\n{____}\n\n### Assistant B:\n{b}\n\n"
-             "<|The End of Assistant B's Conversation with User|>"),
-    _pattern("mt", 2, "<|The Start of Assistant A's Conversation with User|>\n\n### User:\n"
-             "{question}\n\n### Assistant A:\n{_}\n\n### User:\n{second}\n\n"
-             "### Assistant A:\n{a}\n\n"
-             "<|The End of Assistant A's Conversation with User|>"),
-    _pattern("mt", 1, "[Question]\n{question}\n\n[The Start of Reference Answer]{_}"
-             "[The Start of Assistant's Answer]\n{a}\n[The End of Assistant's Answer]"),
-    _pattern("mt", 1, "[Question]\n{question}\n\n"
-             "[The Start of Assistant's Answer]\n{a}\n[The End of Assistant's Answer]"),
-    _pattern("alpaca", 1, "[instruction]\n{question}\n[end of instruction]\n[answer m]\n{a}\n"
-             "[end of answer m]\n[answer M]\n{b}\n[end of answer M]"),
-    _pattern("arena", 1, "[prompt]\n{question}\n[end of prompt]\n[answer A]\n{a}\n"
-             "[end of answer A]\n[answer B]\n{b}\n[end of answer B]"),
-    _pattern("mt", 2, "[question 1]\n{question}\n[end of question 1]{_}[question 2]\n{second}\n"
-             "[end of question 2]\n[answer 2]\n{a}\n[end of answer 2]"),
-    _pattern("mt", 1, "[question 1]\n{question}\n[end of question 1]\n[answer 1]\n{a}\n"
-             "[end of answer 1]"),
-]  # fmt: skip
-"""The judge prompts it knows, the longer form of two before the shorter."""
+def _pattern(prompt: str) -> re.Pattern[str]:
+    parts = re.split(r"\{(\w+)\}", prompt)  # text, name, text, name, ..., text
+    texts = [re.escape(part) for part in parts[::2]]
+    names = [f"(?P<{name}>.*?)" for name in parts[1::2]]
+    return re.compile("".join(chain(*zip_longest(texts, names, fillvalue=""))), re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -99,7 +62,7 @@ class Seen:
 
 def recognise(prompt: str) -> Seen | None:
     """The protocol, questions and answers in a judge prompt; None for a prompt it does not know."""
-    for protocol, turn, pattern in FORMS:
+    for protocol, turn, pattern in _forms():
         if found := pattern.search(prompt):
             texts = found.groupdict()
             names = ("question", "second", "a", "b")
@@ -162,45 +125,52 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
     }
     key = json.dumps(body, sort_keys=True).encode()
     return 200, {
-        "id": f"nano-{zlib.crc32(key):08x}", "object": "chat.completion", "created": 0,
-        "model": f"{MODEL}-seed{judge.seed}", "choices": [choice],
+        "id": f"nano-{zlib.crc32(key):08x}",
+        "object": "chat.completion",
+        "created": 0,
+        "model": f"{MODEL}-seed{judge.seed}",
+        "choices": [choice],
         "usage": {**usage, "total_tokens": sum(usage.values())},
-    }  # fmt: skip
+    }
 
 
 Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 
 
-async def serve(
-    responder: Responder,
-    port: int = 0,
-    latency: float = 0.0,
-    started: Callable[[int], None] = print,
-) -> None:
-    """Serve ``responder`` on 127.0.0.1 until cancelled; ``port`` 0 takes a free one.
+def make_server(
+    responder: Responder, port: int = 0, latency: float = 0.0
+) -> http.server.ThreadingHTTPServer:
+    """A server of ``responder`` on 127.0.0.1, to be started with its ``serve_forever()``.
 
-    ``latency`` seconds pass before each reply, as a model would need; ``started`` gets the port.
+    ``port`` 0 takes a free one; ``latency`` seconds pass before each reply, as a model would need.
     """
-    from tornado import httpserver, netutil, web
 
-    class Completions(web.RequestHandler):
-        async def post(self) -> None:
-            status, answer = responder(json.loads(self.request.body))
-            await asyncio.sleep(latency)
-            self.set_status(status)
-            self.write(answer)
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body in one packet
+        disable_nagle_algorithm = True
 
-    class Models(web.RequestHandler):
-        def get(self) -> None:
-            self.write({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, reply = responder(body)
+            time.sleep(latency)
+            self._send(status, reply)
 
-    routes = [("/v1/chat/completions", Completions), ("/v1/models", Models)]
-    application = web.Application(routes, log_function=lambda handler: None)
-    sockets = netutil.bind_sockets(port, "127.0.0.1")
-    server = httpserver.HTTPServer(application)
-    server.add_sockets(sockets)
-    started(sockets[0].getsockname()[1])
-    try:
-        await asyncio.Event().wait()
-    finally:
-        server.stop()
+        def do_GET(self) -> None:
+            self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+        def _send(self, status: int, reply: dict[str, Any]) -> None:
+            content = json.dumps(reply).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 512
+
+    return Server(("127.0.0.1", port), Handler)

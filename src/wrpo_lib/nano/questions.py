@@ -47,17 +47,13 @@ def question_rows() -> list[dict[str, Any]]:
 
 def baseline_rows(benchmark: str) -> list[dict[str, Any]]:
     """Rows of ``baseline-<benchmark>.jsonl``: every second answer makes the testbed's slip."""
-    return [
-        {
-            "benchmark": benchmark,
-            "version": "nano",
-            "question_id": task.prompt_id,
-            "turn": 1,
-            "model": BASELINE,
-            "text": f"the answer is {' '.join(task.slip() if i % 2 else task.answer())} .",
-        }
-        for i, task in enumerate(draw()[benchmark])
-    ]
+    common = {"benchmark": benchmark, "version": "nano"}
+    rows = []
+    for i, task in enumerate(draw()[benchmark]):
+        text = f"the answer is {' '.join(task.slip() if i % 2 else task.answer())} ."
+        answer = {"question_id": task.prompt_id, "turn": 1, "model": BASELINE, "text": text}
+        rows.append(common | answer)
+    return rows
 
 
 def main() -> None:
