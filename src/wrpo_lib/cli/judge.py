@@ -1,4 +1,4 @@
-"""``wrpo judge``, ``wrpo alpaca-eval``, ``wrpo nano-judge``: answers judged by any server."""
+"""``wrpo judge``, ``wrpo nano-judge``: answers judged by any server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from wrpo_lib.evaluation.calls import Call
     from wrpo_lib.evaluation.judging import Counts, Prices, Run
-    from wrpo_lib.server import Server
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -36,7 +35,6 @@ OPENAI = "https://api.openai.com/v1"
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     app.command()(judge)
-    app.command("alpaca-eval")(alpaca_eval)
     app.command("nano-judge")(nano_judge)
 
 
@@ -69,7 +67,6 @@ def judge(
     from wrpo_lib.evaluation.judging import KEY, Run, done
     from wrpo_lib.evaluation.judging import estimate as estimated
     from wrpo_lib.io import Store
-    from wrpo_lib.server import Server
 
     asked = load(benchmark, version)
     given = Answers(answers, asked)
@@ -159,35 +156,6 @@ def _say_counts(counts: Counts, out: Path) -> None:
     )
     for problem, n in counts.problems.most_common():
         typer.echo(f"  {n} x {problem}")
-
-
-def alpaca_eval(
-    answers: AnswersFile,
-    judge: JudgeName,
-    out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
-    base_url: Url = OPENAI,
-    model: Model = "",
-    connections: Connections = 64,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-) -> None:
-    """AlpacaEval-2 through the alpaca-eval package: its annotator and metrics, our client."""
-    from wrpo_lib.evaluation.alpaca_package import evaluate
-    from wrpo_lib.evaluation.answers import Answers
-    from wrpo_lib.evaluation.benchmarks import load
-    from wrpo_lib.server import Server
-
-    benchmark = load("alpaca-eval", "2")
-    given = Answers(answers, benchmark)
-    name = _one_model(given.models(), model, answers)
-    client: Server = Server(base_url, api_key_env, connections)
-    metrics = evaluate(benchmark, given, name, judge, client, out)
-    controlled = metrics.get("length_controlled_winrate")
-    text = "left out: answers are missing" if controlled is None else f"{controlled:.2f}"
-    typer.echo(
-        f"{name}: win rate {metrics['win_rate']:.2f} (s.e. {metrics['standard_error']:.2f}), "
-        f"length-controlled {text}; {metrics['calls']} calls, {metrics['n_missing']} of "
-        f"{metrics['n_answered']} judgements missing; {out / 'annotations.json'}"
-    )
 
 
 def nano_judge(

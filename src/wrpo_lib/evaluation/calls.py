@@ -195,7 +195,7 @@ def _orders(plan: JudgingPlan, question: Question) -> list[tuple[int, str]]:
         orders.reverse()
     games = list(enumerate(orders, 1))
     if plan.benchmark.name == "alpaca-eval" and plan.order == "upstream":
-        from wrpo_lib.evaluation.alpaca_package import is_switched
+        from wrpo_lib.evaluation.alpaca_eval import is_switched
 
         return [games[is_switched(question.turns[0])]]
     return games
