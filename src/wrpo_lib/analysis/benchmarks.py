@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import read_results, read_run, results_dir
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PROFILE = "benchmarks"
 ONE_PASS = "all, one reference pass"
@@ -23,17 +22,15 @@ WAYS = {
     "all": "all, reference cached",
     "saving": "all, cached, checkpointing",
 }
-"""Ways to compute WRPO's step, in the order of the page."""
+"""Variants of WRPO's step, in the order of the page."""
 PAIRS = {
     "trl": "TRL's DPOTrainer",
     "trl_cached": "TRL's DPOTrainer, reference cached",
     "pair": "ours, reference cached",
 }
-"""Ways to compute DPO's step on the pairs (y_wt, y_l)."""
+"""Variants of DPO's step on the pairs (y_wt, y_l)."""
 MACHINES = {"the one above": "", "of another make": "_other"}
 """Processors that were timed, with the ending of their tables' names."""
-
-
 DISTURBED = 0.7
 """A step is left out where the machine's matmul rate fell below this share of the best one."""
 
@@ -44,11 +41,11 @@ def undisturbed(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def speedups(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of the baseline over those of each way, a row a turn, for one workload's ``rows``.
+    """Seconds of the baseline over those of each variant, one row per turn, for one workload.
 
-    Missing where either step is; a way without any has no column. The baseline is the official
-    arithmetic, for DPO on pairs TRL's trainer. A way is compared on the batch of the same turn, a
-    few minutes apart at most, so that the machine's slower changes of speed hit both.
+    Missing where either step is; a variant without any has no column. The baseline is the official
+    arithmetic, for DPO on pairs TRL's trainer. A variant is compared on the batch of the same turn,
+    a few minutes apart at most, so that the machine's slower changes of speed hit both.
     """
     wide = rows.pivot(index="turn", columns="way", values="seconds")
     wide = wide.reindex(columns=wide.columns.union(["official", "all", "reference", "trl"]))
@@ -59,10 +56,9 @@ def speedups(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def quartiles(rows: pd.DataFrame) -> pd.DataFrame:
-    """Columns ``low``, ``median``, ``high`` of the speed-ups, a row a way of these turns."""
+    """Columns ``low``, ``median``, ``high`` of the speed-ups, one row per variant."""
     found = speedups(rows).quantile([0.25, 0.5, 0.75]).T
-    found.columns = ["low", "median", "high"]
-    return found
+    return found.set_axis(["low", "median", "high"], axis=1)
 
 
 def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
@@ -74,7 +70,7 @@ def matmul_shares(rows: pd.DataFrame, rate: str = "rate") -> pd.Series[float]:
 
 
 def code_ratios(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the authors' own code over the baseline, a row a turn: ``seconds``, ``cpu_seconds``."""
+    """Of the authors' own code over the baseline, per turn: ``seconds``, ``cpu_seconds``."""
     wide = rows.pivot(index="turn", columns="side", values=["seconds", "cpu_seconds"])
     return wide.xs("official code", axis=1, level=1) / wide.xs("baseline", axis=1, level=1)
 
@@ -90,53 +86,42 @@ def measured() -> dict[str, Any]:
 
 def numbers() -> dict[str, float | int | str]:
     """Names and values for the page: what the JSON holds as single numbers, and about the run."""
-    run = measured()
-    detail = run["detail"]
-    found: dict[str, float | int | str] = {
-        k: v for k, v in detail.items() if isinstance(v, int | float) and not isinstance(v, bool)
-    }
-    found |= {f"peak_{way}": gib for way, gib in detail["peak_gib"].items()}
-    counts = _turns()
-    found |= {f"turns_{load}": int(n) for load, n in counts["all"].items()}
-    found |= {f"passes_{load}": int(n) for load, n in counts[ONE_PASS].items()}
-    others = counts.drop(columns=["official", "all", ONE_PASS, "trl"])
-    for load, row in others.iterrows():
-        least, most = int(row.min()), int(row.max())
+    run, counts = measured(), _turns("")
+    found = {k: v for k, v in run["detail"].items() if type(v) in (int, float)}
+    found |= {name: run[name] for name in ("commit", "machine", "processor")}
+    found["left_out"] = sum(run["detail"]["turns_left_out"].values())
+    for load, row in counts.iterrows():
+        others = row.drop(["official", "all", ONE_PASS, "trl"])
+        least, most = int(others.min()), int(others.max())
+        found[f"turns_{load}"], found[f"passes_{load}"] = int(row["all"]), int(row[ONE_PASS])
         found[f"full_{load}"] = str(most) if least == most else f"{least} to {most}"
-    found["left_out"] = sum(detail["turns_left_out"].values())
     steady = read_results(PROFILE, "steady")
     shares = matmul_shares(steady)
     medians = shares.groupby(steady["workload"]).median()
     found |= {f"share_{load}": share for load, share in medians.items()}
     found |= {"share_least": float(shares.min()), "share_most": float(shares.max())}
     found["share_steps"] = len(shares)
-    code = code_ratios(read_results(PROFILE, "official_code"))
-    for name, ratios in code.items():
-        low, median, high = ratios.quantile([0.25, 0.5, 0.75])
-        found |= {f"code_{name}": median, f"code_{name}_low": low, f"code_{name}_high": high}
-    found["code_turns"] = len(code)
-    found |= _of_other()
-    found["memory_steps"] = int(read_results(PROFILE, "memory")["step"].max())
-    found |= _in_own_processes()
-    found |= {
-        "commit": run["commit"],
-        "machine": run["machine"],
-        "processor": run["processor"],
-    }
-    return found
+    return found | _of_official_code() | _of_other() | _in_own_processes()
 
 
-def _turns(ending: str = "") -> pd.DataFrame:
-    """How many ratios of each way there are: a row a workload, a column a way."""
-    import pandas as pd
-
-    rows = undisturbed(read_results(PROFILE, f"steps{ending}"))
+def _turns(suffix: str) -> pd.DataFrame:
+    """How many ratios of each variant there are: one row per workload, one column per variant."""
+    rows = undisturbed(read_results(PROFILE, f"steps{suffix}"))
     counts = {load: speedups(part).count() for load, part in rows.groupby("workload")}
     return pd.DataFrame(counts).T.reindex(columns=[*WAYS, *PAIRS]).fillna(0).astype(int)
 
 
-def _in_own_processes() -> dict[str, float]:
-    """The speed-up where each way has a process of its own, and what the official way maps in."""
+def _of_official_code() -> dict[str, Any]:
+    code = code_ratios(read_results(PROFILE, "official_code"))
+    found: dict[str, Any] = {"code_turns": len(code)}
+    for name, ratios in code.items():
+        low, median, high = ratios.quantile([0.25, 0.5, 0.75])
+        found |= {f"code_{name}": median, f"code_{name}_low": low, f"code_{name}_high": high}
+    return found
+
+
+def _in_own_processes() -> dict[str, Any]:
+    """The speed-up where each variant has its own process, and what the official one maps in."""
     rows = read_results(PROFILE, "memory")
     wide = rows[rows["step"] > 1].pivot(index="step", columns="way", values=["seconds", "faults"])
     ratio = wide["seconds"]["official"] / wide["seconds"]["all"]
@@ -147,31 +132,26 @@ def _in_own_processes() -> dict[str, float]:
         "alone_most": float(ratio.max()),
         "faults_alone": float(wide["faults"]["official"].median() / 1e6),
         "faults_turns": float(turns["faults"].median() / 1e6),
+        "memory_steps": int(rows["step"].max()),
     }
 
 
-def _of_other() -> dict[str, int | str]:
+def _of_other() -> dict[str, Any]:
     """About the run on a processor of another make."""
-    turns = _turns("_other")["all"]
-    found: dict[str, int | str] = {f"other_turns_{load}": int(n) for load, n in turns.items()}
-    run = read_run(PROFILE)["parts"]["steps_other"]
-    found["other_share_steps"] = len(read_results(PROFILE, "steady_other"))
-    return {**found, "other_commit": run["commit"]}
+    turns = {f"other_turns_{load}": int(n) for load, n in _turns("_other")["all"].items()}
+    steps = len(read_results(PROFILE, "steady_other"))
+    commit = read_run(PROFILE)["parts"]["steps_other"]["commit"]
+    return {**turns, "other_share_steps": steps, "other_commit": commit}
 
 
 def ways_table(ways: dict[str, str]) -> pd.DataFrame:
-    """A row a way: median speed-up and its quartiles on each workload."""
-    import pandas as pd
-
+    """One row per variant: median speed-up and its quartiles on each workload."""
     rows = undisturbed(read_results(PROFILE, "steps"))
-    by_load = {load: speedups(part) for load, part in rows.groupby("workload", sort=False)}
-    table = []
-    for way, name in ways.items():
-        line: dict[str, Any] = {"way": name}
-        for load, found in by_load.items():
-            line[f"{load} prompts"] = _shown(found.get(way, pd.Series(dtype=float)).dropna())
-        table.append(line)
-    return pd.DataFrame(table)
+    table = pd.DataFrame({"way": ways.values()}, index=list(ways))
+    for load, part in rows.groupby("workload", sort=False):
+        found = speedups(part).reindex(columns=list(ways))
+        table[f"{load} prompts"] = [_shown(found[way].dropna()) for way in ways]
+    return table.reset_index(drop=True)
 
 
 def _shown(ratios: pd.Series[float]) -> str:
@@ -185,30 +165,26 @@ def _shown(ratios: pd.Series[float]) -> str:
 
 
 def machines_table() -> pd.DataFrame:
-    """A column a processor: the main speed-ups with quartiles, what steps reach of its rate."""
-    import pandas as pd
-
-    table = []
+    """One column per processor: the main speed-ups, and the share of its rate that steps reach."""
+    table: dict[str, dict[str, str]] = {}
     for machine, suffix in MACHINES.items():
         steps = undisturbed(read_results(PROFILE, f"steps{suffix}"))
         steady = read_results(PROFILE, f"steady{suffix}")
-        line: dict[str, str] = {"processor": machine}
+        line = table[machine] = {}
         for load, rows in steps.groupby("workload", sort=False):
             found = speedups(rows)
-            for way, about in ((ONE_PASS, "one pass"), ("all", "cached")):
-                line[f"{load}, {about}"] = _shown(found[way])
+            line[f"{load}, one pass"] = _shown(found[ONE_PASS])
+            line[f"{load}, cached"] = _shown(found["all"])
         for load, shares in matmul_shares(steady).groupby(steady["workload"], sort=False):
-            line[f"share, {load}"] = (
-                f"{shares.median():.0%} [{shares.min():.0%}, {shares.max():.0%}]"
-            )
+            spread = f"[{shares.min():.0%}, {shares.max():.0%}]"
+            line[f"share, {load}"] = f"{shares.median():.0%} {spread}"
         rates = steady[["torch_rate", "rate"]].median()
         line["GFLOP/s, torch and best"] = f"{rates['torch_rate']:.0f}, {rates['rate']:.0f}"
-        table.append(line)
-    return pd.DataFrame(table).set_index("processor").T.rename_axis("").reset_index()
+    return pd.DataFrame(table).rename_axis(columns="processor").reset_index(names="")
 
 
 def memory_table() -> pd.DataFrame:
-    """Peak resident memory of a fresh process for each way, over two steps and over all."""
+    """Peak resident memory of a fresh process for each variant, over two steps and over all."""
     rows = read_results(PROFILE, "memory")
     wide = rows.pivot(index="way", columns="step", values="peak_gib").loc[rows["way"].unique()]
     last = wide.columns.max()
