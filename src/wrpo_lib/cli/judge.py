@@ -67,6 +67,7 @@ def judge(
     from wrpo_lib.evaluation.judging import KEY, Run, done
     from wrpo_lib.evaluation.judging import estimate as estimated
     from wrpo_lib.io import Store
+    from wrpo_lib.server import Server
 
     asked = load(benchmark, version)
     given = Answers(answers, asked)
