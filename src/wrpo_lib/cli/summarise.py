@@ -62,7 +62,7 @@ def summarise(
     if style and benchmark != "arena-hard":
         raise WRPOError(f"--style is Arena-Hard's control, not that of {benchmark}; leave it out")
     counts = {k: v for path in style or [] for k, v in read_counts(path).items()}
-    options = {"C": c, "compat": compat, "replicates": replicates, "seed": seed}
+    options: dict[str, Any] = {"C": c, "compat": compat, "replicates": replicates, "seed": seed}
     options |= {"workers": workers, "style": counts or None}
     found = _summaries(benchmark, files, side, state, options)
     pairs = differences(found)

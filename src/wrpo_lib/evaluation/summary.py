@@ -6,7 +6,7 @@ never averaged: each combination is a summary of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -128,18 +128,19 @@ def _summary(
             summary = _mt_bench(model, setting, rows)
     except WRPOError as error:
         raise WRPOError(f"{model}: {error}") from error
-    values = summary.values
-    counts = {
-        "without a readable verdict, left out: {} judgements": values["n_missing"],
-        "not in the file: {} of {n_expected} judgements": values.get("n_absent"),
-        "repeating another row's question, kept as upstream keeps them: {} rows": values.get(
-            "n_duplicates"
-        ),
-    }
+    return replace(summary, notes=_notes(setting, summary.values) + summary.notes)
+
+
+def _notes(setting: dict[str, str], values: dict[str, Any]) -> list[str]:
+    """One sentence for each thing that makes the numbers less than they seem."""
     notes = [] if setting["judge"] else [NO_JUDGE]
-    notes += [text.format(n, **values) for text, n in counts.items() if n]
-    summary.notes[:0] = notes
-    return summary
+    if n := values["n_missing"]:
+        notes.append(f"without a readable verdict, left out: {n} judgements")
+    if n := values.get("n_absent"):
+        notes.append(f"not in the file: {n} of {values['n_expected']} judgements")
+    if n := values.get("n_duplicates"):
+        notes.append(f"repeating another row's question, kept as upstream keeps them: {n} rows")
+    return notes
 
 
 def _alpaca(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.analysis.benchmarks import PROFILE, WAYS, quartiles, undisturbed
 from wrpo_lib.figures.style import look, style
@@ -93,7 +93,7 @@ def _draw_cell(axis: Axes, x: float, y: float, part: int | None) -> None:
     """A token of a part; without one, padding."""
     from matplotlib.patches import Rectangle
 
-    how = {"facecolor": "white", "edgecolor": "#aaaaaa", "linestyle": ":"}
+    how: dict[str, Any] = {"facecolor": "white", "edgecolor": "#aaaaaa", "linestyle": ":"}
     if part is not None:
         _, color, hatch = PARTS[part]
         how = {"facecolor": color, "edgecolor": "white", "hatch": hatch}

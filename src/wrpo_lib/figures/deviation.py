@@ -59,8 +59,8 @@ def _draw_levels(axis: Axes, scores: pd.DataFrame) -> None:
         how, found = look(name), level(scores, name)
         seeds = scores.loc[scores["model"] == name, "quality"]
         error = [[found.value - found.low], [found.high - found.value]]
-        mark = {"marker": how.marker, "markersize": 8, "capsize": 4}
-        axis.errorbar(k, found.value, error, color=how.color, **mark)
+        (mark, *_) = axis.errorbar(k, found.value, error, color=how.color, capsize=4)
+        mark.set(marker=how.marker, markersize=8)
         axis.scatter([k + 0.15] * len(seeds), seeds, color=how.color, s=12)
     axis.set_xticks(range(len(PANELS)), ["Target", "DPO-off", "DPO-on"])
     axis.set_xlim(-0.5, len(PANELS) - 0.5)

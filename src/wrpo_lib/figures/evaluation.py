@@ -55,8 +55,8 @@ def _draw_half_widths(axis: Axes, rows: pd.DataFrame) -> None:
     axis.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
     axis.axline((0, 0), slope=1, color="#888888", linestyle="--")
     axis.set(xlim=(0, top), ylim=(0, top))
-    place = {"xytext": (4, -12), "textcoords": "offset points"}
-    axis.annotate("equal", (0.8 * top, 0.8 * top), **place, color="#555555")
+    at = (0.8 * top, 0.8 * top)
+    axis.annotate("equal", at, (4, -12), textcoords="offset points", color="#555555")
     axis.set_xlabel("1.96 × upstream's standard error, points")
     axis.set_ylabel("half of the refit interval, points")
 
@@ -64,8 +64,8 @@ def _draw_half_widths(axis: Axes, rows: pd.DataFrame) -> None:
 def _draw_position_effects(axis: Axes, rows: pd.DataFrame) -> None:
     value, color = rows["position_effect"], LOOKS["dpo_off"].color
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
-    mark = {"fmt": "o", "markersize": 3, "elinewidth": 0.8}
-    axis.errorbar(value, range(len(rows)), xerr=half, color=color, **mark)
+    at = range(len(rows))
+    axis.errorbar(value, at, None, half, "o", color=color, markersize=3, elinewidth=0.8)
     axis.axvline(0, color="#888888")
     axis.set_yticks([])
     axis.set_xlabel("shown second minus shown first, points of win rate")
@@ -159,7 +159,8 @@ def _estimates(
     from wrpo_lib.evaluation.length_control import length_controlled
     from wrpo_lib.nano.judge import Judge, judge_alpaca
 
-    judge = Judge(**{"position": 0.0, "length": 0.0, bias: strength})
+    position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
+    judge = Judge(position=position, length=length)
     judged = judge_alpaca(answers, baseline, judge)
     found = {"both orders": win_rate(judged).win_rate}
     if bias == "length":
