@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+DEVIATION = "notebooks/01_distribution_deviation.ipynb"
 BUILDING = "notebooks/02_building_quadruples.ipynb"
+DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
 TRAINING = "notebooks/04_wrpo_training.ipynb"
 JUDGING = "notebooks/05_evaluation.ipynb"
 ENGINE = "book/training_engine.md"
+QUADRUPLES = ("quadruples", "smol/quadruples")
 
 
 class Entry(NamedTuple):
@@ -34,29 +37,15 @@ class Entry(NamedTuple):
 
 
 FIGURES = {
-    "figure1_deviation": Entry(
-        deviation.figure1,
-        "Figure 1",
-        "notebooks/01_distribution_deviation.ipynb",
-        ("deviation", "scores"),
-    ),
+    "figure1_deviation": Entry(deviation.figure1, "Figure 1", DEVIATION, ("deviation", "scores")),
     "figure2_alpha_schedules": Entry(quadruples.alpha_schedules, "Figure 2", BUILDING),
     "figure2_sources": Entry(
         quadruples.source_shares, "Table 1", BUILDING, ("sources", "smol/sources")
     ),
     "figure2_rewards": Entry(quadruples.rewards, "ours", BUILDING, ("rewards", "smol/rewards")),
-    "figure2_lengths": Entry(
-        quadruples.lengths, "ours", BUILDING, ("quadruples", "smol/quadruples")
-    ),
-    "figure2_gaps": Entry(
-        quadruples.kept_by_gap, "ours", BUILDING, ("quadruples", "smol/quadruples")
-    ),
-    "figure3_dynamics": Entry(
-        dynamics.figure3,
-        "Figure 3",
-        "notebooks/03_internal_reward_dynamics.ipynb",
-        ("dynamics",),
-    ),
+    "figure2_lengths": Entry(quadruples.lengths, "ours", BUILDING, QUADRUPLES),
+    "figure2_gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, QUADRUPLES),
+    "figure3_dynamics": Entry(dynamics.figure3, "Figure 3", DYNAMICS, ("dynamics",)),
     "method_comparison": Entry(methods.comparison, "Table 2", TRAINING, ("scores",)),
     "protocols": Entry(methods.protocols, "Table 2", JUDGING, ("answers_seed{seed}",)),
     "table2_intervals": Entry(methods.paper_table2, "Table 2", JUDGING),
