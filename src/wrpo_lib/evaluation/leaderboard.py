@@ -12,10 +12,11 @@ from typing import Any
 import pandas as pd
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.assets import fetch, open_plain
+from wrpo_lib.evaluation.assets import fetch
 from wrpo_lib.evaluation.judgements import read_judgements
 from wrpo_lib.evaluation.mt_bench import summarise
 from wrpo_lib.evaluation.summary import Summary
+from wrpo_lib.io import open_binary
 
 COLUMNS = ("model", "score", "low", "high", "win_rate", "origin")
 
@@ -84,7 +85,7 @@ def _read(benchmark: str, path: Path) -> pd.DataFrame:
         scores = {model: summarise(judged).interval for model, judged in models}
         rows = [(model, s.value, s.low, s.high) for model, s in scores.items()]
         return pd.DataFrame(rows, columns=COLUMNS[:4])
-    with open_plain(path) as file:
+    with open_binary(path) as file:
         rows = pd.read_csv(file)
     if benchmark == "arena-hard":
         rows = rows.rename(columns={"rating_q025": "low", "rating_q975": "high"})
