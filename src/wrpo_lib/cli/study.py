@@ -59,8 +59,8 @@ def _smol(published: Path | None, model: str, prompts: int) -> None:
 
     if published is None:
         raise WRPOError(
-            "results smol needs --published FOLDER with alpaca_eval's outputs, one a model; they "
-            "are in the results/ of tatsu-lab/alpaca_eval"
+            "results smol needs --published FOLDER with one file of outputs per model; they are "
+            "in the results/ of tatsu-lab/alpaca_eval"
         )
     study = Study(project_root() / "runs" / "smol", published, prompts=prompts)
     typer.echo(f"wrote {make_results(study, model or None)}")
