@@ -9,22 +9,22 @@ from scipy import stats
 
 from wrpo_lib.analysis.statistics import (
     bootstrap_interval,
-    detectable_difference,
+    detectable,
+    difference_interval,
     mean_interval,
     paired_difference,
     proportion_interval,
-    seed_interval,
     slope_interval,
-    standard_error,
 )
 from wrpo_lib.errors import WRPOError
 
 
 def test_mean_interval_is_the_t_interval() -> None:
     x = np.random.default_rng(0).normal(3, 2, 40)
-    low, high = stats.t.interval(0.95, 39, x.mean(), stats.sem(x))
-    found = mean_interval(x)
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+    expected = pytest.approx(stats.t.interval(0.95, 39, x.mean(), stats.sem(x)), rel=1e-12)
+    for clusters in (None, list(range(40))):  # clusters of one change nothing
+        found = mean_interval(x, clusters)
+        assert (found.low, found.high) == expected
 
 
 def test_clustered_interval_covers_and_the_naive_one_does_not() -> None:
@@ -39,32 +39,33 @@ def test_clustered_interval_covers_and_the_naive_one_does_not() -> None:
     assert hits["naive"] / 600 < 0.80
 
 
-def test_clusters_of_one_change_nothing() -> None:
-    x = np.random.default_rng(2).normal(size=20)
-    plain, single = mean_interval(x), mean_interval(x, list(range(20)))
-    assert (plain.low, plain.high) == pytest.approx((single.low, single.high), rel=1e-12)
-
-
-def test_seed_interval_covers_with_three_seeds() -> None:
+def test_three_seeds_are_covered() -> None:
     rng = np.random.default_rng(3)
-    found = [seed_interval(rng.normal(size=3)) for _ in range(1000)]
+    found = [mean_interval(rng.normal(size=3)) for _ in range(1000)]
     assert 0.93 < np.mean([f.low < 0 < f.high for f in found]) < 0.97
 
 
 def test_paired_difference_uses_the_pairs() -> None:
     rng = np.random.default_rng(4)
-    prompt = rng.normal(size=100)
+    prompt, names = rng.normal(size=100), list(range(100))
     a, b = prompt + 0.1 + 0.1 * rng.normal(size=100), prompt + 0.1 * rng.normal(size=100)
     paired = paired_difference(a, b)
     assert paired.low > 0
     unpaired = mean_interval(a).high - mean_interval(a).low
     assert paired.high - paired.low < unpaired / 3
+    shared = difference_interval(a, names, b[::-1], names[::-1])
+    assert (shared.low, shared.high) == pytest.approx((paired.low, paired.high), rel=1e-12)
+    slope = slope_interval([*a, *b], [1] * 100 + [0] * 100, names * 2)
+    assert slope.value == pytest.approx(paired.value)
+    assert slope.high - slope.low == pytest.approx(paired.high - paired.low, rel=0.02)
 
 
 def test_wilson_and_detectable_difference() -> None:
     found = proportion_interval(8, 10)
     assert (found.low, found.high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert detectable_difference(1.0) == pytest.approx(2.8016, abs=1e-4)
+    x = np.random.default_rng(0).normal(size=50)
+    assert detectable(mean_interval(x)) == pytest.approx(2.8016 * stats.sem(x), rel=1e-4)
+    assert detectable(mean_interval([1.0, 1.0])) is None
 
 
 @pytest.mark.parametrize("bad", [[], [1.0], [1.0, float("nan")], [1.0, float("inf")]])
@@ -78,6 +79,8 @@ def test_mismatched_inputs_are_refused() -> None:
         paired_difference([1, 2, 3], [1, 2])
     with pytest.raises(WRPOError, match="cluster labels"):
         mean_interval([1, 2, 3], [1, 2])
+    with pytest.raises(WRPOError, match="a regressor that varies"):
+        slope_interval([1, 2, 3], np.ones(3))
 
 
 def clustered(seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,24 +96,11 @@ def test_clustered_intervals_are_those_of_statsmodels() -> None:
     how = {"cov_type": "cluster", "cov_kwds": {"groups": labels}, "use_t": True}
     mean = sm.OLS(y, np.ones((len(y), 1))).fit(**how)
     slope = sm.OLS(y, sm.add_constant(x)).fit(**how)
-    ours = mean_interval(y, labels)
-    assert [ours.low, ours.high] == pytest.approx(mean.conf_int()[0].tolist(), rel=1e-10)
-    assert standard_error(y, labels) == pytest.approx(mean.bse[0], rel=1e-10)
-    ours = slope_interval(y, x, labels)
-    assert [ours.value, ours.low, ours.high] == pytest.approx(
-        [slope.params[1], *slope.conf_int()[1]], rel=1e-10
-    )
-
-
-def test_a_slope_on_paired_groups_is_their_paired_difference() -> None:
-    rng = np.random.default_rng(6)
-    a, b = rng.normal(size=50), rng.normal(size=50)
-    slope = slope_interval([*a, *b], [1] * 50 + [0] * 50, [*range(50)] * 2)
-    paired = paired_difference(a, b)
-    assert slope.value == pytest.approx(paired.value)
-    assert slope.high - slope.low == pytest.approx(paired.high - paired.low, rel=0.02)
-    with pytest.raises(WRPOError, match="a regressor that varies"):
-        slope_interval(a, np.ones(50))
+    for ours, value, bounds in (
+        (mean_interval(y, labels), mean.params[0], mean.conf_int()[0]),
+        (slope_interval(y, x, labels), slope.params[1], slope.conf_int()[1]),
+    ):
+        assert [ours.value, ours.low, ours.high] == pytest.approx([value, *bounds], rel=1e-10)
 
 
 def test_the_bootstrap_agrees_with_the_formula() -> None:
@@ -119,6 +109,15 @@ def test_the_bootstrap_agrees_with_the_formula() -> None:
     found = bootstrap_interval(lambda n: float(np.average(y, weights=n)), labels, 2000)
     assert found.value == pytest.approx(formula.value)
     assert found.high - found.low == pytest.approx(formula.high - formula.low, rel=0.15)
+
+
+def test_one_universe_gives_the_same_resamples() -> None:
+    """Rows in another order, or of a part of the questions, are drawn as often."""
+    names = [f"q{i}" for i in range(10)]
+    a = bootstrap_interval(lambda n: float(n[2]), names, 20, universe=names)
+    b = bootstrap_interval(lambda n: float(n[1]), ["q5", "q2"], 20, universe=names)
+    assert a.drawn == b.drawn
+    assert len(set(a.drawn)) > 1
 
 
 def test_undefined_resamples_are_named() -> None:

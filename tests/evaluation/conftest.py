@@ -1,10 +1,13 @@
-"""Files over HTTP, and the small real model that a package carries."""
+"""Files over HTTP, upstream's package as oracle, and the small real model of another package."""
 
 from __future__ import annotations
 
 import functools
 import http.server
+import importlib
+import logging
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,17 @@ def served_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         yield folder, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def alpaca_package() -> Any:
+    """The alpaca-eval package, which warns as it is imported and sets the root logger's level."""
+    level = logging.getLogger().level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = importlib.import_module("alpaca_eval")
+    logging.getLogger().setLevel(level)
+    return found
 
 
 @pytest.fixture(scope="session")

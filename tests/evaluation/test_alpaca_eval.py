@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import warnings
 from pathlib import Path
@@ -14,7 +15,8 @@ import pytest
 import sklearn
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import win_rate
+from wrpo_lib.evaluation.alpaca_eval import is_switched, win_rate
+from wrpo_lib.evaluation.formats import instruction_key, instructions
 from wrpo_lib.evaluation.length_control import CS, length_controlled, read_side
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
@@ -41,15 +43,10 @@ def published(shared: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def leaderboard() -> pd.DataFrame:
+def leaderboard(alpaca_package: Any) -> pd.DataFrame:
     """The alpaca-eval package's own table, which also has the counts."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("alpaca_eval")
-    assert spec is not None
-    assert spec.origin is not None
     name = "leaderboards/data_AlpacaEval_2/weighted_alpaca_eval_gpt4_turbo_leaderboard.csv"
-    return pd.read_csv(Path(spec.origin).parent / name, index_col=0)
+    return pd.read_csv(Path(alpaca_package.__file__).parent / name, index_col=0)
 
 
 def test_win_rate_error_and_counts_of_all_published_models(
@@ -110,23 +107,37 @@ def _package_lc(
     annotations: list[dict[str, Any]], side_file: Path, **fit: float
 ) -> dict[str, float]:
     """What alpaca-eval itself computes, its one download answered from a file."""
-    with warnings.catch_warnings(), sklearn.config_context():  # it sets sklearn's global options
+    module = importlib.import_module("alpaca_eval.metrics.glm_winrate")
+    glm = {**module.GLM_INFO["length_controlled_v1"], "kwargs": fit}
+    with (
+        warnings.catch_warnings(),
+        sklearn.config_context(),  # it sets sklearn's global options
+        pytest.MonkeyPatch.context() as patch,
+    ):
         warnings.simplefilter("ignore")
-        from alpaca_eval.metrics import glm_winrate
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(glm_winrate, "hf_hub_download", lambda **_: str(side_file))
-            found: dict[str, float] = glm_winrate.get_length_controlled_winrate(
-                pd.DataFrame(annotations),
-                save_weights_dir=None,
-                glm_info={**glm_winrate.GLM_INFO["length_controlled_v1"], "kwargs": fit},
-            )
+        patch.setattr(module, "hf_hub_download", lambda **_: str(side_file))
+        found: dict[str, float] = module.get_length_controlled_winrate(
+            pd.DataFrame(annotations), save_weights_dir=None, glm_info=glm
+        )
     return found
+
+
+def test_order_and_index_of_instructions_are_the_packages(
+    shared: Path, alpaca_package: Any
+) -> None:
+    path = shared / "alpaca_eval" / "gpt4_1106_preview.json.gz"
+    texts = [row["instruction"] for row in json.loads(gzip.decompress(path.read_bytes()))]
+    choose = alpaca_package.utils.random_seeded_choice
+    theirs = [choose(f"is_switched_outputs{t}0", choices=[False, True]) for t in texts]
+    assert [is_switched(t) for t in texts] == theirs
+    known = instructions()
+    assert [known[instruction_key(t)] for t in texts] == list(enumerate(theirs))
+    assert sum(theirs) == 406
 
 
 @pytest.mark.parametrize("change", ["as published", "three rows missing", "shuffled"])
 def test_compat_is_what_the_package_computes(
-    shared: Path, rows: pd.DataFrame, side: pd.DataFrame, change: str
+    shared: Path, rows: pd.DataFrame, side: pd.DataFrame, change: str, alpaca_package: Any
 ) -> None:
     path = shared / "eval" / f"alpacaeval2_annotations_{FUSECHAT}.json.gz"
     order = np.arange(805)

@@ -46,8 +46,7 @@ def test_categories_are_those_of_the_questions(shared: Path, rows: pd.DataFrame)
     for question in questions:
         assert mt_bench.category(question["question_id"]) == question["category"]
     assert mt_bench.category("161") is None
-    judged = rows[rows["model"] == "mistral-orpo-mix"]
-    ours = mt_bench.summarise(judged)
+    ours = mt_bench.summarise(rows[rows["model"] == "mistral-orpo-mix"])
     assert tuple(ours.categories) == mt_bench.CATEGORIES
     weighted = sum(e.value * e.n for e in ours.categories.values()) / ours.n_total
     assert weighted == pytest.approx(ours.overall)
@@ -55,8 +54,7 @@ def test_categories_are_those_of_the_questions(shared: Path, rows: pd.DataFrame)
 
 def test_scores_without_reference_are_counted() -> None:
     rows = pd.DataFrame({"question_id": [111, 111, 81, 82], "turn": [1, 2, 1, 1], "score": [5] * 4})
-    ours = mt_bench.summarise(rows.assign(with_reference=False))
-    assert ours.n_without_reference == 2
+    assert mt_bench.summarise(rows.assign(with_reference=False)).n_without_reference == 2
     assert mt_bench.summarise(rows.assign(with_reference=True)).n_without_reference == 0
     assert mt_bench.summarise(rows).n_without_reference == 0  # the rows do not say
 
@@ -69,10 +67,8 @@ def test_pairwise_judgements_as_fastchat_counts_them() -> None:
         ("model_2", "model_2"),  # b wins
         ("error", "model_1"),  # missing
     ]
-    rows = pd.DataFrame(
-        [{"question_id": i, "turn": 1, "model_1": "a", "model_2": "b", "g1_winner": x,
-          "g2_winner": y} for i, (x, y) in enumerate(verdicts)]
-    )  # fmt: skip
+    rows = pd.DataFrame(verdicts, columns=["g1_winner", "g2_winner"])
+    rows = rows.assign(question_id=rows.index, turn=1, model_1="a", model_2="b")
     a, b = mt_bench.pairwise(rows, "a"), mt_bench.pairwise(rows, "b")
     assert (a.win, a.loss, a.tie, a.n_missing) == (1, 1, 2, 1)
     assert (a.win_rate, a.loss_rate, a.win_rate_adjusted) == (0.25, 0.25, 0.5)
@@ -81,15 +77,13 @@ def test_pairwise_judgements_as_fastchat_counts_them() -> None:
         mt_bench.pairwise(rows, "c")
 
 
-def test_scores_of_two_models_compared() -> None:
+def test_scores_of_two_models_compared(rows: pd.DataFrame) -> None:
     a = pd.DataFrame({"question_id": [1, 1, 2, 3], "turn": [1, 2, 1, 1], "score": [8, 5, 7, -1]})
     b = a.assign(score=[6.0, 5.05, 9.0, 4.0])
     found = mt_bench.compare(a, b)
     assert (found.win, found.tie, found.loss, found.n_missing) == (1, 1, 1, 1)
     assert mt_bench.compare(b, a).win == 1
-
-
-def test_two_published_models_differ_less_than_can_be_seen(rows: pd.DataFrame) -> None:
+    # two published models differ less than can be seen
     named = [rows[rows["model"] == m] for m in ("mamba_0_5_dpo_ep1", "mamba_0_75_dpo_ep1")]
     found = mt_bench.compare(*named)
     assert found.n_total == 160

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from wrpo_lib.evaluation import benchmarks
-from wrpo_lib.evaluation.alpaca_package import is_switched, package
+from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.prompts import BREAK, from_system_and_user
 from wrpo_lib.evaluation.verdicts import read_logprobs
 
@@ -49,10 +50,12 @@ def test_ordinary_text_is_sent_unchanged() -> None:
     assert text in messages[1]["content"]
 
 
-def test_alpaca_prompts_equal_the_packages(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alpaca_prompts_equal_the_packages(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, alpaca_package: Any
+) -> None:
     """All 805 of a real model, but for those that the package itself garbles."""
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
-    utils = package().utils
+    utils = alpaca_package.utils
     benchmark = benchmarks.load("alpaca-eval", "2")
     raw = benchmarks.fetch("alpaca_eval_2/judge_template.txt").read_text()
     with gzip.open(shared / "alpaca_eval" / "Llama-3-Instruct-8B-SimPO.json.gz", "rt") as file:

@@ -10,7 +10,6 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench, verdicts
-from wrpo_lib.evaluation.alpaca_package import package
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST, winner
 
 
@@ -25,8 +24,10 @@ def body(listed: dict[str, float] | None) -> dict[str, Any]:
     [{"m": -0.1, "M": -2.5}, {"M": -1e-6, "m": -14.6}, {"m": -0.2}, {"M": -0.3, "The": -2.0},
      {"m": -800.0, "M": -0.0}, {"m": -0.0, "M": -900.0}],
 )  # fmt: skip
-def test_log_probabilities_are_read_as_the_package_does(listed: dict[str, float]) -> None:
-    parser = package().completion_parsers.logprob_parser
+def test_log_probabilities_are_read_as_the_package_does(
+    listed: dict[str, float], alpaca_package: Any
+) -> None:
+    parser = alpaca_package.completion_parsers.logprob_parser
     theirs = parser(body(listed)["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
     found = verdicts.read_logprobs(body(listed))
     assert found.value == pytest.approx(theirs, abs=1e-12)

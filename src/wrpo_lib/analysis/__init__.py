@@ -1,1 +1,1 @@
-"""Statistics with intervals, the distribution deviation, and the training dynamics."""
+"""Statistics with intervals, agreement of judges, and every number that the book shows."""

@@ -15,6 +15,8 @@ from wrpo_lib.records import read_results, read_run
 if TYPE_CHECKING:
     import pandas as pd
 
+Number = float | int | str
+
 NAMES = {
     "target": "Target",
     "target_sft": "Target-SFT",
@@ -25,127 +27,106 @@ NAMES = {
     "wrpo": "Target-SFT, WRPO, α to 0.1",
     "wrpo_alpha05": "Target-SFT, WRPO, α to 0.5",
 }
-STATUSES = ("reproduced", "direction only", "not reproduced")
+PAIRS = (
+    ("dpo_on_target", "dpo_off"),
+    ("target_sft", "target"),
+    ("dpo_on", "target_sft"),
+    ("dpo_hybrid", "target_sft"),
+    ("wrpo", "target_sft"),
+    ("dpo_hybrid", "dpo_on"),
+    ("wrpo", "dpo_on"),
+    ("wrpo_alpha05", "dpo_on"),
+    ("wrpo", "dpo_hybrid"),
+    ("dpo_off", "target"),
+    ("dpo_on_target", "target"),
+)
+"""Model and baseline of each difference that a claim or a page is about."""
 
 
 def sampled_scores(profile: str) -> pd.DataFrame:
-    """One row a (seed, model): true quality of samples on the test split."""
-    scores = read_results(profile, "scores")
-    return scores[scores["decoding"] == "sampled"]
+    """One row per (seed, model): true quality of samples on the test split."""
+    return read_results(profile, "scores").query("decoding == 'sampled'")
 
 
 def deviation_by_seed(profile: str) -> pd.DataFrame:
-    """Mean log-probability (nats a response) by seed, policy and kind of response."""
+    """Mean log-probability (nats per response) by seed, policy and kind of response."""
     rows = read_results(profile, "deviation")
     return rows.groupby(["seed", "policy", "kind"])["logp"].mean().unstack("kind").reset_index()
 
 
 def quantities(profile: str) -> dict[str, Estimate]:
     """The differences that claims are about, each paired within the seed."""
-    scores, deviation = sampled_scores(profile), deviation_by_seed(profile)
-    before = deviation[deviation["policy"] == "target"].sort_values("seed")
-    found = {
-        "own_minus_source_before": paired_difference(
-            before["own"].tolist(), before["source"].tolist()
-        )
+    scores = sampled_scores(profile)
+    before = deviation_by_seed(profile).query("policy == 'target'")
+    own_minus_source = paired_difference(before["own"], before["source"])
+    return {"own_minus_source_before": own_minus_source} | {
+        f"{model}_minus_{baseline}": difference(scores, model, baseline)
+        for model, baseline in PAIRS
     }
-    pairs = (
-        ("dpo_on_target", "dpo_off"),
-        ("target_sft", "target"),
-        ("dpo_on", "target_sft"),
-        ("dpo_hybrid", "target_sft"),
-        ("wrpo", "target_sft"),
-        ("dpo_hybrid", "dpo_on"),
-        ("wrpo", "dpo_on"),
-        ("wrpo_alpha05", "dpo_on"),
-        ("wrpo", "dpo_hybrid"),
-        ("dpo_off", "target"),
-        ("dpo_on_target", "target"),
-    )
-    for model, baseline in pairs:
-        found[f"{model}_minus_{baseline}"] = difference(scores, model, baseline)
+
+
+def numbers(profile: str = "nano") -> dict[str, Number]:
+    """Values to glue: plain numbers, and ``value [low, high]`` texts (keys ending in ``_ci``)."""
+    run, differences = read_run(profile), quantities(profile)
+    splits = run["world"]["splits"]
+    spread = sampled_scores(profile).query("model == 'dpo_on'")["quality"]
+    found: dict[str, Number] = {
+        "n_seeds": len(run["seeds"]),
+        "n_test": int(splits["test"]),
+        "n_train": int(splits["train"]),
+        "n_sources": len(run["world"]["sources"]),
+        "results_minutes": run["seconds"] / 60,
+        "results_commit": run["commit"],
+        "noise_dpo_on": float(spread.max() - spread.min()),
+    }
+    for name, estimate in differences.items():
+        found |= {name: estimate.value, f"{name}_ci": estimate.text()}
+    for claim in claims():
+        found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
+    return found | _deviation_numbers(profile) | published_numbers()
+
+
+def _deviation_numbers(profile: str) -> dict[str, Number]:
+    """Log-probabilities of own and source responses, per response and per token."""
+    means = deviation_by_seed(profile).groupby("policy")[["own", "source"]].mean()
+    before = read_results(profile, "deviation").query("policy == 'target'")
+    found: dict[str, Number] = {"n_deviation": len(before) // 2}
+    totals = before.groupby("kind")[["logp", "n_tokens"]].sum()
+    for kind in ("own", "source"):
+        found |= {f"logp_{kind}_{policy}": float(v) for policy, v in means[kind].items()}
+        logp, n_tokens = totals.loc[kind]
+        found[f"logp_token_{kind}_target"] = float(logp / n_tokens)
     return found
 
 
-def numbers(profile: str = "nano") -> dict[str, float | int | str]:
-    """Values to glue: plain numbers, and ``value [low, high]`` texts (keys ending in ``_ci``)."""
-    run, scores = read_run(profile), sampled_scores(profile)
-    deviation = deviation_by_seed(profile).groupby("policy")[["own", "source"]].mean()
-    found: dict[str, float | int | str] = {
-        "n_seeds": len(run["seeds"]),
-        "n_test": int(run["world"]["splits"]["test"]),
-        "n_train": int(run["world"]["splits"]["train"]),
-        "n_sources": len(run["world"]["sources"]),
-        "n_deviation": len(read_results(profile, "deviation").query("policy == 'target'")) // 2,
-        "results_minutes": run["seconds"] / 60,
-        "results_commit": run["commit"],
-    }
-    for policy, row in deviation.iterrows():
-        found[f"logp_own_{policy}"] = float(row["own"])
-        found[f"logp_source_{policy}"] = float(row["source"])
-    totals = read_results(profile, "deviation").query("policy == 'target'").groupby("kind").sum()
-    for kind in ("own", "source"):
-        logp, n_tokens = totals.loc[kind, ["logp", "n_tokens"]]
-        found[f"logp_token_{kind}_target"] = float(logp / n_tokens)
-    repeats = repeated_checks(profile)
-    for model in NAMES:
-        estimate = level(scores, model)
-        found[f"quality_{model}"] = estimate.value
-        found[f"quality_{model}_ci"] = estimate.text()
-        found[f"characters_{model}"] = float(scores[scores["model"] == model]["characters"].mean())
-        found[f"repeats_{model}"] = float(repeats[model])
-    differences = quantities(profile)
-    for name, estimate in differences.items():
-        found[name] = estimate.value
-        found[f"{name}_ci"] = estimate.text()
-    for claim in claims():
-        found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
-    spread = scores[scores["model"] == "dpo_on"]["quality"]
-    found["noise_dpo_on"] = float(spread.max() - spread.min())
-    return found | published_numbers()
-
-
-def published_numbers() -> dict[str, float | int | str]:
+def published_numbers() -> dict[str, Number]:
     """What published judgements of real models give; every key starts with ``published_``."""
-    rows = read_results("published", "alpaca_eval2")
-    rated = rows.dropna(subset=["lc_low"])
-    half = (rated["lc_high"] - rated["lc_low"]) / 2
-    moved = (rows["lc_by_position"] - rows["lc"]).abs()
-    mt_bench = read_results("published", "mt_bench")
-    widths = [(mt_bench[f"{k}_high"] - mt_bench[f"{k}_low"]).mean() / 2 for k in
-              ("overall", "naive")]  # fmt: skip
+    rows, mt_bench = (read_results("published", name) for name in ("alpaca_eval2", "mt_bench"))
     arena = read_results("published", "arena_hard").iloc[0]
-    found: dict[str, float | int | str] = {
-        "models": len(rated),
-        "lc_ratio": float((half / (1.96 * rated["lc_standard_error"])).median()),
-        "lc_moved": float(moved.max()),
-        "lc_moved_model": str(rows.loc[moved.idxmax(), "model"]),
-        "position": float(rated["position_effect"].mean()),
-        "position_positive": int((rated["position_effect_low"] > 0).sum()),
-        "mt_models": len(mt_bench),
-        "mt_clustered": float(widths[0]),
-        "mt_naive": float(widths[1]),
-        "arena_score": float(arena["score"]),
-        "arena_clustered": float(arena["score_high"] - arena["score"]),
-        "arena_rows": float((arena["rows_high"] - arena["rows_low"]) / 2),
-    }
+    rated = rows.dropna(subset=["lc_low"])
+    upstream = 1.96 * rated["lc_standard_error"]
+    moved = (rows["lc_by_position"] - rows["lc"]).abs()
     seen = read_results("published", "detectable").set_index(["benchmark", "statistic"])["median"]
-    for name, key in (("alpaca", ("alpaca-eval", "mean")), ("lc", ("alpaca-eval", "lc")),
-                      ("mt", ("mt-bench", "mean"))):  # fmt: skip
-        found[f"detectable_{name}"] = float(seen.loc[key])
-    return {f"published_{name}": value for name, value in found.items()}
+    return {
+        "published_models": len(rated),
+        "published_lc_ratio": float((_half_width(rated, "lc") / upstream).median()),
+        "published_lc_moved": float(moved.max()),
+        "published_lc_moved_model": str(rows.loc[moved.idxmax(), "model"]),
+        "published_position": float(rated["position_effect"].mean()),
+        "published_position_positive": int((rated["position_effect_low"] > 0).sum()),
+        "published_mt_models": len(mt_bench),
+        "published_mt_clustered": float(_half_width(mt_bench, "overall").mean()),
+        "published_mt_naive": float(_half_width(mt_bench, "naive").mean()),
+        "published_arena_score": float(arena["score"]),
+        "published_arena_clustered": float(arena["score_high"] - arena["score"]),
+        "published_arena_rows": float(_half_width(arena, "rows")),
+        "published_detectable_lc": float(seen["alpaca-eval", "lc"]),
+        "published_detectable_mt": float(seen["mt-bench", "mean"]),
+    }
 
 
-def repeated_checks(profile: str) -> pd.Series:
-    """Share of greedy answers that say the check step more than once, by model."""
-    import pandas as pd
-
-    seeds = read_run(profile)["seeds"]
-    answers = pd.concat([read_results(profile, f"answers_seed{seed}") for seed in seeds])
-    greedy = answers[answers["decoding"] == "greedy"]
-    counts = greedy["text"].str.count(r"(?<!\S)\d+(?!\S)")
-    shares: pd.Series = (counts > 1).groupby(greedy["model"]).mean()
-    return shares
+def _half_width(rows: Any, name: str) -> Any:
+    return (rows[f"{name}_high"] - rows[f"{name}_low"]) / 2
 
 
 def claims() -> list[dict[str, Any]]:
@@ -160,41 +141,35 @@ def claims() -> list[dict[str, Any]]:
 def status(found: Estimate) -> str:
     """``reproduced``: the 95 % interval lies above 0; ``direction only``: the value does."""
     if found.low > 0:
-        return STATUSES[0]
-    return STATUSES[1] if found.value > 0 else STATUSES[2]
+        return "reproduced"
+    return "direction only" if found.value > 0 else "not reproduced"
 
 
 def claims_table(profile: str = "nano") -> pd.DataFrame:
     """Each claim with our value, interval, n and status."""
     import pandas as pd
 
-    found = quantities(profile)
+    differences = quantities(profile)
     rows = []
     for claim in claims():
-        estimate = found[claim["quantity"]]
-        rows.append(
-            {
-                "claim": claim["claim"],
-                "where": claim["where"],
-                "paper": claim["paper"],
-                "nano, 95 % interval": f"{estimate.text()} {claim['unit']}",
-                "seeds": estimate.n,
-                "status": status(estimate),
-            }
-        )
+        found = differences[claim["quantity"]]
+        ours = {
+            "nano, 95 % interval": f"{found.text()} {claim['unit']}",
+            "seeds": found.n,
+            "status": status(found),
+        }
+        rows.append({name: claim[name] for name in ("claim", "where", "paper")} | ours)
     return pd.DataFrame(rows)
 
 
 def headroom_table(profile: str = "nano") -> pd.DataFrame:
     """Target, sources, Target-SFT: sampled, greedy, best of five, exact share; means over seeds."""
     scores = read_results(profile, "scores")
-    models = [m for m in dict.fromkeys(scores["model"]) if m.startswith("source-")]
-    models = ["target", "target_sft", *models]
+    sources = [m for m in scores["model"].unique() if m.startswith("source-")]
     wide = scores.pivot_table(index="model", columns="decoding", values=["quality", "exact"])
-    table = wide.loc[models]
-    return table["quality"][["sampled", "greedy", "best_of_5"]].assign(
-        **{"exact answers": table["exact"]["sampled"]}
-    )
+    wide = wide.loc[["target", "target_sft", *sources]]
+    table = wide["quality"][["sampled", "greedy", "best_of_5"]]
+    return table.assign(**{"exact answers": wide["exact"]["sampled"]})
 
 
 def methods_table(profile: str = "nano") -> pd.DataFrame:
@@ -213,7 +188,7 @@ def methods_table(profile: str = "nano") -> pd.DataFrame:
                 "check step": own["check"].mean(),
                 "characters": own["characters"].mean(),
                 "seeds": len(own),
-                "answers a seed": int(own["n"].iloc[0]),
+                "answers per seed": int(own["n"].iloc[0]),
             }
         )
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""``wrpo judge``, ``wrpo alpaca-eval``, ``wrpo nano-judge``: answers judged by any server."""
+"""``wrpo judge``, ``wrpo nano-judge``: answers judged by any server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ OPENAI = "https://api.openai.com/v1"
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
     app.command()(judge)
-    app.command("alpaca-eval")(alpaca_eval)
     app.command("nano-judge")(nano_judge)
 
 
@@ -143,35 +142,6 @@ def _say_counts(counts: Counts, out: Path) -> None:
     )
     for problem, n in counts.problems.most_common():
         typer.echo(f"  {n} x {problem}")
-
-
-def alpaca_eval(
-    answers: AnswersFile,
-    judge: JudgeName,
-    out: Annotated[Path, typer.Option(help="folder for annotations and metrics")],
-    base_url: Url = OPENAI,
-    model: Model = "",
-    connections: Connections = 64,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-) -> None:
-    """AlpacaEval-2 through the alpaca-eval package: its annotator and metrics, our client."""
-    from wrpo_lib.evaluation.alpaca_package import evaluate
-    from wrpo_lib.evaluation.answers import Answers
-    from wrpo_lib.evaluation.benchmarks import load
-    from wrpo_lib.server import Server
-
-    benchmark = load("alpaca-eval", "2")
-    given = Answers(answers, benchmark)
-    name = _one_model(given, model)
-    client = Server(base_url, api_key_env, connections)
-    metrics = evaluate(benchmark, given, name, judge, client, out)
-    controlled = metrics.get("length_controlled_winrate")
-    text = "left out: answers are missing" if controlled is None else f"{controlled:.2f}"
-    typer.echo(
-        f"{name}: win rate {metrics['win_rate']:.2f} (s.e. {metrics['standard_error']:.2f}), "
-        f"length-controlled {text}; {metrics['calls']} calls, {metrics['n_missing']} of "
-        f"{metrics['n_answered']} judgements missing; {out / 'annotations.json'}"
-    )
 
 
 def nano_judge(

@@ -9,6 +9,8 @@ import typer
 
 from wrpo_lib.errors import WRPOError
 
+Workers = Annotated[int, typer.Option(help="processes, one thread each")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def results(
     profile: Annotated[str, typer.Argument(help="nano, or smol (quadruples of real text)")],
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
+    workers: Workers = 2,
     seeds: Annotated[str, typer.Option(help="comma-separated; default: the recipe's")] = "",
     published: Annotated[
         Path | None, typer.Option(help="smol: folder of alpaca_eval outputs, <model>.json.gz")
@@ -38,8 +40,8 @@ def results(
         return
     if profile != "nano":
         raise WRPOError(
-            f"profile {profile!r} has recipes but no study of its own; "
-            "train with the notebook 04_wrpo_training, or choose nano or smol"
+            f"profile {profile!r} has recipes but no study of its own; choose nano or smol, "
+            "or train with the notebook 04_wrpo_training"
         )
     try:
         chosen = [int(s) for s in seeds.split(",") if s.strip()]
@@ -57,8 +59,8 @@ def _smol(published: Path | None, model: str, prompts: int) -> None:
 
     if published is None:
         raise WRPOError(
-            "results smol needs --published FOLDER with alpaca_eval's outputs, one a model; they "
-            "are in the results/ of tatsu-lab/alpaca_eval"
+            "results smol needs --published FOLDER with one file of outputs per model; they are "
+            "in the results/ of tatsu-lab/alpaca_eval"
         )
     study = Study(project_root() / "runs" / "smol", published, prompts=prompts)
     typer.echo(f"wrote {make_results(study, model or None)}")

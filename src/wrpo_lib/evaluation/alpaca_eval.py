@@ -6,6 +6,7 @@ length-controlled form is in :mod:`wrpo_lib.evaluation.length_control`.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def is_switched(instruction: str) -> bool:
+    """Whether upstream shows the model first for this instruction: its seeded random choice.
+
+    Of the 805 instructions, 406 are switched (alpaca-eval 0.6.6, ``random_seeded_choice``).
+    """
+    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
 @dataclass(frozen=True)
@@ -45,19 +54,19 @@ def checked(judgements: pd.DataFrame) -> pd.DataFrame:
     """The rows with a preference; one outside [1, 2] is an error."""
     if judgements.empty:
         raise WRPOError("there are no judgements to summarise; judge the answers first")
-    kept = judgements[~judgements["preference"].isna()]
-    preferences = kept["preference"].to_numpy(float)
+    known = judgements[judgements["preference"].notna()]
+    preferences = known["preference"].to_numpy(float)
     outside = np.flatnonzero((preferences < 1) | (preferences > 2))
     if len(outside):
         row = int(outside[0])
         raise WRPOError(
             f"judgement {row + 1}: preference {preferences[row]} is outside [1, 2]; repair it"
         )
-    if len(kept) < 2:
+    if len(known) < 2:
         raise WRPOError(
-            f"{len(kept)} of {len(judgements)} judgements have a preference; judge the rest first"
+            f"{len(known)} of {len(judgements)} judgements have a preference; judge the rest first"
         )
-    return kept
+    return known
 
 
 def win_rate(judgements: pd.DataFrame) -> WinRate:
@@ -65,11 +74,10 @@ def win_rate(judgements: pd.DataFrame) -> WinRate:
 
     ``order`` and ``length_model`` (characters) are used where they are there.
     """
-    kept = checked(judgements)
-    preferences = kept["preference"].to_numpy(float)
-    percent = 100 * (preferences - 1)
-    wins, losses = int((preferences > 1.5).sum()), int((preferences < 1.5).sum())
-    draws = len(kept) - wins - losses
+    known = checked(judgements)
+    percent = 100 * (known["preference"].to_numpy(float) - 1)
+    wins, losses = int((percent > 50).sum()), int((percent < 50).sum())
+    draws = len(known) - wins - losses
     key = [c for c in ("question_id", "order", "sample") if c in judgements]
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
     return WinRate(
@@ -81,8 +89,8 @@ def win_rate(judgements: pd.DataFrame) -> WinRate:
         n_total=len(percent),
         discrete_win_rate=100 * (wins + draws / 2) / len(percent),
         avg_length=int(np.mean(lengths)) if len(lengths) else None,
-        n_missing=len(judgements) - len(kept),
+        n_missing=len(judgements) - len(known),
         n_duplicates=int(judgements.duplicated(key).sum()),
-        n_questions=kept["question_id"].nunique(),
-        interval=mean_interval(percent, kept["question_id"].tolist()),
+        n_questions=known["question_id"].nunique(),
+        interval=mean_interval(percent, known["question_id"]),
     )

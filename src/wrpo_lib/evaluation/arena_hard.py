@@ -25,6 +25,8 @@ FOR_A = {
     "B>A": (0.0, 1),
     "B>>A": (0.0, STRONG),
 }
+"""Verdict -> what A won of a battle, and how many battles it stands for."""
+
 BASELINES = {
     "arena-hard-v0.1": "gpt-4-0314",
     "hard_prompt": "o3-mini-2025-01-31",
@@ -54,69 +56,53 @@ class ArenaHard:
     interval_rows: Estimate
 
 
-def score_battles(
-    won: np.ndarray, weight: np.ndarray, questions: list[str], missing: int
-) -> ArenaHard:
-    """Score of weighted battles: ``won`` in {0, ½, 1}, ``weight`` whole numbers, (N,) each.
-
-    With a single baseline the Bradley–Terry win rate equals this weighted mean.
-    """
-    if len(won) == 0:
-        raise WRPOError("there are no readable verdicts to score; judge the answers first")
-    rows = np.repeat(100 * won, weight)
-    labels = np.repeat(np.asarray(questions), weight)
-    return ArenaHard(
-        score=float(rows.mean()),
-        n_battles=len(rows),
-        n_ties=int((rows == 50).sum()),
-        n_questions=len(set(questions)),
-        n_missing=missing,
-        interval=mean_interval(rows, labels.tolist()),
-        interval_rows=row_bootstrap(rows),
-    )
-
-
-def row_bootstrap(rows: np.ndarray, level: float = 0.95, seed: int = 0) -> Estimate:
-    """Upstream's interval of a mean: resampled rows, clusters ignored; ``rows`` (N,)."""
-    values, counts = np.unique(rows, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(rows), counts / len(rows), REPLICATES) @ values / len(rows)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    how = f"row bootstrap, {REPLICATES} replicates, seed {seed}"
-    return Estimate(float(rows.mean()), float(low), float(high), len(rows), len(rows), how)
-
-
 def battles(judgements: pd.DataFrame) -> pd.DataFrame:
     """``won`` (0, ½ or 1 for the model, NaN if unreadable) and ``weight`` beside each game.
 
     Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
     """
-    known = judgements["verdict"].isin(list(FOR_A)).to_numpy()
-    pairs = [FOR_A.get(v, (np.nan, 0)) if k else (np.nan, 0)
-             for v, k in zip(judgements["verdict"], known, strict=True)]  # fmt: skip
-    for_a = np.array([p[0] for p in pairs], dtype=float)
+    found = [FOR_A.get(v, (np.nan, 0)) for v in judgements["verdict"]]
+    for_a = np.array([won for won, _ in found], dtype=float)
     won = np.where(judgements["game"] == 1, 1 - for_a, for_a)
-    return judgements.assign(won=won, weight=np.array([p[1] for p in pairs], dtype=int))
+    return judgements.assign(won=won, weight=np.array([w for _, w in found], dtype=int))
 
 
 def summarise(judgements: pd.DataFrame, whole_questions: bool = False) -> ArenaHard:
-    """Score of one model from rows with ``question_id`` and, a game a row, ``game``, ``verdict``.
+    """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
 
-    Unreadable verdicts are counted and left out. With ``whole_questions`` the other game of such a
-    question is left out and counted too: v2.0's rule, where v0.1 keeps it. Rows that already have
-    ``won`` and ``weight`` (:func:`battles`, :func:`from_battles`) are taken as they are.
+    With a single baseline the Bradley–Terry win rate equals this weighted mean. Unreadable verdicts
+    are counted and left out. With ``whole_questions`` the other game of such a question is left out
+    and counted too: v2.0's rule, where v0.1 keeps it. Rows that already have ``won`` and ``weight``
+    (:func:`battles`) are taken as they are.
     """
     rows = judgements if "won" in judgements else battles(judgements)
     unreadable = rows["won"].isna()
     if whole_questions:
-        unreadable = unreadable | rows["question_id"].isin(rows.loc[unreadable, "question_id"])
-    kept = rows[~unreadable]
-    return score_battles(
-        kept["won"].to_numpy(float),
-        kept["weight"].to_numpy(int),
-        kept["question_id"].tolist(),
-        int(unreadable.sum()),
+        unreadable |= rows["question_id"].isin(rows.loc[unreadable, "question_id"])
+    known = rows[~unreadable]
+    if known.empty:
+        raise WRPOError("there are no readable verdicts to score; judge the answers first")
+    known = known.iloc[np.repeat(np.arange(len(known)), known["weight"])]
+    percent = 100 * known["won"].to_numpy(float)
+    return ArenaHard(
+        score=float(percent.mean()),
+        n_battles=len(percent),
+        n_ties=int((percent == 50).sum()),
+        n_questions=known["question_id"].nunique(),
+        n_missing=int(unreadable.sum()),
+        interval=mean_interval(percent, known["question_id"]),
+        interval_rows=_row_bootstrap(percent),
     )
+
+
+def _row_bootstrap(rows: np.ndarray) -> Estimate:
+    """Upstream's interval of a mean: resampled rows, clusters ignored; ``rows`` (N,)."""
+    values, counts = np.unique(rows, return_counts=True)
+    n, rng = len(rows), np.random.default_rng(0)
+    drawn = rng.multinomial(n, counts / n, REPLICATES) @ values / n
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    how = f"row bootstrap, {REPLICATES} replicates, seed 0"
+    return Estimate(float(rows.mean()), float(low), float(high), n, n, how)
 
 
 def by_category(judgements: pd.DataFrame, whole_questions: bool = False) -> dict[str, ArenaHard]:
@@ -125,24 +111,3 @@ def by_category(judgements: pd.DataFrame, whole_questions: bool = False) -> dict
         str(name): summarise(part, whole_questions)
         for name, part in judgements.groupby("category", sort=True)
     }
-
-
-def from_battles(rows: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Upstream's battle rows (``model_a``, ``model_b``, ``winner``) of ``model`` in our form.
-
-    Upstream repeats a row per weight, so each counts once here.
-    """
-    mine = rows[(rows["model_a"] == model) | (rows["model_b"] == model)]
-    if mine.empty:
-        raise WRPOError(f"no battle is of {model!r}; check the name")
-    winner = mine["winner"].astype(str)
-    tie = winner.str.startswith("tie")
-    readable = tie | winner.isin(["model_a", "model_b"])
-    is_a = mine["model_a"] == model
-    won = np.where(tie, 0.5, ((winner == "model_a") == is_a).astype(float))
-    return mine.assign(won=np.where(readable, won, np.nan), weight=1)
-
-
-def summarise_battles(rows: pd.DataFrame, model: str) -> ArenaHard:
-    """Score of ``model`` from upstream's battle rows."""
-    return summarise(from_battles(rows, model))

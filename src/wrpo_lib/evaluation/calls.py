@@ -170,7 +170,7 @@ def _orders(plan: JudgingPlan, question: Question) -> list[tuple[int, str]]:
         return [(1, MODEL_FIRST), (2, BASELINE_FIRST)]
     games = [(1, BASELINE_FIRST), (2, MODEL_FIRST)]
     if plan.benchmark.name == "alpaca-eval" and plan.order == "upstream":
-        from wrpo_lib.evaluation.alpaca_package import is_switched
+        from wrpo_lib.evaluation.alpaca_eval import is_switched
 
         return [games[is_switched(question.turns[0])]]
     return games

@@ -7,33 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.assets import fetch
+from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.mt_bench import summarise
 from wrpo_lib.evaluation.summary import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-Setting = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Board:
-    """Published scores under one setting. ``table`` has the columns of :data:`COLUMNS`.
-
-    ``compared``: the parts of the setting that must agree.
-    """
-
-    name: str
-    setting: Setting
-    compared: tuple[str, ...]
-    table: pd.DataFrame
-
+from wrpo_lib.io import open_binary
 
 COLUMNS = ("model", "score", "low", "high", "win_rate", "origin")
 
-SETTINGS: dict[str, Setting] = {
+SETTINGS = {
     "alpaca-eval": {
         "judge": "gpt-4-1106-preview",
         "version": "2",
@@ -54,14 +41,22 @@ SETTINGS: dict[str, Setting] = {
         "metric": "score",
     },
 }
-"""How the published boards that are read here were made. MT-Bench's judge is named without a date:
-the "gpt-4" of June 2023."""
+"""How the published boards were made; all of it must agree. MT-Bench's judge is named without a
+date: the "gpt-4" of June 2023."""
 
 ASSETS = {
     "alpaca-eval": "alpaca_eval_2/leaderboard.csv",
     "arena-hard": "arena_hard_v0.1/leaderboard.csv",
     "mt-bench": "mt_bench/leaderboard_gpt-4_single.jsonl",
 }
+
+
+@dataclass(frozen=True)
+class Board:
+    """Published scores under one setting. ``table`` has the columns of :data:`COLUMNS`."""
+
+    setting: dict[str, str]
+    table: pd.DataFrame
 
 
 def published(benchmark: str, path: Path | None = None) -> Board:
@@ -71,64 +66,40 @@ def published(benchmark: str, path: Path | None = None) -> Board:
     upstream's 1.96 standard errors, which are about 2.2 times too narrow. MT-Bench's board is
     computed from its published judgements, with intervals clustered by question.
     """
-    from wrpo_lib.evaluation.assets import fetch
-
     if benchmark not in SETTINGS:
         raise WRPOError(
             f"there is no published leaderboard of {benchmark!r} here; "
             f"choose one of {', '.join(SETTINGS)}"
         )
     source = path or fetch(ASSETS[benchmark])
-    readers = {"alpaca-eval": _alpaca, "arena-hard": _arena, "mt-bench": _mt_bench}
     try:
-        rows = readers[benchmark](source)
+        rows = _read(benchmark, source).assign(origin="published")
+        return Board(SETTINGS[benchmark], rows.reindex(columns=COLUMNS))
     except (OSError, KeyError, ValueError) as error:
         raise WRPOError(f"{source} is no leaderboard of {benchmark} ({error})") from error
-    setting = SETTINGS[benchmark]
-    table = rows.assign(origin="published")[list(COLUMNS)]
-    return Board(benchmark, setting, tuple(setting), table)
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    from wrpo_lib.evaluation.assets import open_plain
-
-    with open_plain(path) as file:
-        return pd.read_csv(file)
-
-
-def _alpaca(path: Path) -> pd.DataFrame:
-    rows = _csv(path)
+def _read(benchmark: str, path: Path) -> pd.DataFrame:
+    if benchmark == "mt-bench":
+        models = read_judgements(benchmark, path).groupby("model")
+        scores = {model: summarise(judged).interval for model, judged in models}
+        rows = [(model, s.value, s.low, s.high) for model, s in scores.items()]
+        return pd.DataFrame(rows, columns=COLUMNS[:4])
+    with open_binary(path) as file:
+        rows = pd.read_csv(file)
+    if benchmark == "arena-hard":
+        rows = rows.rename(columns={"rating_q025": "low", "rating_q975": "high"})
+        return rows[["model", "score", "low", "high"]]
     rows = rows.rename(columns={rows.columns[0]: "model", "length_controlled_winrate": "score"})
     half = 1.96 * rows["lc_standard_error"]
     return rows.assign(low=rows["score"] - half, high=rows["score"] + half)
 
 
-def _arena(path: Path) -> pd.DataFrame:
-    names = {"rating_q025": "low", "rating_q975": "high"}
-    return _csv(path).rename(columns=names).assign(win_rate=None)
-
-
-def _mt_bench(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    from wrpo_lib.evaluation.judgements import read_judgements
-    from wrpo_lib.evaluation.mt_bench import summarise
-
-    rows = []
-    for model, judged in read_judgements("mt-bench", path).groupby("model"):
-        found = summarise(judged)
-        rows.append({"model": model, "score": found.overall, "low": found.interval.low,
-                     "high": found.interval.high, "win_rate": None})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def reasons(summary: Summary, board: Board) -> list[str]:
     """Why a model may not stand on the board; empty if it may."""
     found = []
-    for name in board.compared:
-        own, wanted = summary.setting.get(name, ""), board.setting[name]
+    for name, wanted in board.setting.items():
+        own = summary.setting.get(name, "")
         if own != wanted:
             found.append(f"its {name} is {own or 'not named'}, the board's is {wanted}")
     if _score(summary)[0] is None:
@@ -151,17 +122,14 @@ def place(
 
     A model that the board already lists keeps its published row, and ours stands below it.
     """
-    import pandas as pd
-
     own, apart = [], []
     for summary in summaries:
         if why := reasons(summary, board):
             apart.append((summary.model, why))
             continue
         score, interval = _score(summary)
-        bounds = {"low": interval.low, "high": interval.high} if interval else {}
-        own.append({"model": summary.model, "score": score, **bounds,
-                    "win_rate": summary.values.get("win_rate"), "origin": "ours"})  # fmt: skip
-    rows = [*board.table.to_dict("records"), *own]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+        bounds = (interval.low, interval.high) if interval else (None, None)
+        own.append((summary.model, score, *bounds, summary.values.get("win_rate"), "ours"))
+    rows = [*board.table.itertuples(index=False, name=None), *own]
+    table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True), apart

@@ -1,20 +1,20 @@
 """AlpacaEval-2's length-controlled win rate (LC).
 
-The numbers are those of the alpaca-eval package 0.6.6, computed without what that package does
-beside them: it fetches a file at every call, writes into its own installation and joins the
-instruction difficulty by row position. Tests hold both against each other.
+The numbers are those of the alpaca-eval package 0.6.6, without what that package does beside them:
+it downloads a file at every call, writes into its own installation and joins the instruction
+difficulty by row position. Tests compare the two.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wrpo_lib.analysis.statistics import Estimate, percentile_interval, resamples
+from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import checked
 
@@ -35,21 +35,18 @@ class LengthControlled:
 
     ``lc_standard_error`` is upstream's: the spread of the predictions, which leaves out that the
     regression itself is estimated (None without difficulties, where all predictions are equal).
-    ``interval`` refits it on resampled questions; None if no
-    replicates were asked for. ``glm`` is upstream's name of the regression, ``C`` its inverse L1
-    strength, ``length_coefficient`` the log-odds a unit of tanh(standardised length difference),
-    ``drawn`` the refitted values, one a replicate.
+    ``interval`` refits it on resampled questions; None if no replicates were asked for. ``glm`` is
+    upstream's name of the regression, ``C`` its inverse L1 strength, ``length_coefficient`` the
+    log-odds per unit of tanh(standardised length difference).
     """
 
     length_controlled_winrate: float
     lc_standard_error: float | None
     glm: str
     C: float
-    C_given: bool
     length_coefficient: float
     n: int
     interval: Estimate | None
-    drawn: tuple[float, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -64,26 +61,19 @@ class _Design:
     gamed: np.ndarray  # (M, K + 1)
     gamed_share: np.ndarray  # (M,)
 
-    def features(self, counts: np.ndarray) -> np.ndarray:
-        """(N, K + 1) with the length difference standardised over the rows as drawn."""
+    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, soft labels and weights of the fit; regularising rows come first.
+
+        The length difference is standardised over the rows as drawn: ``counts`` (N,).
+        """
         total = counts.sum()
         centre = (counts * self.gap).sum() / total
         spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (total - 1))
         scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
-        return np.column_stack([np.tanh(scaled), self.rest])
-
-    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, soft labels and weights of the fit; regularising rows come first."""
         known = ~np.isnan(self.share) & (counts > 0)
-        x = np.vstack([self.gamed, self.features(counts)[known]])
-        y = np.concatenate([self.gamed_share, self.share[known]])
-        weight = (self.weight * counts)[known]
-        return x, y, np.concatenate([np.full(len(self.gamed), GAMED_WEIGHT), weight])
-
-    def groups(self) -> np.ndarray:
-        """Which rows of the fit stay together in a fold: those of one question."""
-        own = self.question[~np.isnan(self.share)].tolist()
-        return np.asarray([f"gamed {i}" for i in range(len(self.gamed))] + own)
+        own = np.column_stack([np.tanh(scaled), self.rest])[known]
+        weight = np.r_[np.full(len(self.gamed), GAMED_WEIGHT), (self.weight * counts)[known]]
+        return np.vstack([self.gamed, own]), np.r_[self.gamed_share, self.share[known]], weight
 
     def predict(self, coefficients: np.ndarray) -> np.ndarray:
         """(N,) probability of a win for each row with the length term at 0."""
@@ -107,93 +97,6 @@ def read_side(path: Path) -> pd.DataFrame:
     return side
 
 
-def _design(judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> _Design:
-    gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
-    if np.isnan(gap).any():
-        where = int(np.flatnonzero(np.isnan(gap))[0]) + 1
-        raise WRPOError(
-            f"judgement {where} has no lengths; length control needs both, in characters"
-        )
-    question = judgements["question_id"].astype(str).to_numpy()
-    per = (
-        np.ones(len(gap))
-        if compat
-        else 1 / judgements.groupby("question_id")["question_id"].transform("size").to_numpy(float)
-    )
-    constant = np.ones((len(gap), 1))
-    share = judgements["preference"].to_numpy(float) - 1
-    if side is None:
-        return _Design(gap, constant, share, per, question, np.empty((0, 2)), np.empty(0))
-    difficulty = _difficulty(judgements, side, compat)
-    gamed = np.column_stack(
-        [np.tanh(side["std_delta_len"]), side["instruction_difficulty"], np.zeros(len(side))]
-    )
-    rest = np.column_stack([difficulty, constant])
-    return _Design(gap, rest, share, per, question, gamed, side["preference"].to_numpy(float))
-
-
-def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> np.ndarray:
-    """(N,) difficulty, joined by ``index``; with ``compat`` by row position, as upstream does."""
-    table = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-    if not compat and "index" not in judgements:
-        raise WRPOError("the rows have no index of their instruction; length control needs it")
-    index = np.arange(len(judgements)) if compat else judgements["index"].to_numpy()
-    unknown = ~np.isin(index, table.index.to_numpy())
-    if unknown.any():
-        raise WRPOError(
-            f"{int(unknown.sum())} of {len(index)} judgements have no instruction difficulty "
-            f"(first: row {int(np.flatnonzero(unknown)[0]) + 1}); "
-            "they are of another benchmark version, or there are more rows than instructions"
-        )
-    return table.loc[index].to_numpy(float)
-
-
-def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
-    """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(
-        C=c, l1_ratio=1.0, solver="liblinear", fit_intercept=False, random_state=SEED,
-        max_iter=1000,  # upstream has 100; a fit that converges is the same
-    )  # fmt: skip
-    labels = np.repeat([1, 0], len(x))
-    model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
-    found: np.ndarray = model.coef_[0]
-    return found
-
-
-def _choose_c(x: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray) -> float:
-    """Upstream's cross-validation: five folds of whole groups, weighted log loss on soft labels."""
-    from scipy.special import log_expit
-    from sklearn.model_selection import GroupKFold
-
-    codes = (
-        np.unique(groups, return_inverse=True)[1] if len(set(groups)) < len(x) else range(len(x))
-    )
-    scores = np.zeros((FOLDS, len(CS)))
-    for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=codes)):
-        for k, c in enumerate(CS):
-            logit = x[test] @ _fit(x[train], y[train], weight[train], c)
-            loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
-            scores[fold, k] = (weight[test] * loss).mean()
-    return float(CS[scores.mean(0).argmax()])
-
-
-def _refits(
-    design: _Design, c: float, universe: list[str], replicates: int, seed: int
-) -> list[float]:
-    """The value on ``replicates`` resamples of the questions of ``universe``."""
-    import sklearn
-
-    def refit(counts: np.ndarray) -> float:
-        chance = design.predict(_fit(*design.training(counts), c))
-        return float(100 * np.average(chance, weights=design.weight * counts))
-
-    at = np.searchsorted(universe, design.question)
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        return [refit(counts[at]) for counts in resamples(len(universe), replicates, seed)]
-
-
 def length_controlled(
     judgements: pd.DataFrame,
     side: pd.DataFrame | None = None,
@@ -209,7 +112,7 @@ def length_controlled(
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side``
     (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side`` difficulty and regularising rows are left out, which upstream calls
+    Without ``side``, difficulty and regularising rows are left out, which upstream calls
     ``length_controlled_minimal``: right for questions that are not AlpacaEval-2's.
 
     Rows need ``question_id``, ``preference``, ``length_model``, ``length_baseline`` (characters)
@@ -217,48 +120,128 @@ def length_controlled(
     a question share its weight. ``compat`` joins by row position and weighs each row 1: upstream's
     number, which is wrong where rows are missing or in another order. ``replicates`` > 0 refits the
     regression on that many resamples of the questions, with C as chosen (the regularising rows
-    stay). Two models that are given the same ``questions`` (default: those of the rows) and seed
-    are refitted on the same resamples: :func:`length_controlled_difference`.
+    stay). Two models given the same ``questions`` (default: those of the rows) and seed are
+    refitted on the same resamples: :func:`length_controlled_difference`.
     """
     checked(judgements)
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
     ).all():  # upstream's rule: the baseline has 50 by construction
-        return LengthControlled(50.0, 0.0, "baseline", np.nan, False, 0.0, len(judgements), None)
+        return LengthControlled(50.0, 0.0, "baseline", np.nan, 0.0, len(judgements), None)
     design = _design(judgements, side, compat)
-    once = np.ones(len(judgements))
-    x, y, weight = design.training(once)
-    chosen = _choose_c(x, y, weight, design.groups()) if C is None else C
-
+    x, y, weight = design.training(np.ones(len(judgements)))
+    chosen = _choose_c(x, y, weight, _groups(design)) if C is None else C
     coefficients = _fit(x, y, weight, chosen)
     chance = design.predict(coefficients)
-    value = float(100 * np.average(chance, weights=design.weight))
+    error = None if side is None else float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
     n = int((~np.isnan(design.share)).sum())
-    universe = sorted({str(q) for q in questions or judgements["question_id"]})
-    drawn = _refits(design, chosen, universe, replicates, seed) if replicates else []
-    clusters = len(set(design.question))
-    interval = percentile_interval(value, drawn, n, clusters, seed) if drawn else None
+    interval = _refitted(design, chosen, questions, replicates, seed) if replicates else None
     return LengthControlled(
-        length_controlled_winrate=value,
-        lc_standard_error=(
-            None if side is None else float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
-        ),
+        length_controlled_winrate=float(100 * np.average(chance, weights=design.weight)),
+        lc_standard_error=error,
         glm="length_controlled_minimal" if side is None else "length_controlled_v1",
         C=chosen,
-        C_given=C is not None,
         length_coefficient=float(coefficients[0]),
         n=n,
-        interval=interval,
-        drawn=tuple(drawn),
+        interval=interval and replace(interval, n=n),
     )
 
 
 def length_controlled_difference(a: LengthControlled, b: LengthControlled) -> Estimate | None:
     """LC of ``a`` minus ``b``, from refits on the same resamples; None without replicates."""
-    if a.interval is None or b.interval is None or len(a.drawn) != len(b.drawn):
+    if a.interval is None or b.interval is None or len(a.interval.drawn) != len(b.interval.drawn):
         return None
     value = a.length_controlled_winrate - b.length_controlled_winrate
-    drawn = np.subtract(a.drawn, b.drawn)
+    drawn = np.subtract(a.interval.drawn, b.interval.drawn)
     low, high = np.quantile(drawn, [0.025, 0.975])
     how = f"paired {a.interval.method}"
     return Estimate(value, float(low), float(high), a.n + b.n, a.interval.n_clusters, how)
+
+
+def _design(judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> _Design:
+    gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
+    if np.isnan(gap).any():
+        where = int(np.flatnonzero(np.isnan(gap))[0]) + 1
+        raise WRPOError(
+            f"judgement {where} has no lengths; length control needs both, in characters"
+        )
+    question = judgements["question_id"].astype(str)
+    repeats = question.groupby(question).transform("size").to_numpy(float)
+    weight = np.ones(len(gap)) if compat else 1 / repeats
+    share = judgements["preference"].to_numpy(float) - 1
+    rest, gamed, gamed_share = np.ones((len(gap), 1)), np.empty((0, 2)), np.empty(0)
+    if side is not None:
+        rest = np.column_stack([_difficulty(judgements, side, compat), rest])
+        difficulty = side["instruction_difficulty"]
+        gamed = np.column_stack([np.tanh(side["std_delta_len"]), difficulty, 0 * difficulty])
+        gamed_share = side["preference"].to_numpy(float)
+    return _Design(gap, rest, share, weight, question.to_numpy(), gamed, gamed_share)
+
+
+def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> np.ndarray:
+    """(N,) difficulty, joined by ``index``; with ``compat`` by row position, as upstream does."""
+    table = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
+    index = np.arange(len(judgements)) if compat else judgements["index"].to_numpy()
+    unknown = ~np.isin(index, table.index.to_numpy())
+    if unknown.any():
+        raise WRPOError(
+            f"{int(unknown.sum())} of {len(index)} judgements have no instruction difficulty "
+            f"(first: row {int(np.flatnonzero(unknown)[0]) + 1}); "
+            "they are of another benchmark version, or there are more rows than instructions"
+        )
+    return table.loc[index].to_numpy(float)
+
+
+def _groups(design: _Design) -> np.ndarray:
+    """Which rows of the fit stay together in a fold: those of one question."""
+    own = design.question[~np.isnan(design.share)]
+    gamed = [f"gamed {i}" for i in range(len(design.gamed))]
+    names, codes = np.unique([*gamed, *own], return_inverse=True)
+    # ties between folds are broken by these codes, and upstream's are row numbers
+    return codes if len(names) < len(codes) else np.arange(len(codes))
+
+
+def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
+    """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(
+        C=c,
+        l1_ratio=1.0,
+        solver="liblinear",
+        fit_intercept=False,
+        random_state=SEED,
+        max_iter=1000,  # upstream has 100; a fit that converges is the same
+    )
+    labels = np.repeat([1, 0], len(x))
+    model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
+    found: np.ndarray = model.coef_[0]
+    return found
+
+
+def _choose_c(x: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray) -> float:
+    """Upstream's cross-validation: five folds of whole groups, weighted log loss on soft labels."""
+    from scipy.special import log_expit
+    from sklearn.model_selection import GroupKFold
+
+    scores = np.zeros((FOLDS, len(CS)))
+    for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
+        for k, c in enumerate(CS):
+            logit = x[test] @ _fit(x[train], y[train], weight[train], c)
+            loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
+            scores[fold, k] = (weight[test] * loss).mean()
+    return float(CS[scores.mean(0).argmax()])
+
+
+def _refitted(
+    design: _Design, c: float, questions: Sequence[Hashable] | None, replicates: int, seed: int
+) -> Estimate:
+    """The value with an interval from refits on resampled questions."""
+    import sklearn
+
+    def refit(counts: np.ndarray) -> float:
+        chance = design.predict(_fit(*design.training(counts), c))
+        return float(100 * np.average(chance, weights=design.weight * counts))
+
+    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        return bootstrap_interval(refit, design.question, replicates, seed, questions)

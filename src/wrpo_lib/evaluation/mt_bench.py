@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,22 +15,29 @@ from wrpo_lib.errors import WRPOError
 if TYPE_CHECKING:
     import pandas as pd
 
-_DOUBLE = re.compile(r"\[\[(\d+\.?\d*)\]\]")
-_SINGLE = re.compile(r"\[(\d+\.?\d*)\]")
-
-CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem",
-              "humanities")  # fmt: skip
+CATEGORIES = (
+    "writing",
+    "roleplay",
+    "reasoning",
+    "math",
+    "coding",
+    "extraction",
+    "stem",
+    "humanities",
+)
 """Categories in the order of the questions: ten each, 81 to 160."""
 
 REFERENCED = ("math", "reasoning", "coding")
 """Categories that are judged beside a reference answer."""
 
 TIE_DELTA = 0.1  # FastChat: scores this close tie
+READABLE = ("model_1", "model_2", "tie")  # FastChat's verdicts; another is an error
 
 
 def parse_score(reply: str) -> float | None:
     """The first ``[[x]]``, else the first ``[x]``, else None (FastChat's rule)."""
-    found = _DOUBLE.search(reply) or _SINGLE.search(reply)
+    number = r"(\d+\.?\d*)"
+    found = re.search(rf"\[\[{number}\]\]", reply) or re.search(rf"\[{number}\]", reply)
     return float(found.group(1)) if found else None
 
 
@@ -62,15 +70,12 @@ class MTBench:
     categories: dict[str, Estimate]
 
 
-def _scored(judgements: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """All rows with a number or NaN in ``score``, and which are missing."""
-    if judgements.empty:
-        raise WRPOError("there are no judgements to summarise; judge the answers first")
-    rows = judgements.copy()
-    if "score" not in rows:
-        rows["score"] = [parse_score(reply) for reply in rows["judgment"]]
-    rows["score"] = rows["score"].astype(float)
-    return rows, rows["score"].isna() | (rows["score"] < 0)
+def _scored(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a number or NaN in ``score``, read from the reply where there is none."""
+    if "score" in judgements:
+        return judgements
+    scores = np.array([parse_score(reply) for reply in judgements["judgment"]], dtype=float)
+    return judgements.assign(score=scores)
 
 
 def summarise(judgements: pd.DataFrame) -> MTBench:
@@ -79,39 +84,33 @@ def summarise(judgements: pd.DataFrame) -> MTBench:
     A score of −1 (upstream's mark for an unreadable reply) or none counts as missing and is left
     out. ``category`` and ``with_reference`` are used where they are there.
     """
-    rows, missing = _scored(judgements)
+    rows = _scored(judgements)
     if "category" not in rows:
-        rows["category"] = [category(q) for q in rows["question_id"]]
-    kept = rows[~missing]
-    if len(kept) < 2:
-        raise WRPOError(f"{len(kept)} of {len(rows)} judgements have a score; judge the rest first")
-    bare = rows["with_reference"].eq(False) if "with_reference" in rows else np.zeros(len(rows))
-    turns = kept.groupby("turn")["score"].mean()
-    by_category = kept.groupby("category", sort=False)
+        rows = rows.assign(category=[category(q) for q in rows["question_id"]])
+    known = rows[rows["score"] >= 0]
+    if len(known) < 2:
+        raise WRPOError(
+            f"{len(known)} of {len(rows)} judgements have a score; judge the rest first"
+        )
+    bare = rows["with_reference"].eq(False) if "with_reference" in rows else False
+    turns = known.groupby("turn")["score"].mean()
+    by_category = dict(list(known.groupby("category")))
     return MTBench(
         first_turn=float(turns.get(1, float("nan"))),
         second_turn=float(turns.get(2, float("nan"))),
-        overall=float(kept["score"].mean()),
-        n_total=len(kept),
-        n_missing=int(missing.sum()),
+        overall=float(known["score"].mean()),
+        n_total=len(known),
+        n_missing=len(rows) - len(known),
         n_duplicates=int(rows.duplicated(["question_id", "turn"]).sum()),
-        n_questions=kept["question_id"].nunique(),
-        n_without_reference=int((rows["category"].isin(REFERENCED) & bare.astype(bool)).sum()),
-        interval=_interval(kept),
+        n_questions=known["question_id"].nunique(),
+        n_without_reference=int((rows["category"].isin(REFERENCED) & bare).sum()),
+        interval=mean_interval(known["score"], known["question_id"]),
         categories={
-            str(name): _interval(part)
-            for name, part in sorted(by_category, key=lambda item: _place(str(item[0])))
-            if part["question_id"].nunique() > 1
+            name: mean_interval(by_category[name]["score"], by_category[name]["question_id"])
+            for name in dict.fromkeys([*CATEGORIES, *by_category])
+            if name in by_category and by_category[name]["question_id"].nunique() > 1
         },
     )
-
-
-def _interval(rows: pd.DataFrame) -> Estimate:
-    return mean_interval(rows["score"].to_numpy(float), rows["question_id"].tolist())
-
-
-def _place(name: str) -> tuple[int, str]:
-    return (CATEGORIES.index(name) if name in CATEGORIES else len(CATEGORIES), name)
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,47 @@ class Pairwise:
     interval: Estimate
 
 
-def _pairwise(won: np.ndarray, questions: list[object], missing: int) -> Pairwise:
+def agreed_winner(judgements: pd.DataFrame) -> pd.Series:
+    """``model_1``, ``model_2`` or ``tie`` for each comparison; NaN where a game has no verdict.
+
+    The games of a comparison (``g1_winner``, ``g2_winner``) that disagree make a tie.
+    """
+    first, second = judgements["g1_winner"], judgements["g2_winner"]
+    known = first.isin(READABLE) & second.isin(READABLE)
+    return first.where(first == second, "tie").where(known)
+
+
+def pairwise(judgements: pd.DataFrame, model: str) -> Pairwise:
+    """Of ``model``, from rows with ``question_id``, two models and the winners of both games.
+
+    Fields are FastChat's: ``model_1``, ``model_2``, ``g1_winner``, ``g2_winner``.
+    Winners are ``model_1``, ``model_2``, ``tie`` or ``error`` (missing).
+    """
+    own = judgements[(judgements["model_1"] == model) | (judgements["model_2"] == model)]
+    if own.empty:
+        raise WRPOError(f"no pairwise judgement is of {model!r}; check the name")
+    winner = agreed_winner(own).dropna()
+    known = own.loc[winner.index]
+    side = np.where(known["model_1"] == model, "model_1", "model_2")
+    won = np.where(winner == "tie", 0.5, (winner == side).astype(float))
+    return _pairwise(won, known["question_id"].tolist(), len(own) - len(known))
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame) -> Pairwise:
+    """Model ``a`` against ``b`` by their single-answer scores of the same (question, turn).
+
+    Repeated rows are averaged first; scores within 0.1 of each other tie.
+    """
+    key = ["question_id", "turn"]
+    scores = (_scored(rows).query("score >= 0").groupby(key)["score"].mean() for rows in (a, b))
+    gap = next(scores) - next(scores)  # NaN where one of them has no score
+    known = gap.dropna()
+    won = np.where(known.abs() <= TIE_DELTA + 1e-9, 0.5, (known > 0).astype(float))
+    questions = known.index.get_level_values("question_id").tolist()
+    return _pairwise(won, questions, len(gap) - len(known))
+
+
+def _pairwise(won: np.ndarray, questions: Sequence[Any], missing: int) -> Pairwise:
     if len(won) < 2:
         raise WRPOError(f"{len(won)} comparisons have a verdict; give the same questions of both")
     win, loss = int((won == 1).sum()), int((won == 0).sum())
@@ -151,38 +190,3 @@ def _pairwise(won: np.ndarray, questions: list[object], missing: int) -> Pairwis
         n_questions=len(set(questions)),
         interval=mean_interval(won, questions),
     )
-
-
-def pairwise(judgements: pd.DataFrame, model: str) -> Pairwise:
-    """Of ``model``, from rows with ``question_id``, two models and the winners of both games.
-
-    Fields are FastChat's: ``model_1``, ``model_2``, ``g1_winner``, ``g2_winner``.
-    Winners are ``model_1``, ``model_2``, ``tie`` or ``error`` (missing).
-    """
-    own = judgements[(judgements["model_1"] == model) | (judgements["model_2"] == model)]
-    if own.empty:
-        raise WRPOError(f"no pairwise judgement is of {model!r}; check the name")
-    readable = ["model_1", "model_2", "tie"]
-    known = own["g1_winner"].isin(readable) & own["g2_winner"].isin(readable)
-    kept = own[known]
-    side = np.where(kept["model_1"] == model, "model_1", "model_2")
-    agreed = (kept["g1_winner"] == kept["g2_winner"]) & (kept["g1_winner"] != "tie")
-    won = np.where(agreed, (kept["g1_winner"] == side).astype(float), 0.5)
-    return _pairwise(won, kept["question_id"].tolist(), int((~known).sum()))
-
-
-def compare(a: pd.DataFrame, b: pd.DataFrame) -> Pairwise:
-    """Model ``a`` against ``b`` by their single-answer scores of the same (question, turn).
-
-    Repeated rows are averaged first; scores within 0.1 of each other tie.
-    """
-    means = []
-    for judgements in (a, b):
-        rows, missing = _scored(judgements)
-        means.append(rows[~missing].groupby(["question_id", "turn"])["score"].mean())
-    both = means[0].to_frame("a").join(means[1].rename("b"), how="outer")
-    kept = both.dropna()
-    gap = (kept["a"] - kept["b"]).to_numpy()
-    won = np.where(np.abs(gap) <= TIE_DELTA + 1e-9, 0.5, (gap > 0).astype(float))
-    questions = kept.index.get_level_values("question_id").tolist()
-    return _pairwise(won, questions, len(both) - len(kept))

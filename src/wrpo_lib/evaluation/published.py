@@ -6,8 +6,11 @@ them: scores, intervals of both kinds, position and length effects.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
@@ -17,9 +20,6 @@ from wrpo_lib.evaluation.length_control import length_controlled, read_side
 from wrpo_lib.evaluation.summary import Options, Summary, summarise
 from wrpo_lib.io import file_hash
 from wrpo_lib.records import write_results
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILES = {
     "alpaca-eval": "eval/alpacaeval2_annotations.csv.gz",
@@ -39,10 +39,10 @@ def make_published(folder: Path, replicates: int = 400, workers: int = 2) -> Pat
     judged = {name: read_judgements(name, path) for name, path in paths.items()}
     found = {name: summarise(name, rows, options) for name, rows in judged.items()}
     tables = {
-        "alpaca_eval2": _alpaca(found["alpaca-eval"], judged["alpaca-eval"], options),
-        "mt_bench": _mt_bench(found["mt-bench"]),
-        "arena_hard": _arena(found["arena-hard"]),
-        "detectable": _detectable(found),
+        "alpaca_eval2": alpaca_table(found["alpaca-eval"], judged["alpaca-eval"], options),
+        "mt_bench": mt_bench_table(found["mt-bench"]),
+        "arena_hard": arena_table(found["arena-hard"]),
+        "detectable": detectable_table(found),
     }
     record = {
         "what": "numbers computed from published judgements of real models",
@@ -54,88 +54,73 @@ def make_published(folder: Path, replicates: int = 400, workers: int = 2) -> Pat
     return write_results("published", tables, record)
 
 
-def _spread(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    """An interval as three columns."""
-    if estimate is None:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def _row(summary: Summary, columns: dict[str, str]) -> dict[str, Any]:
+    """The values named in ``columns``, each under its column; an interval as three columns."""
+    row: dict[str, Any] = {"model": summary.model}
+    for name, column in columns.items():
+        value = summary.values[name]
+        row |= value.spread(column) if isinstance(value, Estimate) else {column: value}
+    return row
 
 
-def _alpaca(found: list[Summary], judged: pd.DataFrame, options: Options) -> pd.DataFrame:
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    for summary in found:
-        values = summary.values
-        own = judged[judged["model"] == summary.model]
-        # with the C of the joined fit, so that only the join differs
-        position = length_controlled(own, options.side, C=values["lc_C"], compat=True)
-        rows.append({
-            "model": summary.model,
-            **{n: values[n] for n in ("n_total", "n_absent", "avg_length")},
-            **_spread("win_rate", values["interval"]),
-            "standard_error": values["standard_error"],
-            **_spread("lc", values["lc_interval"]),
-            "lc_standard_error": values["lc_standard_error"],
-            "lc_by_position": position.length_controlled_winrate,
-            **_spread("position_effect", values["position_effect"]),
-            **_spread("length_effect", values["length_effect"]),
-        })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _mt_bench(found: list[Summary]) -> pd.DataFrame:
-    import pandas as pd
-
+def alpaca_table(found: list[Summary], judged: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """AlpacaEval-2: both win rates with both kinds of errors, LC joined by position, effects."""
+    columns = {
+        **{n: n for n in ("n_total", "n_absent", "avg_length")},
+        "interval": "win_rate",
+        "standard_error": "standard_error",
+        "lc_interval": "lc",
+        "lc_standard_error": "lc_standard_error",
+        "lc_by_position": "lc_by_position",
+        "position_effect": "position_effect",
+        "length_effect": "length_effect",
+    }
     rows = []
     for summary in found:
-        values = summary.values
-        naive = mean_interval(summary.rows)
-        names = ("n_total", "n_missing", "n_duplicates", "first_turn", "second_turn")
-        rows.append({
-            "model": summary.model,
-            **{n: values[n] for n in names},
-            **_spread("overall", values["interval"]),
-            "naive_low": naive.low,
-            "naive_high": naive.high,
-            **{name: e.value for name, e in values["categories"].items()},
-        })  # fmt: skip
+        own = judged[judged["model"] == summary.model]
+        # with the C of the joined fit, so that only the join differs
+        position = length_controlled(own, options.side, C=summary.values["lc_C"], compat=True)
+        by_position = {"lc_by_position": position.length_controlled_winrate}
+        rows.append(_row(replace(summary, values=summary.values | by_position), columns))
     return pd.DataFrame(rows)
 
 
-def _arena(found: list[Summary]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(
-        [
-            {
-                "model": s.model,
-                **{n: s.values[n] for n in ("n_battles", "n_ties", "n_questions")},
-                **_spread("score", s.values["interval"]),
-                "rows_low": s.values["interval_rows"].low,
-                "rows_high": s.values["interval_rows"].high,
-            }
-            for s in found
-        ]
-    )
+def mt_bench_table(found: list[Summary]) -> pd.DataFrame:
+    """MT-Bench: scores by turn and category, the interval clustered and not."""
+    names = ("n_total", "n_missing", "n_duplicates", "first_turn", "second_turn")
+    columns = {**{n: n for n in names}, "interval": "overall"}
+    rows = []
+    for summary in found:
+        naive = mean_interval(summary.rows)
+        means = {name: e.value for name, e in summary.values["categories"].items()}
+        bounds = {"naive_low": naive.low, "naive_high": naive.high}
+        rows.append({**_row(summary, columns), **bounds, **means})
+    return pd.DataFrame(rows)
 
 
-def _detectable(found: dict[str, list[Summary]]) -> pd.DataFrame:
+def arena_table(found: list[Summary]) -> pd.DataFrame:
+    """Arena-Hard: the score with the interval over questions and upstream's over rows."""
+    columns = {**{n: n for n in ("n_battles", "n_ties", "n_questions")}, "interval": "score"}
+    table = pd.DataFrame([_row(s, {**columns, "interval_rows": "rows"}) for s in found])
+    return table.drop(columns="rows")
+
+
+def detectable_table(found: dict[str, list[Summary]]) -> pd.DataFrame:
     """Paired differences of each model to the first: the median of what could have been found."""
-    import pandas as pd
-
     rows = []
     for benchmark, summaries in found.items():
         pairs = differences(summaries)
         for name in ("detectable_difference", "lc_detectable_difference"):
             seen = pd.Series([getattr(p, name) for p in pairs], dtype=float).dropna()
             if len(seen):
-                rows.append({
-                    "benchmark": benchmark,
-                    "statistic": name.removesuffix("detectable_difference").strip("_") or "mean",
-                    "n_pairs": len(seen),
-                    "median": seen.median(),
-                    "smallest": seen.min(),
-                    "largest": seen.max(),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "benchmark": benchmark,
+                        "statistic": "lc" if name.startswith("lc") else "mean",
+                        "n_pairs": len(seen),
+                        "median": seen.median(),
+                        "smallest": seen.min(),
+                        "largest": seen.max(),
+                    }
+                )
     return pd.DataFrame(rows)

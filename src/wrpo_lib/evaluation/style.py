@@ -1,9 +1,8 @@
 """Arena-Hard's style control: what the score would be at equal length and equal markdown.
 
-Upstream fits a Bradley–Terry model with four style features beside the models. It centres the
-features over all battles in the table, so a model's number depends on which other models are in it,
-and with one model alone nothing is controlled. Here the default is no centring: the number at equal
-style. ``centre=True`` is upstream's.
+Upstream fits a Bradley–Terry model with four style features beside all models in its table and
+centres the features over all battles, so a model's number depends on which others are in the table.
+Here each model is fitted alone and nothing is centred: the number at equal style.
 """
 
 from __future__ import annotations
@@ -24,39 +23,34 @@ if TYPE_CHECKING:
 
 ELEMENTS = ("token_len", "header_count", "list_count", "bold_count")
 _CODE = re.compile(r"```[^`]*```")
-_MARKDOWN = {
-    "header_count": re.compile(r"^#{1,6}\s", re.MULTILINE),
-    "list_count": re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.MULTILINE),
-    "bold_count": re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
-}
+_MARKDOWN = (
+    re.compile(r"^#{1,6}\s", re.MULTILINE),
+    re.compile(r"^\s*(?:\d+\.|[-*+])\s", re.MULTILINE),
+    re.compile(r"\*\*[^*\n]+\*\*|__[^_\n]+__"),
+)
 
 
-def count(text: str, n_tokens: int | None = None) -> np.ndarray:
-    """(4,) length, headers, list items and bold spans of an answer, code blocks left out.
+def count(text: str) -> list[float]:
+    """Length in characters, headers, list items and bold spans of an answer.
 
-    Length is ``n_tokens`` (upstream: tokens of GPT-4o's tokenizer) or, without it, the characters:
-    only the ratio of two lengths is used.
+    Markdown inside code blocks is not counted. Upstream's length is in tokens of GPT-4o's
+    tokenizer; only the ratio of two lengths is used.
     """
     prose = _CODE.sub("", text)
-    marks = [len(pattern.findall(prose)) for pattern in _MARKDOWN.values()]
-    return np.array([len(text) if n_tokens is None else n_tokens, *marks], dtype=float)
+    return [len(text), *(len(pattern.findall(prose)) for pattern in _MARKDOWN)]
 
 
-def from_metadata(metadata: dict[str, Any]) -> np.ndarray:
-    """(4,) the same from the ``metadata`` of upstream's answer files."""
-    values = (metadata[name] for name in ELEMENTS)
-    return np.array([sum(v.values()) if isinstance(v, dict) else v for v in values], dtype=float)
-
-
-def read_counts(path: Path) -> dict[tuple[str, str], np.ndarray]:
-    """(model, question) -> (4,) counts of an answer file: ours, or upstream's of either version.
+def read_counts(path: Path) -> dict[tuple[str, str], list[float]]:
+    """(model, question) -> counts of an answer file: ours, or upstream's of either version.
 
     Upstream's ``metadata`` is taken where it is there, otherwise the text is counted.
     """
     found = {}
     for where, row in read_rows(path):
         try:
-            found[_answer(row)] = _counts(row)
+            model = row["model_id"] if "model_id" in row else row["model"]
+            question = row["uid"] if "uid" in row else row["question_id"]
+            found[str(model), str(question)] = _counts(row)
         except (KeyError, IndexError, TypeError) as error:
             raise WRPOError(
                 f"{where} is no Arena-Hard answer ({error!r}); check the file"
@@ -64,39 +58,34 @@ def read_counts(path: Path) -> dict[tuple[str, str], np.ndarray]:
     return found
 
 
-def _answer(row: dict[str, Any]) -> tuple[str, str]:
-    model = row["model_id"] if "model_id" in row else row["model"]
-    return str(model), str(row["uid"] if "uid" in row else row["question_id"])
-
-
-def _counts(row: dict[str, Any]) -> np.ndarray:
+def _counts(row: dict[str, Any]) -> list[float]:
     if row.get("metadata"):
-        return from_metadata(row["metadata"])
-    if "messages" in row:
+        values = (row["metadata"][name] for name in ELEMENTS)
+        return [sum(v.values()) if isinstance(v, dict) else v for v in values]
+    if "messages" in row:  # v2.0
         content = row["messages"][-1]["content"]
         return count(content["answer"] if isinstance(content, dict) else content)
     return count(row["text"] if "text" in row else row["choices"][0]["turns"][0]["content"])
 
 
-def of_battles(rows: pd.DataFrame, counts: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+def of_battles(rows: pd.DataFrame, counts: dict[tuple[str, str], list[float]]) -> np.ndarray:
     """(N, 4) style differences of battles with ``model``, ``baseline`` and ``question_id``."""
     sides = []
     for name in ("model", "baseline"):
         keys = list(zip(rows[name].astype(str), rows["question_id"].astype(str), strict=True))
-        missing = [k for k in keys if k not in counts]
-        if missing:
+        if missing := [k for k in keys if k not in counts]:
             raise WRPOError(
                 f"style control lacks {len(set(missing))} answers (first: {missing[0][0]!r} to "
                 f"question {missing[0][1]}); give the answer files of model and baseline"
             )
-        sides.append(np.array([counts[k] for k in keys]))
+        sides.append(np.array([counts[k] for k in keys], dtype=float))
     return difference(*sides)
 
 
 def difference(model: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     """(N, 4) style differences of model and baseline counts, (N, 4) each (upstream's formula).
 
-    Length: difference over sum. Markdown: the same for elements a token, with one added below.
+    Length: difference over sum. Markdown: the same for elements per token, with one added below.
     """
     length = (model[:, 0] - baseline[:, 0]) / np.maximum(model[:, 0] + baseline[:, 0], 1)
     a = model[:, 1:] / np.maximum(model[:, :1], 1)
@@ -106,69 +95,49 @@ def difference(model: np.ndarray, baseline: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StyleControlled:
-    """``score`` in percent at equal style; ``coefficients``: log-odds a standard deviation."""
+    """``score`` in percent at equal style; ``coefficients``: log-odds per standard deviation."""
 
     score: float
     interval: Estimate | None
     coefficients: dict[str, float]
-    n_battles: int
 
 
 def style_controlled(
-    rows: pd.DataFrame, features: np.ndarray, centre: bool = False, replicates: int = 200
-) -> dict[str, StyleControlled]:
-    """Score of each ``model`` of rows with ``question_id``, ``won`` and ``weight``.
+    rows: pd.DataFrame, features: np.ndarray, replicates: int = 200
+) -> StyleControlled:
+    """Score of the model of rows with ``question_id``, ``won`` and ``weight``.
 
-    ``features`` (N, 4) from :func:`difference`, a row each. All models share the coefficients of
-    style. The interval refits on resampled questions.
+    ``features`` (N, 4) from :func:`difference`, one row each. The interval refits on resampled
+    questions; None without ``replicates``.
     """
     known = (rows["won"].notna() & (rows["weight"] > 0)).to_numpy()
     rows, features = rows[known], features[known]
-    repeated = np.repeat(features, rows["weight"].to_numpy(int), axis=0)  # a row each battle
-    spread = repeated.std(axis=0, ddof=1)
+    won, weight = rows["won"].to_numpy(float), rows["weight"].to_numpy(int)
+    spread = np.repeat(features, weight, axis=0).std(axis=0, ddof=1)  # one row for each battle
     if len(rows) < 3 or not (spread > 0).any():
         raise WRPOError("style control needs battles whose answers differ in style")
-    middle = repeated.mean(axis=0) if centre else 0.0
-    scaled = (features - middle) / np.where(spread > 0, spread, 1)
-    models = sorted(set(rows["model"]))
-    is_model = (rows["model"].to_numpy()[:, None] == np.array(models)).astype(float)
-    x = np.hstack([is_model, scaled])
-    won, weight = rows["won"].to_numpy(float), rows["weight"].to_numpy(float)
-    found = _fit(x, won, weight)
-    names = dict(zip(ELEMENTS, found[len(models) :].tolist(), strict=True))
-    questions = rows["question_id"].tolist()
+    x = np.column_stack([np.ones(len(rows)), features / np.where(spread > 0, spread, 1)])
 
-    def score(k: int, counts: np.ndarray) -> float:
-        return _percent(_fit(x, won, weight * counts)[k])
+    def score(counts: np.ndarray) -> float:
+        return float(100 / (1 + np.exp(-_fit(x, won, weight * counts)[0])))
 
-    return {
-        model: StyleControlled(
-            _percent(found[k]),
-            bootstrap_interval(lambda n, k=k: score(k, n), questions, replicates)  # type: ignore[misc]
-            if replicates
-            else None,
-            names,
-            int((weight * is_model[:, k]).sum()),
-        )
-        for k, model in enumerate(models)
-    }
-
-
-def _percent(logit: float) -> float:
-    return float(100 / (1 + np.exp(-logit)))
+    once = np.ones(len(rows))
+    coefficients = _fit(x, won, weight * once)[1:].tolist()
+    return StyleControlled(
+        score(once),
+        bootstrap_interval(score, rows["question_id"], replicates) if replicates else None,
+        dict(zip(ELEMENTS, coefficients, strict=True)),
+    )
 
 
 def _fit(x: np.ndarray, won: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Maximum likelihood of a logistic model with soft outcomes: each row once for either side."""
     from sklearn.linear_model import LogisticRegression
 
-    kept = weight > 0
-    x, won, weight = x[kept], won[kept], weight[kept]
+    drawn = weight > 0
+    x, won, weight = x[drawn], won[drawn], weight[drawn]
     model = LogisticRegression(C=np.inf, fit_intercept=False, tol=1e-8, max_iter=1000)
-    model.fit(
-        np.vstack([x, x]),
-        np.repeat([1, 0], len(x)),
-        np.concatenate([won * weight, (1 - won) * weight]),
-    )
+    weights = np.concatenate([won * weight, (1 - won) * weight])
+    model.fit(np.vstack([x, x]), np.repeat([1, 0], len(x)), weights)
     found: np.ndarray = model.coef_[0]
     return found

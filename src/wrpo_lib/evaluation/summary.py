@@ -6,14 +6,13 @@ never averaged: each combination is a summary of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wrpo_lib.analysis.statistics import Estimate, detectable, slope_interval
+from wrpo_lib.analysis.statistics import Estimate, as_json, detectable, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
 from wrpo_lib.evaluation.judgements import NAMES
@@ -28,8 +27,17 @@ EXPECTED = {
 """Judgements of a whole run where each is made once (AlpacaEval-2: questions)."""
 
 SAME = ("judge", "version", "template", "metric", "baseline")
-FEW = 10  # a category of fewer questions gets no interval
+LEAST = 10  # a category of fewer questions gets no interval
 IDENTICAL = "identical outputs"  # the metric of a pair that needed no judge
+
+NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
+NO_LENGTHS = "some rows have no lengths, so there is no length-controlled win rate"
+NO_SIDE = "there is no length-controlled win rate without the side file df_gamed.csv"
+OTHER_QUESTIONS = (
+    "the questions are not AlpacaEval-2's; length control leaves difficulty and "
+    "regularising rows out, and no number here compares with the leaderboard"
+)
+BY_POSITION = "length control joins by row position though rows are missing, as upstream"
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,16 @@ class Options:
     replicates: int = 200
     seed: int = 0
     workers: int = 1
-    style: dict[tuple[str, str], np.ndarray] | None = None
+    style: dict[tuple[str, str], list[float]] | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """One model under one judge. ``values`` hold numbers under upstream's names; ``rows`` (N,) and
-    ``questions`` (N,) what differences are made of; ``notes`` are sentences about what is off."""
+    """One model under one judge.
+
+    ``values`` hold numbers under upstream's names; ``rows`` (N,) and ``questions`` (N,) what
+    differences are made of; ``notes`` are sentences about what is off.
+    """
 
     model: str
     setting: dict[str, str]
@@ -65,19 +76,7 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: intervals as dictionaries."""
-        return {"model": self.model, **self.setting, **_plain(self.values), "notes": self.notes}
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for name, value in values.items():
-        if isinstance(value, Estimate):
-            found[name] = value.as_dict()
-        elif isinstance(value, dict):
-            found[name] = _plain(value)
-        else:
-            found[name] = value
-    return found
+        return {"model": self.model, **self.setting, **as_json(self.values), "notes": self.notes}
 
 
 def summarise(
@@ -94,100 +93,71 @@ def summarise(
     groups = list(table.groupby(["model", *SAME], sort=False))
     many = benchmark == "alpaca-eval" and len(groups) > 4  # starting a process takes seconds
     found: list[Summary] = Parallel(n_jobs=options.workers if many else 1)(
-        delayed(_summary)(benchmark, tuple(map(str, key)), rows, options, universe)
-        for key, rows in groups
+        delayed(_summary)(benchmark, key, rows, options, universe) for key, rows in groups
     )
     return found
 
 
-def _summary(
-    benchmark: str, key: tuple[str, ...], rows: pd.DataFrame, options: Options, universe: list[str]
-) -> Summary:
-    one: dict[str, Callable[..., Summary]] = {
-        "alpaca-eval": _alpaca, "mt-bench": _mt_bench, "arena-hard": _arena,
-    }  # fmt: skip
-    setting = dict(zip(SAME, key[1:], strict=True))
-    try:
-        summary = one[benchmark](key[0], setting, rows, options, universe)
-    except WRPOError as error:
-        raise WRPOError(f"{key[0]}: {error}") from error
-    return replace(summary, notes=_notes(setting, summary.values) + summary.notes)
-
-
 def _with_setting(benchmark: str, table: pd.DataFrame) -> pd.DataFrame:
     """The columns of SAME such that equal ones may be averaged."""
-    table = table.copy()
     if benchmark == "alpaca-eval":
         measured = table["metric"].where(table["metric"] != IDENTICAL)
         filled = measured.groupby([table["model"], table["judge"]]).transform("first")
-        table["metric"] = measured.fillna(filled).fillna(IDENTICAL)
-        return table
+        return table.assign(metric=measured.fillna(filled).fillna(IDENTICAL))
     # templates differ by turn, reference and category; the version says which belong together
-    names = table.groupby(["model", "judge", "version"])["template"].transform(_joined)
-    table["template"] = names
-    if benchmark == "arena-hard":
-        table["baseline"] = table.groupby(["model", "judge", "version"])["baseline"].transform(
-            _joined
-        )
-    return table
+    names = ["template", "baseline"] if benchmark == "arena-hard" else ["template"]
+    by_version = table.groupby(["model", "judge", "version"])
+    return table.assign(**{name: by_version[name].transform(_joined) for name in names})
 
 
 def _joined(names: pd.Series) -> str:
     return ", ".join(sorted({str(n) for n in names if n}))
 
 
+def _summary(
+    benchmark: str, key: tuple[Any, ...], rows: pd.DataFrame, options: Options, universe: list[str]
+) -> Summary:
+    model, *names = map(str, key)
+    setting = dict(zip(SAME, names, strict=True))
+    try:
+        if benchmark == "alpaca-eval":
+            summary = _alpaca(model, setting, rows, options, universe)
+        elif benchmark == "arena-hard":
+            summary = _arena(model, setting, rows, options)
+        else:
+            summary = _mt_bench(model, setting, rows)
+    except WRPOError as error:
+        raise WRPOError(f"{model}: {error}") from error
+    return replace(summary, notes=_notes(setting, summary.values) + summary.notes)
+
+
 def _notes(setting: dict[str, str], values: dict[str, Any]) -> list[str]:
     """One sentence for each thing that makes the numbers less than they seem."""
-    found = []
-    if not setting["judge"]:
-        found.append("the rows do not name their judge, so nothing may be put beside this number")
+    notes = [] if setting["judge"] else [NO_JUDGE]
     if n := values["n_missing"]:
-        found.append(f"without a readable verdict, left out: {n} judgements")
+        notes.append(f"without a readable verdict, left out: {n} judgements")
     if n := values.get("n_absent"):
-        found.append(f"not in the file: {n} of {values['n_expected']} judgements")
+        notes.append(f"not in the file: {n} of {values['n_expected']} judgements")
     if n := values.get("n_duplicates"):
-        found.append(f"repeating another row's question, kept as upstream keeps them: {n} rows")
-    return found
-
-
-def _effect(values: np.ndarray, x: np.ndarray, questions: list[str]) -> Estimate | None:
-    known = ~np.isnan(x)
-    if known.sum() < 3 or np.ptp(x[known]) == 0:
-        return None
-    return slope_interval(values[known], x[known], np.asarray(questions)[known])
-
-
-def _length_effect(rows: pd.DataFrame, values: np.ndarray, questions: list[str]) -> Estimate | None:
-    """Points a standard deviation of the length difference, longer minus shorter."""
-    if not {"length_model", "length_baseline"} <= set(rows):
-        return None
-    gap = (rows["length_model"] - rows["length_baseline"]).to_numpy(float)
-    spread = float(np.nanstd(gap)) if np.isfinite(gap).any() else 0.0
-    return _effect(values, gap / spread, questions) if spread > 0 else None
+        notes.append(f"repeating another row's question, kept as upstream keeps them: {n} rows")
+    return notes
 
 
 def _alpaca(
-    model: str,
-    setting: dict[str, str],
-    rows: pd.DataFrame,
-    options: Options,
-    universe: list[str],
+    model: str, setting: dict[str, str], rows: pd.DataFrame, options: Options, universe: list[str]
 ) -> Summary:
     won = alpaca_eval.win_rate(rows)
-    kept = rows[rows["preference"].notna()]
-    percent = 100 * (kept["preference"].to_numpy(float) - 1)
-    questions = [str(q) for q in kept["question_id"]]
-    second = kept["order"].map({"baseline first": 1.0, "model first": 0.0}).to_numpy(float)
-    values = asdict(won) | {"interval": won.interval}
+    known = rows[rows["preference"].notna()]
+    percent = 100 * (known["preference"].to_numpy(float) - 1)
     expected = EXPECTED.get(("alpaca-eval", setting["version"]))
-    values |= {
+    values = vars(won) | {
         "n_expected": expected,
         "n_absent": max(0, expected - rows["question_id"].nunique()) if expected else None,
         "detectable_difference": detectable(won.interval),
-        "position_effect": _effect(percent, second, questions),
-        "length_effect": _length_effect(kept, percent, questions),
     }
-    controlled, notes = _length_control(rows, setting, options, universe)
+    shown_second = known["order"].map({"baseline first": 1.0, "model first": 0.0})
+    values |= _effects(known, percent, shown_second)
+    controlled, notes = _length_control(rows, setting["version"] == "2", options, universe)
     if controlled is not None:
         values |= {
             "length_controlled_winrate": controlled.length_controlled_winrate,
@@ -197,119 +167,122 @@ def _alpaca(
             "lc_C": None if np.isnan(controlled.C) else controlled.C,
             "lc_joined_by": "position" if options.compat else "instruction",
         }
+    questions = known["question_id"].astype(str).tolist()
     return Summary(model, setting, values, notes, percent, questions, controlled)
 
 
 def _length_control(
-    rows: pd.DataFrame, setting: dict[str, str], options: Options, universe: list[str]
+    rows: pd.DataFrame, official: bool, options: Options, universe: list[str]
 ) -> tuple[LengthControlled | None, list[str]]:
     """LC and what is to be said of it; None where it cannot be computed."""
-    official = setting["version"] == "2"
-    notes = []
-    if rows["length_model"].isna().any() or rows["length_baseline"].isna().any():
-        return None, ["some rows have no lengths, so there is no length-controlled win rate"]
+    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
+        return None, [NO_LENGTHS]
     if official and options.side is None:
-        return None, ["there is no length-controlled win rate without the side file df_gamed.csv"]
-    if not official:
-        notes.append(
-            "the questions are not AlpacaEval-2's; length control leaves difficulty and "
-            "regularising rows out, and no number here compares with the leaderboard"
-        )
+        return None, [NO_SIDE]
+    notes = [] if official else [OTHER_QUESTIONS]
     if options.compat and rows["question_id"].nunique() != EXPECTED["alpaca-eval", "2"]:
-        notes.append("length control joins by row position though rows are missing, as upstream")
-    side = options.side if official else None
-    compat = options.compat and official
-    return length_controlled(
-        rows, side, C=options.C, compat=compat, replicates=options.replicates,
-        seed=options.seed, questions=universe,
-    ), notes  # fmt: skip
+        notes.append(BY_POSITION)
+    controlled = length_controlled(
+        rows,
+        options.side if official else None,
+        C=options.C,
+        compat=options.compat and official,
+        replicates=options.replicates,
+        seed=options.seed,
+        questions=universe,
+    )
+    return controlled, notes
 
 
-def _mt_bench(
-    model: str, setting: dict[str, str], rows: pd.DataFrame, options: Options, universe: list[str]
-) -> Summary:
+def _mt_bench(model: str, setting: dict[str, str], rows: pd.DataFrame) -> Summary:
     if "g1_winner" in rows:
         compared = mt_bench.pairwise(rows, model)
-        values = asdict(compared) | {"interval": compared.interval}
-        values["detectable_difference"] = detectable(compared.interval)
+        values = vars(compared) | {"detectable_difference": detectable(compared.interval)}
         return Summary(model, setting, values, [], np.empty(0), [])
     scores = mt_bench.summarise(rows)
-    kept = rows[rows["score"] >= 0]
-    known = all(mt_bench.category(q) for q in rows["question_id"].unique())
+    known = rows[rows["score"] >= 0]
+    official = all(mt_bench.category(q) for q in rows["question_id"].unique())
     seen = len(rows.drop_duplicates(["question_id", "turn"]))
-    values = asdict(scores) | {"interval": scores.interval, "categories": scores.categories}
-    values |= {
-        "n_expected": 160 if known else None,
-        "n_absent": 160 - seen if known else None,
+    values = vars(scores) | {
+        "n_expected": 160 if official else None,
+        "n_absent": 160 - seen if official else None,
         "detectable_difference": detectable(scores.interval),
     }
     notes = []
-    if scores.n_without_reference:
+    if n := scores.n_without_reference:
         notes.append(
-            f"{scores.n_without_reference} answers in math, reasoning and coding were judged "
-            "without a reference answer"
+            f"{n} answers in math, reasoning and coding were judged without a reference answer"
         )
-    points = kept["score"].to_numpy(float)
-    return Summary(model, setting, values, notes, points, [str(q) for q in kept["question_id"]])
+    questions = known["question_id"].astype(str).tolist()
+    return Summary(model, setting, values, notes, known["score"].to_numpy(float), questions)
 
 
-def _style(rows: pd.DataFrame, options: Options) -> dict[str, Any]:
-    """Score at equal length and markdown against each baseline, and the coefficients."""
-    found = {}
-    for baseline, part in rows.groupby("baseline"):
-        features = of_battles(part, options.style or {})
-        (one,) = style_controlled(part, features, replicates=options.replicates).values()
-        found[str(baseline)] = {"score": one.score, "interval": one.interval,
-                                "coefficients": one.coefficients}  # fmt: skip
-    return found
-
-
-def _arena(
-    model: str, setting: dict[str, str], rows: pd.DataFrame, options: Options, universe: list[str]
-) -> Summary:
+def _arena(model: str, setting: dict[str, str], rows: pd.DataFrame, options: Options) -> Summary:
     whole = setting["version"] == "v2.0"  # upstream drops a question with one unreadable game
-    expected = EXPECTED.get(("arena-hard", setting["version"]))
-    games = len(rows.drop_duplicates(["question_id", "game"]))
-    repeated = len(rows) - games
-    if setting["metric"] == "battles":  # a row a unit of weight; unreadable games are not in it
-        games, repeated = 2 * rows["question_id"].nunique(), 0
-    kept = rows[rows["won"].notna()]
-    questions = [str(q) for q in kept["question_id"]]
-    percent = 100 * kept["won"].to_numpy(float)
-    second = kept["game"].map({1: 1.0, 2: 0.0}).to_numpy(float)  # in game 1 the baseline is A
-    parts = arena_hard.by_category(rows, whole)
     total = arena_hard.summarise(rows, whole)
-    values: dict[str, Any] = asdict(total)
-    values |= {"interval": total.interval, "interval_rows": total.interval_rows}
-    values |= {
-        "n_expected": expected,
-        "n_absent": expected - games if expected else None,
-        "n_duplicates": repeated,
-        "detectable_difference": detectable(total.interval),
-        "position_effect": _effect(percent, second, questions),
-        "length_effect": _length_effect(kept, percent, questions),
-    }
+    known = rows[rows["won"].notna()]
+    percent = 100 * known["won"].to_numpy(float)
+    shown_second = known["game"].map({1: 1.0, 2: 0.0})  # in game 1 the baseline is A
+    values = vars(total) | _games(setting, rows)
+    values["detectable_difference"] = detectable(total.interval)
+    values |= _effects(known, percent, shown_second)
     notes = []
     if options.style is not None:
-        values["style_controlled"] = _style(rows, options)
+        values["style_controlled"] = {
+            str(baseline): vars(
+                style_controlled(part, of_battles(part, options.style), options.replicates)
+            )
+            for baseline, part in rows.groupby("baseline")
+        }
     if setting["metric"] == "battles":
         notes.append("battles leave unreadable games out, so these cannot be counted")
-    if len(parts) > 1:
-        values["categories"] = {
-            name: {
-                "score": part.score,
-                "interval": part.interval if part.n_questions >= FEW else None,
-                "n_battles": part.n_battles,
-                "n_questions": part.n_questions,
-            }
-            for name, part in parts.items()
-        }
+    if rows["category"].nunique() > 1:
+        values["categories"] = _categories(arena_hard.by_category(rows, whole))
     if ", " in setting["baseline"]:
-        values["score"] = values["interval"] = values["interval_rows"] = None
-        values["detectable_difference"] = None
+        without = ("score", "interval", "interval_rows", "detectable_difference")
+        values |= dict.fromkeys(without)
         notes.append("the categories have different baselines, so there is no overall score")
-    repeats = kept["weight"].to_numpy(int)
-    return Summary(
-        model, setting, values, notes, np.repeat(percent, repeats),
-        np.repeat(np.asarray(questions), repeats).tolist(),
-    )  # fmt: skip
+    repeats = known["weight"].to_numpy(int)
+    questions = np.repeat(known["question_id"].astype(str), repeats).tolist()
+    return Summary(model, setting, values, notes, np.repeat(percent, repeats), questions)
+
+
+def _games(setting: dict[str, str], rows: pd.DataFrame) -> dict[str, int | None]:
+    """How many games there should be, how many are not there, and how many are repeated."""
+    games = len(rows.drop_duplicates(["question_id", "game"]))
+    repeated = len(rows) - games
+    if setting["metric"] == "battles":  # one row per unit of weight, unreadable games left out
+        games, repeated = 2 * rows["question_id"].nunique(), 0
+    expected = EXPECTED.get(("arena-hard", setting["version"]))
+    absent = expected - games if expected else None
+    return {"n_expected": expected, "n_absent": absent, "n_duplicates": repeated}
+
+
+def _categories(parts: dict[str, arena_hard.ArenaHard]) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "score": part.score,
+            "interval": part.interval if part.n_questions >= LEAST else None,
+            "n_battles": part.n_battles,
+            "n_questions": part.n_questions,
+        }
+        for name, part in parts.items()
+    }
+
+
+def _effects(
+    rows: pd.DataFrame, percent: np.ndarray, shown_second: pd.Series
+) -> dict[str, Estimate | None]:
+    """Points of win rate, shown second minus first, and per standard deviation of the length."""
+    longer = pd.Series(np.nan, rows.index)
+    if {"length_model", "length_baseline"} <= set(rows):
+        longer = (rows["length_model"] - rows["length_baseline"]).astype(float)
+    effects: dict[str, Estimate | None] = {}
+    scaled = longer / longer.std(ddof=0)
+    for name, x in {"position_effect": shown_second, "length_effect": scaled}.items():
+        known = x.notna().to_numpy()
+        varies = known.sum() > 2 and x.nunique() > 1
+        effects[name] = (
+            slope_interval(percent[known], x[known], rows["question_id"][known]) if varies else None
+        )
+    return effects

@@ -11,11 +11,27 @@ from wrpo_lib.records import read_results, read_run
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
-SHOWN = ("mamba_0_5_dpo_ep3", "mistral-orpo-mix", "Meta-Llama-3-8B-Instruct-Griffin")
-"""Published models of the radar: the highest, a middle and the lowest score."""
+SHOWN = {
+    "mamba_0_5_dpo_ep3": "dpo_on",
+    "mistral-orpo-mix": "dpo_hybrid",
+    "Meta-Llama-3-8B-Instruct-Griffin": "target_sft",
+}
+"""Published models of the radar, the highest, a middle and the lowest score, and their looks."""
+CORRECTIONS = {
+    "shown second only": "dpo_off",
+    "shown first only": "dpo_hybrid",
+    "both orders": "dpo_on",
+    "length-controlled": "wrpo",
+}
+PANELS = (
+    ("position bias", "dpo_hybrid", False),
+    ("length bias, padded", "dpo_hybrid", True),
+    ("length bias, no overlap", "dpo_on", False),
+)
 
 
 def published_intervals(profile: str = "nano") -> Figure:
@@ -26,28 +42,34 @@ def published_intervals(profile: str = "nano") -> Figure:
     import matplotlib.pyplot as plt
 
     rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_low"])
-    upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
-    rows = rows.sort_values("position_effect")
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
-        left.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
-        top = float(refit.max()) * 1.05
-        left.axline((0, 0), slope=1, color="#888888", linestyle="--")
-        left.set_xlim(0, top)
-        left.set_ylim(0, top)
-        left.annotate("equal", (0.8 * top, 0.8 * top), xytext=(4, -12),
-                      textcoords="offset points", color="#555555")  # fmt: skip
-        left.set_xlabel("1.96 × upstream's standard error, points")
-        left.set_ylabel("half of the refit interval, points")
-        half = [rows["position_effect"] - rows["position_effect_low"],
-                rows["position_effect_high"] - rows["position_effect"]]  # fmt: skip
-        right.errorbar(rows["position_effect"], range(len(rows)), xerr=half, fmt="o", markersize=3,
-                       color=LOOKS["dpo_off"].color, elinewidth=0.8)  # fmt: skip
-        right.axvline(0, color="#888888")
-        right.set_yticks([])
-        right.set_xlabel("shown second minus shown first, points of win rate")
-        right.set_ylabel("published models")
+        _draw_half_widths(left, rows)
+        _draw_position_effects(right, rows.sort_values("position_effect"))
     return figure
+
+
+def _draw_half_widths(axis: Axes, rows: pd.DataFrame) -> None:
+    upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
+    top = float(refit.max()) * 1.05
+    axis.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
+    axis.axline((0, 0), slope=1, color="#888888", linestyle="--")
+    axis.set(xlim=(0, top), ylim=(0, top))
+    at = (0.8 * top, 0.8 * top)
+    axis.annotate("equal", at, (4, -12), textcoords="offset points", color="#555555")
+    axis.set_xlabel("1.96 × upstream's standard error, points")
+    axis.set_ylabel("half of the refit interval, points")
+
+
+def _draw_position_effects(axis: Axes, rows: pd.DataFrame) -> None:
+    value, color = rows["position_effect"], LOOKS["dpo_off"].color
+    half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
+    at = range(len(rows))
+    axis.errorbar(value, at, None, half, "o", color=color, markersize=3, elinewidth=0.8)
+    axis.axvline(0, color="#888888")
+    axis.set_yticks([])
+    axis.set_xlabel("shown second minus shown first, points of win rate")
+    axis.set_ylabel("published models")
 
 
 def mt_bench_radar(profile: str = "nano") -> Figure:
@@ -56,16 +78,14 @@ def mt_bench_radar(profile: str = "nano") -> Figure:
 
     from wrpo_lib.evaluation.mt_bench import CATEGORIES
 
-    rows = read_results("published", "mt_bench").set_index("model").loc[list(SHOWN)]
-    marks = ("dpo_on", "dpo_hybrid", "target_sft")
+    rows = read_results("published", "mt_bench").set_index("model")[list(CATEGORIES)]
+    angles = np.linspace(0, 2 * np.pi, len(CATEGORIES), endpoint=False)
     with style():
         figure, axis = plt.subplots(figsize=(4.6, 3.8), subplot_kw={"projection": "polar"})
-        angles = np.linspace(0, 2 * np.pi, len(CATEGORIES), endpoint=False)
-        for (model, row), name in zip(rows.iterrows(), marks, strict=True):
-            how = LOOKS[name]
-            values = row[list(CATEGORIES)].to_numpy(float)
-            axis.plot([*angles, angles[0]], [*values, values[0]], how.dash, marker=how.marker,
-                      color=how.color, markersize=4, label=str(model))  # fmt: skip
+        for model, name in SHOWN.items():
+            how, scores = LOOKS[name], rows.loc[model].tolist()
+            (line,) = axis.plot([*angles, angles[0]], [*scores, scores[0]], how.dash, label=model)
+            line.set(color=how.color, marker=how.marker, markersize=4)
         axis.set_xticks(angles, CATEGORIES)
         axis.set_ylim(0, 10)
         axis.set_yticks([2, 4, 6, 8, 10])
@@ -80,22 +100,18 @@ def corrections(profile: str = "nano") -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    table = bias_table(profile)
-    lines = {
-        "shown second only": LOOKS["dpo_off"], "shown first only": LOOKS["dpo_hybrid"],
-        "both orders": LOOKS["dpo_on"], "length-controlled": LOOKS["wrpo"],
-    }  # fmt: skip
+    panels = bias_table(profile).groupby("panel", sort=False)
     with style():
         figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.2), sharey=True)
-        for axis, (panel, rows) in zip(axes, table.groupby("panel", sort=False), strict=True):
-            for name, how in lines.items():
-                own = rows[rows["estimate"] == name]
+        for axis, (panel, rows) in zip(axes, panels, strict=True):
+            for name, series in CORRECTIONS.items():
+                own, how = rows[rows["estimate"] == name], LOOKS[series]
                 if len(own):
-                    axis.plot(own["strength"], own["value"], how.dash, marker=how.marker,
-                              color=how.color, label=name)  # fmt: skip
-            truth = rows[rows["strength"] == 0].query("estimate == 'both orders'")["value"]
-            axis.axhline(truth.iloc[0], color="#888888", linestyle="--", label="without the bias")
-            axis.set_title(str(panel), loc="left")
+                    (line,) = axis.plot(own["strength"], own["value"], how.dash, label=name)
+                    line.set(color=how.color, marker=how.marker)
+            truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]
+            axis.axhline(truth, color="#888888", linestyle="--", label="without the bias")
+            axis.set_title(panel, loc="left")
             axis.set_xlabel("strength of the bias, logits")
         axes[0].set_ylabel("win rate, %")
         handles = {n: h for a in axes for h, n in zip(*a.get_legend_handles_labels(), strict=True)}
@@ -117,18 +133,15 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
     baseline = run["world"]["evaluation"]["baseline"]
     answers = read_results(profile, f"answers_seed{run['seeds'][0]}")
     greedy = answers[answers["decoding"] == "greedy"]
-    panels = (("position bias", "dpo_hybrid", False), ("length bias, padded", "dpo_hybrid", True),
-              ("length bias, no overlap", "dpo_on", False))  # fmt: skip
     rows = []
-    for panel, model, padded in panels:
+    for panel, model, padded in PANELS:
         chosen = greedy[greedy["model"].isin([model, baseline])]
         if padded:
             chosen = _pad(chosen, model)
         for strength in STRENGTHS:
             found = _estimates(chosen, baseline, panel.split()[0], strength)
-            rows += [{"panel": panel, "strength": strength, "estimate": name, "value": value}
-                     for name, value in found.items()]  # fmt: skip
-    return pd.DataFrame(rows)
+            rows += [(panel, strength, name, value) for name, value in found.items()]
+    return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])
 
 
 def _pad(answers: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -147,11 +160,12 @@ def _estimates(
     from wrpo_lib.nano.judge import Judge, judge_alpaca
 
     position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
-    judged = judge_alpaca(answers, baseline, Judge(position=position, length=length))
+    judge = Judge(position=position, length=length)
+    judged = judge_alpaca(answers, baseline, judge)
     found = {"both orders": win_rate(judged).win_rate}
     if bias == "length":
         return found | {"length-controlled": length_controlled(judged).length_controlled_winrate}
-    for order, name in (("baseline first", "shown second only"),
-                        ("model first", "shown first only")):  # fmt: skip
-        found[name] = win_rate(judged[judged["order"] == order]).win_rate
-    return found
+    orders = {"baseline first": "shown second only", "model first": "shown first only"}
+    return found | {
+        orders[str(order)]: win_rate(part).win_rate for order, part in judged.groupby("order")
+    }

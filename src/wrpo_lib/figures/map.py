@@ -2,61 +2,91 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from wrpo_lib.figures import benchmarks, deviation, dynamics, evaluation, methods, quadruples
 from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.records import project_root, results_dir
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-ROWS = (
-    ("figure1_deviation", "Figure 1", "deviation", "notebooks/01_distribution_deviation.ipynb"),
-    ("figure1_deviation", "Figure 1", "scores", "notebooks/01_distribution_deviation.ipynb"),
-    ("figure2_sources", "Table 1", "sources", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_sources", "Table 1", "smol/sources", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_rewards", "ours", "rewards", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_rewards", "ours", "smol/rewards", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_lengths", "ours", "quadruples", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_lengths", "ours", "smol/quadruples", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_gaps", "ours", "quadruples", "notebooks/02_building_quadruples.ipynb"),
-    ("figure2_gaps", "ours", "smol/quadruples", "notebooks/02_building_quadruples.ipynb"),
-    ("figure3_dynamics", "Figure 3", "dynamics", "notebooks/03_internal_reward_dynamics.ipynb"),
-    ("method_comparison", "Table 2", "scores", "notebooks/04_wrpo_training.ipynb"),
-    ("protocols", "Table 2", "answers_seed{seed}", "notebooks/05_evaluation.ipynb"),
-    ("bias_corrections", "ours", "answers_seed1", "notebooks/05_evaluation.ipynb"),
-    ("published_intervals", "ours", "published/alpaca_eval2", "notebooks/05_evaluation.ipynb"),
-    ("mt_bench_radar", "ours", "published/mt_bench", "notebooks/05_evaluation.ipynb"),
-    ("headroom", "ours", "scores", "book/testbed.md"),
-)
-"""Figure, what of the paper it answers, table of ``results/nano`` (or PROFILE/table), page. Figures
-drawn from formulas or from the paper's own numbers (``figure2_alpha_schedules``,
-``prompt_sharing_mask``, ``table2_intervals``) have no data file and are left out."""
+DEVIATION = "notebooks/01_distribution_deviation.ipynb"
+BUILDING = "notebooks/02_building_quadruples.ipynb"
+DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
+TRAINING = "notebooks/04_wrpo_training.ipynb"
+JUDGING = "notebooks/05_evaluation.ipynb"
+ENGINE = "book/training_engine.md"
+QUADRUPLES = ("quadruples", "smol/quadruples")
+
+
+class Entry(NamedTuple):
+    """A figure: what draws it for a profile, what of the paper it answers, and its page.
+
+    ``tables`` of ``results/nano``, or PROFILE/table. Figures drawn from formulas or from the
+    paper's own numbers have none.
+    """
+
+    draw: Callable[[str], Figure]
+    paper: str
+    page: str
+    tables: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "figure1_deviation": Entry(deviation.figure1, "Figure 1", DEVIATION, ("deviation", "scores")),
+    "figure2_alpha_schedules": Entry(quadruples.alpha_schedules, "Figure 2", BUILDING),
+    "figure2_sources": Entry(
+        quadruples.source_shares, "Table 1", BUILDING, ("sources", "smol/sources")
+    ),
+    "figure2_rewards": Entry(quadruples.rewards, "ours", BUILDING, ("rewards", "smol/rewards")),
+    "figure2_lengths": Entry(quadruples.lengths, "ours", BUILDING, QUADRUPLES),
+    "figure2_gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, QUADRUPLES),
+    "figure3_dynamics": Entry(dynamics.figure3, "Figure 3", DYNAMICS, ("dynamics",)),
+    "method_comparison": Entry(methods.comparison, "Table 2", TRAINING, ("scores",)),
+    "protocols": Entry(methods.protocols, "Table 2", JUDGING, ("answers_seed{seed}",)),
+    "table2_intervals": Entry(methods.paper_table2, "Table 2", JUDGING),
+    "bias_corrections": Entry(evaluation.corrections, "ours", JUDGING, ("answers_seed1",)),
+    "published_intervals": Entry(
+        evaluation.published_intervals, "ours", JUDGING, ("published/alpaca_eval2",)
+    ),
+    "mt_bench_radar": Entry(evaluation.mt_bench_radar, "ours", JUDGING, ("published/mt_bench",)),
+    "headroom": Entry(methods.headroom, "ours", "book/testbed.md", ("scores",)),
+    "prompt_sharing_mask": Entry(benchmarks.mask, "ours", ENGINE),
+}
+
+
+def draw_all(profile: str, out: Path) -> list[Path]:
+    """Draw every figure of ``profile`` into ``out`` as PNG; returns the paths."""
+    import matplotlib.pyplot as plt
+
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{name}.png" for name in FIGURES]
+    for path, entry in zip(paths, FIGURES.values(), strict=True):
+        figure = entry.draw(profile)
+        figure.savefig(path)
+        plt.close(figure)
+    return paths
 
 
 def figure_map(seeds: list[int]) -> pd.DataFrame:
     """The map with the hash of every data file, as it is now."""
     import pandas as pd
 
-    from wrpo_lib.figures import FIGURES
-
     rows = []
-    for figure, answers, table, page in ROWS:
-        for name in dict.fromkeys(table.format(seed=s) for s in seeds):
-            profile, file = name.split("/") if "/" in name else ("nano", name)
-            path = results_dir(profile) / f"{file}.csv"
-            draw = FIGURES[figure]
-            rows.append(
-                {
-                    "figure": figure,
-                    "paper": answers,
-                    "data_file": path.relative_to(project_root()).as_posix(),
-                    "sha256": file_hash(path),
-                    "function": f"{draw.__module__}.{draw.__name__}",
-                    "page": page,
-                }
-            )
-    return pd.DataFrame(rows)
+    for figure, entry in FIGURES.items():
+        function = f"{entry.draw.__module__}.{entry.draw.__name__}"
+        names = dict.fromkeys(t.format(seed=s) for t in entry.tables for s in seeds)
+        for name in names:
+            profile, _, table = f"nano/{name}".rpartition("/")
+            path = results_dir(profile.removeprefix("nano/")) / f"{table}.csv"
+            file = path.relative_to(project_root()).as_posix()
+            rows.append((figure, entry.paper, file, file_hash(path), function, entry.page))
+    columns = ["figure", "paper", "data_file", "sha256", "function", "page"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_figure_map(seeds: list[int]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from pandas.io.formats.style import Styler
+
+    from wrpo_lib.analysis.statistics import Estimate
 
 
 class Look(NamedTuple):
@@ -38,6 +41,20 @@ LOOKS = {
     "margins": Look("margin", "#009E73", "P", "-"),
 }
 
+SETTINGS = {
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+}
+
 
 def look(name: str) -> Look:
     """The look of a series; sources share one, named as they are."""
@@ -54,26 +71,31 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False) -> Styler:
     return shown if index else shown.hide(axis="index")
 
 
+def draw_interval(axis: Axes, at: float, found: Estimate | Any, how: Look, **kwargs: Any) -> None:
+    """A mark at (value, ``at``) with its interval; ``found`` has ``value``, ``low``, ``high``."""
+    error = [[found.value - found.low], [found.high - found.value]]
+    axis.errorbar(
+        found.value,
+        at,
+        xerr=error,
+        **{"color": how.color, "marker": how.marker, "capsize": 3, **kwargs},
+    )
+
+
+def name_rows(axis: Axes, names: list[str]) -> None:
+    """The names of series, from the top, instead of a grid."""
+    axis.set_yticks(range(len(names)), [look(n).name for n in names])
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="y", visible=False)
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Matplotlib settings of every figure: white ground (dark pages keep it), small sans text."""
     import matplotlib as mpl
     import seaborn as sns
 
-    settings = {
-        "figure.facecolor": "white",
-        "figure.dpi": 110,
-        "savefig.dpi": 160,
-        "axes.grid": True,
-        "grid.color": "#e4e4e4",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-        "font.size": 10,
-        "axes.titlesize": 10,
-        "figure.constrained_layout.use": True,
-    }
-    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(settings):
+    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(SETTINGS):
         yield
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which
