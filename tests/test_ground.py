@@ -62,7 +62,9 @@ def test_lock_and_environment_are_what_the_freeze_gives():
 
 
 def test_the_environment_under_test_is_the_locked_one(locked):
-    installed = {lock.normal(d.name): d.version for d in importlib.metadata.distributions()}
+    installed: dict[str, str] = {}
+    for found in importlib.metadata.distributions():  # setuptools appends copies of its own
+        installed.setdefault(lock.normal(found.name), found.version)
     found = {name: installed.get(name, "none").partition("+")[0] for name in locked}
     assert found == locked
 
