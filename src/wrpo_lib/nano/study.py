@@ -77,12 +77,12 @@ def responses(world: World, name: str, tasks: list[Task]) -> pd.DataFrame:
     scored = rewards_file(world, name)
     finished = scored.with_suffix(".counts.json")
     if not finished.is_file():
-        from wrpo_lib.generation import LocalEngine
+        from wrpo_lib.generation import TransformersEngine
         from wrpo_lib.generation.stage import sample_responses, score_responses
 
         path = world.folder / "responses" / f"{name}.jsonl"
         prompts = [(t.prompt_id, t.messages) for t in tasks]
-        engine = LocalEngine(*load_model(model_dir(world, name)))
+        engine = TransformersEngine(*load_model(model_dir(world, name)))
         made = sample_responses(prompts, engine, name, sampling(world, name), path)
         score_responses(read_rows(path), score_rows, "nano", scored, where=str(path))
         write_json(finished, dict(made))
