@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wrpo_lib.io import read_rows
+
+__all__ = ["Tiny", "prompt_rows", "read_rows", "rewards_of", "write_rows"]
+
 
 class Tiny(NamedTuple):
     """A model, its tokenizer and the folder that both are saved in."""
@@ -31,5 +35,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+def rewards_of(scorer: Any, rows: list[dict[str, Any]]) -> list[float]:
+    """The rewards of some rows in their order."""
+    found = dict(scorer(rows))
+    return [found[k] for k in range(len(rows))]

@@ -2,183 +2,129 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_run import SAMPLES, make_engine, make_scorer
+from generation_rows import prompt_rows, read_rows, write_rows
 
-from wrpo_lib import cli
+from wrpo_lib.cli import main
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.cluster import (
-    Cluster,
-    _collect,
-    _pending,
-    _plain,
-    _read_at,
-    _Worker,
-    spread,
-)
-from wrpo_lib.generation.prompts import read_prompts
-from wrpo_lib.generation.request import Sampling
+from wrpo_lib.generation.cluster import Cluster, ClusterEngine, ClusterScorer
+from wrpo_lib.generation.request import Request, Response, Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
-from wrpo_lib.io import Store
-from wrpo_lib.nano.tasks import Task
 
 pytest.importorskip("ray", reason="needs the extra `cluster` (ray)")
-N = 120
-WHOLE = Counter({(f"p{i}", k): 1 for i in range(N) for k in range(2)})
-OLD = [{"prompt_id": f"p{i}", "model": "echo", "sample": k, "text": "old"}
-       for i in range(41) for k in range(2)][:-1]  # fmt: skip
+SHORT = Sampling(n=2, max_tokens=8)
+N = 60
 
 
-def prompts(path: Path) -> Path:
-    rows = [{"prompt_id": f"p{i}", "prompt": f"say {i}\u2028ä"} for i in range(N)]
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
-    return path
+def make_engine(folder: Path) -> Any:
+    """Echoes of each prompt; p9 fails, and the first worker to meet p40 is killed."""
+
+    def engine(requests: Iterable[Request]) -> Iterator[Response]:
+        for request in requests:
+            if request.key == "p40" and not (folder / "killed").exists():
+                (folder / "killed").write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            for k in request.wanted:
+                seed = request.sampling.seed_of(request.key, k)
+                text = f"{k} {request.messages[-1]['content']}\u2028ä"
+                error = "no room" if request.key == "p9" else None
+                yield Response(request.key, k, text, 3, "stop", seed, error)
+
+    return engine
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a run with a killed worker, begun on a file with some rows, and the stages leave."""
-    folder = tmp_path_factory.mktemp("cluster")
-    prompts(folder / "prompts.jsonl")
-    cut = '{"prompt_id": "p9'  # a line that an earlier kill cut short
-    text = "".join(json.dumps(r) + "\n" for r in OLD) + cut
-    (folder / "out.jsonl").write_text(text)
-    tasks = [Task("copy", x + y + z) for x in "abj" for y in "cdj" for z in "efgj"]
-    nano = [{"prompt_id": t.prompt_id, "prompt": t.messages} for t in tasks]
-    (folder / "nano.jsonl").write_text("".join(json.dumps(r) + "\n" for r in nano))
-    script = Path(__file__).with_name("cluster_run.py")
+def make_scorer(broken: str) -> Any:
+    """The length of a text as its reward; the prompt ``broken`` is refused."""
+
+    def scorer(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
+        for k in reversed(range(len(rows))):
+            if rows[k]["prompt_id"] == broken:
+                raise WRPOError(f"no reward for {broken}; leave it out")
+            yield k, float(len(rows[k]["text"]))
+
+    return scorer
+
+
+def stages(folder: Path, engine: Any, scorers: list[Any]) -> list[str]:
+    """Sampling and scoring; the sentences of what went wrong on the way."""
+    said = []
+    prompts = [(r["prompt_id"], r["prompt"]) for r in read_rows(folder.parent / "prompts.jsonl")]
+    try:
+        sample_responses(prompts, engine, "echo", SHORT, folder / "made.jsonl")
+    except WRPOError as error:
+        said.append(str(error).replace(str(folder), ""))
+    rows = read_rows(folder / "made.jsonl")
+    for scorer in scorers:
+        try:
+            score_responses(rows, scorer, "length", folder / "scored.jsonl", window=50)
+        except WRPOError as error:
+            said.append(str(error))
+    return said
+
+
+def on_cluster(folder: Path) -> None:
+    """What the test's own process runs."""
+    cluster = Cluster(2, batch_size=4)
+    scorers = [
+        ClusterScorer(functools.partial(make_scorer, broken), cluster) for broken in ("p3", "")
+    ]
+    engine = ClusterEngine(functools.partial(make_engine, folder), cluster)
+    (folder / "said.json").write_text(json.dumps(stages(folder, engine, scorers)))
+
+
+def test_the_rows_of_one_machine_though_a_worker_is_killed(tmp_path: Path) -> None:
+    """Begun on a file with some rows, the last cut short by an earlier kill."""
+    write_rows(tmp_path / "prompts.jsonl", prompt_rows(N))
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    (one / "killed").touch()
+    expected = stages(one, make_engine(one), [make_scorer("p3"), make_scorer("")])
+    begun = (one / "made.jsonl").read_bytes().split(b"\n")[:9]
+    (two / "made.jsonl").write_bytes(b"\n".join(begun) + b'\n{"prompt_id": "p')
+    code = f"from test_cluster import on_cluster, Path; on_cluster(Path({str(two)!r}))"
+    here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, script, folder], capture_output=True, text=True, timeout=600,
-        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().split("\n") if line]
-
-
-def test_a_killed_worker_loses_and_doubles_nothing(runs: Path) -> None:
-    """The run went on from rows that were there, the last one cut short by an earlier kill."""
-    killed = int((runs / "killed").read_text())
-    rows = rows_of(runs / "out.jsonl")
-    assert Counter((r["prompt_id"], r["sample"]) for r in rows) == WHOLE
-    assert rows[: len(OLD)] == OLD
-    new = rows[len(OLD) :]
-    assert (runs / "resumed.said").read_text() == str(len(new))
-    assert all(r["text"] == f"SAY {r['prompt_id'][1:]}\u2028Ä" for r in new)
-    assert killed not in {r["worker"] for r in new if r["prompt_id"] == "p50"}
-    assert len({r["worker"] for r in new}) >= 2
-
-
-def test_what_a_worker_cannot_do_is_one_sentence(tmp_path: Path) -> None:
-    """Bad input comes back as its sentence; any other error by its last line."""
-
-    def make_work() -> Any:
-        def work(rows: list[dict[str, Any]]) -> Any:
-            raise WRPOError("the model has no room for p1; shorten it")
-
-        return work
-
-    path = prompts(tmp_path / "prompts.jsonl")
-    sent = _Worker(path, make_work)({"starts": [[0]]})
-    with (
-        Store(tmp_path / "out.jsonl", ("prompt_id",)) as store,
-        pytest.raises(WRPOError, match=r"^the model has no room for p1; shorten it$"),
-    ):
-        _collect([sent], store)
-    said = _plain(RuntimeError("ray::Worker\n  File x\nValueError: no such layer\nTo retry, set"))
-    assert str(said).startswith("a worker failed (ValueError: no such layer)")
-    with pytest.raises(WRPOError, match="a worker cannot see"):
-        _read_at(tmp_path / "elsewhere.jsonl", [0])
-
-
-def test_sampling_and_scoring_are_what_one_machine_makes(runs: Path, tmp_path: Path) -> None:
-    """The same rows as the stages of a single process, in another order; one prompt fails alone."""
-    said, made = (runs / "stages.said").read_text().split("\n")
-    assert said.startswith(
-        "2 responses failed, the first for prompt_id 'copy-jjj': no room; the 70"
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": here},
     )
-    assert made == "70"
-    sampling = Sampling(n=SAMPLES, max_tokens=8)
-    with pytest.raises(WRPOError, match="2 responses failed"):
-        sample_responses(
-            read_prompts(runs / "nano.jsonl"), make_engine(), "echo", sampling,
-            tmp_path / "sampled.jsonl",
-        )  # fmt: skip
-    rows = rows_of(tmp_path / "sampled.jsonl")
-    score_responses(rows, make_scorer(), "nano", tmp_path / "scored.jsonl")
-    for name in ("sampled.jsonl", "scored.jsonl"):
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads((two / "said.json").read_text())
+    assert (two / "killed").read_text()
+    assert said[0].startswith("2 responses failed, the first for prompt_id 'p9': no room; the 109")
+    assert said[1:] == expected[1:] == ["no reward for p3; leave it out"]
+    assert (two / "made.jsonl").read_bytes().startswith(b"\n".join(begun) + b"\n")
+    for name in ("made.jsonl", "scored.jsonl"):
         mine, theirs = (
-            sorted(rows_of(folder / name), key=lambda r: (r["prompt_id"], r["sample"]))
-            for folder in (tmp_path, runs)
+            sorted(read_rows(folder / name), key=lambda r: (r["prompt_id"], r["sample"]))
+            for folder in (one, two)
         )
         assert mine == theirs
-    assert json.loads((runs / "scored.run.json").read_text())["settings"] == {
-        "reward_model": "nano"
-    }
+        assert len(mine) == 2 * (N - 1)
 
 
-def wanted(row: dict[str, Any], number: int) -> bool:
-    return True
-
-
-def test_bad_input_is_named_before_ray_starts(tmp_path: Path) -> None:
-    path = prompts(tmp_path / "prompts.jsonl")
-    with Store(tmp_path / "out.jsonl", ("prompt_id",)) as store:
-        with pytest.raises(WRPOError, match=r"give plain \.jsonl"):
-            spread(tmp_path / "p.parquet", store, list, wanted, Cluster())
-        with pytest.raises(WRPOError, match=r"none\.jsonl does not exist"):
-            spread(tmp_path / "none.jsonl", store, list, wanted, Cluster())
-        path.write_text(path.read_text() + "{\n[1]\n")
-        with pytest.raises(WRPOError, match=f"line {N + 1}: not JSON"):
-            spread(path, store, list, wanted, Cluster())
-        path.write_text("[1]\n")
-        with pytest.raises(WRPOError, match="line 1: not a JSON object"):
-            spread(path, store, list, wanted, Cluster())
-        assert spread(prompts(path), store, list, lambda row, number: False, Cluster()) == 0
-
-
-def test_batches_hold_places_not_rows(tmp_path: Path) -> None:
-    path = prompts(tmp_path / "prompts.jsonl")
-    batches = list(_pending(path, lambda row, number: row["prompt_id"] != "p1", 50))
-    assert [len(b) for b in batches] == [50, 50, 19]
-    with path.open("rb") as file:
-        file.seek(batches[0][1])
-        assert json.loads(file.readline())["prompt_id"] == "p2"
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["--workers", "-1"], "--workers -1 and --worker-batch 256 must be 1 or more"),
-        (["--workers", "2", "--worker-batch", "0"], "must be 1 or more"),
-        (["--workers", "2", "--limit", "3"], "--limit and --workers do not go together"),
-    ],
-)
-def test_bad_options_of_workers_are_one_sentence(
-    tmp_path: Path,
-    options: list[str],
-    sentence: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_bad_options_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, out = prompts(tmp_path / "prompts.jsonl"), tmp_path / "out.jsonl"
-    asked = ["sample", str(file), "--model", "none", "--out", str(out), *options]
-    monkeypatch.setattr("sys.argv", ["wrpo", *asked])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert sentence in err
-    assert len(err.strip().splitlines()) == 1
+    file, out = write_rows(tmp_path / "prompts.jsonl", prompt_rows(2)), tmp_path / "out.jsonl"
+    for options in (["--workers", "-1"], ["--workers", "2", "--worker-batch", "0"]):
+        asked = ["sample", str(file), "--model", "none", "--out", str(out), *options]
+        monkeypatch.setattr("sys.argv", ["wrpo", *asked])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+        assert "Invalid value" in capsys.readouterr().err
     assert not out.exists()

@@ -19,8 +19,8 @@ from local_server import Answer, LocalServer, said
 
 from wrpo_lib.chat import Renderer, fold_system
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import LocalEngine, Request, Sampling, ServedEngine
-from wrpo_lib.generation.offline import VLLMEngine
+from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine
+from wrpo_lib.generation.vllm_engine import VLLMEngine
 from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
@@ -52,7 +52,7 @@ def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny, template:
     assert text == "<user>be brief\n\ncopy : a b<assistant>"
     renderer.ids(SYSTEM[1:])
     assert renderer.folded == 1
-    engine = LocalEngine(tiny.model, tokenizer)
+    engine = TransformersEngine(tiny.model, tokenizer)
     assert len(list(engine([Request("p", SYSTEM, SHORT)]))) == 2
     assert engine.folded == 1
 
@@ -81,7 +81,7 @@ def test_a_tokenizer_without_a_template_is_refused(tiny: Tiny) -> None:
 def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
     template = REFUSES.replace("'system'", "'tool'")
     tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
-    engine = LocalEngine(tiny.model, with_template(tiny, template))
+    engine = TransformersEngine(tiny.model, with_template(tiny, template))
     made = list(engine([Request("good", SYSTEM, SHORT), Request("bad", tool, SHORT)]))
     assert {r.key for r in made if r.error} == {"bad"}
     assert "cannot render the roles (tool, user)" in next(r.error for r in made if r.error)
@@ -94,7 +94,7 @@ def served(n: int, **options: Any) -> tuple[list[Any], LocalServer]:
         return said(f"seed {body.get('seed')}")
 
     with LocalServer(handler) as local:
-        engine = ServedEngine(Server(local.url, retries=0), "m", **options)
+        engine = ServerEngine(Server(local.url, retries=0), "m", **options)
         prompts = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(n)]
         prompts.append(Request("e", [{"role": "user", "content": "empty"}], SHORT, (1,)))
         made = list(engine(prompts))
@@ -145,7 +145,7 @@ def test_vllm_that_does_not_start_is_one_sentence(
     monkeypatch.setitem(sys.modules, "vllm", vllm)
     monkeypatch.setitem(sys.modules, "vllm.platforms", platforms)
     with pytest.raises(WRPOError, match=r"does not start with .* failed\. See root cause above"):
-        VLLMEngine(str(tiny.folder), tensor_parallel=2, gpu_memory_utilization=0.5)
+        VLLMEngine(str(tiny.folder), tensor_parallel_size=2, gpu_memory_utilization=0.5)
     assert (asked["tensor_parallel_size"], asked["gpu_memory_utilization"]) == (2, 0.5)
     assert asked["enable_chunked_prefill"] is None, "only a CPU goes without"
 
@@ -198,19 +198,19 @@ def test_a_real_server_from_the_command_line(
         made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
     assert made[0] == made[1], "the same seeds should give the same texts"
     sampling = Sampling(n=2, max_tokens=10)
-    local = LocalEngine(tiny.model, tiny.tokenizer)
+    local = TransformersEngine(tiny.model, tiny.tokenizer)
     requests = [Request(r["prompt_id"], r["prompt"], sampling) for r in prompt_rows(4)]
     expected = {(r.key, r.sample): r.row() for r in local(requests)}
     assert made[0].keys() == expected.keys()
     for key, row in made[0].items():
         assert set(row) == {"prompt_id", "prompt", "model", *expected[key]}
-        assert row["seed"] == expected[key]["seed"]
+        assert row["seed"] == sampling.seed_of(*key)
         assert 0 < row["n_tokens"] <= 10
         assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")
 
 
 def test_a_real_server_takes_many_connections(tiny: Tiny, transformers_serve: str) -> None:
-    engine = ServedEngine(Server(transformers_serve, connections=8), str(tiny.folder))
+    engine = ServerEngine(Server(transformers_serve, connections=8), str(tiny.folder))
     requests = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(6)]
     made = list(engine(requests))
     assert {(r.key, r.sample) for r in made if r.error is None} == {
@@ -219,6 +219,6 @@ def test_a_real_server_takes_many_connections(tiny: Tiny, transformers_serve: st
 
 
 def test_a_real_server_refuses_another_model(transformers_serve: str) -> None:
-    engine = ServedEngine(Server(transformers_serve, retries=0), "another/model")
+    engine = ServerEngine(Server(transformers_serve, retries=0), "another/model")
     made = list(engine([Request("p", SYSTEM, SHORT)]))
     assert all("answered" in (r.error or "") for r in made)

@@ -77,7 +77,7 @@ def test_three_times_a_plain_loop(smollm2_file: Path, shared: Path, at_once: int
     """
     import torch
 
-    from wrpo_lib.generation import LocalEngine, Request, Sampling
+    from wrpo_lib.generation import Request, Sampling, TransformersEngine
     from wrpo_lib.models import load_causal_lm
 
     model, tokenizer = load_causal_lm(str(smollm2_file))
@@ -85,7 +85,7 @@ def test_three_times_a_plain_loop(smollm2_file: Path, shared: Path, at_once: int
         asked = [r["instruction"] for r in json.load(file)][:48]
     messages = [[{"role": "user", "content": text}] for text in asked]
     sampling = Sampling(n=5, max_tokens=24)
-    engine = LocalEngine(model, tokenizer)
+    engine = TransformersEngine(model, tokenizer)
 
     def plain(part: int) -> int:
         tokens = 0

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from generation_rows import Tiny, prompt_rows, read_rows, write_rows
+from generation_rows import Tiny, prompt_rows, read_rows, rewards_of, write_rows
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.rewards import Bleu, RewardModel, load_reward_model, read_references
-from wrpo_lib.generation.stage import rewards_of, score_responses
+from wrpo_lib.generation.stage import score_responses
 
 TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]
 
@@ -101,7 +101,7 @@ def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
 def test_a_broken_reward_model_names_the_row(tiny: Tiny, tmp_path: Path) -> None:
     model = classifier(tiny, 0)
     model.score.weight.data[:] = torch.nan
-    with pytest.raises(WRPOError, match=r"f, row \d+: the reward of sample \d of 'm' .* is nan"):
+    with pytest.raises(WRPOError, match=r"'p\d', model 'm', sample \d .* holds NaN"):
         score_responses(rows(2), RewardModel(model, tiny.tokenizer), "r", tmp_path / "s.jsonl",
                         where="f")  # fmt: skip
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import LocalEngine, Request, Response, Sampling
+from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
 from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import Store
@@ -50,7 +50,7 @@ def length(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
 
 def test_rows_are_what_pairing_reads(tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "responses.jsonl"
-    engine = LocalEngine(tiny.model, tiny.tokenizer)
+    engine = TransformersEngine(tiny.model, tiny.tokenizer)
     counts = sample_responses(prompts(9), engine, "tiny", SHORT, out)
     rows = read_rows(out)
     assert counts["made"] == len(rows) == 18
@@ -64,17 +64,17 @@ def test_rows_are_what_pairing_reads(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_only_missing_samples_are_made(tiny: Tiny, tmp_path: Path) -> None:
-    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
-    engine = LocalEngine(tiny.model, tiny.tokenizer)
-    sample_responses(prompts(6), engine, "tiny", SHORT, whole)
-    sample_responses(prompts(3), engine, "tiny", SHORT, cut)
-    cut.write_bytes(cut.read_bytes()[:-20])
-    counts = sample_responses(prompts(6), engine, "tiny", SHORT, cut)
+    """Kept rows stay as they are; the last one, cut short, is made again."""
+    out, engine = tmp_path / "r.jsonl", TransformersEngine(tiny.model, tiny.tokenizer)
+    sample_responses(prompts(3), engine, "tiny", SHORT, out)
+    kept = out.read_bytes().split(b"\n")[:5]
+    out.write_bytes(out.read_bytes()[:-20])
+    counts = sample_responses(prompts(6), engine, "tiny", SHORT, out)
     assert (counts["made"], counts["kept"]) == (7, 5)
-    order: Callable[[dict[str, Any]], Any] = lambda r: (r["prompt_id"], r["sample"])  # noqa: E731
-    assert sorted(read_rows(cut), key=order) == sorted(read_rows(whole), key=order)
-    more = sample_responses(prompts(6), engine, "tiny", Sampling(n=3, max_tokens=8), cut)
+    assert out.read_bytes().split(b"\n")[:5] == kept
+    more = sample_responses(prompts(6), engine, "tiny", Sampling(n=3, max_tokens=8), out)
     assert (more["made"], more["kept"]) == (6, 12)
+    assert sorted(keys(out)) == sorted((f"p{i}", k) for i in range(6) for k in range(3))
 
 
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_reward_that_is_no_number_names_its_row(tmp_path: Path, reward: float)
         for k, row in enumerate(rows):
             yield k, reward if row["prompt_id"] == "p2" else 1.0
 
-    with pytest.raises(WRPOError, match=r"f, row 3: the reward of sample 0 of 'm' .*'p2' is"):
+    with pytest.raises(WRPOError, match=r"'p2', model 'm', sample 0 .* holds NaN or infinity"):
         score_responses(responses(5), broken, "b", out, where="f")
     assert len(read_rows(out)) == 2
     counts = score_responses(responses(5), length, "b", out)
@@ -277,7 +277,7 @@ def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--engine", "magic"], "unknown engine 'magic'; choose one of transformers, vllm, server"),
+        (["--engine", "magic"], "unknown engine 'magic'; choose transformers, vllm or server"),
         (["--engine", "vllm"], "vllm is not installed; install the extra `gpu`"),
         (["--engine", "server"], "--engine server needs --base-url"),
         (["--seeds", "one"], "--seeds is 'one'"),

@@ -25,7 +25,7 @@ from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 from test_engines import DROPS, with_template
 from vllm_run import GREEDY, SAMPLED, ask
 
-from wrpo_lib.generation import LocalEngine, Request, Response, ServedEngine
+from wrpo_lib.generation import Request, Response, ServerEngine, TransformersEngine
 from wrpo_lib.server import Server
 
 HERE = Path(__file__).parent
@@ -71,7 +71,7 @@ def offline(
 
 def test_greedy_texts_are_those_of_transformers(offline: Any, tiny: Tiny) -> None:
     """To the end of the context; half a character at the end is left out of vLLM's text."""
-    local = by_name(list(LocalEngine(tiny.model, tiny.tokenizer)(ask(12, GREEDY))))
+    local = by_name(list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(12, GREEDY))))
     assert offline["greedy"].keys() == local.keys()
     for name, made in offline["greedy"].items():
         assert made.text.rstrip(INCOMPLETE) == local[name].text.rstrip(INCOMPLETE)
@@ -211,17 +211,17 @@ def served(python: str, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_server_gives_the_texts_of_the_same_seeds(served: Served, offline: Any) -> None:
     """Concurrent, in any order: the rows that vLLM makes in process, seed for seed."""
-    engine = ServedEngine(Server(served.url, connections=8), "tiny", extra=AS_TRAINED)
+    engine = ServerEngine(Server(served.url, connections=8), "tiny", extra=AS_TRAINED)
     made = by_name(list(engine(ask(7, SAMPLED))))
     assert made == {name: r for name, r in offline["sampled"].items() if name[0].startswith("p")}
-    own = by_name(list(ServedEngine(Server(served.url), "tiny")(ask(7, SAMPLED))))
+    own = by_name(list(ServerEngine(Server(served.url), "tiny")(ask(7, SAMPLED))))
     assert own.keys() == made.keys()
     assert own != made, "without it the server adds the model's own top-k"
 
 
 def test_the_server_refuses_what_it_cannot_do(python: str, served: Served, tmp_path: Path) -> None:
     long = Request("long", [{"role": "user", "content": "a " * 400}], SAMPLED)
-    engine = ServedEngine(Server(served.url, connections=2), "tiny")
+    engine = ServerEngine(Server(served.url, connections=2), "tiny")
     made = list(engine([long, *ask(2, SAMPLED)]))
     assert {r.key for r in made if r.error is None} == {"p0", "p1"}
     said = {r.error for r in made if r.error}

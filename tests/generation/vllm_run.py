@@ -14,8 +14,8 @@ from typing import Any
 
 from generation_rows import prompt_rows
 
-from wrpo_lib.generation.offline import VLLMEngine
 from wrpo_lib.generation.request import Request, Sampling
+from wrpo_lib.generation.vllm_engine import VLLMEngine
 
 GREEDY = Sampling(n=1, temperature=0.0, max_tokens=4096)  # more than the context has room for
 NARROW = Sampling(n=1, temperature=0.8, top_p=1e-6, max_tokens=16)  # only the likeliest is left

@@ -54,25 +54,25 @@ def answer(
 
 
 def _served(model: str, base_url: str, connections: int, api_key_env: str) -> Engine:
-    from wrpo_lib.generation import ServedEngine
+    from wrpo_lib.generation import ServerEngine
     from wrpo_lib.server import Server
 
     if not base_url:
         raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-    return ServedEngine(Server(base_url, api_key_env, connections, timeout=600.0), model)
+    return ServerEngine(Server(base_url, api_key_env, connections, timeout=600.0), model)
 
 
 def _local(engine: str, model: str, dtype: str, tensor_parallel: int) -> Engine:
     if engine == "vllm":
-        from wrpo_lib.generation.offline import VLLMEngine
+        from wrpo_lib.generation.vllm_engine import VLLMEngine
 
-        return VLLMEngine(model, tensor_parallel=tensor_parallel, dtype=dtype)
+        return VLLMEngine(model, tensor_parallel_size=tensor_parallel, dtype=dtype)
     if engine != "transformers":
         raise WRPOError(f"unknown engine {engine!r}; choose transformers, vllm or server")
-    from wrpo_lib.generation import LocalEngine
+    from wrpo_lib.generation import TransformersEngine
     from wrpo_lib.models import load_causal_lm
 
-    return LocalEngine(*load_causal_lm(model, dtype=dtype))
+    return TransformersEngine(*load_causal_lm(model, dtype=dtype))
 
 
 def _say(counts: Answered, out: Path) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrpo_lib.cli.workers import sample_spread, workers_of
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.generation import Sampling
+    from wrpo_lib.generation.cluster import Cluster
     from wrpo_lib.server import Server
 
 Counts = Counter[str]
-ENGINES = ("transformers", "vllm", "server")
+Workers = Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one", min=0)]
+Ray = Annotated[str, typer.Option(help="address of a running cluster; default: start one")]
+GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
+WorkerBatch = Annotated[int, typer.Option(help="rows a worker takes at a time", min=1)]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,13 +35,13 @@ def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
-    engine: Annotated[str, typer.Option(help=", ".join(ENGINES))] = "transformers",
+    engine: Annotated[str, typer.Option(help="transformers, vllm or server")] = "transformers",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
     n: Annotated[int, typer.Option(help="responses a prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,
     top_p: Annotated[float, typer.Option()] = 0.95,
     max_tokens: Annotated[int, typer.Option(help="tokens a response at most")] = 4096,
-    seed: Annotated[int, typer.Option(help="every response's own seed follows from it")] = 0,
+    seed: Annotated[int, typer.Option(help="all other seeds follow from it")] = 0,
     seeds: Annotated[
         str, typer.Option(help="one a sample, for all prompts: 1,2,3 or simpo (13,21,42,79,100)")
     ] = "",
@@ -59,49 +64,48 @@ def sample(
     api_key_env: Annotated[str, typer.Option(help="server: variable with the key")] = (
         "OPENAI_API_KEY"
     ),
-    connections: Annotated[int, typer.Option(help="server: requests under way")] = 64,
+    connections: Annotated[int, typer.Option(help="server: requests under way", min=1)] = 64,
     timeout: Annotated[float, typer.Option(help="server: seconds an attempt")] = 600.0,
-    retries: Annotated[int, typer.Option(help="server: further attempts")] = 6,
+    retries: Annotated[int, typer.Option(help="server: further attempts")] = 10,
     fold_system: Annotated[
         bool, typer.Option(help="server: system turn into the user turn (no such role there)")
     ] = False,
     extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "",
-    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
-    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
-    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
-    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
+    workers: Workers = 0,
+    ray: Ray = "",
+    gpus: GPUs = None,
+    worker_batch: WorkerBatch = 256,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
     _sample(SimpleNamespace(**locals()))
 
 
 def _sample(o: SimpleNamespace) -> None:
-    from itertools import islice
-
     from wrpo_lib.generation.prompts import read_prompts
     from wrpo_lib.generation.stage import sample_responses
 
     refuse_suffix(o.out)
-    if o.engine not in ENGINES:
-        raise WRPOError(f"unknown engine {o.engine!r}; choose one of {', '.join(ENGINES)}")
-    sampling, name, settings = _sampling(o), o.name or o.model, _settings(o)
-    total = _count_prompts(o.prompts, o.limit)
-    if o.workers:
-        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch, o.limit)
-        sample_spread(o.prompts, partial(_engine, o), name, sampling, o.out, spread, settings)
-        return
-    engine, rows = _engine(o), islice(read_prompts(o.prompts), o.limit)
-    counts = sample_responses(rows, engine, name, sampling, o.out, total=total, settings=settings)
-    typer.echo(_sampled(o.out, counts, total, engine.folded))
-
-
-def _count_prompts(prompts: Path, limit: int | None) -> int:
-    """The number of prompts; anything wrong with them is said before a model is loaded."""
-    from itertools import islice
-
-    from wrpo_lib.generation.prompts import read_prompts
-
-    return sum(1 for _ in islice(read_prompts(prompts), limit))
+    sampling, settings = _sampling(o), _settings(o)
+    total = sum(1 for _ in islice(read_prompts(o.prompts), o.limit))  # all that is wrong with them
+    engine = _engine(o)
+    counts = sample_responses(
+        islice(read_prompts(o.prompts), o.limit),
+        engine,
+        o.name or o.model,
+        sampling,
+        o.out,
+        total=total,
+        settings=settings,
+    )
+    folded = getattr(engine, "folded", 0)
+    notes = [
+        f"{counts['empty']} empty" if counts["empty"] else "",
+        f"{counts['truncated']} ended by the token limit" if counts["truncated"] else "",
+        f"the system turn of {folded} prompts put into the user turn" if folded else "",
+    ]
+    kept = f"; {counts['kept']} were there already" if counts["kept"] else ""
+    said = "".join(f", {note}" for note in notes if note)
+    typer.echo(f"{o.out}: made {counts['made']} responses to {total} prompts{said}{kept}")
 
 
 def _sampling(o: SimpleNamespace) -> Sampling:
@@ -129,34 +133,44 @@ def _settings(o: SimpleNamespace) -> dict[str, Any]:
 def _server(o: SimpleNamespace) -> Server:
     from wrpo_lib.server import Server
 
-    if not o.base_url:
-        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
     return Server(o.base_url, o.api_key_env, o.connections, o.timeout, o.retries)
 
 
 def _engine(o: SimpleNamespace) -> Any:
-    if o.engine == "server":
-        from wrpo_lib.generation import ServedEngine
+    from wrpo_lib.generation import make_engine
 
-        return ServedEngine(_server(o), o.model, o.fold_system, _extra(o.extra_body))
-    if o.engine == "vllm":
-        from wrpo_lib.generation.offline import VLLMEngine
+    hub = {"revision": o.revision, "trust_remote_code": o.trust_remote_code, "dtype": o.dtype}
+    own: dict[str, dict[str, Any]] = {
+        "transformers": {"batch_tokens": o.batch_tokens},
+        "vllm": {
+            "tensor_parallel_size": o.tensor_parallel,
+            "max_model_len": o.max_model_len,
+            "gpu_memory_utilization": o.gpu_memory_utilization,
+            "enforce_eager": o.enforce_eager,
+        },
+        "server": {
+            "server": _server(o),
+            "fold_system": o.fold_system,
+            "extra_body": _extra(o.extra_body),
+        },
+    }
+    make = partial(make_engine, o.engine, o.model, **hub, **own.get(o.engine, {}))
+    if not o.workers:
+        return make()
+    from wrpo_lib.generation.cluster import ClusterEngine
 
-        return VLLMEngine(
-            o.model, tensor_parallel=o.tensor_parallel, revision=o.revision,
-            trust_remote_code=o.trust_remote_code, dtype=o.dtype, max_model_len=o.max_model_len,
-            gpu_memory_utilization=o.gpu_memory_utilization, enforce_eager=o.enforce_eager,
-        )  # fmt: skip
-    from wrpo_lib.generation import LocalEngine
-    from wrpo_lib.models import load_causal_lm
+    return ClusterEngine(make, cluster(o, needs_gpu=o.engine != "server"))
 
-    loaded = load_causal_lm(o.model, o.revision, o.trust_remote_code, o.dtype)
-    return LocalEngine(*loaded, batch_tokens=o.batch_tokens)
+
+def cluster(o: SimpleNamespace, needs_gpu: bool) -> Cluster:
+    """The options ``--workers``, ``--ray``, ``--gpus`` and ``--worker-batch``."""
+    from wrpo_lib.generation.cluster import Cluster
+
+    gpus = 0.0 if o.gpus is None and not needs_gpu else o.gpus
+    return Cluster(o.workers, gpus, o.worker_batch, o.ray or None)
 
 
 def _extra(text: str) -> dict[str, Any]:
-    import json
-
     try:
         value = json.loads(text or "{}")
     except ValueError:
@@ -170,14 +184,3 @@ def refuse_suffix(out: Path) -> None:
     """Only plain JSONL can be appended to."""
     if out.suffix != ".jsonl":
         raise WRPOError(f"--out is {out}; rows are appended one by one, so give a .jsonl file")
-
-
-def _sampled(out: Path, counts: Counts, prompts: int, folded: int) -> str:
-    notes = [
-        f"{counts['empty']} empty" if counts["empty"] else "",
-        f"{counts['truncated']} ended by the token limit" if counts["truncated"] else "",
-        f"the system turn of {folded} prompts put into the user turn" if folded else "",
-    ]
-    kept = f"; {counts['kept']} were there already" if counts["kept"] else ""
-    said = "".join(f", {note}" for note in notes if note)
-    return f"{out}: made {counts['made']} responses to {prompts} prompts{said}{kept}"

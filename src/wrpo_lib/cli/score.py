@@ -5,17 +5,13 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from wrpo_lib.cli.generate import Counts, refuse_suffix
-from wrpo_lib.cli.workers import score_spread, workers_of
+from wrpo_lib.cli.generate import Counts, GPUs, Ray, WorkerBatch, Workers, cluster, refuse_suffix
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import file_hash
-
-if TYPE_CHECKING:
-    from wrpo_lib.generation.rewards import Scorer
+from wrpo_lib.io import file_hash, iter_rows
 
 
 def register(app: typer.Typer) -> None:
@@ -38,41 +34,43 @@ def score(
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
     batch_tokens: Annotated[int, typer.Option(help="tokens a batch, padding included")] = 16384,
     max_length: Annotated[int | None, typer.Option(help="tokens; default: the model's")] = None,
-    workers: Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one")] = 0,
-    ray: Annotated[str, typer.Option(help="address of a running cluster; default: start one")] = "",
-    gpus: Annotated[float, typer.Option(help="GPUs a worker asks for")] = 0,
-    worker_batch: Annotated[int, typer.Option(help="rows a worker takes at a time")] = 256,
+    workers: Workers = 0,
+    ray: Ray = "",
+    gpus: GPUs = None,
+    worker_batch: WorkerBatch = 256,
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
     _score(SimpleNamespace(**locals()))
 
 
 def _score(o: SimpleNamespace) -> None:
-    from wrpo_lib.generation.stage import score_responses
-    from wrpo_lib.io import iter_rows
+    from wrpo_lib.generation import stage
+    from wrpo_lib.generation.cluster import SCORED_AT_ONCE, ClusterScorer
+    from wrpo_lib.quadruples import read_responses
 
     refuse_suffix(o.out)
     if sum([bool(o.reward_model), o.bleu is not None, o.nano]) != 1:
         raise WRPOError("choose one reward: --reward-model MODEL, --bleu REFERENCES or --nano")
-    totals = [_count_responses(path) for path in o.files]
-    name, settings = o.reward_model or _name_of(o.bleu), _settings(o)
+    totals = [len(read_responses([path], scored=False)) for path in o.files]
+    counts, window, scorer = Counts(), stage.WINDOW, None
+    if not (o.workers and o.reward_model):
+        scorer = _scorer(o)
+    name = o.reward_model or getattr(scorer, "name", "nano")
     if o.workers:
-        spread = workers_of(o.workers, o.ray, o.gpus, o.worker_batch)
-        score_spread(o.files, partial(_scorer, o), name, o.out, spread, settings)
-        return
-    scorer, counts = _scorer(o), Counts()
+        cluster_of = cluster(o, needs_gpu=bool(o.reward_model))
+        scorer, window = ClusterScorer(partial(_scorer, o), cluster_of), SCORED_AT_ONCE
     for path, total in zip(o.files, totals, strict=True):
-        counts += score_responses(
-            iter_rows(path), scorer, name, o.out, where=str(path), total=total, settings=settings
+        counts += stage.score_responses(
+            iter_rows(path),
+            scorer,
+            name,
+            o.out,
+            where=str(path),
+            total=total,
+            settings=_settings(o),
+            window=window,
         )
     typer.echo(_scored(o.out, counts, scorer))
-
-
-def _count_responses(path: Path) -> int:
-    """The number of rows; anything wrong with them is said before a model is loaded."""
-    from wrpo_lib.quadruples import read_responses
-
-    return len(read_responses([path], scored=False))
 
 
 def _settings(o: SimpleNamespace) -> dict[str, Any]:
@@ -82,33 +80,25 @@ def _settings(o: SimpleNamespace) -> dict[str, Any]:
     return {} if o.bleu is None else {"references": file_hash(o.bleu)}
 
 
-def _scorer(o: SimpleNamespace) -> Scorer:
-    if not o.reward_model:
-        return _programmatic(o.bleu)
-    from wrpo_lib.generation.rewards import load_reward_model
+def _scorer(o: SimpleNamespace) -> Any:
+    from wrpo_lib.generation.rewards import Bleu, load_reward_model, read_references
+    from wrpo_lib.nano.reward import score_rows
 
-    return load_reward_model(
-        o.reward_model, o.revision, o.trust_remote_code, o.dtype,
-        batch_tokens=o.batch_tokens, max_length=o.max_length,
-    )  # fmt: skip
-
-
-def _programmatic(bleu: Path | None) -> Scorer:
-    """The scorer of a reward without a model."""
-    if bleu is None:
-        from wrpo_lib.nano.reward import score_rows
-
+    if o.bleu is not None:
+        return Bleu(read_references(o.bleu))
+    if o.nano:
         return score_rows
-    from wrpo_lib.generation.rewards import Bleu, read_references
+    return load_reward_model(
+        o.reward_model,
+        o.revision,
+        o.trust_remote_code,
+        o.dtype,
+        batch_tokens=o.batch_tokens,
+        max_length=o.max_length,
+    )
 
-    return Bleu(read_references(bleu))
 
-
-def _name_of(bleu: Path | None) -> str:
-    return "nano" if bleu is None else str(getattr(_programmatic(bleu), "name", "bleu"))
-
-
-def _scored(out: Path, counts: Counts, scorer: Scorer) -> str:
+def _scored(out: Path, counts: Counts, scorer: Any) -> str:
     cut, folded = getattr(scorer, "cut", 0), getattr(scorer, "folded", 0)
     notes = [
         f"{counts['empty']} empty responses have none" if counts["empty"] else "",

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
-
-Messages = list[dict[str, str]]
 
 SIMPO_SEEDS = (13, 21, 42, 79, 100)
 """One seed a sample, the same for every prompt: princeton-nlp/SimPO, on_policy_data_gen."""
@@ -26,8 +25,7 @@ class Sampling:
 
     ``max_tokens`` 4096 follows the SimPO pipeline (inferred; the paper is silent). Temperature 0
     is greedy, and then ``n`` is 1. ``seeds`` fixes the seed of each sample for all prompts, as
-    :data:`SIMPO_SEEDS` does; without it every response has a seed of its own, derived from
-    ``seed``, the request's key and the sample's number.
+    :data:`SIMPO_SEEDS` does; without it seeds are derived from ``seed`` and the requests' keys.
     """
 
     n: int = 5
@@ -38,24 +36,24 @@ class Sampling:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.max_tokens < 1:
-            raise WRPOError(
-                f"n is {self.n} and max_tokens {self.max_tokens}; both must be at least 1"
-            )
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise WRPOError(
-                f"temperature is {self.temperature} and top_p {self.top_p}; the first must not be "
-                "negative, the second above 0 and at most 1"
-            )
-        if self.temperature == 0 and self.n != 1:
-            raise WRPOError(
-                f"greedy decoding (temperature 0) gives one response, n is {self.n}; set n to 1"
-            )
-        if self.seeds and len(self.seeds) < self.n:
-            raise WRPOError(f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample")
+        problems = {
+            f"n is {self.n}; ask for at least 1": self.n < 1,
+            f"max_tokens is {self.max_tokens}; allow at least 1": self.max_tokens < 1,
+            f"temperature is {self.temperature}; it must not be negative": self.temperature < 0,
+            f"top_p is {self.top_p}; it must be above 0 and at most 1": not 0 < self.top_p <= 1,
+            f"greedy decoding (temperature 0) gives one response, n is {self.n}; set n to 1": (
+                self.temperature == 0 and self.n != 1
+            ),
+            f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample": (
+                0 < len(self.seeds) < self.n
+            ),
+        }
+        for sentence, holds in problems.items():
+            if holds:
+                raise WRPOError(sentence)
 
     def seed_of(self, key: str, sample: int) -> int:
-        """The seed of one response, below 2**31; it is what the generator gets and what is kept."""
+        """The seed for sample number ``sample`` of ``key``, below 2**31."""
         if self.seeds:
             return self.seeds[sample]
         digest = hashlib.sha256(f"{self.seed}|{sample}|{key}".encode("utf-8", "replace")).digest()
@@ -76,13 +74,21 @@ class Request:
         """The numbers of the samples to make."""
         return tuple(range(self.sampling.n)) if self.samples is None else self.samples
 
+    def failed(self, why: str) -> list[Response]:
+        """Every response wanted, as failed for the reason ``why``."""
+        seed_of = self.sampling.seed_of
+        return [
+            Response(self.key, k, "", 0, "error", seed_of(self.key, k), why) for k in self.wanted
+        ]
+
 
 @dataclass(frozen=True)
 class Response:
     """One response, or why there is none (``error``).
 
     ``n_tokens`` counts the end token (None where a server does not say); ``finish_reason`` is
-    ``stop``, or ``length`` at the token limit, or what a server says.
+    ``stop``, or ``length`` at the token limit, or what a server says; ``seed`` is what the
+    generator that made it was seeded with.
     """
 
     key: str

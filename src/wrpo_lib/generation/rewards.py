@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.models import load_tokenizer, load_with, placement
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Rows = list[dict[str, Any]]
-Scorer = Callable[[Rows], Iterator[tuple[int, float]]]
+Scorer = Callable[[list[Row]], Iterator[tuple[int, float]]]
 
 
 class RewardModel:
@@ -39,10 +38,11 @@ class RewardModel:
         batch_tokens: int = 16384,
         max_length: int | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.batch_tokens = model.eval(), tokenizer, batch_tokens
+        self.model, self.batch_tokens = model.eval(), batch_tokens
         self.renderer = Renderer(tokenizer)
         self.max_length = max_length or getattr(model.config, "max_position_embeddings", None)
-        self.named_pad = model.config.get_text_config().pad_token_id
+        # by this token the model finds the last one of a row; one that names none takes single rows
+        self.pad = model.config.get_text_config().pad_token_id
         self.cut = 0
 
     @property
@@ -50,20 +50,23 @@ class RewardModel:
         """Prompts whose system turn went into the user turn."""
         return self.renderer.folded
 
-    def __call__(self, rows: Rows) -> Iterator[tuple[int, float]]:
+    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
         """(position, reward) of each row, batch by batch."""
         ids = [self._ids(row) for row in rows]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         while order:
-            size = 0
-            while size < len(order) and len(ids[order[size]]) * (size + 1) <= self.batch_tokens:
+            size = 1
+            while (
+                self.pad is not None
+                and size < len(order)
+                and len(ids[order[size]]) * (size + 1) <= self.batch_tokens
+            ):
                 size += 1
-            batch, order = order[: max(1, size)], order[max(1, size) :]
+            batch, order = order[:size], order[size:]
             yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
 
-    def _ids(self, row: dict[str, Any]) -> list[int]:
-        where = f"prompt_id {row['prompt_id']!r}"
-        prompt = as_messages(row.get("prompt"), where)
+    def _ids(self, row: Row) -> list[int]:
+        prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
         ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
         if self.max_length and len(ids) > self.max_length:
             self.cut += 1
@@ -72,40 +75,24 @@ class RewardModel:
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
         import torch
+        from torch.nn.utils.rnn import pad_sequence
 
-        longest, pad = max(map(len, ids)), self._pad(ids)
-        padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        rows = [torch.tensor(row) for row in ids]
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.pad or 0)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
         device = self.model.device
         with torch.inference_mode():
             output = self.model(
                 input_ids=padded.to(device), attention_mask=mask.to(device), return_dict=True
             )
-        return self._single(output, len(ids)).float().tolist()
-
-    def _pad(self, ids: list[list[int]]) -> int:
-        """The token by which the model finds the last one of a row.
-
-        A model that names none was made for single rows and reads the very last token; any token
-        that no row contains gives the same.
-        """
-        if self.named_pad is not None:
-            return int(self.named_pad)
-        config = self.model.config.get_text_config()
-        used = {token for row in ids for token in row}
-        config.pad_token_id = next(k for k in range(config.vocab_size) if k not in used)
-        return int(config.pad_token_id)
-
-    def _single(self, output: Any, n: int) -> torch.Tensor:
-        """One number a row; ArmoRM's own output has it as ``score``."""
-        found = getattr(output, "score", None)
+        found = getattr(output, "score", None)  # ArmoRM's own output
         found = output.logits if found is None else found
-        if found.numel() != n:
+        if found.numel() != len(ids):
             raise WRPOError(
-                f"the reward model has {found.numel() // n} outputs a row; choose one with a "
-                "single output (num_labels 1)"
+                f"the reward model has {found.numel() // len(ids)} outputs a row; choose one with "
+                "a single output (num_labels 1)"
             )
-        scores: torch.Tensor = found.reshape(n)
+        scores: list[float] = found.flatten().float().tolist()
         return scores
 
 
@@ -122,6 +109,7 @@ def load_reward_model(
     pinned commit: what a branch holds tomorrow is not what was read today.
     """
     from transformers import AutoModelForSequenceClassification
+    from transformers.models.llama import modeling_llama
 
     if trust_remote_code:
         if not Path(model).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
@@ -129,19 +117,12 @@ def load_reward_model(
                 f"--trust-remote-code runs code from {model}; pin it with --revision and the 40 "
                 "digits of a commit that you have read"
             )
-        _old_names()
+        # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
+        vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
     loaded = load_with(AutoModelForSequenceClassification, model, {**common, **placement(dtype)})
     return RewardModel(loaded, tokenizer, **options)
-
-
-def _old_names() -> None:
-    """ArmoRM's code imports a docstring that transformers no longer has; an empty one serves."""
-    from transformers.models.llama import modeling_llama
-
-    if not hasattr(modeling_llama, "LLAMA_INPUTS_DOCSTRING"):
-        modeling_llama.LLAMA_INPUTS_DOCSTRING = ""
 
 
 class Bleu:
@@ -160,7 +141,7 @@ class Bleu:
         self.bleu.sentence_score("a", ["a"])
         self.name = f"bleu|{self.bleu.get_signature()}"
 
-    def __call__(self, rows: Rows) -> Iterator[tuple[int, float]]:
+    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
         """(position, reward) of each row."""
         for k, row in enumerate(rows):
             references = self.references.get(row["prompt_id"])
@@ -174,7 +155,6 @@ class Bleu:
 
 def read_references(path: Path) -> dict[str, list[str]]:
     """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
-    from wrpo_lib.io import iter_rows
     from wrpo_lib.quadruples.published import as_responses, kind_of
 
     found: dict[str, list[str]] = {}

@@ -7,30 +7,26 @@ file lies ``<name>.run.json`` with the settings it was made with; other settings
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.request import Engine, Messages, Request, Response, Sampling
-from wrpo_lib.generation.rewards import Rows, Scorer
-from wrpo_lib.io import Store, write_json
+from wrpo_lib.generation.request import Engine, Request, Sampling
+from wrpo_lib.generation.rewards import Scorer
+from wrpo_lib.io import Row, Store, write_json
 from wrpo_lib.quadruples.responses import response_problems
 from wrpo_lib.records import provenance
 
 KEY = ("prompt_id", "model", "sample")
-WINDOW = 1024  # rows that are scored between two looks at the file
-MANY = 200  # failures in a row after which going on is pointless
+WINDOW = 1024  # rows scored between two looks at the file
+HOPELESS = 200  # failures in a row after which going on is pointless
 Counts = Counter[str]
-
-
-def response_row(prompt_id: str, messages: Messages, model: str, made: Response) -> dict[str, Any]:
-    """One row of a file of responses."""
-    return {"prompt_id": prompt_id, "prompt": messages, "model": model, **made.row()}
 
 
 def sample_responses(
@@ -51,76 +47,53 @@ def sample_responses(
     limit) and ``failed``. Some failed, or all empty, is a :class:`~wrpo_lib.errors.WRPOError` at
     the end, with everything finished in the file.
     """
-    fixed = {"model": model, **_plain(sampling), **(settings or {})}
+    counts, waiting, first, in_a_row = Counts(), dict[str, Messages](), "", 0
     with Store(out, KEY) as store:
-        keep_record(out, fixed, free=("n",))
-        counts, done = Counts(), store.keys()
-        waiting: dict[str, Messages] = {}
-        left: Counter[str] = Counter()
+        keep_record(out, {"model": model, **asdict(sampling), **(settings or {})}, free=("n",))
+        done = set(store.keys())
 
         def missing() -> Iterator[Request]:
             for prompt_id, messages in prompts:
                 todo = [k for k in range(sampling.n) if (prompt_id, model, k) not in done]
                 counts["kept"] += sampling.n - len(todo)
                 if todo:
-                    waiting[prompt_id], left[prompt_id] = messages, len(todo)
+                    waiting[prompt_id] = messages
                     yield Request(prompt_id, messages, sampling, tuple(todo))
 
-        failures = Failures(out, counts)
         for made in progress(engine(missing()), counts, total and total * sampling.n, "responses"):
-            messages = waiting[made.key]
-            left[made.key] -= 1
-            if not left[made.key]:
-                del waiting[made.key], left[made.key]
-            if not failures.note(made):
-                store.append(response_row(made.key, messages, model, made))
-                counts["made"] += 1
-                counts["empty"] += not made.text.strip()
-                counts["truncated"] += made.finish_reason == "length"
-    failures.raise_any()
+            if made.error is not None:
+                first = first or f"prompt_id {made.key!r}: {made.error}"
+                counts["failed"] += 1
+                in_a_row += 1
+                if in_a_row == HOPELESS:
+                    break
+                continue
+            row = {"prompt_id": made.key, "prompt": waiting[made.key], "model": model}
+            store.append(row | made.row())
+            in_a_row = 0
+            counts["made"] += 1
+            counts["empty"] += not made.text.strip()
+            counts["truncated"] += made.finish_reason == "length"
+    _refuse_useless(counts, model, out, first)
+    return counts
+
+
+def _refuse_useless(counts: Counts, model: str, out: Path, first: str) -> None:
+    """Say it where responses failed, the first of them for ``first``, or where all are empty."""
+    if counts["failed"]:
+        raise WRPOError(
+            f"{counts['failed']} responses failed, the first for {first}; the {counts['made']} "
+            f"made are kept in {out}: mend the cause and run again for the rest"
+        )
     if counts["made"] and counts["empty"] == counts["made"]:
         raise WRPOError(
             f"{model} returned nothing but empty text ({counts['made']} responses, kept in {out}); "
             "check its chat template and end token, then delete the file and sample again"
         )
-    return counts
-
-
-def _plain(sampling: Sampling) -> dict[str, Any]:
-    names = ("n", "temperature", "top_p", "max_tokens", "seed", "seeds")
-    return {name: getattr(sampling, name) for name in names}
-
-
-class Failures:
-    """Responses that failed for good: counted, and reason to stop when nothing else comes."""
-
-    def __init__(self, out: Path, counts: Counts) -> None:
-        self.out, self.counts = out, counts
-        self.first, self.in_a_row = "", 0
-
-    def note(self, made: Response) -> bool:
-        """Whether ``made`` failed."""
-        if made.error is None:
-            self.in_a_row = 0
-            return False
-        self.first = self.first or f"prompt_id {made.key!r}: {made.error}"
-        self.counts["failed"] += 1
-        self.in_a_row += 1
-        if self.in_a_row >= MANY:
-            self.raise_any()
-        return True
-
-    def raise_any(self) -> None:
-        """One sentence if something failed."""
-        if n := self.counts["failed"]:
-            raise WRPOError(
-                f"{n} responses failed, the first for {self.first}; the {self.counts['made']} made "
-                f"are kept in {self.out}: mend the cause and run again for the rest"
-            )
 
 
 def score_responses(
-    rows: Iterable[dict[str, Any]],
+    rows: Iterable[Row],
     scorer: Scorer,
     reward_model: str,
     out: Path,
@@ -128,37 +101,30 @@ def score_responses(
     where: str = "responses",
     total: int | None = None,
     settings: dict[str, Any] | None = None,
+    window: int = WINDOW,
 ) -> Counts:
     """Each row with its ``reward`` and ``reward_model``, appended to ``out`` (JSONL).
 
     An empty or blank response gets no reward and no row: it must never be chosen, and what a
-    reward model says of nothing means nothing. Counted are ``made``, ``kept``, ``empty`` and
-    ``truncated`` (responses that the token limit ended; they are scored like any other). A reward
-    that is no finite number is a :class:`~wrpo_lib.errors.WRPOError` naming the row.
+    reward model says of nothing means nothing. ``window`` rows are handed to the scorer at a time.
+    Counted are ``made``, ``kept``, ``empty`` and ``truncated`` (ended by the token limit, and
+    scored like any other). A reward that is no finite number stops the run and names its row.
     """
     with Store(out, KEY) as store:
         keep_record(out, {"reward_model": reward_model, **(settings or {})})
         counts = Counts()
         unscored = progress(_unscored(rows, store, counts, where), counts, total, "rewards")
-        while window := list(islice(unscored, WINDOW)):
-            for position, reward in scorer([row for _, row in window]):
-                number, row = window[position]
-                if not math.isfinite(reward):
-                    raise WRPOError(
-                        f"{where}, row {number}: the reward of sample {row['sample']} of "
-                        f"{row['model']!r} for prompt_id {row['prompt_id']!r} is {reward}; check "
-                        "the reward model, or its dtype"
-                    )
-                store.append({**row, "reward_model": reward_model, "reward": reward})
+        while batch := list(islice(unscored, window)):
+            for position, reward in scorer(batch):
+                row = {**batch[position], "reward_model": reward_model, "reward": reward}
+                store.append(row)
                 counts["made"] += 1
     return counts
 
 
-def _unscored(
-    rows: Iterable[dict[str, Any]], store: Store, counts: Counts, where: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows that need a reward, with their numbers; bad ones and repeated ones are refused."""
-    done = store.keys()
+def _unscored(rows: Iterable[Row], store: Store, counts: Counts, where: str) -> Iterator[Row]:
+    """Rows that need a reward; bad ones and repeated ones are refused."""
+    done = set(store.keys())
     seen: set[tuple[Any, ...]] = set()
     for number, row in enumerate(rows, 1):
         for problem in response_problems(row, number):
@@ -176,7 +142,7 @@ def _unscored(
         elif key in done:
             counts["kept"] += 1
         else:
-            yield number, row
+            yield row
 
 
 def keep_record(out: Path, settings: dict[str, Any], free: tuple[str, ...] = ()) -> None:
@@ -211,9 +177,3 @@ def progress(items: Iterable[Any], counts: Counts, total: int | None, unit: str)
             bar.update(counts["kept"] - kept + 1)
             kept = counts["kept"]
             yield item
-
-
-def rewards_of(scorer: Scorer, rows: Rows) -> list[float]:
-    """The rewards of some rows in their order."""
-    found = dict(scorer(rows))
-    return [found[k] for k in range(len(rows))]

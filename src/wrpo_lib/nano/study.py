@@ -18,7 +18,7 @@ import pandas as pd
 from datasets import Dataset
 from joblib import Parallel, delayed
 
-from wrpo_lib.generation import LocalEngine, Sampling, sample
+from wrpo_lib.generation import TransformersEngine, Sampling, sample
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.logprobs import response_logprobs
@@ -77,7 +77,7 @@ def responses(world: World, name: str) -> pd.DataFrame:
         tasks = world.splits().train if name in world.sources else preference_tasks(world)
         path = world.folder / "responses" / f"{name}.jsonl"
         prompts = [(t.prompt_id, t.messages) for t in tasks]
-        engine = LocalEngine(*load_model(world.model_dir(name)))
+        engine = TransformersEngine(*load_model(world.model_dir(name)))
         counts = sample_responses(prompts, engine, name, sampling(world, name), path)
         score_responses(read_rows(path), score_rows, "nano", scored, where=str(path))
         write_json(finished, dict(counts))

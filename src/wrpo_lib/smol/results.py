@@ -215,14 +215,14 @@ def result_tables(table: ResponseTable, count: Count) -> dict[str, pd.DataFrame]
 def make_results(study: Study, model: str | None = None) -> Path:
     """Run the study (finished rows are kept) and write ``results/smol``."""
     from wrpo_lib.figures.map import write_figure_map
-    from wrpo_lib.generation import LocalEngine
+    from wrpo_lib.generation import TransformersEngine
     from wrpo_lib.io import file_hash
     from wrpo_lib.models import load_causal_lm, load_tokenizer
     from wrpo_lib.records import commit, read_run, write_results
 
     made_at, place = commit(), model or str(packaged_weights())
     weights = file_hash(Path(place)) if Path(place).is_file() else place
-    table = run(study, lambda: LocalEngine(*load_causal_lm(place)), weights)
+    table = run(study, lambda: TransformersEngine(*load_causal_lm(place)), weights)
     tokenizer = load_tokenizer(place)
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",

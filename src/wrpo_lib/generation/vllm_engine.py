@@ -12,7 +12,7 @@ from typing import Any
 
 from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.models import load_tokenizer
 
 WINDOW = 1024  # requests handed over at a time: what a kill can lose at most
@@ -22,23 +22,19 @@ class VLLMEngine:
     """``vllm.LLM`` with a seed for every response.
 
     Each response is a request of its own (vLLM computes their shared prompt once, through its
-    prefix cache), so it depends on its recorded seed. vLLM promises the same text for the same
-    seed only on the same version and hardware and with its batch-invariant mode. ``dtype`` auto is
-    vLLM's: bfloat16 where the checkpoint is in float32. ``enforce_eager`` leaves out compilation.
+    prefix cache). vLLM promises the same text for the same seed only on the same version and
+    hardware and with its batch-invariant mode. ``options`` go to ``vllm.LLM``; its ``dtype`` auto
+    is bfloat16 where the checkpoint is in float32.
     """
 
     def __init__(
         self,
         model: str,
         *,
-        tensor_parallel: int = 1,
         revision: str | None = None,
         trust_remote_code: bool = False,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        gpu_memory_utilization: float = 0.9,
-        enforce_eager: bool = False,
         window: int = WINDOW,
+        **options: Any,
     ) -> None:
         try:
             from vllm import LLM
@@ -52,20 +48,15 @@ class VLLMEngine:
         self.window = window
         # up to 0.32 a prompt split over two steps and a seed stop vLLM on a CPU (not on a GPU):
         # "CPU Generator does not use offset"
-        chunked = False if current_platform.is_cpu() else None
+        options["enable_chunked_prefill"] = False if current_platform.is_cpu() else None
         try:
             self.llm = LLM(
                 model=model,
                 revision=revision,
                 tokenizer_revision=revision,
                 trust_remote_code=trust_remote_code,
-                dtype=dtype,
-                tensor_parallel_size=tensor_parallel,
-                gpu_memory_utilization=gpu_memory_utilization,
-                max_model_len=max_model_len,
-                enforce_eager=enforce_eager,
-                enable_chunked_prefill=chunked,
                 enable_prefix_caching=True,
+                **options,
             )
         except Exception as error:  # its exceptions differ by version, as do those of generate
             raise WRPOError(
@@ -88,7 +79,7 @@ class VLLMEngine:
                 try:
                     ids = self._prompt(request)
                 except WRPOError as error:
-                    yield from _failed(request, str(error))
+                    yield from request.failed(str(error))
                 else:
                     todo += [(request, k, ids) for k in request.wanted]
             yield from self._generate(todo)
@@ -100,13 +91,17 @@ class VLLMEngine:
         return ids
 
     def _generate(self, todo: list[tuple[Request, int, list[int]]]) -> Iterator[Response]:
-        if not todo:
-            return
-        prompts = [{"prompt_token_ids": ids} for _, _, ids in todo]
+        from vllm import SamplingParams
+
+        names = ("temperature", "top_p", "max_tokens")
         seeds = [request.sampling.seed_of(request.key, k) for request, k, _ in todo]
-        params = [_params(r.sampling, seed) for (r, _, _), seed in zip(todo, seeds, strict=True)]
+        params = [
+            SamplingParams(n=1, seed=seed, **{name: getattr(r.sampling, name) for name in names})
+            for (r, _, _), seed in zip(todo, seeds, strict=True)
+        ]
+        prompts = [{"prompt_token_ids": ids} for _, _, ids in todo]
         try:
-            outputs = self.llm.generate(prompts, params, use_tqdm=False)
+            outputs = self.llm.generate(prompts, params, use_tqdm=False) if todo else []
         except Exception as error:
             raise WRPOError(
                 f"vLLM stopped ({_said(error)}); its log above says why; what was finished is "
@@ -120,18 +115,3 @@ class VLLMEngine:
 
 def _said(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-def _params(sampling: Sampling, seed: int) -> Any:
-    from vllm import SamplingParams
-
-    return SamplingParams(
-        n=1, temperature=sampling.temperature, top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens, seed=seed,
-    )  # fmt: skip
-
-
-def _failed(request: Request, why: str) -> Iterator[Response]:
-    for k in request.wanted:
-        seed = request.sampling.seed_of(request.key, k)
-        yield Response(request.key, k, "", 0, "error", seed, why)
