@@ -1,7 +1,8 @@
-"""Rendering a prompt and its responses into token ids.
+"""Rendering a prompt and its responses into token ids, one way for sampling, scoring and training.
 
 Prompt and response are rendered together through the chat template and sliced, never a lone
 assistant message: templates that add a default system turn would put one inside every response.
+A template that cannot take a system turn gets its text at the head of the first user turn.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
@@ -21,6 +23,7 @@ Prompt = str | Messages
 ROLES = ("system", "user", "assistant", "tool")
 MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
 """Signs that a text went through some model's chat template already."""
+PROBE = "wrpo-probe"
 
 
 def prompt_problems(prompt: Any) -> Iterator[str]:
@@ -41,151 +44,6 @@ def prompt_problems(prompt: Any) -> Iterator[str]:
             yield f"message {k} is empty; remove the row"
     if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
         yield "does not end in a user turn; drop what follows the last question"
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """Token ids of one prompt and each of its responses, and what was cut."""
-
-    prompt_ids: list[int]
-    response_ids: list[list[int]]
-    prompt_truncated: bool
-    response_truncated: list[bool]
-
-
-def render_text(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, responses: list[str]
-) -> tuple[str, list[str]]:
-    """The prompt's text and each response's text, which ends with exactly one end token.
-
-    ``prompt`` is a list of messages, or text that went through a chat template already. The end
-    token is what the template puts after an assistant turn, otherwise the tokenizer's eos.
-    """
-    eos = tokenizer.eos_token
-    if isinstance(prompt, str):
-        if eos is None:
-            raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
-        return prompt, [_end_once(text, eos) for text in responses]
-    if not tokenizer.chat_template:
-        raise WRPOError(
-            f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat "
-            "template; set tokenizer.chat_template or give prompts already rendered as text"
-        )
-    start = _apply(tokenizer, prompt, add_generation_prompt=True)
-    end, after = _turn_end(tokenizer, prompt, start)
-    end = end or eos
-    if end is None:
-        raise WRPOError(
-            "neither the chat template nor the tokenizer has an end token; set eos_token"
-        )
-    texts = [_response(tokenizer, prompt, start, text) for text in responses]
-    return start, [_end_once(text.removesuffix(after), end) for text in texts]
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kw: Any) -> str:
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **kw))
-    except Exception as error:
-        roles = ", ".join(m.get("role", "?") for m in messages)
-        raise WRPOError(
-            f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
-        ) from error
-
-
-_PROBE = "wrpo-probe"
-
-
-def _response(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], start: str, text: str
-) -> str:
-    """What the template writes for the response after ``start``."""
-    whole = _apply(tokenizer, [*prompt, {"role": "assistant", "content": text}])
-    if not whole.startswith(start):
-        raise WRPOError(
-            "the chat template renders the prompt differently when a response follows, so the "
-            "response cannot be told apart; give prompts already rendered as text"
-        )
-    return whole[len(start) :]
-
-
-def _turn_end(
-    tokenizer: PreTrainedTokenizerBase, prompt: list[dict[str, str]], start: str
-) -> tuple[str | None, str]:
-    """The end token of an assistant turn, if the template writes one, and all it writes there."""
-    whole = _response(tokenizer, prompt, start, _PROBE)
-    if _PROBE not in whole:
-        raise WRPOError("the chat template drops the assistant's text; use another template")
-    after = whole.split(_PROBE, 1)[1]
-    special = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
-    found = [token for token in special if token and after.strip().startswith(token)]
-    return max(found, key=len, default=None), after
-
-
-def _end_once(text: str, end: str) -> str:
-    while text.endswith(end):
-        text = text[: -len(end)]
-    return text + end
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: Prompt,
-    responses: list[str],
-    max_length: int | None = None,
-    max_prompt_length: int | None = None,
-) -> Rendered:
-    """Token ids of a prompt and its responses.
-
-    Where prompt plus a response exceed ``max_length``, the prompt is cut first, from the left, to
-    ``max_prompt_length``; then each response on its own, from the right, to what is left. A short
-    response is never cut because another one is long.
-    """
-    start, texts = render_text(tokenizer, prompt, responses)
-    prompt_ids = list(tokenizer(start, add_special_tokens=False)["input_ids"])
-    response_ids = [list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in texts]
-    longest = max(map(len, response_ids), default=0)
-    cut_prompt = False
-    if max_length is not None and len(prompt_ids) + longest > max_length:
-        limit = max_length - 1 if max_prompt_length is None else max_prompt_length
-        if limit >= max_length:
-            raise WRPOError(
-                f"max_prompt_length {limit} leaves no room for a response in max_length "
-                f"{max_length}; lower it"
-            )
-        if max_prompt_length is not None and len(prompt_ids) > limit:
-            prompt_ids, cut_prompt = prompt_ids[-limit:], True
-        room = max_length - len(prompt_ids)
-        if room < 1:
-            raise WRPOError(
-                f"a prompt of {len(prompt_ids)} tokens leaves no room for a response in max_length "
-                f"{max_length}; raise it or set max_prompt_length"
-            )
-        return Rendered(
-            prompt_ids,
-            [ids[:room] for ids in response_ids],
-            cut_prompt,
-            [len(ids) > room for ids in response_ids],
-        )
-    return Rendered(prompt_ids, response_ids, False, [False] * len(response_ids))
-
-
-class Truncation(Counter[str]):
-    """How many rows, prompts and responses (by field) were seen and cut."""
-
-    def add(self, rendered: Rendered, fields: list[str]) -> None:
-        """Count one rendered row whose responses are named by ``fields``."""
-        self["rows"] += 1
-        self["prompt"] += rendered.prompt_truncated
-        for name, cut in zip(fields, rendered.response_truncated, strict=True):
-            self[name] += cut
-
-    def report(self) -> str:
-        """One line for the log."""
-        cut = {k: v for k, v in self.items() if k != "rows" and v}
-        if not cut:
-            return f"nothing truncated in {self['rows']} rows"
-        what = ", ".join(f"{k} {v}" for k, v in cut.items())
-        return f"truncated in {self['rows']} rows: {what}"
 
 
 def as_messages(prompt: Any, where: str) -> Messages:
@@ -216,38 +74,168 @@ class Renderer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
             raise WRPOError(
-                f"the tokenizer {tokenizer.name_or_path!r} has no chat template; set one, or "
-                "choose a chat model"
+                f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat "
+                "template; set tokenizer.chat_template, or choose a chat model"
             )
         self.tokenizer = tokenizer
-        self.takes_system = self._takes_system()
+        self.takes_system = _takes_system(tokenizer, str(tokenizer.chat_template))
         self.folded = 0
-
-    def _takes_system(self) -> bool:
-        """Some templates refuse a system turn, some drop it without a word."""
-        probe = [{"role": "system", "content": "wrpo-probe"}, {"role": "user", "content": "x"}]
-        try:
-            return "wrpo-probe" in self._apply(probe)
-        except WRPOError:
-            return False
-
-    def _apply(self, messages: Messages, ask: bool = True) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=ask
-                )
-            )
-        except Exception as error:  # templates raise errors of their own kinds
-            roles = ", ".join(m["role"] for m in messages)
-            raise WRPOError(
-                f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
-            ) from error
 
     def ids(self, messages: Messages, ask: bool = True) -> list[int]:
         """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
-        if messages[0]["role"] == "system" and not self.takes_system:
-            messages = fold_system(messages)
-            self.folded += 1
-        ids = self.tokenizer(self._apply(messages, ask), add_special_tokens=False)["input_ids"]
-        return list(ids)
+        return _token_ids(self.tokenizer, _apply(self.tokenizer, self._fit(messages), ask))
+
+    def texts(self, prompt: Messages, responses: list[str]) -> tuple[str, list[str]]:
+        """The prompt's text and each response's, with the end token of an assistant turn."""
+        prompt = self._fit(prompt)
+        start = _apply(self.tokenizer, prompt)
+        end, after = self._turn_end(prompt, start)
+        found = [self._response(prompt, start, text).removesuffix(after) for text in responses]
+        return start, [_end_once(text, end) for text in found]
+
+    def _fit(self, messages: Messages) -> Messages:
+        if messages[0]["role"] != "system" or self.takes_system:
+            return messages
+        self.folded += 1
+        return fold_system(messages)
+
+    def _response(self, prompt: Messages, start: str, text: str) -> str:
+        """What the template writes for the response after ``start``."""
+        turn = {"role": "assistant", "content": text}
+        whole = _apply(self.tokenizer, [*prompt, turn], ask=False)
+        if not whole.startswith(start):
+            raise WRPOError(
+                "the chat template renders the prompt differently when a response follows, so the "
+                "response cannot be told apart; give prompts already rendered as text"
+            )
+        return whole[len(start) :]
+
+    def _turn_end(self, prompt: Messages, start: str) -> tuple[str, str]:
+        """The end token of an assistant turn (eos if the template has none), and all after it."""
+        whole = self._response(prompt, start, PROBE)
+        if PROBE not in whole:
+            raise WRPOError("the chat template drops the assistant's text; use another template")
+        after = whole.split(PROBE, 1)[1]
+        special = {*self.tokenizer.all_special_tokens, *map(str, self.tokenizer.get_added_vocab())}
+        found = [token for token in special if token and after.strip().startswith(token)]
+        return max(found, key=len) if found else _eos(self.tokenizer), after
+
+
+@lru_cache(maxsize=16)
+def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """Some templates refuse a system turn, some drop it without a word."""
+    probe = [{"role": "system", "content": PROBE}, {"role": "user", "content": "x"}]
+    try:
+        return PROBE in _apply(tokenizer, probe)
+    except WRPOError:
+        return False
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool = True) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        )
+    except Exception as error:  # templates raise errors of their own kinds
+        roles = ", ".join(m.get("role", "?") for m in messages)
+        raise WRPOError(
+            f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
+        ) from error
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
+    if tokenizer.eos_token is None:
+        raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
+    return str(tokenizer.eos_token)
+
+
+def _end_once(text: str, end: str) -> str:
+    while text.endswith(end):
+        text = text[: -len(end)]
+    return text + end
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids of one prompt and each of its responses, and what was cut.
+
+    ``folded``: the system turn was put into the user turn.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[list[int]]
+    prompt_truncated: bool
+    response_truncated: list[bool]
+    folded: bool = False
+
+
+def render_text(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, responses: list[str]
+) -> tuple[str, list[str]]:
+    """The prompt's text and each response's text, which ends with exactly one end token.
+
+    ``prompt`` is a list of messages, or text that went through a chat template already. The end
+    token is what the template puts after an assistant turn, otherwise the tokenizer's eos.
+    """
+    if isinstance(prompt, str):
+        return prompt, [_end_once(text, _eos(tokenizer)) for text in responses]
+    return Renderer(tokenizer).texts(prompt, responses)
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    responses: list[str],
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+) -> Rendered:
+    """Token ids of a prompt and its responses.
+
+    Where prompt plus a response exceed ``max_length``, the prompt is cut first, from the left, to
+    ``max_prompt_length``; then each response on its own, from the right, to what is left. A short
+    response is never cut because another one is long.
+    """
+    start, texts = render_text(tokenizer, prompt, responses)
+    system = not isinstance(prompt, str) and prompt[0]["role"] == "system"
+    folded = system and not Renderer(tokenizer).takes_system
+    prompt_ids = _token_ids(tokenizer, start)
+    response_ids = [_token_ids(tokenizer, text) for text in texts]
+    longest = max(map(len, response_ids), default=0)
+    if max_length is None or len(prompt_ids) + longest <= max_length:
+        return Rendered(prompt_ids, response_ids, False, [False] * len(response_ids), folded)
+    kept = prompt_ids if max_prompt_length is None else prompt_ids[-max_prompt_length:]
+    left = max_length - len(kept)
+    if left < 1:
+        raise WRPOError(
+            f"a prompt of {len(kept)} tokens leaves no room for a response in max_length "
+            f"{max_length}; raise it or lower max_prompt_length"
+        )
+    cut = [len(ids) > left for ids in response_ids]
+    short = len(kept) < len(prompt_ids)
+    return Rendered(kept, [ids[:left] for ids in response_ids], short, cut, folded)
+
+
+class Truncation(Counter[str]):
+    """How many rows, prompts and responses (by field) were seen and cut, and prompts folded."""
+
+    def add(self, rendered: Rendered, fields: list[str]) -> None:
+        """Count one rendered row whose responses are named by ``fields``."""
+        self["rows"] += 1
+        self["prompt"] += rendered.prompt_truncated
+        self["folded"] += rendered.folded
+        for name, cut in zip(fields, rendered.response_truncated, strict=True):
+            self[name] += cut
+
+    def report(self) -> str:
+        """One line for the log."""
+        cut = {k: v for k, v in self.items() if k not in ("rows", "folded") and v}
+        what = ", ".join(f"{k} {v}" for k, v in cut.items())
+        folded = self["folded"]
+        note = f"; the system turn of {folded} prompts put into the user turn" if folded else ""
+        if not cut:
+            return f"nothing truncated in {self['rows']} rows{note}"
+        return f"truncated in {self['rows']} rows: {what}{note}"

@@ -7,13 +7,13 @@ beside it and rename. A stage that makes rows one by one appends them to a :clas
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from wrpo_lib.errors import WRPOError
@@ -21,7 +21,8 @@ from wrpo_lib.errors import WRPOError
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+WRITABLE = (".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (*WRITABLE, ".json", ".json.gz")
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -41,17 +42,22 @@ def parse_row(line: str | bytes, where: str) -> Row:
     return row
 
 
+def check_suffix(path: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
+    """The path, if its name ends in one of ``suffixes``."""
+    if not str(path).endswith(suffixes):
+        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(suffixes)}")
+    return Path(path)
+
+
 def iter_rows(path: str | Path) -> Iterator[Row]:
     """The rows of a file one by one; JSONL and parquet are never in memory as a whole."""
-    path = Path(path)
-    suffix = path.suffix if path.suffix != ".gz" else Path(path.stem).suffix
-    readers = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}
-    if suffix not in readers:
-        raise WRPOError(f"{path}: unknown kind of file; use {', '.join(SUFFIXES)}")
+    path = check_suffix(path)
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; check the path, or run the stage that writes it")
+    suffix = Path(path.name.removesuffix(".gz")).suffix
+    read = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}[suffix]
     try:
-        yield from readers[suffix](path)
+        yield from read(path)
     except (OSError, EOFError) as error:
         raise WRPOError(
             f"{path} cannot be read ({error}); it is truncated, copy it again"
@@ -88,17 +94,22 @@ def _iter_json(path: Path) -> Iterator[Row]:
     yield from rows
 
 
-def _iter_parquet(path: Path) -> Iterator[Row]:
+def open_parquet(path: Path) -> Any:
+    """A :class:`pyarrow.parquet.ParquetFile`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
+        return pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise WRPOError(
             f"{path} is no whole parquet file; it is truncated, copy it again"
         ) from error
+
+
+def _iter_parquet(path: Path) -> Iterator[Row]:
+    for batch in open_parquet(path).iter_batches(batch_size=1024):
+        yield from batch.to_pylist()
 
 
 def file_hash(path: Path) -> str:
@@ -128,9 +139,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
-    path = Path(path)
-    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        raise WRPOError(f"{path}: unknown kind of file; use .jsonl, .jsonl.gz, .parquet")
+    path = check_suffix(path, WRITABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     try:
@@ -160,6 +169,7 @@ class Store:
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
         self.path, self.key = Path(path), key
+        self._keys: set[Key] = set()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in close())
@@ -169,16 +179,7 @@ class Store:
             ) from error
         try:
             self._lock()
-            self._mend_last_line()
-            self._keys: set[Key] = set()
-            for number, row in self._numbered():
-                found = self._key_of(row, f"{self.path}, line {number}")
-                if found in self._keys:
-                    raise WRPOError(
-                        f"{self.path}, line {number}: {self._name(found)} stands in an earlier "
-                        "line already; remove one of them"
-                    )
-                self._keys.add(found)
+            self._load()
         except BaseException:
             self.close()
             raise
@@ -193,17 +194,15 @@ class Store:
         Lone surrogates, which some servers send for half an emoji, become ``?``. When the disk is
         full the half-written line is taken back, so that every earlier row stays readable.
         """
-        found = self._key_of(row, f"a row for {self.path}")
-        if found in self._keys:
-            raise WRPOError(f"{self.path} has {self._name(found)} already; make keys unique")
+        key = self._new_key(row, f"a row for {self.path}")
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
             raise WRPOError(
-                f"{self._name(found)} for {self.path} holds NaN or infinity; make it again"
+                f"the row {key} for {self.path} holds NaN or infinity; make it again"
             ) from error
         self._write(line.encode("utf-8", "replace") + b"\n")
-        self._keys.add(found)
+        self._keys.add(key)
 
     def _write(self, line: bytes) -> None:
         end = os.fstat(self._file.fileno()).st_size
@@ -222,17 +221,12 @@ class Store:
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
-        return (row for _, row in self._numbered())
+        return _iter_jsonl(self.path)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -240,10 +234,6 @@ class Store:
         self._file.close()
 
     def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # no such lock on Windows
-            return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -254,38 +244,34 @@ class Store:
         except OSError:  # a file system without locks, as some network ones are
             return
 
-    def _mend_last_line(self) -> None:
-        """Drop a last line cut short; end it if it is whole and lacks only its line feed."""
-        size = self._file.seek(0, os.SEEK_END)
-        start, tail = size, b""
-        while start and b"\n" not in tail:
-            step = min(start, 1 << 16)
-            start -= step
-            self._file.seek(start)
-            tail = self._file.read(step) + tail
-        last = tail.rpartition(b"\n")[2]
-        if not last:
-            return
-        try:
-            json.loads(last)  # no proper prefix of a JSON object is JSON
-            self._write(b"\n")
-        except ValueError:
-            self._file.truncate(size - len(last))
-
-    def _numbered(self) -> Iterator[tuple[int, Row]]:
+    def _load(self) -> None:
+        """Collect the keys; drop a last line cut short, end one that lacks only its line feed."""
+        end, line = 0, b"\n"
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                yield number, parse_row(line, f"{self.path}, line {number}")
+                where = f"{self.path}, line {number}"
+                try:
+                    row = parse_row(line, where)
+                except WRPOError:
+                    if line.endswith(b"\n"):
+                        raise
+                    self._file.truncate(end)  # no proper prefix of a JSON object is JSON
+                    return
+                self._keys.add(self._new_key(row, where))
+                end += len(line)
+        if not line.endswith(b"\n"):
+            self._write(b"\n")
 
-    def _key_of(self, row: Row, where: str) -> Key:
+    def _new_key(self, row: Row, where: str) -> Key:
+        """The key of a row that no earlier row has."""
         for field in self.key:
             if not isinstance(row.get(field), str | int):
                 raise WRPOError(
                     f"{where}, field {field!r}: missing or neither text nor a whole number; it is "
                     "part of the key, add it"
                 )
-        return tuple(row[field] for field in self.key)
-
-    def _name(self, key: Key) -> str:
-        pairs = zip(self.key, key, strict=True)
-        return "the row " + ", ".join(f"{field} {value!r}" for field, value in pairs)
+        key = tuple(row[field] for field in self.key)
+        if key in self._keys:
+            name = ", ".join(f"{field} {row[field]!r}" for field in self.key)
+            raise WRPOError(f"{where}: the row {name} stands in an earlier line already; remove it")
+        return key

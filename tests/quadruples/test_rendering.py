@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from wrpo_lib.chat import Truncation, render, render_text
+from wrpo_lib.chat import Renderer, Truncation, render, render_text
 from wrpo_lib.errors import WRPOError
 
 CHATML = (
@@ -25,7 +25,8 @@ LLAMA3 = (
     "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start|>assistant<|stop|>\n\n{% endif %}"
 )
 GEMMA = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}"
+    "{% for m in messages %}"
+    "{% if m.role in ('system', 'tool') %}{{ raise_exception('no such role') }}"
     "{% endif %}<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content }}"
     "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
@@ -114,6 +115,18 @@ def test_the_prompt_is_cut_first_and_from_the_left() -> None:
     assert not render(tok, long, ["fine"], max_length=1000, max_prompt_length=100).prompt_truncated
 
 
+def test_training_renders_what_was_sampled_from(case: Any) -> None:
+    """A system turn that the template refuses is folded for both, and counted by both."""
+    tok, _ = case
+    prompt = [{"role": "system", "content": "be brief"}, *PROMPT]
+    renderer, counts = Renderer(tok), Truncation()
+    row = render(tok, prompt, ["fine"])
+    counts.add(row, ["rejected"])
+    assert row.prompt_ids == renderer.ids(prompt)
+    assert counts["folded"] == renderer.folded == (tok.chat_template == GEMMA)
+    assert ("the system turn of 1 prompts" in counts.report()) == bool(renderer.folded)
+
+
 def test_truncation_is_counted_and_said() -> None:
     tok, counts = tokenizer(CHATML, "<|im_end|>"), Truncation()
     for text in ("short", "l" * 500):
@@ -126,7 +139,7 @@ def test_what_cannot_be_rendered_is_one_sentence() -> None:
     with pytest.raises(WRPOError, match=r"no chat template; set tokenizer\.chat_template"):
         render(tokenizer(None, "<eos>"), PROMPT, ["fine"])
     with pytest.raises(WRPOError, match="cannot render the roles"):
-        render(tokenizer(GEMMA, "<eos>"), [{"role": "system", "content": "s"}, *PROMPT], ["fine"])
+        render(tokenizer(GEMMA, "<eos>"), [*PROMPT, {"role": "tool", "content": "s"}], ["fine"])
     with pytest.raises(WRPOError, match="max_prompt_length"):
         render(tokenizer(CHATML, "<|im_end|>"), PROMPT, ["fine" * 50], 60, 60)
 
