@@ -18,7 +18,7 @@ import pandas as pd
 from datasets import Dataset
 from joblib import Parallel, delayed
 
-from wrpo_lib.generation import TransformersEngine, Sampling, sample
+from wrpo_lib.generation import Sampling, TransformersEngine, sample
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.logprobs import response_logprobs
