@@ -52,9 +52,8 @@ def _score(o: SimpleNamespace) -> None:
     if sum([bool(o.reward_model), o.bleu is not None, o.nano]) != 1:
         raise WRPOError("choose one reward: --reward-model MODEL, --bleu REFERENCES or --nano")
     totals = [len(read_responses([path], scored=False)) for path in o.files]
-    counts, window, scorer = Counts(), stage.WINDOW, None
-    if not (o.workers and o.reward_model):
-        scorer = _scorer(o)
+    counts, window = Counts(), stage.WINDOW
+    scorer: Any = None if o.workers and o.reward_model else _scorer(o)
     name = o.reward_model or getattr(scorer, "name", "nano")
     if o.workers:
         place = cluster(o, needs_gpu=bool(o.reward_model))

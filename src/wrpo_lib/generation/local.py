@@ -87,9 +87,9 @@ class TransformersEngine:
         return [_Row(request.key, k, ids, request.sampling, limit) for k in request.wanted]
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
-        """Rows of one kind in batches that keep to the budget."""
+        """Rows of one kind in batches that keep to the budget, whatever order they came in."""
         batch: list[_Row] = []
-        for row in sorted(rows, key=lambda row: len(row.ids)):
+        for row in sorted(rows, key=lambda row: (len(row.ids), row.key, row.sample)):
             if (len(batch) + 1) * (len(row.ids) + row.max_tokens) > self.batch_tokens and batch:
                 yield batch
                 batch = []
