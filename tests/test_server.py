@@ -84,9 +84,8 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 def test_an_answer_without_a_choice_is_an_error_of_its_own(body: bytes) -> None:
-    replies, _ = ask(first_then(Answer(body)), 3, connections=1)
-    assert [r.body is None for r in replies] == [False, True, False] or replies[0].error
-    assert sum("answered without a choice" in (r.error or "") for r in replies) == 3
+    replies, _ = ask(first_then(Answer(body)), 3)
+    assert all("answered without a choice" in (r.error or "") for r in replies)
 
 
 def test_without_a_key_local_servers_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,20 +105,6 @@ def test_a_broken_answer_is_tried_again(broken: Answer) -> None:
     replies, local = ask(first_then(broken))
     assert text(replies[0]) == "answer to q0"
     assert len(local.requests) == 2
-
-
-def test_a_request_that_keeps_failing_does_not_stop_the_others() -> None:
-    async def handler(body: dict[str, Any]) -> Answer:
-        bad = question(body) == "q3"
-        return Answer({"error": {"message": "it broke"}}, 500) if bad else await echo(body)
-
-    replies, local = ask(handler, 6, retries=1)
-    failed = [r for r in replies if r.error]
-    assert [r.key for r in failed] == ["r3"]
-    assert failed[0].body is None
-    assert "answered 500" in failed[0].error
-    assert "it broke" in failed[0].error
-    assert sum(question(b) == "q3" for b in local.requests) == 2
 
 
 def test_a_bad_request_is_not_repeated() -> None:
@@ -142,11 +127,18 @@ def test_a_server_that_hangs() -> None:
     assert errors == {"r0": None, "r2": None}
 
 
-def test_only_refusals_end_a_request_in_the_end() -> None:
-    busy = Answer({}, 429, {"Retry-After": "0.01"})
-    replies, local = ask(first_then(*[busy] * 50), 1, retries=3)
-    assert "answered 429" in (replies[0].error or "")
-    assert len(local.requests) == 5, "the first request is sent once more: see `reply`"
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
+def test_only_so_many_retries_and_the_others_go_on(status: int) -> None:
+    async def handler(body: dict[str, Any]) -> Answer:
+        bad = Answer({"error": "it broke"}, status, {"Retry-After": "0.01"})
+        return bad if question(body) == "q3" else await echo(body)
+
+    replies, local = ask(handler, 6, retries=2)
+    (failed,) = [r for r in replies if r.error]
+    assert (failed.key, failed.body) == ("r3", None)
+    assert f"answered {status}: " in (failed.error or "")
+    assert "it broke" in (failed.error or "")
+    assert sum(question(b) == "q3" for b in local.requests) == 3
 
 
 FATAL = {
@@ -276,12 +268,10 @@ def test_it_works_where_an_event_loop_runs_already() -> None:
 
 
 SCRIPT = """
-import json, sys
+import sys
 from wrpo_lib.server import Server, complete
-request = {"model": "m", "messages": [{"role": "user", "content": "q"}]}
 try:
-    requests = (("r", request) for _ in range(10**6))
-    for reply in complete(Server(sys.argv[1], connections=8), requests):
+    for reply in complete(Server(sys.argv[1], connections=8), (("r", {}) for _ in range(10**6))):
         print("reply", flush=True)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -291,12 +281,11 @@ except KeyboardInterrupt:
 def test_ctrl_c_ends_it_cleanly() -> None:
     seen = 0
 
-    async def handler(body: dict[str, Any]) -> Answer:
+    async def handler(_: dict[str, Any]) -> Answer:
         nonlocal seen
         seen += 1
-        if seen > 20:
-            await asyncio.sleep(600)
-        return await echo(body)
+        await asyncio.sleep(600 if seen > 20 else 0)
+        return said("a")
 
     with LocalServer(handler) as local:
         command = [sys.executable, "-W", "error", "-c", SCRIPT, local.url]

@@ -150,7 +150,9 @@ def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read one recipe file and what it stands on."""
     values = _with_base(path, ())
     if values.get("stage") not in STAGES:
-        raise WRPOError(f"{path}: stage is {values.get('stage')!r}; write one of {STAGES}")
+        raise WRPOError(
+            f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}"
+        )
     if not values.get("training"):
         raise WRPOError(f"{path}: `training` is missing; give the trainer's fields there")
     values["training"] = {**values["training"], **overrides}

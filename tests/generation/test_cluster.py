@@ -17,7 +17,7 @@ from generation_rows import prompt_rows, read_rows, write_rows
 
 from wrpo_lib.cli import main
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.cluster import Cluster, ClusterEngine, ClusterScorer
+from wrpo_lib.generation.cluster import Cluster, OnCluster
 from wrpo_lib.generation.request import Request, Response, Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
 
@@ -76,9 +76,10 @@ def on_cluster(folder: Path) -> None:
     """What the test's own process runs."""
     cluster = Cluster(2, batch_size=4)
     scorers = [
-        ClusterScorer(functools.partial(make_scorer, broken), cluster) for broken in ("p3", "")
+        OnCluster(functools.partial(make_scorer, broken), cluster, scores=True)
+        for broken in ("p3", "")
     ]
-    engine = ClusterEngine(functools.partial(make_engine, folder), cluster)
+    engine = OnCluster(functools.partial(make_engine, folder), cluster)
     (folder / "said.json").write_text(json.dumps(stages(folder, engine, scorers)))
 
 

@@ -40,11 +40,11 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
-    """Other seeds and other samples give others; the global generator is left as it was."""
+    """In any order. Other seeds and other samples give others; the global generator is left as it was."""
     engine = TransformersEngine(tiny.model, tiny.tokenizer)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first, again = by_key(engine(requests(8))), by_key(engine(requests(8)))
+    first, again = by_key(engine(requests(8))), by_key(engine(requests(8)[::-1]))
     assert torch.equal(before, torch.get_rng_state())
     assert first == again
     assert len(first) == 24
@@ -225,11 +225,11 @@ def test_the_state_of_the_model_is_left_alone(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"n": 0}, "n is 0"),
-        ({"max_tokens": 0}, "max_tokens is 0"),
-        ({"temperature": -1}, "temperature is -1"),
-        ({"top_p": 0}, "top_p is 0"),
-        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"n": 0}, "n 0"),
+        ({"max_tokens": 0}, "max_tokens 0"),
+        ({"temperature": -1}, "temperature -1"),
+        ({"top_p": 0}, "top_p 0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
         ({"temperature": 0}, "greedy decoding"),
         ({"seeds": (1, 2)}, "2 seeds for n = 5"),
     ],

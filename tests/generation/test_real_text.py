@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -65,51 +64,3 @@ def test_quadruples_of_real_text(
         assert {row["target_chosen"], row["rejected"]} <= set(texts)
         assert row["prompt"][0]["content"] in references
     wrpo(monkeypatch, "data", "check", quadruples)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("at_once", [1, 5])
-def test_three_times_a_plain_loop(smollm2_file: Path, shared: Path, at_once: int) -> None:
-    """One prompt at a time against batches, interleaved, in CPU seconds of this process.
-
-    The loop asks ``generate`` for one response or for a prompt's five at once. The second is the
-    harder to beat: see the book's page on data for the ratio, measured with more prompts.
-    """
-    import torch
-
-    from wrpo_lib.generation import Request, Sampling, TransformersEngine
-    from wrpo_lib.models import load_causal_lm
-
-    model, tokenizer = load_causal_lm(str(smollm2_file))
-    with gzip.open(shared / "alpaca_eval" / "gpt4_1106_preview.json.gz", "rt") as file:
-        asked = [r["instruction"] for r in json.load(file)][:48]
-    messages = [[{"role": "user", "content": text}] for text in asked]
-    sampling = Sampling(n=5, max_tokens=24)
-    engine = TransformersEngine(model, tokenizer)
-
-    def plain(part: int) -> int:
-        tokens = 0
-        with torch.no_grad():
-            for turns in messages[part::12]:
-                ids = tokenizer.apply_chat_template(
-                    turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-                )
-                made = model.generate(
-                    **ids, do_sample=True, temperature=0.8, top_p=0.95, top_k=0, max_new_tokens=24,
-                    num_return_sequences=at_once,
-                )[:, ids["input_ids"].shape[1] :]  # fmt: skip
-                tokens += int((made != tokenizer.eos_token_id).sum())
-        return tokens
-
-    def batched(part: int) -> int:
-        todo = [Request(str(k), turns, sampling) for k, turns in enumerate(messages)][part::2]
-        return sum(made.n_tokens or 0 for made in engine(todo))
-
-    speed = {}
-    for way in (plain, batched, plain, batched):
-        part = way in speed
-        start = time.process_time()
-        tokens = way(part)
-        speed[way] = max(speed.get(way, 0.0), tokens / (time.process_time() - start))
-    print({way.__name__: f"{value:.1f} tokens a CPU second" for way, value in speed.items()})
-    assert speed[batched] > (3 if at_once == 1 else 2) * speed[plain]

@@ -101,7 +101,7 @@ def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
 def test_a_broken_reward_model_names_the_row(tiny: Tiny, tmp_path: Path) -> None:
     model = classifier(tiny, 0)
     model.score.weight.data[:] = torch.nan
-    with pytest.raises(WRPOError, match=r"'p\d', model 'm', sample \d .* holds NaN"):
+    with pytest.raises(WRPOError, match=r"'p\d', 'm', \d\) .* holds NaN"):
         score_responses(rows(2), RewardModel(model, tiny.tokenizer), "r", tmp_path / "s.jsonl",
                         where="f")  # fmt: skip
 

@@ -181,7 +181,7 @@ def test_a_reward_that_is_no_number_names_its_row(tmp_path: Path, reward: float)
         for k, row in enumerate(rows):
             yield k, reward if row["prompt_id"] == "p2" else 1.0
 
-    with pytest.raises(WRPOError, match=r"'p2', model 'm', sample 0 .* holds NaN or infinity"):
+    with pytest.raises(WRPOError, match=r"'p2', 'm', 0\) .* holds NaN or infinity"):
         score_responses(responses(5), broken, "b", out, where="f")
     assert len(read_rows(out)) == 2
     counts = score_responses(responses(5), length, "b", out)

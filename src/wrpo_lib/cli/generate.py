@@ -157,9 +157,9 @@ def _engine(o: SimpleNamespace) -> Any:
     make = partial(make_engine, o.engine, o.model, **hub, **own.get(o.engine, {}))
     if not o.workers:
         return make()
-    from wrpo_lib.generation.cluster import ClusterEngine
+    from wrpo_lib.generation.cluster import OnCluster
 
-    return ClusterEngine(make, cluster(o, needs_gpu=o.engine != "server"))
+    return OnCluster(make, cluster(o, needs_gpu=o.engine != "server"))
 
 
 def cluster(o: SimpleNamespace, needs_gpu: bool) -> Cluster:

@@ -45,20 +45,19 @@ def score(
 
 def _score(o: SimpleNamespace) -> None:
     from wrpo_lib.generation import stage
-    from wrpo_lib.generation.cluster import SCORED_AT_ONCE, ClusterScorer
+    from wrpo_lib.generation.cluster import SCORED_AT_ONCE, OnCluster
     from wrpo_lib.quadruples import read_responses
 
     refuse_suffix(o.out)
     if sum([bool(o.reward_model), o.bleu is not None, o.nano]) != 1:
         raise WRPOError("choose one reward: --reward-model MODEL, --bleu REFERENCES or --nano")
     totals = [len(read_responses([path], scored=False)) for path in o.files]
-    counts, window, scorer = Counts(), stage.WINDOW, None
-    if not (o.workers and o.reward_model):
-        scorer = _scorer(o)
+    counts, window = Counts(), stage.WINDOW
+    scorer: Any = None if o.workers and o.reward_model else _scorer(o)
     name = o.reward_model or getattr(scorer, "name", "nano")
     if o.workers:
-        cluster_of = cluster(o, needs_gpu=bool(o.reward_model))
-        scorer, window = ClusterScorer(partial(_scorer, o), cluster_of), SCORED_AT_ONCE
+        place = cluster(o, needs_gpu=bool(o.reward_model))
+        scorer, window = OnCluster(partial(_scorer, o), place, scores=True), SCORED_AT_ONCE
     for path, total in zip(o.files, totals, strict=True):
         counts += stage.score_responses(
             iter_rows(path),

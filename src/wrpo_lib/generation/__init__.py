@@ -48,7 +48,11 @@ def make_engine(
         if server is None or not server.base_url:
             raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
         return ServerEngine(server, model, fold_system, extra_body or {})
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
+    hub: dict[str, Any] = {
+        "revision": revision,
+        "trust_remote_code": trust_remote_code,
+        "dtype": dtype,
+    }
     if kind == "vllm":
         from wrpo_lib.generation.vllm_engine import VLLMEngine
 

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WINDOW = 2048  # requests held in memory and sorted by length together
-NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True, "max_length": None}
+NEUTRAL: dict[str, Any] = {
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "top_k": 50,
+    "use_cache": True,
+    "max_length": None,
+}
 """Settings that change nothing, so that a model's own generation defaults do not either."""
 
 
@@ -64,35 +70,31 @@ class TransformersEngine:
             groups: dict[Any, list[_Row]] = defaultdict(list)
             for request in window:
                 try:
-                    rows = self._rows(request)
+                    for row in self._rows(request):
+                        fixed = row.sample if row.sampling.seeds else None
+                        groups[row.sampling, row.max_tokens, fixed].append(row)
                 except WRPOError as error:
                     yield from request.failed(str(error))
-                    continue
-                for row in rows:
-                    own = row.sample if row.sampling.seeds else None
-                    groups[row.sampling, row.max_tokens, own].append(row)
             for rows in groups.values():
-                yield from self._batches(sorted(rows, key=lambda row: len(row.ids)))
+                for batch in self._batches(rows):
+                    yield from self._generate(batch)
 
     def _rows(self, request: Request) -> list[_Row]:
         ids, limit = self.renderer.ids(request.messages), request.sampling.max_tokens
         if self.context and len(ids) >= self.context:
             raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
-        if self.context:
-            limit = min(limit, self.context - len(ids))
+        limit = min(limit, self.context - len(ids)) if self.context else limit
         return [_Row(request.key, k, ids, request.sampling, limit) for k in request.wanted]
 
-    def _batches(self, rows: list[_Row]) -> Iterator[Response]:
-        """Responses to rows of one kind, which are sorted by length."""
-        while rows:
-            size = 1
-            while (
-                size < len(rows)
-                and (size + 1) * (len(rows[size].ids) + rows[0].max_tokens) <= self.batch_tokens
-            ):
-                size += 1
-            yield from self._generate(rows[:size])
-            rows = rows[size:]
+    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+        """Rows of one kind in batches that keep to the budget, whatever order they came in."""
+        batch: list[_Row] = []
+        for row in sorted(rows, key=lambda row: (len(row.ids), row.key, row.sample)):
+            if (len(batch) + 1) * (len(row.ids) + row.max_tokens) > self.batch_tokens and batch:
+                yield batch
+                batch = []
+            batch.append(row)
+        yield batch
 
     def _generate(self, rows: list[_Row]) -> Iterator[Response]:
         import torch
@@ -173,28 +175,25 @@ def generate(
     from transformers import GenerationConfig
 
     ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(ends)
-    width = max(map(len, ids))
-    left = [[pad] * (width - len(row)) for row in ids]
-    inputs = torch.tensor([p + row for p, row in zip(left, ids, strict=True)])
-    mask = torch.tensor([[0] * len(p) + [1] * (width - len(p)) for p in left])
     settings = GenerationConfig(
+        **NEUTRAL | ({"top_k": 0} if drawn else {}),
         do_sample=drawn,
         temperature=sampling.temperature if drawn else 1.0,
         top_p=sampling.top_p if drawn else 1.0,
-        top_k=0 if drawn else 50,
         max_new_tokens=max_tokens,
         eos_token_id=sorted(ends),
-        pad_token_id=pad,
-        **NEUTRAL,
+        pad_token_id=min(ends),
     )
+    width = max(map(len, ids))
+    padded = [[min(ends)] * (width - len(row)) + row for row in ids]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in ids]
     was_training = model.training
     model.eval()
     try:
         with torch.inference_mode():
             output = model.generate(
-                input_ids=inputs.to(model.device),
-                attention_mask=mask.to(model.device),
+                input_ids=torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(mask, device=model.device),
                 generation_config=settings,
             )
     finally:

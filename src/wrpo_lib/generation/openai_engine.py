@@ -55,7 +55,7 @@ class ServerEngine:
 def _response(
     body: dict[str, Any], error: str | None, key: str, sample: int, seed: int
 ) -> Response:
-    choice = body["choices"][0] if error is None else {"finish_reason": "error"}
+    choice: dict[str, Any] = body["choices"][0] if error is None else {"finish_reason": "error"}
     text = (choice.get("message") or {}).get("content") or ""
     tokens = (body.get("usage") or {}).get("completion_tokens")
     return Response(key, sample, text, tokens, choice.get("finish_reason") or "stop", seed, error)

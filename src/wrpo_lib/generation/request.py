@@ -36,21 +36,17 @@ class Sampling:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        problems = {
-            f"n is {self.n}; ask for at least 1": self.n < 1,
-            f"max_tokens is {self.max_tokens}; allow at least 1": self.max_tokens < 1,
-            f"temperature is {self.temperature}; it must not be negative": self.temperature < 0,
-            f"top_p is {self.top_p}; it must be above 0 and at most 1": not 0 < self.top_p <= 1,
-            f"greedy decoding (temperature 0) gives one response, n is {self.n}; set n to 1": (
-                self.temperature == 0 and self.n != 1
-            ),
-            f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample": (
-                0 < len(self.seeds) < self.n
-            ),
-        }
-        for sentence, holds in problems.items():
-            if holds:
-                raise WRPOError(sentence)
+        if self.n < 1 or self.max_tokens < 1:
+            raise WRPOError(f"n {self.n} and max_tokens {self.max_tokens} must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise WRPOError(
+                f"temperature {self.temperature} must not be negative, top_p {self.top_p} must be "
+                "above 0 and at most 1"
+            )
+        if self.temperature == 0 and self.n != 1:
+            raise WRPOError(f"greedy decoding (temperature 0) gives one response, not {self.n}")
+        if 0 < len(self.seeds) < self.n:
+            raise WRPOError(f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample")
 
     def seed_of(self, key: str, sample: int) -> int:
         """The seed for sample number ``sample`` of ``key``, below 2**31."""

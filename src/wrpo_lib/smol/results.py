@@ -14,9 +14,10 @@ import json
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.analysis.statistics import (
     Estimate,
@@ -24,15 +25,10 @@ from wrpo_lib.analysis.statistics import (
     mean_interval,
     proportion_interval,
 )
-from wrpo_lib.models import packaged_weights
 from wrpo_lib.quadruples import ResponseTable
 from wrpo_lib.quadruples.overlap import words
 from wrpo_lib.smol.study import TARGET, Study, paired, run
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ROLES = ("source_chosen", "target_chosen", "rejected")
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "gap of at least 1": {"min_gap": 1.0},
@@ -42,87 +38,62 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "identical texts kept": {"keep_identical": True},
     "second best source response": {"rank": 2},
 }
-Count = Callable[[str], int]
 
 
-def response_table(table: ResponseTable, count: Count) -> pd.DataFrame:
-    """A row a scored response; ``text`` is still there and never written."""
-    import pandas as pd
-
+def response_table(table: ResponseTable, count: Callable[[str], int]) -> pd.DataFrame:
+    """A row per scored response; ``text`` is still there and never written."""
     rows = pd.DataFrame(table.fetch(np.arange(len(table))).values())
-    return pd.DataFrame(
-        {
-            "prompt_id": rows["prompt_id"].str[:12],
-            "model": rows["model"],
-            "sample": rows["sample"],
-            "reward": rows["reward"],
-            "n_tokens": rows["text"].map(count),
-            "characters": rows["text"].str.len(),
-            "truncated": rows["finish_reason"] == "length",
-            "text": rows["text"],
-        }
-    )
+    rows["prompt_id"] = rows["prompt_id"].str[:12]
+    rows["n_tokens"], rows["characters"] = rows["text"].map(count), rows["text"].str.len()
+    rows["truncated"] = rows["finish_reason"] == "length"
+    names = "prompt_id model sample reward n_tokens characters truncated text"
+    return rows[names.split()]
 
 
 def quadruple_table(rows: list[dict[str, Any]], responses: pd.DataFrame) -> pd.DataFrame:
-    """A row a quadruple: rewards, lengths and truncation of its three responses."""
-    import pandas as pd
-
-    told = responses.drop_duplicates(["prompt_id", "text"]).set_index(["prompt_id", "text"])
-    made = []
-    for row in rows:
-        prompt_id = row["prompt_id"][:12]
-        found: dict[str, Any] = {"prompt_id": prompt_id, "source_model": row["source_model"]}
-        for role in ROLES:
-            own = told.loc[(prompt_id, row[role])]
-            names = ("n_tokens", "characters", "truncated")
-            found[f"{role}_reward"] = row[f"{role}_reward"]
-            found |= {f"{role}_{name}": own[name] for name in names}
-        made.append(found)
-    return pd.DataFrame(made)
+    """A row per quadruple: rewards, lengths and truncation of its three responses."""
+    made = pd.DataFrame(rows)
+    made["prompt_id"] = made["prompt_id"].str[:12]
+    known = responses.drop_duplicates(["prompt_id", "text"]).set_index(["prompt_id", "text"])
+    found = made[["prompt_id", "source_model"]].copy()
+    for role in ("source_chosen", "target_chosen", "rejected"):
+        own = known.loc[list(zip(made["prompt_id"], made[role], strict=True))]
+        found[f"{role}_reward"] = made[f"{role}_reward"]
+        for name in ("n_tokens", "characters", "truncated"):
+            found[f"{role}_{name}"] = own[name].to_numpy()
+    return found
 
 
-def _spread(name: str, found: Estimate) -> dict[str, float]:
+def _interval(name: str, found: Estimate) -> dict[str, float]:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def source_table(responses: pd.DataFrame, quadruples: pd.DataFrame) -> pd.DataFrame:
-    """Of each model: how often it gives y_ws, its mean reward and length, truncated responses."""
-    import pandas as pd
-
-    rows = []
-    for name in sorted(set(responses["model"])):
-        own = responses[responses["model"] == name]
-        wins, n = int((quadruples["source_model"] == name).sum()), len(quadruples)
-        won = None if name == TARGET else proportion_interval(wins, n)
-        rows.append(
-            {
-                "source": name,
-                "wins": None if won is None else wins,
-                "n": n,
-                **({} if won is None else _spread("share", won)),
-                "responses": len(own),
-                **_spread("reward", mean_interval(own["reward"], own["prompt_id"])),
-                **_spread("n_tokens", mean_interval(own["n_tokens"], own["prompt_id"])),
-                "truncated": own["truncated"].mean(),
-            }
-        )
+    """Per model: how often it gives y_ws, its mean reward and length, truncated responses."""
+    rows, n = [], len(quadruples)
+    for name, own in responses.groupby("model"):
+        row: dict[str, Any] = {"source": name, "wins": None, "n": n}
+        if name != TARGET:
+            row["wins"] = int((quadruples["source_model"] == name).sum())
+            row |= _interval("share", proportion_interval(row["wins"], n))
+        row["responses"] = len(own)
+        for field in ("reward", "n_tokens"):
+            row |= _interval(field, mean_interval(own[field], own["prompt_id"]))
+        rows.append({**row, "truncated": own["truncated"].mean()})
     return pd.DataFrame(rows).astype({"wins": "Int64"})
 
 
 def length_table(responses: pd.DataFrame) -> pd.DataFrame:
     """Rank correlation of reward and tokens, over all responses and within a prompt."""
-    import pandas as pd
-
-    groups = {"sources": responses["model"] != TARGET, "target": responses["model"] == TARGET}
     rows = []
-    for name, chosen in groups.items():
-        own = responses[chosen]
-        for within in (False, True):
-            found = rank_correlation(own, within)
-            where = "within a prompt" if within else "over all"
-            rows.append({"responses": name, "ranked": where, **_spread("correlation", found),
-                         "n": found.n, "prompts": found.n_clusters})  # fmt: skip
+    for name, own in (
+        ("sources", responses[responses["model"] != TARGET]),
+        ("target", responses[responses["model"] == TARGET]),
+    ):
+        for ranked in ("over all", "within a prompt"):
+            found = rank_correlation(own, ranked == "within a prompt")
+            row = {"responses": name, "ranked": ranked, **_interval("correlation", found)}
+            rows.append({**row, "n": found.n, "prompts": found.n_clusters})
     return pd.DataFrame(rows)
 
 
@@ -145,61 +116,42 @@ def rank_correlation(rows: pd.DataFrame, within: bool) -> Estimate:
 
 def overlap_table(responses: pd.DataFrame) -> pd.DataFrame:
     """What the first responses of two models to one prompt share: word 3-grams (Jaccard), text."""
-    import pandas as pd
-
     first = responses[responses["sample"] == 0]
     texts = first.pivot(index="prompt_id", columns="model", values="text").dropna()
     rewards = first.pivot(index="prompt_id", columns="model", values="reward").loc[texts.index]
-    grams = texts.map(trigrams)
+    said = texts.map(words)
+    grams = said.map(lambda w: frozenset(zip(w, w[1:], w[2:], strict=False)))
     rows = []
     for a, b in combinations(sorted(texts.columns), 2):
-        shared = [100 * share(x, y) for x, y in zip(grams[a], grams[b], strict=True)]
-        rows.append(
-            {
-                "first": a,
-                "second": b,
-                **_spread("shared", mean_interval(shared)),
-                "same_text": int((texts[a] == texts[b]).sum()),
-                "reward_correlation": rewards[a].corr(rewards[b], method="spearman"),
-                "n": len(texts),
-            }
-        )
+        both = zip(grams[a], grams[b], strict=True)
+        shared = [100 * len(x & y) / max(len(x | y), 1) for x, y in both]
+        row = {"first": a, "second": b, **_interval("shared", mean_interval(shared))}
+        row["same_text"] = int((texts[a] == texts[b]).sum())
+        row["reward_correlation"] = rewards[a].corr(rewards[b], method="spearman")
+        rows.append({**row, "n": len(texts)})
     return pd.DataFrame(rows)
-
-
-def trigrams(text: str) -> frozenset[tuple[str, ...]]:
-    """The word 3-grams of a text."""
-    found = words(text)
-    return frozenset(zip(found, found[1:], found[2:], strict=False))
-
-
-def share(a: frozenset[Any], b: frozenset[Any]) -> float:
-    """Jaccard similarity; 0 where both are empty."""
-    return len(a & b) / max(len(a | b), 1)
 
 
 def option_table(table: ResponseTable, responses: pd.DataFrame) -> pd.DataFrame:
     """What options of pairing keep, and the rewards and lengths of what they keep."""
-    import pandas as pd
-
     rows = []
     for name, options in OPTIONS.items():
         made, counts = paired(table, **options)
         row: dict[str, Any] = {"option": name, **counts}
         if made:
             kept = quadruple_table(made, responses)
-            gap = kept["target_chosen_reward"] - kept["rejected_reward"]
             longer = kept["source_chosen_n_tokens"] > kept["target_chosen_n_tokens"]
-            row |= {"y_ws_reward": kept["source_chosen_reward"].mean(), "y_wt_gap": gap.mean(),
-                    "y_ws_longer": longer.mean()}  # fmt: skip
+            row["y_ws_reward"] = kept["source_chosen_reward"].mean()
+            row["y_wt_gap"] = (kept["target_chosen_reward"] - kept["rejected_reward"]).mean()
+            row["y_ws_longer"] = longer.mean()
         rows.append(row)
     counted = ["small_gap", "length_ratio"]
     frame = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys([*rows[0], *counted])))
     return frame.fillna(dict.fromkeys(counted, 0)).astype(dict.fromkeys(counted, int))
 
 
-def result_tables(table: ResponseTable, count: Count) -> dict[str, pd.DataFrame]:
-    """All tables of the study."""
+def result_tables(table: ResponseTable, count: Callable[[str], int]) -> dict[str, pd.DataFrame]:
+    """All tables of the study; ``count`` counts a text's tokens."""
     responses = response_table(table, count)
     quadruples = quadruple_table(paired(table)[0], responses)
     return {
@@ -215,14 +167,14 @@ def result_tables(table: ResponseTable, count: Count) -> dict[str, pd.DataFrame]
 def make_results(study: Study, model: str | None = None) -> Path:
     """Run the study (finished rows are kept) and write ``results/smol``."""
     from wrpo_lib.figures.map import write_figure_map
-    from wrpo_lib.generation import TransformersEngine
+    from wrpo_lib.generation import make_engine
     from wrpo_lib.io import file_hash
-    from wrpo_lib.models import load_causal_lm, load_tokenizer
+    from wrpo_lib.models import load_tokenizer, packaged_weights
     from wrpo_lib.records import commit, read_run, write_results
 
     made_at, place = commit(), model or str(packaged_weights())
     weights = file_hash(Path(place)) if Path(place).is_file() else place
-    table = run(study, lambda: TransformersEngine(*load_causal_lm(place)), weights)
+    table = run(study, lambda: make_engine("transformers", place), weights)
     tokenizer = load_tokenizer(place)
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",

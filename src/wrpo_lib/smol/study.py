@@ -9,6 +9,7 @@ part of the project: the published texts are under CC BY-NC. A run that was cut 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,60 +68,55 @@ class Study:
 
 
 def sources(study: Study) -> Path:
-    """One published response of each source to each drawn prompt."""
-    out = study.file("sources")
-    files = study.source_files
+    """One published response of each source to each prompt drawn.
+
+    Drawn by the seed, from the prompts that the reference and every source answered once.
+    """
+    out, files = study.file("sources"), study.source_files
     hashes = {path.name: file_hash(path) for path in [study.reference_file, *files]}
-    study.folder.mkdir(parents=True, exist_ok=True)
     keep_record(out, {"prompts": study.prompts, "seed": study.seed, "published": hashes})
-    if not out.is_file():
-        rows = [
-            {**row, "model": f"source-{row['model']}"}
-            for path in files
-            for row in as_responses(iter_rows(path), str(path))
-        ]
-        drawn = _draw(study, rows, len(files))
-        write_rows((row for row in rows if row["prompt_id"] in drawn), out)
-    return out
-
-
-def _draw(study: Study, rows: list[dict[str, Any]], n_sources: int) -> set[str]:
-    """Prompts drawn by the seed from those that every source and the reference answered once."""
-    known = set(read_references(study.reference_file))
-    answers: dict[str, int] = {}
-    for row in rows:
-        answers[row["prompt_id"]] = answers.get(row["prompt_id"], 0) + 1
-    whole = sorted(i for i, n in answers.items() if n == n_sources and i in known)
+    if out.is_file():
+        return out
+    rows = [
+        {**row, "model": f"source-{row['model']}"}
+        for path in files
+        for row in as_responses(iter_rows(path), str(path))
+    ]
+    known, answers = read_references(study.reference_file), Counter(r["prompt_id"] for r in rows)
+    whole = sorted(i for i, n in answers.items() if n == len(files) and i in known)
     if len(whole) < study.prompts:
         raise WRPOError(
             f"{study.published} has {len(whole)} prompts that every file answers once, not "
             f"{study.prompts}; ask for fewer"
         )
-    return set(random.Random(study.seed).sample(whole, study.prompts))
-
-
-def target(study: Study, engine: Callable[[], Engine], weights: str) -> Path:
-    """The target's samples. ``engine`` is made, and the run record renewed, only if some miss."""
-    out = study.file(TARGET)
-    prompts = dict(read_prompts(sources(study)))
-    made = sum(1 for _ in iter_rows(out)) if out.is_file() else 0
-    if made < len(prompts) * study.sampling.n:
-        sample_responses(
-            prompts.items(), engine(), TARGET, study.sampling, out,
-            total=len(prompts), settings={"weights": weights},
-        )  # fmt: skip
+    drawn = set(random.Random(study.seed).sample(whole, study.prompts))
+    write_rows((row for row in rows if row["prompt_id"] in drawn), out)
     return out
 
 
-def scored(study: Study, files: list[Path]) -> Path:
-    """Every response with its BLEU; empty ones have no row."""
-    out = study.file("scored")
-    scorer = Bleu(read_references(study.reference_file))
+def run(study: Study, engine: Callable[[], Engine], weights: str) -> ResponseTable:
+    """All stages; finished rows are kept. Returns the scored responses.
+
+    ``engine`` is made, and the target's run record renewed, only if some of its samples miss.
+    """
+    files = [sources(study), study.file(TARGET)]
+    prompts, made = dict(read_prompts(files[0])), 0
+    if files[1].is_file():
+        made = sum(1 for _ in iter_rows(files[1]))
+    if made < len(prompts) * study.sampling.n:
+        settings = {"weights": weights}
+        sample_responses(
+            prompts.items(), engine(), TARGET, study.sampling, files[1], settings=settings
+        )
+    scorer, scored = Bleu(read_references(study.reference_file)), study.file("scored")
     settings = {"references": file_hash(study.reference_file)}
     for path in files:
-        score_responses(iter_rows(path), scorer, scorer.name, out, where=str(path),
-                        settings=settings)  # fmt: skip
-    return out
+        score_responses(
+            iter_rows(path), scorer, scorer.name, scored, where=str(path), settings=settings
+        )
+    table = read_responses([scored])
+    write_pairs(table, study.file("quadruples"), Pairing(target=TARGET))
+    return table
 
 
 def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -128,11 +124,3 @@ def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], 
     rows, report = build_rows(table, table.fetch, Pairing(target=TARGET, **options))
     made = list(rows)  # the report is complete once all rows are made
     return made, report.as_dict()
-
-
-def run(study: Study, engine: Callable[[], Engine], weights: str) -> ResponseTable:
-    """All stages; finished rows are kept. Returns the scored responses."""
-    files = [sources(study), target(study, engine, weights)]
-    table = read_responses([scored(study, files)])
-    write_pairs(table, study.file("quadruples"), Pairing(target=TARGET))
-    return table
