@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.answers import Answered
-    from wrpo_lib.generation import Engine
 
 
 def register(app: typer.Typer) -> None:
@@ -38,41 +37,22 @@ def answer(
     """Answer BENCHMARK; finished answers are kept, a second run makes the missing ones."""
     from wrpo_lib.evaluation import answers as files
     from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.generation import make_engine
+    from wrpo_lib.server import Server
 
     asked = load(benchmark, version)
     shown = name or Path(model).name
-    if engine == "server":
-        made_by = _served(model, base_url, connections, api_key_env)
-    else:
-        made_by = _local(engine, model, dtype, tensor_parallel)
+    options: dict[str, Any] = {}
+    if engine == "vllm":
+        options["tensor_parallel_size"] = tensor_parallel
+    server = Server(base_url, api_key_env, connections, timeout=600.0)
+    made_by = make_engine(engine, model, server=server, dtype=dtype, **options)
     counts = files.answer(asked, shown, made_by, out, max_tokens, seed)
     _say(counts, out)
     if counts.errors:
         raise WRPOError(f"{counts.errors.total()} answers failed; run again to make them")
     if export is not None:
         typer.echo(files.export(files.Answers(out, asked), shown, export))
-
-
-def _served(model: str, base_url: str, connections: int, api_key_env: str) -> Engine:
-    from wrpo_lib.generation import ServerEngine
-    from wrpo_lib.server import Server
-
-    if not base_url:
-        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-    return ServerEngine(Server(base_url, api_key_env, connections, timeout=600.0), model)
-
-
-def _local(engine: str, model: str, dtype: str, tensor_parallel: int) -> Engine:
-    if engine == "vllm":
-        from wrpo_lib.generation.vllm_engine import VLLMEngine
-
-        return VLLMEngine(model, tensor_parallel_size=tensor_parallel, dtype=dtype)
-    if engine != "transformers":
-        raise WRPOError(f"unknown engine {engine!r}; choose transformers, vllm or server")
-    from wrpo_lib.generation import TransformersEngine
-    from wrpo_lib.models import load_causal_lm
-
-    return TransformersEngine(*load_causal_lm(model, dtype=dtype))
 
 
 def _say(counts: Answered, out: Path) -> None:

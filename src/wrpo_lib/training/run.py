@@ -51,6 +51,7 @@ __all__ = ["build_trainer", "last_checkpoint", "load_inputs", "run", "train"]
 DYNAMICS = "dynamics.jsonl"
 
 
+@known_warnings()
 def train(
     recipe: Recipe,
     model: PreTrainedModel,

@@ -21,7 +21,6 @@ from peft import PeftModel
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import sharing
@@ -203,13 +202,7 @@ class WRPOTrainer(DPOTrainer):
         if self.ref_model is None and isinstance(self.model, PeftModel):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
-        checkpointing = self.args.gradient_checkpointing_kwargs
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, checkpointing),
-            adapter,
-            self.accelerator.autocast(),
-        ):
+        with torch.no_grad(), adapter, self.accelerator.autocast():
             logps, _ = sharing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
