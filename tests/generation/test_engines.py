@@ -17,7 +17,7 @@ import pytest
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 from local_server import Answer, LocalServer, said
 
-from wrpo_lib.chat import Renderer, fold_system
+from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine
 from wrpo_lib.generation.vllm_engine import VLLMEngine
@@ -63,19 +63,6 @@ def test_a_system_turn_with_a_place_stays(tiny: Tiny) -> None:
     assert "be brief" in text.split("<user>")[0]
     assert renderer.folded == 0
     assert SYSTEM[1]["content"] == "copy : a b", "the prompt itself is never changed"
-
-
-def test_folding_finds_the_first_user_turn() -> None:
-    turns = [{"role": "assistant", "content": "hello"}, {"role": "user", "content": "q"}]
-    folded = fold_system([{"role": "system", "content": "s"}, *turns])
-    assert folded == [turns[0], {"role": "user", "content": "s\n\nq"}]
-    empty = fold_system([{"role": "system", "content": " "}, turns[1]])
-    assert empty == [turns[1]]
-
-
-def test_a_tokenizer_without_a_template_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(WRPOError, match="has no chat template"):
-        Renderer(with_template(tiny, ""))
 
 
 def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
@@ -207,15 +194,6 @@ def test_a_real_server_from_the_command_line(
         assert row["seed"] == sampling.seed_of(*key)
         assert 0 < row["n_tokens"] <= 10
         assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")
-
-
-def test_a_real_server_takes_many_connections(tiny: Tiny, transformers_serve: str) -> None:
-    engine = ServerEngine(Server(transformers_serve, connections=8), str(tiny.folder))
-    requests = [Request(r["prompt_id"], r["prompt"], SHORT) for r in prompt_rows(6)]
-    made = list(engine(requests))
-    assert {(r.key, r.sample) for r in made if r.error is None} == {
-        (f"p{k}", s) for k in range(6) for s in range(2)
-    }
 
 
 def test_a_real_server_refuses_another_model(transformers_serve: str) -> None:

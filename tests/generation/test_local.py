@@ -40,7 +40,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 
 
 def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
-    """In any order; other seeds give others, and the global generator is left as it was."""
+    """In any order. Other seeds give others; the global generator is left as it was."""
     engine = TransformersEngine(tiny.model, tiny.tokenizer)
     torch.manual_seed(5)
     before = torch.get_rng_state()

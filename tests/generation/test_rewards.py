@@ -64,11 +64,6 @@ def test_a_score_is_that_of_the_row_alone(tiny: Tiny, pad: str) -> None:
         assert part == pytest.approx(expected[5:9], abs=1e-5)
 
 
-def test_the_same_score_twice_to_the_bit(tiny: Tiny, saved: Path) -> None:
-    first, second = (rewards_of(load_reward_model(str(saved)), rows(6)) for _ in range(2))
-    assert first == second
-
-
 def test_batches_stay_within_the_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = RewardModel(classifier(tiny, 0), tiny.tokenizer, batch_tokens=200)
     scores, areas = scorer._scores, []

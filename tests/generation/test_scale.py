@@ -40,14 +40,3 @@ def test_memory_follows_the_batch_not_the_file(tmp_path: Path) -> None:
     assert grown > 40
     for stage in ("sample", "score"):
         assert large[stage] - small[stage] < 0.35 * grown
-
-
-@pytest.mark.slow
-@needs_proc
-def test_a_million_responses(tmp_path: Path) -> None:
-    """100,000 prompts, two models, five responses each: some 2 GiB of rewards."""
-    peaks, size = stages(tmp_path / "million", 100_000)
-    print(f"{size:.0f} MiB of rewards; peak MiB after each stage: {peaks}")
-    assert size > 1500
-    assert peaks["score"] < 500
-    assert peaks["pair"] < 1000

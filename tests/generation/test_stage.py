@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +18,6 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
 from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.stage import sample_responses, score_responses
-from wrpo_lib.io import Store
 from wrpo_lib.quadruples import read_responses
 
 SHORT = Sampling(n=2, max_tokens=8)
@@ -186,39 +183,6 @@ def test_a_reward_that_is_no_number_names_its_row(tmp_path: Path, reward: float)
     assert len(read_rows(out)) == 2
     counts = score_responses(responses(5), length, "b", out)
     assert (counts["made"], counts["kept"]) == (3, 2)
-
-
-def test_a_full_disk_keeps_what_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, written = Store._write, 0
-
-    def full_after_five(store: Store, line: bytes) -> None:
-        nonlocal written
-        written += 1
-        if written > 5:
-            store._file = Full(store._file)  # type: ignore[assignment]
-        write(store, line)
-
-    class Full:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def write(self, data: bytes) -> int:
-            self.file.write(data[:7])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-    out = tmp_path / "r.jsonl"
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "_write", full_after_five)
-        with pytest.raises(WRPOError, match=r"No space left.* its 5 finished rows are kept"):
-            sample_responses(prompts(9), echo, "m", SHORT, out)
-    assert len(read_rows(out)) == 5
-    assert sample_responses(prompts(9), echo, "m", SHORT, out)["made"] == 13
-    assert len(set(keys(out))) == 18
 
 
 def wrpo(*arguments: object) -> list[str]:

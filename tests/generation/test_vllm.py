@@ -235,32 +235,3 @@ def test_the_server_refuses_what_it_cannot_do(python: str, served: Served, tmp_p
     assert done.returncode == 2
     assert "The model `another` does not exist" in done.stderr
     assert "check the server's address and the model's name" in done.stderr
-
-
-def test_a_server_killed_midway_costs_no_finished_row(served: Served, tmp_path: Path) -> None:
-    asked = write_rows(tmp_path / "prompts.jsonl", prompt_rows(150))
-    out, log = tmp_path / "made.jsonl", tmp_path / "log"
-    command = wrpo_sample(sys.executable, asked, "--out", out, "--engine", "server", "--base-url",
-                          served.url, "--model", "tiny", "--n", 2, "--max-tokens", 100,
-                          "--connections", 4, "--retries", 0)  # fmt: skip
-    with log.open("w") as file:
-        run = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            wait_until(lambda: lines(out) >= 10, run, log)
-            served.stop()
-            assert run.wait(timeout=300) == 2
-        finally:
-            run.kill()
-    said = log.read_text()
-    n = lines(out)
-    assert 10 <= n < 300
-    assert "responses failed" in said
-    assert f"the {n} made are kept" in said
-    kept = out.read_bytes()
-    served.start()
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"made {300 - n} responses to 150 prompts" in done.stdout
-    assert out.read_bytes().startswith(kept)
-    names = {(r["prompt_id"], r["sample"]) for r in read_rows(out)}
-    assert len(names) == lines(out) == 300
