@@ -94,22 +94,17 @@ def _iter_json(path: Path) -> Iterator[Row]:
     yield from rows
 
 
-def open_parquet(path: Path) -> Any:
-    """A :class:`pyarrow.parquet.ParquetFile`."""
+def _iter_parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise WRPOError(
             f"{path} is no whole parquet file; it is truncated, copy it again"
         ) from error
-
-
-def _iter_parquet(path: Path) -> Iterator[Row]:
-    for batch in open_parquet(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
 
 
 def file_hash(path: Path) -> str:

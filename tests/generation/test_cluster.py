@@ -24,11 +24,11 @@ from wrpo_lib.generation.cluster import (
     _Worker,
     spread,
 )
-from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.request import Sampling
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import Store
 from wrpo_lib.nano.tasks import Task
+from wrpo_lib.quadruples.split import read_prompts
 
 pytest.importorskip("ray", reason="needs the extra `cluster` (ray)")
 N = 120

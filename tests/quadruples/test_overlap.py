@@ -33,7 +33,7 @@ def test_all_prompts_of_three_benchmarks_are_read(real: list[BenchmarkPrompt]) -
 
 
 def ids(index: Benchmarks, text: str) -> set[tuple[str, str]]:
-    return {(m.benchmark, m.question_id) for m in index.matches("x", text)}
+    return {(m.benchmark, m.question_id) for m in index.matches({"x": text})}
 
 
 def test_planted_copies_are_found(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
@@ -60,11 +60,11 @@ def test_benchmarks_overlap_only_where_they_do(
     real: list[BenchmarkPrompt], index: Benchmarks
 ) -> None:
     """AlpacaEval holds two MT-Bench questions word for word; nothing else crosses benchmarks."""
+    alpaca = {p.question_id: p for p in real[:805]}
     crossing = {
-        (p.question_id, m.question_id): (m.ngram_share, m.similarity)
-        for p in real[:805]
-        for m in index.matches("x", p.text)
-        if m.benchmark != p.benchmark
+        (m.prompt_id, m.question_id): (m.ngram_share, m.similarity)
+        for m in index.matches({i: p.text for i, p in alpaca.items()})
+        if m.benchmark != alpaca[m.prompt_id].benchmark
     }
     assert crossing == {("791", "130"): (1.0, 1.0), ("801", "81"): (1.0, 1.0)}
 
@@ -119,5 +119,5 @@ def test_odd_texts_match_nothing_by_accident() -> None:
     index = Benchmarks(
         [BenchmarkPrompt("b", "1", "!!!"), BenchmarkPrompt("b", "2", "日本語の質問です")]
     )
-    assert not list(index.matches("x", ""))
-    assert [m.question_id for m in index.matches("x", "日本語の質問です")] == ["2"]
+    found = index.matches({"empty": "", "same": "日本語の質問です"})
+    assert [(m.prompt_id, m.question_id) for m in found] == [("same", "2")]

@@ -14,31 +14,10 @@ import pytest
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.quadruples import Pairing, build_rows, read_quadruples, read_responses
-from wrpo_lib.quadruples.choose import PAIRS
-from wrpo_lib.quadruples.schema import optional_responses, row_problems
+from wrpo_lib.quadruples.schema import row_problems
 from wrpo_lib.quadruples.split import make_split, read_split
 
 Wrpo = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def wrpo(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Wrpo:
-    """Exit status, stdout and stderr of ``wrpo ...``."""
-    import sys
-
-    from wrpo_lib import cli
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wrpo", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 def said(prompt: str, model: str, sample: int, reward: float, **changes: Any) -> dict[str, Any]:
@@ -86,8 +65,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 def paired(path: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     table = read_responses([path])
-    made, report = build_rows(table, table.fetch, Pairing(target="t", **options))
-    found = list(made)
+    found, report = build_rows(table, Pairing(target="t", **options))
     assert report.kept == len(found)
     assert report.prompts == report.kept + sum(report.dropped.values())
     return found, {k: n for k, n in report.dropped.items() if n}
@@ -121,19 +99,12 @@ def test_rank_and_group_of_sources(write: Any, options: dict[str, Any], chosen: 
     assert row["source_chosen"] == chosen
 
 
-def test_further_sources_and_a_dispreferred_response(write: Any) -> None:
-    """The second y_ws is of another model, and prompts that lack one are left out."""
+def test_a_dispreferred_source_response(write: Any) -> None:
     rewards = {"a": (3.0, 4.0), "b": (1.0, 2.0), "t": (0.5, 0.9)}
-    path = write([*rows("x", rewards=rewards), *rows("y", rewards={"a": (1.0,), "t": (0.5, 0.9)})])
-    (row,), dropped = paired(path, top_k=2, dispreferred=True)
-    assert dropped == {"missing_source": 1}
+    (row,), _ = paired(write(rows("x", rewards=rewards)), dispreferred=True)
     assert not list(row_problems(row, 1))
-    assert optional_responses(row) == ("source_chosen_2", "source_rejected")
-    assert (row["source_chosen"], row["source_chosen_2"]) == ("a says x 1", "b says x 1")
-    assert (row["source_rejected"], row["source_rejected_reward"]) == ("b says x 0", 1.0)
-    assert row["source_chosen_2_model"] == "b"
-    with pytest.raises(WRPOError, match="cannot both be above 1"):
-        Pairing(target="t", rank=2, top_k=2)
+    assert (row["source_chosen"], row["source_rejected"]) == ("a says x 1", "b says x 0")
+    assert (row["source_rejected_model"], row["source_rejected_reward"]) == ("b", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -173,8 +144,7 @@ def test_pairs_train_in_trl_as_they_are(write: Any) -> None:
 def test_sft_rows_need_no_target(write: Any) -> None:
     sources = [r for r in rows("x") if r["model"] != "t"]
     table = read_responses([write(sources)])
-    made, _ = build_rows(table, table.fetch, Pairing(pairs="sft"))
-    (row,) = made
+    (row,), _ = build_rows(table, Pairing(pairs="sft"))
     assert row["source_chosen"] == "a says x 1"
     assert set(row) == {"prompt_id", "prompt", "source_chosen", "source_model",
                         "source_chosen_reward"}  # fmt: skip
@@ -191,7 +161,7 @@ def test_the_order_of_rows_and_files_changes_nothing(write: Any) -> None:
         random.Random(seed).shuffle(all_rows)
         path, other = write(all_rows[:7]), write(all_rows[7:], "s.parquet")
         table = read_responses([other, path])
-        assert list(build_rows(table, table.fetch, Pairing(target="t"))[0]) == expected
+        assert build_rows(table, Pairing(target="t"))[0] == expected
 
 
 LEFT_OUT: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
@@ -358,7 +328,3 @@ def test_a_recorded_split_is_not_drawn_again(write: Any, wrpo: Wrpo, tmp_path: P
     split.write_text('{"seed": 1, "share": 0.3, "sft": ["x"], "preference": ["x"]}')
     code, _, err = wrpo(*asked)
     assert (code, "'x' stands in both parts" in err) == (2, True)
-
-
-def test_every_kind_of_pair_is_tested() -> None:
-    assert set(PAIRS) == {"quadruples", "sft", "dpo-on", "dpo-hybrid", "dpo-off", "within-source"}

@@ -141,7 +141,7 @@ def test_what_cannot_be_rendered_is_one_sentence() -> None:
     with pytest.raises(WRPOError, match="cannot render the roles"):
         render(tokenizer(GEMMA, "<eos>"), [*PROMPT, {"role": "tool", "content": "s"}], ["fine"])
     with pytest.raises(WRPOError, match="max_prompt_length"):
-        render(tokenizer(CHATML, "<|im_end|>"), PROMPT, ["fine" * 50], 60, 60)
+        render(tokenizer(CHATML, "<|im_end|>"), PROMPT, ["fine" * 50], 30, 30)
 
 
 @pytest.mark.parametrize("name", ["short", "ordinary"])

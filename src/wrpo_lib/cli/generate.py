@@ -78,8 +78,8 @@ def sample(
 def _sample(o: SimpleNamespace) -> None:
     from itertools import islice
 
-    from wrpo_lib.generation.prompts import read_prompts
     from wrpo_lib.generation.stage import sample_responses
+    from wrpo_lib.quadruples.split import read_prompts
 
     refuse_suffix(o.out)
     if o.engine not in ENGINES:
@@ -99,7 +99,7 @@ def _count_prompts(prompts: Path, limit: int | None) -> int:
     """The number of prompts; anything wrong with them is said before a model is loaded."""
     from itertools import islice
 
-    from wrpo_lib.generation.prompts import read_prompts
+    from wrpo_lib.quadruples.split import read_prompts
 
     return sum(1 for _ in islice(read_prompts(prompts), limit))
 

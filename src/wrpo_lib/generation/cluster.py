@@ -24,7 +24,7 @@ from wrpo_lib.generation.request import Engine, Request, Sampling
 from wrpo_lib.generation.rewards import Rows, Scorer
 from wrpo_lib.generation.stage import KEY, keep_record, response_row
 from wrpo_lib.io import Store
-from wrpo_lib.quadruples.responses import response_problems
+from wrpo_lib.quadruples.schema import row_problems
 
 Work = Callable[[Rows], Rows]
 """What is done with a batch: prompts to their responses, responses to the same with rewards. A row
@@ -101,7 +101,7 @@ def score_on_cluster(
         done = store.keys()
 
         def pending(row: dict[str, Any], number: int) -> bool:
-            for problem in response_problems(row, number):
+            for problem in row_problems(row, number, "responses"):
                 raise WRPOError(problem.sentence(str(responses)))
             return bool(row["text"].strip()) and tuple(row[k] for k in KEY) not in done
 

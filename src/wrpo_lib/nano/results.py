@@ -74,7 +74,7 @@ def answer_table(world: World) -> pd.DataFrame:
 
 def source_rows(world: World) -> list[dict[str, Any]]:
     """Each source's share of prompts won (Table 1), rewards and length."""
-    from wrpo_lib.quadruples.build import best
+    from wrpo_lib.quadruples.pair import best
 
     responses = study.source_responses(world)
     wins = best(responses)["model"].value_counts()

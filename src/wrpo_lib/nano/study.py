@@ -263,7 +263,7 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
     before training, so before and after compare the same texts.
     """
     from wrpo_lib.logprobs import response_logprobs
-    from wrpo_lib.quadruples.build import best
+    from wrpo_lib.quadruples.pair import best
 
     path = world.folder / "deviation" / f"{policy}.jsonl"
     if not path.is_file():
