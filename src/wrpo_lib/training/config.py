@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +11,9 @@ from trl import DPOConfig
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import SCHEDULES, Weights, fusion_weights
-from wrpo_lib.quadruples.schema import SOURCE_FIELD
 from wrpo_lib.sharing import BACKENDS
 
+SOURCE_FIELD = re.compile(r"source_chosen(_([2-9]|[1-9][0-9]+))?")
 OBJECTIVES = ("dpo", "ipo", "simpo")
 SHARING = ("auto", "true", "false")
 UNSUPPORTED: dict[str, Any] = {
