@@ -81,29 +81,18 @@ def build_rows(
 def _row(said: dict[str, dict[str, Any]], pairing: Pairing) -> dict[str, Any]:
     """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
     preferred, lost = pairing.roles
-    first = said[preferred]
-    row = {"prompt_id": first["prompt_id"], "prompt": first.get("prompt")}
-    if pairing.pairs == "quadruples":
-        fields = {"source_chosen": "source_chosen", "target_chosen": "target_chosen"}
-        fields |= {"rejected": lost}
-    elif pairing.pairs == "sft":
-        fields = {"source_chosen": preferred}
-    else:
-        fields = {"chosen": preferred, "rejected": lost}
-        sides = {k: [{"role": "assistant", "content": said[v]["text"]}] for k, v in fields.items()}
-        models = {f"{name}_model": said[role]["model"] for name, role in fields.items()}
-        return {**row, **sides, **models, **_rewards(said, fields)}
-    row |= {name: said[role]["text"] for name, role in fields.items()}
-    row |= {"source_model": said["source_chosen"]["model"], **_rewards(said, fields)}
-    if pairing.dispreferred and pairing.pairs == "quadruples":
-        worst = said["source_rejected"]
-        row |= {"source_rejected": worst["text"], "source_rejected_model": worst["model"]}
-        row |= _rewards(said, {"source_rejected": "source_rejected"})
-    return row
-
-
-def _rewards(said: dict[str, dict[str, Any]], fields: dict[str, str]) -> dict[str, float]:
-    return {f"{name}_reward": float(said[role]["reward"]) for name, role in fields.items()}
+    row = {"prompt_id": said[preferred]["prompt_id"], "prompt": said[preferred].get("prompt")}
+    if pairing.pairs not in ("quadruples", "sft"):
+        for name, response in (("chosen", said[preferred]), ("rejected", said[lost])):
+            row[name] = [{"role": "assistant", "content": response["text"]}]
+            row |= {f"{name}_model": response["model"], f"{name}_reward": float(response["reward"])}
+        return row
+    named = {"rejected" if role == lost else role: response for role, response in said.items()}
+    row |= {name: response["text"] for name, response in named.items()}
+    row["source_model"] = named["source_chosen"]["model"]
+    if "source_rejected" in named:
+        row["source_rejected_model"] = named["source_rejected"]["model"]
+    return row | {f"{name}_reward": float(r["reward"]) for name, r in named.items()}
 
 
 def write_pairs(

@@ -178,8 +178,8 @@ def hub_rows(name: str, split: str = "train", revision: str | None = None) -> It
     name has ``split`` in it.
     """
     if folder := os.environ.get(MIRROR):
-        found = sorted((Path(folder) / name).rglob(f"*{split}*"))
-        if not (files := [path for path in found if path.name.endswith(SUFFIXES)]):
+        found = (Path(folder) / name).rglob(f"*{split}*")
+        if not (files := sorted(path for path in found if path.name.endswith(SUFFIXES))):
             raise WRPOError(
                 f"{folder}/{name} has no {split!r} file; put it there or unset {MIRROR}"
             )

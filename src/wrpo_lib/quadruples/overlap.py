@@ -120,12 +120,11 @@ class Benchmarks:
         similarity[[not words(text) for text in texts]] = 0
         found = []
         for p, b in np.argwhere((share >= SHARE) | (similarity >= SIMILARITY)):
-            values = {"n-grams": (share[p, b], SHARE)}
-            values["near-duplicate"] = (similarity[p, b], SIMILARITY)
-            by = " and ".join(name for name, (value, limit) in values.items() if value >= limit)
-            benchmark, question, _ = self.prompts[b]
-            both = (round(float(value), 4) for value, _ in values.values())
-            found.append(Match(ids[p], benchmark, question, *both, by))
+            both = float(share[p, b]), float(similarity[p, b])
+            by = ["n-grams"] * (both[0] >= SHARE) + ["near-duplicate"] * (both[1] >= SIMILARITY)
+            benchmark, question_id, _ = self.prompts[b]
+            rounded = (round(value, 4) for value in both)
+            found.append(Match(ids[p], benchmark, question_id, *rounded, " and ".join(by)))
         return found
 
 

@@ -68,11 +68,12 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     import pyarrow as pa
 
     kind = "rewards" if scored else "responses"
-    parts = [part for k, path in enumerate(files) for part in _numbers(path, k, kind)]
+    parts = [_numbers(block, k) for k, path in enumerate(files) for block in _blocks(path, kind)]
     if not parts:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
     frame = pa.concat_tables(parts).unify_dictionaries().to_pandas()
     frame["model"] = frame["model"].cat.set_categories(sorted(frame["model"].cat.categories))
+    frame["row"] = frame.groupby("file").cumcount()
     repeated = frame.duplicated(KEY)
     if repeated.any():
         row = frame.loc[repeated.idxmax()]
@@ -84,27 +85,22 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     return ResponseTable(frame, files)
 
 
-def _numbers(path: Path, file: int, kind: str) -> Iterator[pa.Table]:
-    """The numbers of one file, block by block."""
+def _numbers(block: pa.Table, file: int) -> pa.Table:
+    """The numbers of one block of a file's rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    start = 0
-    for block in _blocks(path, kind):
-        n = len(block)
-        yield pa.table(
-            {
-                "prompt_id": block["prompt_id"].dictionary_encode(),
-                "model": block["model"].dictionary_encode(),
-                "sample": block["sample"],
-                "reward": block["reward"],
-                "length": _lengths(block["text"]),
-                "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
-                "file": pa.array([file] * n, pa.int16()),
-                "row": pa.array(range(start, start + n), pa.int32()),
-            }
-        )
-        start += n
+    return pa.table(
+        {
+            "prompt_id": block["prompt_id"].dictionary_encode(),
+            "model": block["model"].dictionary_encode(),
+            "sample": block["sample"],
+            "reward": block["reward"],
+            "length": _lengths(block["text"]),
+            "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
+            "file": pa.repeat(pa.scalar(file, pa.int16()), len(block)),
+        }
+    )
 
 
 def _blocks(path: Path, kind: str) -> Iterator[pa.Table]:
