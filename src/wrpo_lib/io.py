@@ -25,9 +25,6 @@ WRITABLE = (".jsonl", ".jsonl.gz", ".parquet")
 SUFFIXES = (*WRITABLE, ".json", ".json.gz")
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def parse_row(line: str | bytes, where: str) -> Row:
     """One JSON object; ``where`` names the line in errors."""
     try:
@@ -113,9 +110,6 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-# --- writing whole files ------------------------------------------------------------------------
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,9 +143,6 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# --- appending ----------------------------------------------------------------------------------
 
 
 class Store:

@@ -163,10 +163,10 @@ def test_without_a_network_the_hub_is_one_sentence(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({**SIMPO, "all_rm_scores": [0.1]}, "row 1: 3 responses but 1 scores"),
-        ({**SIMPO, "all_generated_responses": [None]}, "'all_generated_responses': not a list"),
-        ({**SIMPO, "prompt": None}, "row 1, field 'prompt': missing"),
-        ({**ALPACA, "output": None}, "row 1, field 'output': missing"),
+        ({**SIMPO, "all_rm_scores": [0.1]}, "row 1: 3 responses, 1 scores"),
+        ({**SIMPO, "all_generated_responses": [None]}, "'all_generated_responses': not texts"),
+        ({**SIMPO, "prompt": None}, "row 1, fields 'prompt' and"),
+        ({**ALPACA, "output": None}, "row 1, fields 'instruction' and 'output': not texts"),
         ({**ALPACA, "generator": None}, "says not whose responses"),
     ],
 )

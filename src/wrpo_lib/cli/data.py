@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
 SHOWN = 20
-FORMATS = ("auto", "wrpo", "official")
 NAMES = {
     "quadruples": "quadruples (wrpo format)",
     "official": "quadruples (official format)",
@@ -50,7 +49,6 @@ def _refuse(problems: list[Problem], path: Path) -> None:
 @app.command()
 def check(
     file: Path,
-    format: Annotated[str, typer.Option(help="auto, wrpo or official")] = "auto",
     tokenizer: Annotated[str, typer.Option(help="also count truncation under it")] = "",
     max_length: Annotated[int, typer.Option(help="tokens of prompt and response")] = 2048,
     max_prompt_length: Annotated[int, typer.Option(help="tokens of a cut prompt")] = 1800,
@@ -63,10 +61,7 @@ def check(
     from wrpo_lib.io import iter_rows
     from wrpo_lib.quadruples.schema import sum_up_quadruples, validate_rows
 
-    if format not in FORMATS:
-        raise WRPOError(f"unknown format {format!r}; choose {', '.join(FORMATS)}")
     kind, rows = _with_kind(iter_rows(file), str(file))
-    kind = {"auto": kind, "wrpo": "quadruples"}.get(format, format)
     if kind in ("responses", "rewards"):
         return _check_responses(file, kind)
     if kind in ("simpo", "alpaca_eval"):

@@ -21,6 +21,11 @@ from wrpo_lib.io import SUFFIXES, iter_rows
 from wrpo_lib.quadruples.schema import RESPONSES
 
 Row = dict[str, Any]
+FIELDS = {
+    "simpo": ("prompt", "all_generated_responses"),
+    "alpaca_eval": ("instruction", "output"),
+}
+"""Fields of the prompt and of the response or responses."""
 MIRROR = "WRPO_DATA"
 """Environment variable: a folder that holds ``<owner>/<name>/*`` instead of the hub."""
 
@@ -85,45 +90,31 @@ def as_responses(
     for number, row in enumerate(rows, 1):
         here = f"{where}, row {number}"
         kind = kind_of(row, here)
-        if kind not in ("simpo", "alpaca_eval"):
+        if kind not in FIELDS:
             raise WRPOError(f"{here}: is of the {kind} format; give responses")
-        field = "prompt" if kind == "simpo" else "instruction"
-        prompt = _text(row, field, here)
-        texts, rewards = _responses(row, here) if kind == "simpo" else ([row["output"]], None)
+        asked, said = FIELDS[kind]
+        prompt, rewards = row.get(asked), row.get("all_rm_scores")
+        texts = row[said] if kind == "simpo" else [row[said]]
+        if not isinstance(texts, list) or not all(isinstance(t, str) for t in (prompt, *texts)):
+            raise WRPOError(f"{here}, fields {asked!r} and {said!r}: not texts; complete them")
+        if rewards is not None and len(rewards) != len(texts):
+            raise WRPOError(f"{here}: {len(texts)} responses, {len(rewards)} scores; complete them")
         name = model or row.get("generator") or row.get("model")
         if not isinstance(name, str):
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
+        prompt_id = row.get("prompt_id") or prompt_hash(prompt)
         for k, text in enumerate(texts):
-            key = (row.get("prompt_id") or prompt_hash(prompt), name)
             response = {
-                "prompt_id": key[0],
+                "prompt_id": prompt_id,
                 "prompt": [{"role": "user", "content": prompt}],
                 "model": name,
-                "sample": seen[key],
-                "text": _text({"output": text}, "output", here),
+                "sample": seen[prompt_id, name],
+                "text": text,
             }
             if rewards is not None:
                 response |= {"reward_model": reward_model or "unknown", "reward": rewards[k]}
-            seen[key] += 1
+            seen[prompt_id, name] += 1
             yield response
-
-
-def _text(row: Row, field: str, here: str) -> str:
-    if not isinstance(row.get(field), str):
-        raise WRPOError(f"{here}, field {field!r}: missing or not text; complete it")
-    return str(row[field])
-
-
-def _responses(row: Row, here: str) -> tuple[list[str], list[float] | None]:
-    """The texts and scores of a row of the SimPO pipeline (princeton-nlp/SimPO)."""
-    texts, rewards = row["all_generated_responses"], row.get("all_rm_scores")
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise WRPOError(
-            f"{here}, field 'all_generated_responses': not a list of texts; complete it"
-        )
-    if rewards is not None and len(rewards) != len(texts):
-        raise WRPOError(f"{here}: {len(texts)} responses but {len(rewards)} scores; complete them")
-    return texts, rewards
 
 
 def as_quadruples(rows: Iterable[Row], where: str) -> Iterator[Row]:
