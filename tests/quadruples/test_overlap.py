@@ -26,12 +26,6 @@ def index(real: list[BenchmarkPrompt]) -> Benchmarks:
     return Benchmarks(real)
 
 
-def test_all_prompts_of_three_benchmarks_are_read(real: list[BenchmarkPrompt]) -> None:
-    assert len(real) == 805 + 80 + 500
-    assert len({(p.benchmark, p.question_id) for p in real}) == len(real)
-    assert all(p.text.strip() for p in real)
-
-
 def ids(index: Benchmarks, text: str) -> set[tuple[str, str]]:
     return {(m.benchmark, m.question_id) for m in index.matches({"x": text})}
 

@@ -17,7 +17,6 @@ from wrpo_lib.quadruples import (
     from_official,
     read_quadruples,
     to_official,
-    validate_quadruples,
     write_quadruples,
 )
 from wrpo_lib.quadruples.schema import count_warnings
@@ -103,12 +102,6 @@ def test_a_damaged_file_is_said(
         read_quadruples(path)
 
 
-def test_an_unknown_kind_of_file_is_refused_both_ways(tmp_path: Path) -> None:
-    for action in (read_quadruples, lambda p: write_quadruples([row()], p)):
-        with pytest.raises(WRPOError, match=r"unknown kind of file; use \.jsonl"):
-            action(tmp_path / "q.csv")
-
-
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl.gz"
     write_quadruples([row(1)], path)
@@ -121,15 +114,6 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with gzip.open(path, "rt") as file:
         assert json.loads(file.read()) == row(1)
-
-
-def test_all_problems_are_found_not_only_the_first() -> None:
-    found = list(validate_quadruples([row(1, rejected=None, source_chosen=""), row(1)]))
-    assert [(p.row, p.field) for p in found] == [
-        (1, "source_chosen"),
-        (1, "rejected"),
-        (2, "prompt_id"),
-    ]
 
 
 def test_what_is_odd_but_allowed_is_counted() -> None:
