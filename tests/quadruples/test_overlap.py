@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import read_rows
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.quadruples.overlap import BenchmarkPrompt, Benchmarks, find_overlap, read_benchmark
 
 FILES = ("alpaca_eval/gpt4_1106_preview.json.gz", "eval/mtbench_questions.jsonl",
@@ -64,35 +63,17 @@ def test_benchmarks_overlap_only_where_they_do(
 
 
 def test_the_command_reports_and_drops(
-    real: list[BenchmarkPrompt],
-    shared: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    real: list[BenchmarkPrompt], shared: Path, tmp_path: Path, wrpo: Any
 ) -> None:
     copied = next(p for p in real if p.benchmark == "mtbench_questions" and p.question_id == "95")
     prompts = {"mine": "Which birds nest in the reeds of a lake at home?", "theirs": copied.text}
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"prompt_id": i, "prompt": [{"role": "user", "content": t}]}) + "\n"
-            for i, t in prompts.items()
-        )
-    )
-    out, keep = tmp_path / "overlap.jsonl", tmp_path / "kept.jsonl"
-    asked = [a for name in FILES for a in ("--benchmark", str(shared / name))]
-    monkeypatch.setattr(
-        "sys.argv",
-        ["wrpo", "data", "overlap", str(file), *asked, "--out", str(out), "--keep", str(keep)],
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
-    assert "1 of 2 prompts overlap with 1385 benchmark prompts" in capsys.readouterr().out
+    file, out, keep = (tmp_path / f"{name}.jsonl" for name in ("prompts", "overlap", "kept"))
+    write_rows(({"prompt_id": i, "prompt": text} for i, text in prompts.items()), file)
+    asked = [a for name in FILES for a in ("--benchmark", shared / name)]
+    code, said, _ = wrpo("data", "overlap", file, *asked, "--out", out, "--keep", keep)
+    assert (code, "1 of 2 prompts overlap with 1385 benchmark prompts" in said) == (0, True)
     (row,) = read_rows(out)
-    assert (row["prompt_id"], row["benchmark"], row["question_id"]) == (
-        "theirs", "mtbench_questions", "95",
-    )  # fmt: skip
+    assert (row["prompt_id"], row["question_id"]) == ("theirs", "95")
     assert (row["ngram_share"], row["similarity"]) == (1.0, 1.0)
     assert [r["prompt_id"] for r in read_rows(keep)] == ["mine"]
 

@@ -102,7 +102,7 @@ def as_responses(
         name = model or row.get("generator") or row.get("model")
         if not isinstance(name, str):
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
-        prompt_id = row.get("prompt_id") or prompt_hash(prompt)
+        prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
             response = {
                 "prompt_id": prompt_id,
@@ -145,7 +145,7 @@ def _contents(row: Row, field: str, count: int, where: str) -> list[str]:
     texts = [m.get("content") if isinstance(m, dict) else None for m in messages]
     if not all(isinstance(text, str) for text in texts):
         raise WRPOError(f"{where}, field {field!r}: a message has no text content; add it")
-    return texts
+    return [str(text) for text in texts]
 
 
 def to_official(row: Row) -> Row:

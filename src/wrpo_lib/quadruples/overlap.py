@@ -120,11 +120,11 @@ class Benchmarks:
         similarity[[not words(text) for text in texts]] = 0
         found = []
         for p, b in np.argwhere((share >= SHARE) | (similarity >= SIMILARITY)):
-            both = float(share[p, b]), float(similarity[p, b])
-            by = ["n-grams"] * (both[0] >= SHARE) + ["near-duplicate"] * (both[1] >= SIMILARITY)
+            ngrams, both = float(share[p, b]), float(similarity[p, b])
+            by = ["n-grams"] * (ngrams >= SHARE) + ["near-duplicate"] * (both >= SIMILARITY)
             benchmark, question_id, _ = self.prompts[b]
-            rounded = (round(value, 4) for value in both)
-            found.append(Match(ids[p], benchmark, question_id, *rounded, " and ".join(by)))
+            values = round(ngrams, 4), round(both, 4), " and ".join(by)
+            found.append(Match(ids[p], benchmark, question_id, *values))
         return found
 
 

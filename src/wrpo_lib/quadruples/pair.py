@@ -108,12 +108,12 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     """The position in ``frame`` of every needed role, by prompt_id; NaN where there is none."""
     import pandas as pd
 
-    models = frame["model"].unique()
-    names = set(pairing.sources or set(models) - {pairing.target})
-    own_names = {pairing.target} if pairing.needs_target else set()
-    for name in sorted((names | own_names) - set(models)):
-        have = ", ".join(sorted(models))
-        raise WRPOError(f"no response of {name!r} in the files; they have {have}")
+    models = sorted(frame["model"].unique())
+    own_names = [pairing.target] if pairing.needs_target else []
+    names = pairing.sources or [name for name in models if name != pairing.target]
+    for name in (*names, *own_names):
+        if name not in models:
+            raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     frame = frame.assign(position=np.arange(len(frame)))
     usable = frame[(frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])]
     source, own = (usable[usable["model"].isin(group)] for group in (names, own_names))
