@@ -36,12 +36,12 @@ def test_rows_and_keys_there_and_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     with Store(path, KEY) as store:
         assert (len(store), store.keys()) == (0, set())
-        store.append(row(0, "ä \n ' \" 東京"))
+        store.append(row(0, "ä \n ' \" 東京 \ud83d"))
         store.append(row(1))
         assert [r["prompt_id"] for r in store] == ["p0", "p1"]
     with Store(path, KEY) as store:
         assert store.keys() == {("p0", 0), ("p1", 0)}
-        assert next(iter(store))["text"] == "ä \n ' \" 東京"
+        assert next(iter(store))["text"] == "ä \n ' \" 東京 ?"  # half an emoji
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -59,16 +59,6 @@ def test_a_file_cut_anywhere_loses_the_last_line_only(tmp_path: Path, cut: int) 
         for k in range(whole, 3):
             store.append(row(k))
     assert path.read_bytes() == data
-
-
-def test_a_long_torn_line_is_dropped(tmp_path: Path) -> None:
-    path = filled(tmp_path / "rows.jsonl")
-    before = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(b'{"prompt_id": "p9", "text": "' + b"x" * 200_000)
-    with Store(path, KEY) as store:
-        assert len(store) == 3
-    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -96,21 +86,13 @@ def test_a_row_is_refused_before_it_is_written(tmp_path: Path) -> None:
     path = filled(tmp_path / "rows.jsonl", 1)
     before = path.read_bytes()
     with Store(path, KEY) as store:
-        with pytest.raises(
-            WRPOError, match="the row prompt_id 'p0', sample 0 stands in an earlier"
-        ):
+        with pytest.raises(WRPOError, match="the row prompt_id 'p0', sample 0 stands in"):
             store.append(row(0))
-        with pytest.raises(WRPOError, match=r"'p5', 0\) for .* holds NaN"):
+        with pytest.raises(WRPOError, match=r"\('p5', 0\) for .* holds NaN"):
             store.append({**row(5), "reward": float("nan")})
         with pytest.raises(WRPOError, match="field 'prompt_id': missing"):
             store.append({"sample": 0})
     assert path.read_bytes() == before
-
-
-def test_half_an_emoji_does_not_break_the_file(tmp_path: Path) -> None:
-    with Store(tmp_path / "rows.jsonl", KEY) as store:
-        store.append(row(0, "half \ud83d an emoji"))
-        assert next(iter(store))["text"] == "half ? an emoji"
 
 
 class FullDisk:
@@ -148,12 +130,6 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with Store(path, KEY), pytest.raises(WRPOError, match="written by another process"):
         Store(path, KEY)
     Store(path, KEY).close()
-
-
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(WRPOError, match="cannot be opened for writing"):
-        Store(tmp_path / "file" / "rows.jsonl", KEY)
 
 
 WRITER = """

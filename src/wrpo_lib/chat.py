@@ -232,10 +232,8 @@ class Truncation(Counter[str]):
 
     def report(self) -> str:
         """One line for the log."""
-        cut = {k: v for k, v in self.items() if k not in ("rows", "folded") and v}
-        what = ", ".join(f"{k} {v}" for k, v in cut.items())
-        folded = self["folded"]
+        cut = ", ".join(f"{k} {v}" for k, v in self.items() if k not in ("rows", "folded") and v)
+        rows, folded = self["rows"], self["folded"]
         note = f"; the system turn of {folded} prompts put into the user turn" if folded else ""
-        if not cut:
-            return f"nothing truncated in {self['rows']} rows{note}"
-        return f"truncated in {self['rows']} rows: {what}{note}"
+        what = f"truncated in {rows} rows: {cut}" if cut else f"nothing truncated in {rows} rows"
+        return what + note

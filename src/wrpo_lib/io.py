@@ -25,9 +25,6 @@ WRITABLE = (".jsonl", ".jsonl.gz", ".parquet")
 SUFFIXES = (*WRITABLE, ".json", ".json.gz")
 
 
-# --- reading ------------------------------------------------------------------------------------
-
-
 def parse_row(line: str | bytes, where: str) -> Row:
     """One JSON object; ``where`` names the line in errors."""
     try:
@@ -94,31 +91,23 @@ def _iter_json(path: Path) -> Iterator[Row]:
     yield from rows
 
 
-def open_parquet(path: Path) -> Any:
-    """A :class:`pyarrow.parquet.ParquetFile`."""
+def _iter_parquet(path: Path) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(path)
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise WRPOError(
             f"{path} is no whole parquet file; it is truncated, copy it again"
         ) from error
 
 
-def _iter_parquet(path: Path) -> Iterator[Row]:
-    for batch in open_parquet(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
-
-
 def file_hash(path: Path) -> str:
     """sha256 of a file of any size, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-# --- writing whole files ------------------------------------------------------------------------
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -154,9 +143,6 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-# --- appending ----------------------------------------------------------------------------------
 
 
 class Store:

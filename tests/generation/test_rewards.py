@@ -232,7 +232,7 @@ def test_bleu_is_that_of_sacrebleu(tmp_path: Path) -> None:
 
 
 def test_references_from_published_outputs(tmp_path: Path) -> None:
-    from wrpo_lib.quadruples.published import prompt_hash
+    from wrpo_lib.quadruples.convert import prompt_hash
 
     path = tmp_path / "outputs.json"
     path.write_text(json.dumps([{"instruction": "q", "output": "o", "generator": "gpt4"}]))

@@ -16,9 +16,9 @@ from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
-from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.quadruples import read_responses
+from wrpo_lib.quadruples.split import read_prompts
 
 SHORT = Sampling(n=2, max_tokens=8)
 

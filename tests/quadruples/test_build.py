@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples import best, build_quadruples, split_prompts, worst
+from wrpo_lib.quadruples import best, build_quadruples, make_split, worst
 
 PROMPTS = {p: [{"role": "user", "content": p}] for p in ("x", "y", "z")}
 
@@ -61,8 +61,8 @@ def test_unusable_input_is_named() -> None:
 
 def test_the_split_is_a_third_disjoint_and_seeded() -> None:
     ids = [f"p{i}" for i in range(3600)]
-    first, rest = split_prompts(ids, seed=1)
-    assert (len(first), len(rest)) == (1200, 2400)
-    assert sorted(first + rest) == sorted(ids)
-    assert split_prompts(ids, seed=1) == (first, rest)
-    assert split_prompts(ids, seed=2)[0] != first
+    made = make_split(ids, seed=1)
+    assert (len(made.sft), len(made.preference)) == (1200, 2400)
+    assert sorted(made.part("all")) == sorted(ids)
+    assert make_split(ids, seed=1) == made
+    assert make_split(ids, seed=2).sft != made.sft

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from wrpo_lib import cli
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import read_rows
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.quadruples.overlap import BenchmarkPrompt, Benchmarks, find_overlap, read_benchmark
 
 FILES = ("alpaca_eval/gpt4_1106_preview.json.gz", "eval/mtbench_questions.jsonl",
@@ -26,14 +25,8 @@ def index(real: list[BenchmarkPrompt]) -> Benchmarks:
     return Benchmarks(real)
 
 
-def test_all_prompts_of_three_benchmarks_are_read(real: list[BenchmarkPrompt]) -> None:
-    assert len(real) == 805 + 80 + 500
-    assert len({(p.benchmark, p.question_id) for p in real}) == len(real)
-    assert all(p.text.strip() for p in real)
-
-
 def ids(index: Benchmarks, text: str) -> set[tuple[str, str]]:
-    return {(m.benchmark, m.question_id) for m in index.matches("x", text)}
+    return {(m.benchmark, m.question_id) for m in index.matches({"x": text})}
 
 
 def test_planted_copies_are_found(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
@@ -60,45 +53,27 @@ def test_benchmarks_overlap_only_where_they_do(
     real: list[BenchmarkPrompt], index: Benchmarks
 ) -> None:
     """AlpacaEval holds two MT-Bench questions word for word; nothing else crosses benchmarks."""
+    alpaca = {p.question_id: p for p in real[:805]}
     crossing = {
-        (p.question_id, m.question_id): (m.ngram_share, m.similarity)
-        for p in real[:805]
-        for m in index.matches("x", p.text)
-        if m.benchmark != p.benchmark
+        (m.prompt_id, m.question_id): (m.ngram_share, m.similarity)
+        for m in index.matches({i: p.text for i, p in alpaca.items()})
+        if m.benchmark != alpaca[m.prompt_id].benchmark
     }
     assert crossing == {("791", "130"): (1.0, 1.0), ("801", "81"): (1.0, 1.0)}
 
 
 def test_the_command_reports_and_drops(
-    real: list[BenchmarkPrompt],
-    shared: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    real: list[BenchmarkPrompt], shared: Path, tmp_path: Path, wrpo: Any
 ) -> None:
     copied = next(p for p in real if p.benchmark == "mtbench_questions" and p.question_id == "95")
     prompts = {"mine": "Which birds nest in the reeds of a lake at home?", "theirs": copied.text}
-    file = tmp_path / "prompts.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"prompt_id": i, "prompt": [{"role": "user", "content": t}]}) + "\n"
-            for i, t in prompts.items()
-        )
-    )
-    out, keep = tmp_path / "overlap.jsonl", tmp_path / "kept.jsonl"
-    asked = [a for name in FILES for a in ("--benchmark", str(shared / name))]
-    monkeypatch.setattr(
-        "sys.argv",
-        ["wrpo", "data", "overlap", str(file), *asked, "--out", str(out), "--keep", str(keep)],
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
-    assert "1 of 2 prompts overlap with 1385 benchmark prompts" in capsys.readouterr().out
+    file, out, keep = (tmp_path / f"{name}.jsonl" for name in ("prompts", "overlap", "kept"))
+    write_rows(({"prompt_id": i, "prompt": text} for i, text in prompts.items()), file)
+    asked = [a for name in FILES for a in ("--benchmark", shared / name)]
+    code, said, _ = wrpo("data", "overlap", file, *asked, "--out", out, "--keep", keep)
+    assert (code, "1 of 2 prompts overlap with 1385 benchmark prompts" in said) == (0, True)
     (row,) = read_rows(out)
-    assert (row["prompt_id"], row["benchmark"], row["question_id"]) == (
-        "theirs", "mtbench_questions", "95",
-    )  # fmt: skip
+    assert (row["prompt_id"], row["question_id"]) == ("theirs", "95")
     assert (row["ngram_share"], row["similarity"]) == (1.0, 1.0)
     assert [r["prompt_id"] for r in read_rows(keep)] == ["mine"]
 
@@ -119,5 +94,5 @@ def test_odd_texts_match_nothing_by_accident() -> None:
     index = Benchmarks(
         [BenchmarkPrompt("b", "1", "!!!"), BenchmarkPrompt("b", "2", "日本語の質問です")]
     )
-    assert not list(index.matches("x", ""))
-    assert [m.question_id for m in index.matches("x", "日本語の質問です")] == ["2"]
+    found = index.matches({"empty": "", "same": "日本語の質問です"})
+    assert [(m.prompt_id, m.question_id) for m in found] == [("same", "2")]

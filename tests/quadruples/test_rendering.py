@@ -140,6 +140,8 @@ def test_what_cannot_be_rendered_is_one_sentence() -> None:
         render(tokenizer(None, "<eos>"), PROMPT, ["fine"])
     with pytest.raises(WRPOError, match="cannot render the roles"):
         render(tokenizer(GEMMA, "<eos>"), [*PROMPT, {"role": "tool", "content": "s"}], ["fine"])
+    with pytest.raises(WRPOError, match="max_prompt_length"):
+        render(tokenizer(CHATML, "<|im_end|>"), PROMPT, ["fine" * 50], 30, 30)
 
 
 @pytest.mark.parametrize("name", ["short", "ordinary"])

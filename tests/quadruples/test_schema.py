@@ -14,14 +14,12 @@ from hypothesis import strategies as st
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples import (
-    count_warnings,
     from_official,
     read_quadruples,
     to_official,
-    validate_quadruples,
     write_quadruples,
 )
-from wrpo_lib.quadruples.schema import optional_responses
+from wrpo_lib.quadruples.schema import count_warnings
 
 
 def row(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -48,10 +46,11 @@ def test_every_kind_of_file_gives_back_what_was_written(tmp_path: Path, suffix: 
 @pytest.mark.parametrize(
     ("changes", "field", "what"),
     [
-        ({"rejected": None}, "rejected", r"missing; add the worst target response \(y_l\)"),
+        ({"rejected": None}, "rejected", r"missing; add the response"),
         ({"source_chosen": ""}, "source_chosen", "is empty"),
         ({"target_chosen": " \n"}, "target_chosen", "is empty"),
-        ({"rejected": 3}, "rejected", "is a int, not text"),
+        ({"rejected": 3}, "rejected", "is of type int, not text"),
+        ({"source_rejected": " "}, "source_rejected", "is empty"),
         ({"prompt": []}, "prompt", "missing or not a list of messages"),
         ({"prompt": " "}, "prompt", "is empty"),
         ({"prompt": [{"role": "user"}]}, "prompt", "message 1 has no text content"),
@@ -103,12 +102,6 @@ def test_a_damaged_file_is_said(
         read_quadruples(path)
 
 
-def test_an_unknown_kind_of_file_is_refused_both_ways(tmp_path: Path) -> None:
-    for action in (read_quadruples, lambda p: write_quadruples([row()], p)):
-        with pytest.raises(WRPOError, match=r"unknown kind of file; use \.jsonl"):
-            action(tmp_path / "q.csv")
-
-
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl.gz"
     write_quadruples([row(1)], path)
@@ -123,28 +116,6 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
         assert json.loads(file.read()) == row(1)
 
 
-def test_all_problems_are_found_not_only_the_first() -> None:
-    found = list(validate_quadruples([row(1, rejected=None, source_chosen=""), row(1)]))
-    assert [(p.row, p.field) for p in found] == [
-        (1, "source_chosen"),
-        (1, "rejected"),
-        (2, "prompt_id"),
-    ]
-
-
-def test_further_responses_are_read_by_name(tmp_path: Path) -> None:
-    wide = row(source_chosen_2="second", source_chosen_10="tenth", source_rejected="worst")
-    assert optional_responses(reversed(wide)) == (
-        "source_chosen_2", "source_chosen_10", "source_rejected"
-    )  # fmt: skip
-    write_quadruples([wide], tmp_path / "wide.jsonl")
-    assert read_quadruples(tmp_path / "wide.jsonl")[0]["source_chosen_10"] == "tenth"
-    for name, text in (("source_chosen_2", ""), ("source_rejected", None)):
-        problems = list(validate_quadruples([{**wide, name: text}]))
-        assert [(p.row, p.field) for p in problems] == [(1, name)]
-    assert optional_responses(["source_chosen_1", "source_chosen_02", "source_chosen_x"]) == ()
-
-
 def test_what_is_odd_but_allowed_is_counted() -> None:
     rows = [
         row(1),
@@ -152,8 +123,7 @@ def test_what_is_odd_but_allowed_is_counted() -> None:
         row(3, rejected_reward=0.9),
         row(4, source_chosen="good"),
     ]
-    found = {what: n for what, n in count_warnings(rows).items() if n}
-    assert found == {
+    assert count_warnings(rows) == {
         "target_chosen equals rejected": 1,
         "target_chosen_reward below rejected_reward": 1,
         "source_chosen equals target_chosen": 1,

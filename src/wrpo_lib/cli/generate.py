@@ -81,8 +81,8 @@ def sample(
 
 
 def _sample(o: SimpleNamespace) -> None:
-    from wrpo_lib.generation.prompts import read_prompts
     from wrpo_lib.generation.stage import sample_responses
+    from wrpo_lib.quadruples.split import read_prompts
 
     refuse_suffix(o.out)
     sampling, settings = _sampling(o), _settings(o)

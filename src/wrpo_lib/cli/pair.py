@@ -30,9 +30,6 @@ def pair(
     ] = "quadruples",
     sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
-    top_k: Annotated[
-        int, typer.Option(help="also y_ws of the next sources, as source_chosen_2 and so on")
-    ] = 1,
     dispreferred: Annotated[
         bool, typer.Option(help="also the worst source response, as source_rejected (Table 10)")
     ] = False,
@@ -58,15 +55,22 @@ def pair(
     ] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
+    from wrpo_lib.io import WRITABLE, check_suffix
     from wrpo_lib.quadruples import Pairing, read_responses, write_pairs
 
     pairing = Pairing(
-        target=target or None, pairs=pairs, rank=rank, top_k=top_k, dispreferred=dispreferred,
+        target=target or None,
+        pairs=pairs,
         sources=tuple(s.strip() for s in sources.split(",")) if sources else None,
-        min_gap=min_gap, max_gap=max_gap, max_length_ratio=max_length_ratio,
-        keep_identical=keep_identical, drop_truncated=drop_truncated,
-    )  # fmt: skip
-    _refuse_suffix(out)
+        rank=rank,
+        dispreferred=dispreferred,
+        min_gap=min_gap,
+        max_gap=max_gap,
+        max_length_ratio=max_length_ratio,
+        keep_identical=keep_identical,
+        drop_truncated=drop_truncated,
+    )
+    check_suffix(out, WRITABLE)
     excluded = _excluded(exclude)
     table = read_responses(files)
     parts = _split(split, table, seed, share)
@@ -75,23 +79,15 @@ def pair(
     typer.echo(f"{out}: {report.sentence()}")
 
 
-def _refuse_suffix(out: Path) -> None:
-    from wrpo_lib.io import SUFFIXES
-
-    if not out.name.endswith(SUFFIXES):
-        raise WRPOError(f"{out}: unknown kind of file; use {', '.join(SUFFIXES)}")
-
-
-def _excluded(path: Path | None) -> frozenset[str]:
+def _excluded(path: Path | None) -> set[str]:
     from wrpo_lib.io import read_rows
+    from wrpo_lib.quadruples import row_problems
 
-    if path is None:
-        return frozenset()
-    rows = read_rows(path)
+    rows = [] if path is None else read_rows(path)
     for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("prompt_id"), str):
-            raise WRPOError(f"{path}, row {number}, field 'prompt_id': missing; add it")
-    return frozenset(row["prompt_id"] for row in rows)
+        for problem in row_problems(row, number, "prompts"):
+            raise WRPOError(problem.sentence(str(path)))
+    return {row["prompt_id"] for row in rows}
 
 
 def _split(

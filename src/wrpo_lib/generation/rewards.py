@@ -155,7 +155,7 @@ class Bleu:
 
 def read_references(path: Path) -> dict[str, list[str]]:
     """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
-    from wrpo_lib.quadruples.published import as_responses, kind_of
+    from wrpo_lib.quadruples.convert import as_responses, kind_of
 
     found: dict[str, list[str]] = {}
     for number, row in enumerate(iter_rows(path), 1):

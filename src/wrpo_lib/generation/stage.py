@@ -20,7 +20,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.request import Engine, Request, Sampling
 from wrpo_lib.generation.rewards import Scorer
 from wrpo_lib.io import Row, Store, write_json
-from wrpo_lib.quadruples.responses import response_problems
+from wrpo_lib.quadruples.schema import row_problems
 from wrpo_lib.records import provenance
 
 KEY = ("prompt_id", "model", "sample")
@@ -127,7 +127,7 @@ def _unscored(rows: Iterable[Row], store: Store, counts: Counts, where: str) -> 
     done = set(store.keys())
     seen: set[tuple[Any, ...]] = set()
     for number, row in enumerate(rows, 1):
-        for problem in response_problems(row, number):
+        for problem in row_problems(row, number, "responses"):
             raise WRPOError(problem.sentence(where))
         key = tuple(row[name] for name in KEY)
         if key in seen:

@@ -14,7 +14,7 @@ from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano import study
 from wrpo_lib.nano.world import World, open_world
-from wrpo_lib.quadruples.build import best
+from wrpo_lib.quadruples.pair import best
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import commit, write_results
 

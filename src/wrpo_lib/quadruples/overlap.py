@@ -10,8 +10,7 @@ only when the whole prompt is the same, since a few common words prove nothing.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +22,7 @@ from wrpo_lib.io import iter_rows
 
 WORDS, CHARACTERS = 8, 5
 SHARE, SIMILARITY = 0.7, 0.7
-PERMUTATIONS = 128
-_WORD = re.compile(r"\w+")
+BLOCK = 1000  # prompts compared at a time
 
 
 class BenchmarkPrompt(NamedTuple):
@@ -88,10 +86,10 @@ def prompt_text(row: dict[str, Any]) -> str | None:
 
 def words(text: str) -> list[str]:
     """The words of a text in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
+    return re.findall(r"\w+", text.lower())
 
 
-def _word_ngrams(text: str) -> set[str]:
+def word_ngrams(text: str) -> set[str]:
     """All n-grams of words; the whole text as one if it has fewer than n words."""
     found = words(text)
     if len(found) < WORDS:
@@ -99,80 +97,69 @@ def _word_ngrams(text: str) -> set[str]:
     return {" ".join(found[i : i + WORDS]) for i in range(len(found) - WORDS + 1)}
 
 
-def _shingles(text: str) -> np.ndarray:
-    """Hashes of all n-grams of characters, each once (uint32)."""
+def character_ngrams(text: str) -> set[str]:
+    """All n-grams of the characters of a text's words."""
     clean = " ".join(words(text))
-    codes = np.frombuffer(clean.encode("utf-32-le"), np.uint32).astype(np.uint64)
-    if len(codes) < CHARACTERS:
-        codes = np.pad(codes, (0, CHARACTERS - len(codes)))
-    found = np.zeros(len(codes) - CHARACTERS + 1, np.uint64)
-    for k in range(CHARACTERS):
-        found = found * np.uint64(1_000_003) + codes[k : len(found) + k]
-    found ^= found >> np.uint64(29)
-    found *= np.uint64(0xBF58476D1CE4E5B9)  # splitmix64's finaliser spreads the polynomial
-    return np.unique((found >> np.uint64(32)).astype(np.uint32))
-
-
-def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """Size of the intersection over that of the union of two sorted sets."""
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / (len(a) + len(b) - common)
+    return {clean[i : i + CHARACTERS] for i in range(max(len(clean) - CHARACTERS + 1, 1))}
 
 
 class Benchmarks:
     """An index of benchmark prompts that finds the prompts overlapping with them."""
 
     def __init__(self, prompts: list[BenchmarkPrompt]) -> None:
-        from datasketch import MinHash, MinHashLSH
-
         self.prompts = prompts
-        self.grams = [_word_ngrams(p.text) for p in prompts]
-        self.shingles = [_shingles(p.text) for p in prompts]
-        self.holders: dict[str, list[int]] = defaultdict(list)
-        for k, grams in enumerate(self.grams):
-            for gram in grams:
-                self.holders[gram].append(k)
-        # candidates only: exact similarity decides, so the index may be more generous
-        self.blank = MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=int)
-        self.index = MinHashLSH(threshold=SIMILARITY - 0.1, num_perm=PERMUTATIONS)
-        for k, shingles in enumerate(self.shingles):
-            self.index.insert(k, self._minhash(shingles))
+        texts = [prompt.text for prompt in prompts]
+        self.words, self.characters = _Index(texts, word_ngrams), _Index(texts, character_ngrams)
 
-    def matches(self, prompt_id: str, text: str) -> Iterator[Match]:
-        """All benchmark prompts that ``text`` overlaps with."""
-        grams, shingles = _word_ngrams(text), _shingles(text)
-        if not grams:
-            return
-        shared = Counter(k for gram in grams for k in self.holders.get(gram, ()))
-        similar = set(self.index.query(self._minhash(shingles)))
-        for k in sorted(similar | set(shared)):
-            share = shared[k] / max(len(self.grams[k]), 1)
-            similarity = jaccard(shingles, self.shingles[k])
-            by = ["n-grams"] * (share >= SHARE) + ["near-duplicate"] * (similarity >= SIMILARITY)
-            if by:
-                found = self.prompts[k]
-                yield Match(prompt_id, found.benchmark, found.question_id,
-                            round(share, 4), round(similarity, 4), " and ".join(by))  # fmt: skip
+    def matches(self, prompts: dict[str, str]) -> list[Match]:
+        """All benchmark prompts that each of ``prompts``, by id, overlaps with."""
+        ids, texts = list(prompts), list(prompts.values())
+        (common, _), (shared, sizes) = self.words.shared(texts), self.characters.shared(texts)
+        share = common / np.maximum(self.words.sizes, 1)
+        similarity = shared / (sizes[:, None] + self.characters.sizes - shared)
+        similarity[[not words(text) for text in texts]] = 0
+        found = []
+        for p, b in np.argwhere((share >= SHARE) | (similarity >= SIMILARITY)):
+            ngrams, both = float(share[p, b]), float(similarity[p, b])
+            by = ["n-grams"] * (ngrams >= SHARE) + ["near-duplicate"] * (both >= SIMILARITY)
+            benchmark, question_id, _ = self.prompts[b]
+            values = round(ngrams, 4), round(both, 4), " and ".join(by)
+            found.append(Match(ids[p], benchmark, question_id, *values))
+        return found
 
-    def _minhash(self, shingles: np.ndarray) -> Any:
-        made = self.blank.copy()  # the permutations are drawn once
-        made.update_batch(shingles.tolist())
-        return made
+
+class _Index:
+    """Which texts hold which n-grams."""
+
+    def __init__(self, texts: list[str], ngrams: Callable[[str], set[str]]) -> None:
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        self.ngrams = ngrams
+        self.vectorizer = CountVectorizer(analyzer=lambda grams: grams)
+        found = [ngrams(text) for text in texts]
+        self.holders = self.vectorizer.fit_transform(found).T.tocsr()
+        self.sizes = np.array([len(grams) for grams in found])
+
+    def shared(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """How many n-grams each of ``texts`` shares with each known text, and how many it has."""
+        found = [self.ngrams(text) for text in texts]
+        counts = (self.vectorizer.transform(found) @ self.holders).toarray()
+        return counts, np.array([len(grams) for grams in found])
 
 
 def find_overlap(
     rows: Iterable[dict[str, Any]], benchmarks: Benchmarks, where: str
 ) -> tuple[list[Match], int]:
     """The overlaps of the prompts in ``rows`` (each prompt_id once), and the number of prompts."""
-    seen: set[str] = set()
-    found: list[Match] = []
+    prompts: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         prompt_id, text = row.get("prompt_id"), prompt_text(row)
         for name, value in (("prompt_id", prompt_id), ("prompt", text)):
             if not isinstance(value, str):
                 raise WRPOError(f"{where}, row {number}, field {name!r}: missing; add it")
-        if prompt_id in seen:
-            continue
-        seen.add(str(prompt_id))
-        found += benchmarks.matches(str(prompt_id), str(text))
-    return found, len(seen)
+        prompts.setdefault(str(prompt_id), str(text))
+    found: list[Match] = []
+    items = list(prompts.items())
+    for start in range(0, len(items), BLOCK):
+        found += benchmarks.matches(dict(items[start : start + BLOCK]))
+    return found, len(prompts)

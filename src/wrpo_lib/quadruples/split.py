@@ -1,18 +1,43 @@
-"""The SFT third and the preference rest of the prompts, recorded in a file (paper section 4.1)."""
+"""Prompts: read from files, and split into the SFT third and the rest (paper section 4.1)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_json
+from wrpo_lib.io import iter_rows, parse_row, write_json
+from wrpo_lib.quadruples.schema import row_problems
 
 SHARE = 1 / 3
+
+
+def read_prompts(path: str | Path) -> Iterator[tuple[str, Messages]]:
+    """(prompt_id, messages) of every row, one at a time; other fields are ignored.
+
+    ``prompt`` may be messages or text, which is then one user turn; text that went through a chat
+    template already is refused, since every model has a template of its own. A repeated id is an
+    error, but in a file of responses (which has a ``sample`` field) the prompt may repeat with it.
+    """
+    seen: dict[str, int] = {}
+    for number, row in enumerate(iter_rows(path), 1):
+        where = f"{path}, row {number}"
+        messages = as_messages(row.get("prompt"), where)
+        for problem in row_problems(row, number, "prompts"):
+            raise WRPOError(problem.sentence(str(path)))
+        prompt_id, content = row["prompt_id"], hash(str(messages))
+        if prompt_id not in seen:
+            seen[prompt_id] = content
+            yield prompt_id, messages
+        elif "sample" not in row or seen[prompt_id] != content:
+            raise WRPOError(
+                f"{where}, field 'prompt_id': {prompt_id!r} stands in an earlier row already; "
+                "make ids unique"
+            )
 
 
 @dataclass(frozen=True)
@@ -36,9 +61,7 @@ class Split:
         write_json(path, asdict(self))
 
 
-def split_prompts(
-    prompt_ids: Iterable[str], seed: int, share: float = SHARE
-) -> tuple[list[str], list[str]]:
+def make_split(prompt_ids: Iterable[str], seed: int, share: float = SHARE) -> Split:
     """A random ``share`` for SFT and the rest for preference optimisation.
 
     The draw depends on the set of ids and the seed alone, never on the order of a file; both parts
@@ -48,26 +71,17 @@ def split_prompts(
         raise WRPOError(f"the share for SFT is {share}; give one from 0 to 1")
     ids = sorted(set(prompt_ids))
     order = np.random.default_rng(seed).permutation(len(ids))
-    cut = round(len(ids) * share)
-    return [ids[i] for i in order[:cut]], [ids[i] for i in order[cut:]]
-
-
-def make_split(prompt_ids: Iterable[str], seed: int, share: float = SHARE) -> Split:
-    """:func:`split_prompts` with the record of how it was drawn."""
-    return Split(seed, share, *split_prompts(prompt_ids, seed, share))
+    drawn, cut = [ids[i] for i in order], round(len(ids) * share)
+    return Split(seed, share, drawn[:cut], drawn[cut:])
 
 
 def read_split(path: Path) -> Split:
     """A recorded split; a file that is none is named."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        split = Split(**values)
-    except (json.JSONDecodeError, TypeError) as error:
+        split = Split(**parse_row(path.read_bytes(), str(path)))
+        both = sorted(set(split.sft) & set(split.preference))
+    except TypeError as error:
         raise WRPOError(f"{path} is no recorded split ({error}); make it again") from error
-    for name in ("sft", "preference"):
-        ids = getattr(split, name)
-        if not isinstance(ids, list) or not all(isinstance(i, str) for i in ids):
-            raise WRPOError(f"{path}, field {name!r}: not a list of prompt ids; make it again")
-    if both := sorted(set(split.sft) & set(split.preference)):
+    if both:
         raise WRPOError(f"{path}: {both[0]!r} stands in both parts; make the split again")
     return split

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.prompts import read_prompts
 from wrpo_lib.generation.request import Engine, Sampling
 from wrpo_lib.generation.rewards import Bleu, read_references
 from wrpo_lib.generation.stage import keep_record, sample_responses, score_responses
 from wrpo_lib.io import file_hash, iter_rows, write_rows
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_responses, write_pairs
-from wrpo_lib.quadruples.published import as_responses
+from wrpo_lib.quadruples.convert import as_responses
+from wrpo_lib.quadruples.split import read_prompts
 
 TARGET = "target"
 """The target's name in files and figures; which model it is stands in the run record."""
@@ -121,6 +121,5 @@ def run(study: Study, engine: Callable[[], Engine], weights: str) -> ResponseTab
 
 def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The quadruples under some options of pairing, and the counts of what was left out."""
-    rows, report = build_rows(table, table.fetch, Pairing(target=TARGET, **options))
-    made = list(rows)  # the report is complete once all rows are made
-    return made, report.as_dict()
+    rows, report = build_rows(table, Pairing(target=TARGET, **options))
+    return rows, report.as_dict()

@@ -65,16 +65,17 @@ def tokenize(
         load_from_cache_file=False,
         desc=f"Rendering the {name} data",
     )
-    cut = np.array(rows["truncated"][:]).sum(axis=0).tolist()
-    truncation = Truncation({"rows": len(rows), **dict(zip(("prompt", *fields), cut, strict=True))})
-    if min(cut[1:]) == len(rows):
+    counts = np.array(rows["counted"][:]).sum(axis=0).tolist()
+    found = dict(zip(("folded", "prompt", *fields), counts, strict=True))
+    truncation = Truncation({"rows": len(rows), **found})
+    if min(found[field] for field in fields) == len(rows):
         raise WRPOError(
             f"every response of the {name} data is longer than max_length {max_length} allows, so "
             "no response would be seen to its end; raise max_length"
         )
-    log = logger.warning if any(cut) else logger.info
+    log = logger.warning if any(counts) else logger.info
     log(f"{name} data: {truncation.report()}")
-    return rows.remove_columns("truncated"), truncation
+    return rows.remove_columns("counted"), truncation
 
 
 def _tokenize_row(
@@ -97,7 +98,7 @@ def _tokenize_row(
         "prompt_id": str(row.get("prompt_id") or f"row {index + 1}"),
         "prompt_ids": made.prompt_ids,
         **{f"{field}_ids": response for field, response in ids},
-        "truncated": [made.prompt_truncated, *made.response_truncated],
+        "counted": [made.folded, made.prompt_truncated, *made.response_truncated],
     }
 
 
