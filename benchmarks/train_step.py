@@ -4,9 +4,9 @@
     .venv/bin/python benchmarks/train_step.py --minutes 40  # more turns, tighter quartiles
     .venv/bin/python benchmarks/train_step.py --quick       # a tiny random model, seconds
 
-The ways take turns on the same batches, and what is reported are ratios of seconds within a turn:
-the machine's slower changes of speed hit both sides. Losses and gradient norms must agree, or the
-run fails. Peak memory is that of a fresh process for each way. Writes
+The variants take turns on the same batches, and what is reported are ratios of seconds within a
+turn: the machine's slower changes of speed hit both sides. Losses and gradient norms must agree,
+or the run fails. Peak memory is that of a fresh process for each variant. Writes
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
 
@@ -45,7 +45,7 @@ BATCHES = 3
 """Different batches of a workload; turns go round them."""
 NOISE = 0.05
 """How far the policy is from its reference, in standard deviations of each weight matrix."""
-WAYS = {
+VARIANTS = {
     "official": "official arithmetic",
     "padded": "TRL's padded path, reference cached",
     "one pass": "shared prompts, one reference pass counted",
@@ -53,25 +53,29 @@ WAYS = {
     "saving": "shared prompts, cached, checkpointing",
 }
 MEASURED = ("official", "padded", "ours", "saving")
-"""The ways that are steps of their own; one pass is ours and a pass of the reference."""
+"""The variants that are steps of their own; one pass is ours and a pass of the reference."""
 
 
 class Stepper:
     """A policy a little away from its reference, and training steps that leave it there.
 
-    The learning rate is 0: the optimiser does all of its work and every way meets the same
+    The learning rate is 0: the optimiser does all of its work and every variant meets the same
     weights, so their losses can be compared. A few tokens of a row are put first and stepped on at
     once, which makes the optimiser's states.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, rows: list[Row], ways: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, rows: list[Row], variants: tuple[str, ...]
+    ) -> None:
         short = {name: rows[0][name][:4] for name in ("prompt_ids", *RESPONSES)}
         self.model, self.rows = model, (rows := [{**rows[0], **short}, *rows])
-        self.reference = copy.deepcopy(model).eval() if "official" in ways else None
+        self.reference = copy.deepcopy(model).eval() if "official" in variants else None
         self.trainers = {
-            way: trainer(model, tokenizer, rows, way) for way in ways if way in ("padded", "ours")
+            variant: trainer(model, tokenizer, rows, variant)
+            for variant in variants
+            if variant in ("padded", "ours")
         }
-        if "saving" in ways:  # the same trainer, but for the switch in `step`
+        if "saving" in variants:  # the same trainer, but for the switch in `step`
             self.trainers["saving"] = self.trainers.get("ours") or trainer(
                 model, tokenizer, rows, "saving"
             )
@@ -80,29 +84,29 @@ class Stepper:
             for p in model.parameters():
                 p.add_(torch.randn(p.shape, generator=generator), alpha=NOISE * float(p.std()))
         self.optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
-        for way in ways:
-            self.step(way, range(1))
+        for variant in variants:
+            self.step(variant, range(1))
 
-    def step(self, way: str, batch: range) -> dict[str, float]:
+    def step(self, variant: str, batch: range) -> dict[str, float]:
         """One whole training step on the rows numbered ``batch``: seconds, loss, gradient norm."""
         self.model.train()
         self.model.activation_checkpointing_disable()
-        if way == "saving":
+        if variant == "saving":
             self.model.activation_checkpointing_enable()
         start = time.perf_counter()
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(way, batch)
+        loss = self.loss(variant, batch)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "loss": loss.item(), "grad_norm": norm.item()}
 
-    def loss(self, way: str, batch: range) -> torch.Tensor:
+    def loss(self, variant: str, batch: range) -> torch.Tensor:
         """The mean loss of a batch, collation included."""
-        if way == "official":
+        if variant == "official":
             return official_loss(self.model, self.reference, [self.rows[i] for i in batch])
-        made = self.trainers[way]
+        made = self.trainers[variant]
         inputs = made.data_collator([made.train_dataset[i] for i in batch])
         return made.compute_loss(self.model, inputs)
 
@@ -115,7 +119,7 @@ class Stepper:
         return time.perf_counter() - start
 
 
-def trainer(model: Any, tokenizer: Any, rows: list[Row], way: str) -> WRPOTrainer:
+def trainer(model: Any, tokenizer: Any, rows: list[Row], variant: str) -> WRPOTrainer:
     """Our trainer with the reference computed, which is the model as it is now."""
     with tempfile.TemporaryDirectory() as folder, known_warnings():
         args = WRPOConfig(
@@ -123,9 +127,9 @@ def trainer(model: Any, tokenizer: Any, rows: list[Row], way: str) -> WRPOTraine
             alpha=ALPHA,
             alpha_schedule="constant",
             beta=BETA,
-            share_prompt="false" if way == "padded" else "true",
+            share_prompt="false" if variant == "padded" else "true",
             precompute_ref_log_probs=True,
-            activation_checkpointing=way == "saving",
+            activation_checkpointing=variant == "saving",
             per_device_train_batch_size=len(rows) // BATCHES or 1,
             bf16=False,
             use_cpu=True,
@@ -142,7 +146,7 @@ def trainer(model: Any, tokenizer: Any, rows: list[Row], way: str) -> WRPOTraine
 
 
 def take_turns(workload: str) -> Callable[[], list[dict[str, Any]]]:
-    """A function that takes the next turn: all ways on one batch, another way first each time."""
+    """A function that takes the next turn: all variants on one batch, another first each time."""
     size = BATCH[workload]
     stepper = Stepper(*load(workload, size * BATCHES), MEASURED)
     turns = iter(range(10**6))
@@ -152,34 +156,36 @@ def take_turns(workload: str) -> Callable[[], list[dict[str, Any]]]:
         start = 1 + size * (number % BATCHES)
         batch, shift = range(start, start + size), number % len(MEASURED)
         about = {"workload": workload, "turn": number}
-        ways = MEASURED[shift:] + MEASURED[:shift]
-        found = [{**about, "way": way, **stepper.step(way, batch)} for way in ways]
+        variants = MEASURED[shift:] + MEASURED[:shift]
+        found = [
+            {**about, "variant": variant, **stepper.step(variant, batch)} for variant in variants
+        ]
         check_agreement(found)
         once = stepper.reference_pass(batch)
-        ours = next(row["seconds"] for row in found if row["way"] == "ours")
-        return [*found, {**about, "way": "one pass", "seconds": ours + once}]
+        ours = next(row["seconds"] for row in found if row["variant"] == "ours")
+        return [*found, {**about, "variant": "one pass", "seconds": ours + once}]
 
     return turn
 
 
 def check_agreement(rows: list[dict[str, Any]]) -> None:
-    """Every way gives the loss and the gradient norm of the official arithmetic.
+    """Every variant gives the loss and the gradient norm of the official arithmetic.
 
     :raises WRPOError: names the first that does not.
     """
-    official = next(row for row in rows if row["way"] == "official")
+    official = next(row for row in rows if row["variant"] == "official")
     for row in rows:
         off = abs(row["loss"] - official["loss"])
         turned = abs(row["grad_norm"] / official["grad_norm"] - 1)
         if off > 1e-4 or turned > 1e-3:
             raise WRPOError(
-                f"{row['workload']}, turn {row['turn']}: {row['way']} is off by {off:.1e} in loss "
-                f"and {turned:.1e} of the gradient norm; one of the two is wrong"
+                f"{row['workload']}, turn {row['turn']}: {row['variant']} is off by {off:.1e} in "
+                f"loss and {turned:.1e} of the gradient norm; one of the two is wrong"
             )
 
 
 def compare(workloads: tuple[str, ...], until: float) -> pd.DataFrame:
-    """Turns of all workloads one after the other until ``until``, two at least; a row a step."""
+    """Turns of all workloads one after the other until ``until``, two at least; a row per step."""
     turns = [take_turns(workload) for workload in workloads]
     found: list[dict[str, Any]] = []
     rounds, longest = 0, 0.0
@@ -193,15 +199,15 @@ def compare(workloads: tuple[str, ...], until: float) -> pd.DataFrame:
 
 
 def ratios(steps: pd.DataFrame) -> list[dict[str, Any]]:
-    """Seconds of the official step over those of each way, on the same batch in the same turn."""
-    wide = steps.pivot(index=["workload", "turn"], columns="way", values="seconds")
+    """Seconds of the official step over each variant's, on the same batch in the same turn."""
+    wide = steps.pivot(index=["workload", "turn"], columns="variant", values="seconds")
     found = wide.rdiv(wide["official"], axis=0).groupby(level="workload", sort=False)
     rows = []
     for workload, part in found:
-        for way in WAYS:
-            low, median, high = part[way].quantile([0.25, 0.5, 0.75]).round(4)
+        for variant in VARIANTS:
+            low, median, high = part[variant].quantile([0.25, 0.5, 0.75]).round(4)
             shown = {"n": len(part), "median": median, "low": low, "high": high}
-            rows.append({"workload": workload, "way": way, **shown})
+            rows.append({"workload": workload, "variant": variant, **shown})
     return rows
 
 
@@ -209,25 +215,27 @@ def ratios(steps: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def memory(workload: str) -> list[dict[str, Any]]:
-    """Peak resident GiB of a fresh process for each way, and its ratio to the official one's."""
+    """Peak resident GiB of a fresh process for each variant, and the ratio to the official."""
     peaks = {}
-    for way in MEASURED:
-        command = [sys.executable, __file__, "--measure", way, "--workload", workload]
+    for variant in MEASURED:
+        command = [sys.executable, __file__, "--measure", variant, "--workload", workload]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise WRPOError(f"memory of {way} (status {done.returncode}): {done.stderr[-2000:]}")
-        peaks[way] = float(done.stdout.split()[-1])
-        print(f"memory of {way}: {peaks[way]:.2f} GiB", flush=True)
+            raise WRPOError(
+                f"memory of {variant} (status {done.returncode}): {done.stderr[-2000:]}"
+            )
+        peaks[variant] = float(done.stdout.split()[-1])
+        print(f"memory of {variant}: {peaks[variant]:.2f} GiB", flush=True)
     return [
-        {"way": way, "peak_gib": round(gib, 3), "ratio": round(gib / peaks["official"], 4)}
-        for way, gib in peaks.items()
+        {"variant": variant, "peak_gib": round(gib, 3), "ratio": round(gib / peaks["official"], 4)}
+        for variant, gib in peaks.items()
     ]
 
 
-def measure(workload: str, way: str) -> float:
+def measure(workload: str, variant: str) -> float:
     """Peak GiB of a process that has taken a step on a whole batch."""
     size = BATCH[workload]
-    Stepper(*load(workload, size), (way,)).step(way, range(1, 1 + size))
+    Stepper(*load(workload, size), (variant,)).step(variant, range(1, 1 + size))
     status = Path("/proc/self/status")  # getrusage counts the process that started this one
     told = status.read_text(encoding="utf-8") if status.is_file() else ""
     if found := re.search(r"^VmHWM:\s*(\d+) kB$", told, re.M):
@@ -236,7 +244,7 @@ def measure(workload: str, way: str) -> float:
 
 
 def main() -> None:
-    """Run the benchmark; with --measure, one way's memory in this process."""
+    """Run the benchmark; with --measure, one variant's memory in this process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of the whole run, about")
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
@@ -252,7 +260,7 @@ def main() -> None:
     until = start if args.quick else start + 60 * args.minutes
     peaks = memory("tiny" if args.quick else "ordinary")
     steps = compare(("tiny",) if args.quick else ("ordinary", "long"), until)
-    about = {"threads": THREADS, "seconds": round(time.monotonic() - start), "ways": WAYS}
+    about = {"threads": THREADS, "seconds": round(time.monotonic() - start), "variants": VARIANTS}
     record = {**made, **about, "ratios": ratios(steps), "memory": peaks}
     write_json(args.out / "train_step.json", record)
     print(json.dumps(record["ratios"], indent=1))

@@ -1,8 +1,11 @@
-"""The command line, run in the tests' own process."""
+"""The command line in the tests' own process, and waiting for one in a process of its own."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,3 +25,16 @@ def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str,
         sys.argv = old
     out = capsys.readouterr()
     return code, out.out, out.err
+
+
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[Any], said: Callable[[], str] = str
+) -> None:
+    """Poll until ``ready()``; a process that ends before, or hangs, fails with what it ``said``."""
+    give_up = time.monotonic() + 900  # so that a hang does not last for ever; nothing is timed
+    while not ready():
+        if process.poll() is not None or time.monotonic() > give_up:
+            status = process.poll()
+            process.kill()  # else reading what it said could wait for ever
+            raise RuntimeError(f"the process ended or hangs (status {status}): {said()}")
+        time.sleep(0.005)

@@ -16,14 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.sharing import (
-    Branches,
-    block_mask,
-    enable,
-    obstacle,
-    pack,
-    response_logps,
-)
+from wrpo_lib.packing import Branches, pack, response_logps
+from wrpo_lib.sharing import block_mask, enable, obstacle
 
 VOCAB = 61
 SMALL = {

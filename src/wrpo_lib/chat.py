@@ -1,4 +1,4 @@
-"""Rendering a prompt and its responses into token ids, one way for sampling, scoring and training.
+"""Rendering a prompt and its responses into token ids, alike for sampling, scoring and training.
 
 Prompt and response are rendered together through the chat template and sliced, never a lone
 assistant message: templates that add a default system turn would put one inside every response.

@@ -66,7 +66,7 @@ def tokens(batch: Batch, sharing: bool) -> int:
 
 
 def forward_flops(p: Parameters, config: Any, batch: Batch, sharing: bool) -> tuple[int, int]:
-    """Forward FLOPs of layers and head: 2 a parameter and token, 4·layers·hidden a pair seen."""
+    """Forward FLOPs of layers and head: 2 per parameter and token, 4·layers·hidden per pair."""
     pairs = sum(x * (x + 1) // 2 * (1 if sharing else len(ys)) for x, ys in batch)
     pairs += sum(y * x + y * (y + 1) // 2 for x, ys in batch for y in ys)
     attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
@@ -108,7 +108,7 @@ class Plan:
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
     def flops(self, sharing: bool) -> float:
-        """FLOPs of the run, a token: 6N in full, 4N with LoRA, 2N a reference or repeated pass."""
+        """FLOPs of the run; per token 6N in full, 4N with LoRA, 2N for a reference pass."""
         batches = [forward_flops(self.parameters, self.config, b, sharing) for b in self.batches]
         layers, head = (sum(part) for part in zip(*batches, strict=True))
         epochs = self.args.num_train_epochs
@@ -118,11 +118,11 @@ class Plan:
         return (passes * (layers + head) + again) * self.n / sum(map(len, self.batches))
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
-        """Bytes a GPU at the peak of a step on ``batch``.
+        """Bytes per GPU at the peak of a step on ``batch``.
 
-        Adam has two states a parameter, and float32 weights where sharded. 4 bits have a scale for
-        64 weights. A layer keeps 8 hidden, 2 key-value, 4 intermediate values a token, or with
-        checkpointing its input. Logits: a tile, its float32 copy and gradient; the head's gradient.
+        Adam has two states per parameter, and float32 weights where sharded. 4 bits have a scale
+        per 64 weights. A layer keeps 8 hidden, 2 key-value, 4 intermediate values per token, or
+        with checkpointing its input. Logits: a tile, its float32 copy and gradient, and the head's.
         """
         p, args, text, lora = self.parameters, self.args, self.config, self.recipe.lora
         sharded = (self.recipe.launch or "").startswith(("zero3", "fsdp2"))

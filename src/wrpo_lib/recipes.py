@@ -1,4 +1,4 @@
-"""Recipes: one YAML file a stage and method, in one folder a profile.
+"""Recipes: one YAML file per stage and method, in one folder per profile.
 
 A profile is a folder of recipes, never a branch in the code. Keys under ``training`` are fields
 of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig`` for ``stage: sft``). A recipe may

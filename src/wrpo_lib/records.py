@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the results' layout; raised when numbers stop being comparable."""
 
-PACKAGES = "torch transformers trl peft datasets accelerate numpy pandas scikit-learn scipy"
+PACKAGES = (
+    *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas"),
+    *("scikit-learn", "scipy", "alpaca-eval"),
+)
 
 
 def project_root() -> Path:
@@ -63,7 +66,7 @@ def provenance() -> dict[str, Any]:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in PACKAGES.split()},
+        "versions": {name: metadata.version(name) for name in PACKAGES},
     }
 
 

@@ -1,4 +1,4 @@
-"""The benchmark on a tiny model: it runs, ways agree, and wrong ones are found."""
+"""The benchmark on a tiny model: it runs, variants agree, and wrong ones are found."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import train_step
 import workloads
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-KEYS = {"commit", "machine", "versions", "threads", "ways", "ratios", "memory"}
+KEYS = {"commit", "machine", "versions", "threads", "variants", "ratios", "memory"}
 
 
 def check_record(record: dict[str, Any]) -> None:
@@ -30,12 +30,12 @@ def check_record(record: dict[str, Any]) -> None:
     assert set(record) >= KEYS
     by_load = pd.DataFrame(record["ratios"]).groupby("workload")
     for _, rows in by_load:
-        assert list(rows["way"]) == list(record["ways"])
+        assert list(rows["variant"]) == list(record["variants"])
         assert (rows["n"] >= 2).all()
         assert (rows["low"] <= rows["median"]).all()
         assert (rows["median"] <= rows["high"]).all()
-        assert rows.set_index("way").loc["official", ["low", "high"]].tolist() == [1, 1]
-    peaks = {row["way"]: row for row in record["memory"]}
+        assert rows.set_index("variant").loc["official", ["low", "high"]].tolist() == [1, 1]
+    peaks = {row["variant"]: row for row in record["memory"]}
     for row in peaks.values():
         ratio = row["peak_gib"] / peaks["official"]["peak_gib"]
         assert row["ratio"] == pytest.approx(ratio, rel=1e-2)
@@ -51,7 +51,7 @@ def test_a_quick_run_writes_what_the_page_reads(tmp_path: Path) -> None:
 def test_the_recorded_run_has_the_same_form() -> None:
     record = benchmarks.measured()
     check_record(record)
-    assert len(benchmarks.ratios_table()) == len(record["ways"])
+    assert len(benchmarks.ratios_table()) == len(record["variants"])
     assert len(benchmarks.memory_table()) == len(train_step.MEASURED)
     assert "dirty" not in record["commit"]
     assert (results_dir("benchmarks") / "train_step.json").is_file()
@@ -89,20 +89,25 @@ def test_the_official_loss_is_its_formula() -> None:
 @pytest.mark.parametrize(("column", "factor"), [("loss", 1.001), ("grad_norm", 1.01)])
 def test_a_wrong_way_is_found(column: str, factor: float) -> None:
     right = {"workload": "tiny", "turn": 0, "loss": 0.7, "grad_norm": 1.0}
-    wrong = {**right, "way": "ours", column: right[column] * factor}
-    train_step.check_agreement([{**right, "way": "official"}, {**right, "way": "ours"}])
+    wrong = {**right, "variant": "ours", column: right[column] * factor}
+    train_step.check_agreement([{**right, "variant": "official"}, {**right, "variant": "ours"}])
     with pytest.raises(WRPOError, match="one of the two is wrong"):
-        train_step.check_agreement([{**right, "way": "official"}, wrong])
+        train_step.check_agreement([{**right, "variant": "official"}, wrong])
 
 
 def test_ratios_are_of_the_same_turn() -> None:
     seconds = {"official": (4.0, 8.0, 6.0), "ours": (2.0, 2.0, 6.0)}
     rows = [
-        {"workload": "w", "turn": turn, "way": way, "seconds": seconds.get(way, (1.0,) * 3)[turn]}
+        {
+            "workload": "w",
+            "turn": turn,
+            "variant": variant,
+            "seconds": seconds.get(variant, (1.0,) * 3)[turn],
+        }
         for turn in range(3)
-        for way in train_step.WAYS
+        for variant in train_step.VARIANTS
     ]
-    found = {row["way"]: row for row in train_step.ratios(pd.DataFrame(rows))}
+    found = {row["variant"]: row for row in train_step.ratios(pd.DataFrame(rows))}
     assert found["ours"] == {
-        "workload": "w", "way": "ours", "n": 3, "median": 2.0, "low": 1.5, "high": 3.0
+        "workload": "w", "variant": "ours", "n": 3, "median": 2.0, "low": 1.5, "high": 3.0
     }  # fmt: skip

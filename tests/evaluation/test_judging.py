@@ -7,13 +7,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import wait_until
 from local_judge import judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
@@ -219,11 +219,7 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     with judge_at(NANO, latency=0.05) as url:
         process = subprocess.Popen([*command, "--base-url", url])
         try:
-            deadline = time.monotonic() + 120
-            while not out.is_file() or out.read_bytes().count(b"\n") < 20:
-                assert time.monotonic() < deadline
-                assert process.poll() is None, "the run ended before it could be killed"
-                time.sleep(0.005)
+            wait_until(lambda: out.is_file() and out.read_bytes().count(b"\n") >= 20, process)
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait()

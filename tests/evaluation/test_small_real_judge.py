@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import wait_until
 from local_judge import judgements
 
 from wrpo_lib.evaluation.answers import Answers
@@ -65,11 +66,7 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 180
-        while not _healthy(port):
-            assert process.poll() is None, (home / "log").read_text()[-2000:]
-            assert time.monotonic() < deadline, "the server did not start in 180 s"
-            time.sleep(0.5)
+        wait_until(lambda: _healthy(port), process, lambda: (home / "log").read_text()[-2000:])
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()

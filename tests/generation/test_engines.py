@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from commandline import wait_until
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 from local_server import Answer, LocalServer, said
 
@@ -156,15 +156,14 @@ def transformers_serve(tiny: Tiny) -> Iterator[str]:
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert server.poll() is None, server.communicate()[1].decode()[-2000:]
+    def answers() -> bool:
         try:
             with urllib.request.urlopen(url, timeout=5):
-                return
+                return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise AssertionError("transformers serve did not start")
+            return False
+
+    wait_until(answers, server, lambda: server.communicate()[1].decode()[-2000:])
 
 
 def test_a_real_server_from_the_command_line(

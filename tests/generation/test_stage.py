@@ -6,12 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import wait_until
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
@@ -196,11 +196,7 @@ def lines(path: Path) -> int:
 def kill_after(command: list[str], out: Path, rows: int) -> None:
     """Run ``command`` and kill it (SIGKILL) once ``out`` has so many whole rows."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
-        deadline = time.monotonic() + 120
-        while lines(out) < rows:
-            assert run.poll() is None, run.communicate()[1].decode()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_until(lambda: lines(out) >= rows, run, lambda: run.communicate()[1].decode())
         run.send_signal(signal.SIGKILL)
         run.wait()
 

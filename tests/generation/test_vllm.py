@@ -13,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commandline import wait_until
 from generation_rows import Tiny, prompt_rows, read_rows, write_rows
 from test_engines import DROPS, with_template
 from vllm_run import GREEDY, SAMPLED, ask
@@ -119,14 +119,6 @@ def kill(group: subprocess.Popen[Any]) -> None:
     group.wait()
 
 
-def wait_until(ready: Any, run: subprocess.Popen[Any], log: Path) -> None:
-    deadline = time.monotonic() + 400
-    while not ready():
-        assert run.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.05)
-
-
 def test_wrpo_sample_killed_and_run_again(python: str, tiny: Tiny, tmp_path: Path) -> None:
     """A kill costs the window being made; the template has no system role."""
     model = tmp_path / "model"
@@ -144,7 +136,7 @@ def test_wrpo_sample_killed_and_run_again(python: str, tiny: Tiny, tmp_path: Pat
             command, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            wait_until(lambda: lines(out), run, log)
+            wait_until(lambda: bool(lines(out)), run, log.read_text)
         finally:
             kill(run)
     kept = out.read_bytes()
@@ -185,7 +177,7 @@ class Served:
                 start_new_session=True,
             )  # fmt: skip
         try:
-            wait_until(self.answers, self.run, self.log)
+            wait_until(self.answers, self.run, self.log.read_text)
         except BaseException:
             self.stop()
             raise

@@ -10,13 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commandline import wrpo
+from commandline import wait_until, wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -124,9 +123,7 @@ def test_a_folder_with_a_run_is_not_run_over(
 def stopped(small: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
     """Start a run, stop it between two checkpoints; its exit status and last words."""
     run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
-    end = time.monotonic() + 300
-    while len(lines(out)) < 6 and run.poll() is None and time.monotonic() < end:
-        time.sleep(0.005)
+    wait_until(lambda: len(lines(out)) >= 6, run)
     run.send_signal(how)
     return run.wait(timeout=60), run.communicate()[1]
 

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
 
-from wrpo_lib.sharing import Branches
+from wrpo_lib.packing import Branches
 from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer
 

@@ -21,20 +21,22 @@ def measured() -> dict[str, Any]:
 
 
 def ratios_table() -> pd.DataFrame:
-    """A row a way: how many times as fast as the official step, median with quartiles."""
+    """A row per variant: how many times as fast as the official step, median with quartiles."""
     import pandas as pd
 
     run = measured()
     rows = pd.DataFrame(run["ratios"])
     rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}], n = {n}".format_map, axis=1)
-    wide = rows.pivot(index="way", columns="workload", values="shown").loc[list(run["ways"])]
-    return wide.rename(run["ways"]).rename_axis(columns=None).reset_index()
+    wide = rows.pivot(index="variant", columns="workload", values="shown").loc[
+        list(run["variants"])
+    ]
+    return wide.rename(run["variants"]).rename_axis(columns=None).reset_index()
 
 
 def memory_table() -> pd.DataFrame:
-    """A row a way: GiB at the peak of a fresh process, and its share of the official one's."""
+    """A row per variant: GiB at the peak of a fresh process, and its share of the official."""
     import pandas as pd
 
     run = measured()
-    table = pd.DataFrame(run["memory"]).replace({"way": run["ways"]})
-    return table.set_axis(["way", "peak, GiB", "of the official"], axis=1)
+    table = pd.DataFrame(run["memory"]).replace({"variant": run["variants"]})
+    return table.set_axis(["variant", "peak, GiB", "of the official"], axis=1)

@@ -49,7 +49,7 @@ def _top(
     """Weighted-Reward Preference Optimization: data, training, evaluation, results."""
 
 
-# in the order of the data's way
+# in the order in which data pass through them
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 generate.register(app)

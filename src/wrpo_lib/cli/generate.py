@@ -37,13 +37,13 @@ def sample(
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
     engine: Annotated[str, typer.Option(help="transformers, vllm or server")] = "transformers",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
-    n: Annotated[int, typer.Option(help="responses a prompt")] = 5,
+    n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,
     top_p: Annotated[float, typer.Option()] = 0.95,
-    max_tokens: Annotated[int, typer.Option(help="tokens a response at most")] = 4096,
+    max_tokens: Annotated[int, typer.Option(help="tokens per response at most")] = 4096,
     seed: Annotated[int, typer.Option(help="all other seeds follow from it")] = 0,
     seeds: Annotated[
-        str, typer.Option(help="one a sample, for all prompts: 1,2,3 or simpo (13,21,42,79,100)")
+        str, typer.Option(help="one per sample, for all prompts: 1,2,3 or simpo (13,21,42,79,100)")
     ] = "",
     limit: Annotated[int | None, typer.Option(help="only the first so many prompts")] = None,
     revision: Annotated[str | None, typer.Option(help="commit of the model on the hub")] = None,

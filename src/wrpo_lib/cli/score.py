@@ -32,7 +32,7 @@ def score(
         bool, typer.Option(help="run code that comes with the model (ArmoRM); needs --revision")
     ] = False,
     dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")] = "auto",
-    batch_tokens: Annotated[int, typer.Option(help="tokens a batch, padding included")] = 16384,
+    batch_tokens: Annotated[int, typer.Option(help="tokens per batch, padding included")] = 16384,
     max_length: Annotated[int | None, typer.Option(help="tokens; default: the model's")] = None,
     workers: Workers = 0,
     ray: Ray = "",

@@ -1,7 +1,7 @@
 """Benchmark answers: made by any sampling engine, read in our form or upstream's, exported.
 
-Ours is JSONL, one row an answer: benchmark, version, question_id, turn, model, text, and how it was
-sampled. The second turn of MT-Bench follows the model's own first answer. A run makes only the
+Ours is JSONL, one row per answer: benchmark, version, question_id, turn, model, text, and how it
+was sampled. The second turn of MT-Bench follows the model's own first answer. A run makes only the
 answers that are missing, so it can be killed and started again.
 """
 

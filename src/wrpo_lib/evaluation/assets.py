@@ -63,9 +63,6 @@ def find(name: str) -> Asset:
     return assets[name]
 
 
-open_plain = open_binary  # the leaderboard's name for it
-
-
 def content_hash(path: Path) -> str:
     """sha256 of a file's uncompressed bytes, read in pieces."""
     try:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.formats import JUDGEMENTS, convert
-from wrpo_lib.evaluation.formats import read_rows as read_rows
+from wrpo_lib.evaluation.formats import JUDGEMENTS, convert, read_rows
 from wrpo_lib.io import Row
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
-    """All judgements of a file, one a row.
+    """All judgements of a file, one per row.
 
     Columns of every benchmark: ``model``, ``baseline``, ``judge``, ``version``, ``template``,
     ``metric``, ``question_id``. AlpacaEval-2 adds ``index``, ``order``, ``sample``, ``preference``
@@ -89,7 +88,7 @@ def _refuse_mixture(table: pd.DataFrame, path: Path) -> None:
 
 
 def _both_games(table: pd.DataFrame) -> pd.DataFrame:
-    """Our pairwise rows, one a game, in FastChat's form, one a comparison."""
+    """Our pairwise rows, one per game, in FastChat's form, one per comparison."""
     names = {"model": "model_1", "baseline": "model_2", "tie": "tie"}
     table = table.assign(winner=[names.get(str(w), "error") for w in table["winner"]])
     key = [c for c in table.columns if c not in ("game", "winner")]

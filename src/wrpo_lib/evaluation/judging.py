@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KEY = ("request", "attempt", "status")
 CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
-# tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters a
+# tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters per
 # token), Arena-Hard ours (the judge is asked to answer the prompt itself first)
 TYPICAL_REPLY = {"mt-bench": 200, "arena-hard": 700}
 FIRST = 8  # as many errors, or replies without log-probabilities, at the start end the run

@@ -16,7 +16,7 @@ import numpy as np
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.judgements import read_rows
+from wrpo_lib.evaluation.formats import read_rows
 
 if TYPE_CHECKING:
     import pandas as pd

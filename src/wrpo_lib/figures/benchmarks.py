@@ -26,7 +26,7 @@ def mask(profile: str = "nano") -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    from wrpo_lib.sharing import Branches
+    from wrpo_lib.packing import Branches
 
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners, positions = branches.mask(), branches.owners()[1], branches.positions()

@@ -38,7 +38,7 @@ class Cluster:
 
 @dataclass
 class OnCluster:
-    """The engines, or with ``scores`` the scorers, that the picklable ``make`` makes, one a worker.
+    """Engines, or with ``scores`` scorers, that the picklable ``make`` makes, one per worker.
 
     Called like what it stands for; responses, or pairs of position and reward, come in any order.
     """

@@ -16,7 +16,7 @@ from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
 
 SIMPO_SEEDS = (13, 21, 42, 79, 100)
-"""One seed a sample, the same for every prompt: princeton-nlp/SimPO, on_policy_data_gen."""
+"""One seed per sample, the same for every prompt: princeton-nlp/SimPO, on_policy_data_gen."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Sampling:
         if self.temperature == 0 and self.n != 1:
             raise WRPOError(f"greedy decoding (temperature 0) gives one response, not {self.n}")
         if 0 < len(self.seeds) < self.n:
-            raise WRPOError(f"{len(self.seeds)} seeds for n = {self.n} samples; give one a sample")
+            raise WRPOError(
+                f"{len(self.seeds)} seeds for n = {self.n} samples; give one per sample"
+            )
 
     def seed_of(self, key: str, sample: int) -> int:
         """The seed for sample number ``sample`` of ``key``, below 2**31."""

@@ -89,8 +89,8 @@ class RewardModel:
         found = output.logits if found is None else found
         if found.numel() != len(ids):
             raise WRPOError(
-                f"the reward model has {found.numel() // len(ids)} outputs a row; choose one with "
-                "a single output (num_labels 1)"
+                f"the reward model has {found.numel() // len(ids)} outputs per row; choose one "
+                "with a single output (num_labels 1)"
             )
         scores: list[float] = found.flatten().float().tolist()
         return scores
@@ -126,7 +126,7 @@ def load_reward_model(
 
 
 class Bleu:
-    """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts a prompt.
+    """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
 
     Offline, deterministic, without a model. It rewards the reference's words and length, not
     quality: a good answer in other words scores near 0, and single sentences are noisy. Use it to

@@ -42,10 +42,10 @@ def sample_responses(
     """Responses of ``model`` to each prompt, appended to ``out`` (JSONL); returns counts.
 
     ``total`` is the number of prompts, for the progress bar; ``settings`` goes into the run record
-    and must be the same when the run goes on. More samples a prompt (``n``) may be asked for later.
-    Counted are ``made``, ``kept`` (finished before), ``empty``, ``truncated`` (ended by the token
-    limit) and ``failed``. Some failed, or all empty, is a :class:`~wrpo_lib.errors.WRPOError` at
-    the end, with everything finished in the file.
+    and must be the same when the run goes on. More samples per prompt (``n``) may be asked for
+    later. Counted are ``made``, ``kept`` (finished before), ``empty``, ``truncated`` (ended by the
+    token limit) and ``failed``. Some failed, or all empty, is a
+    :class:`~wrpo_lib.errors.WRPOError` at the end, with everything finished in the file.
     """
     counts, waiting, first, in_a_row = Counts(), dict[str, Messages](), "", 0
     with Store(out, KEY) as store:

@@ -166,7 +166,7 @@ def train_policy(world: World, name: str) -> Path:
 
 
 def dynamics_file(world: World, name: str) -> Path:
-    """The training dynamics of a method, a row a step."""
+    """The training dynamics of a method, a row per step."""
     return world.folder / "dynamics" / f"{name}.jsonl"
 
 
@@ -198,7 +198,7 @@ def answers(world: World, name: str) -> pd.DataFrame:
 def _answer_rows(
     decoding: str, tasks: list[Task], drawn: list[list[dict[str, Any]]], turn: int = 1
 ) -> list[dict[str, Any]]:
-    """One row a sample, with what is exactly known of it: quality, correctness, check step."""
+    """One row per sample, with what is exactly known of it: quality, correctness, check step."""
     return [
         {
             "prompt_id": task.prompt_id,

@@ -1,7 +1,9 @@
 """One world of the nano testbed: its splits and its models, trained once and kept on disk.
 
 A seed makes a whole world: the prompts, the split, every model's initial weights and corpus, and
-all sampling. Three seeds are three independent replications of everything.
+all sampling. Three seeds are three independent replications of everything. It does not fix the
+vocabulary of a WordPiece tokenizer, whose trainer breaks ties differently in each process; what is
+made with that source differs between runs of one seed.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A row has ``prompt_id``, ``prompt`` (messages), ``model``, ``sample`` (a whole number from 0),
 ``text``, optionally ``n_tokens``, ``finish_reason`` and ``seed``, and, once scored, ``reward`` and
-``reward_model``. A first pass over the files keeps numbers only (about 50 bytes a row); a second
+``reward_model``. A first pass over the files keeps numbers only (about 50 bytes per row); a second
 one fetches the few rows whose text is wanted.
 """
 

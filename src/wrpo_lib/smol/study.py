@@ -1,9 +1,9 @@
 """Quadruples of real text, by the stages of ``wrpo sample``, ``score`` and ``pair``.
 
 The target is a real small model (SmolLM2-135M-Instruct), sampled here; the sources are published
-responses of real models to AlpacaEval's prompts, one a prompt; the reward is sentence BLEU against
-the published response of one more model. The stages' files lie under ``runs/smol/`` and are never
-part of the project: the published texts are under CC BY-NC. A run that was cut goes on.
+responses of real models to AlpacaEval's prompts, one per prompt; the reward is sentence BLEU
+against the published response of one more model. The stages' files lie under ``runs/smol/`` and
+are never part of the project: the published texts are under CC BY-NC. A run that was cut goes on.
 """
 
 from __future__ import annotations

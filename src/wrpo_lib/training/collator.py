@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from trl.trainer.utils import pad
 
-from wrpo_lib import sharing
+from wrpo_lib import packing
 from wrpo_lib.quadruples.schema import RESPONSES
 
 REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
@@ -24,7 +24,7 @@ class WRPOCollator:
 
     - padded: ``input_ids``, ``attention_mask``, ``completion_mask``, each (R·B, T), all y_ws
       first, then all y_wt, then all y_l;
-    - with ``share_prompt``: one row (1, T) as :func:`wrpo_lib.sharing.pack` makes it.
+    - with ``share_prompt``: one row (1, T) as :func:`wrpo_lib.packing.pack` makes it.
 
     ``prompt_id`` and the reference's log-probabilities go along where the rows have them.
     """
@@ -52,7 +52,7 @@ class WRPOCollator:
 
     def _packed(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
         multiple = self.pad_to_multiple_of or 1
-        return sharing.pack(prompts, answers, pad_token_id=self.pad_token_id, multiple=multiple)
+        return packing.pack(prompts, answers, pad_token_id=self.pad_token_id, multiple=multiple)
 
     def _rows(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
         pairs = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +80,7 @@ class WRPOConfig(DPOConfig):
       response nobody will look at.
     - ``share_prompt``: ``auto`` computes a prompt once for all its responses where the model can
       (:mod:`wrpo_lib.sharing`) and says in one line of the log where it cannot; ``true`` makes that
-      an error; ``false`` computes a padded row a response.
+      an error; ``false`` computes a padded row per response.
     - ``share_prompt_backend``: attention of shared prompts, ``sdpa`` (runs everywhere) or ``flex``
       (FlexAttention, on GPU).
     - ``precompute_ref_log_probs``: compute the reference's log-probabilities once, before
@@ -149,13 +149,7 @@ class WRPOConfig(DPOConfig):
     @property
     def responses(self) -> tuple[str, ...]:
         """Names of the responses a run computes, chosen ones first."""
-        unused = set()
-        if not self.score_unused and self.alpha == 0:
-            unused.add("source_chosen")
-        if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
-            unused.add("target_chosen")
-        extra = ("source_rejected",) if self.alpha_rejected else ()
-        return (*(name for name in RESPONSES if name not in unused), *extra)
+        return computed_responses(vars(self))
 
     def _check_sharing(self) -> None:
         self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such
@@ -191,3 +185,17 @@ class WRPOConfig(DPOConfig):
                 f"train_sampling_strategy={self.train_sampling_strategy!r} needs one length a row, "
                 "but a quadruple has three; choose 'random' or 'sequential'"
             )
+
+
+def computed_responses(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The responses that a run with these fields of :class:`WRPOConfig` computes, chosen first.
+
+    One whose weight is 0 all along is left out unless it is scored for the metrics.
+    """
+    unused = ""
+    if not fields.get("score_unused", True) and fields.get("alpha") == 0:
+        unused = "source_chosen"
+    elif not fields.get("score_unused", True) and fields.get("alpha") == 1:
+        unused = "target_chosen" if fields.get("alpha_schedule") == "constant" else ""
+    extra = ("source_rejected",) if fields.get("alpha_rejected") else ()
+    return (*(name for name in RESPONSES if name != unused), *extra)

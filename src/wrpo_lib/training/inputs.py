@@ -19,6 +19,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples.schema import RESPONSES, validate_quadruples
 from wrpo_lib.recipes import Recipe, nearest
+from wrpo_lib.training.config import computed_responses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -130,15 +131,7 @@ def load_model(recipe: Recipe) -> PreTrainedModel:
 
 def responses(recipe: Recipe) -> tuple[str, ...]:
     """The responses that a run of ``recipe`` reads: y_ws for SFT, those it computes otherwise."""
-    if recipe.stage == "sft":
-        return ("source_chosen",)
-    training = recipe.training
-    unused = set()
-    if not training.get("score_unused", True):
-        unused |= {"source_chosen"} if training.get("alpha") == 0 else set()
-        constant_one = (training.get("alpha"), training.get("alpha_schedule")) == (1, "constant")
-        unused |= {"target_chosen"} if constant_one else set()
-    return tuple(name for name in RESPONSES if name not in unused)
+    return ("source_chosen",) if recipe.stage == "sft" else computed_responses(recipe.training)
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
@@ -162,9 +155,8 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     for problem in validate_quadruples(rows):
         if problem.field not in unread:
             raise WRPOError(problem.sentence(data))
-    columns = ("prompt_id", "prompt", *wanted, "source_rejected")
-    kept = [name for name in columns if name in rows[0]]
-    return Dataset.from_list([{name: row.get(name) for name in kept} for row in rows])
+    columns = [name for name in ("prompt_id", "prompt", *wanted) if name in rows[0]]
+    return Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
 
 
 def _from_pair(row: dict[str, Any], wanted: tuple[str, ...], where: str) -> dict[str, Any]:

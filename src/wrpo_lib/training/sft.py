@@ -46,7 +46,7 @@ def sft_trainer(
     the trainer's ``truncation``. ``eval_dataset`` holds rows of the same kind.
 
     With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
-    ``bfd_split`` keep the rows of a block apart; ``wrapped``, the older way, runs rows together.
+    ``bfd_split`` keep the rows of a block apart; ``wrapped``, which is older, runs rows together.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """

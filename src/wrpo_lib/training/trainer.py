@@ -23,7 +23,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
-from wrpo_lib import sharing
+from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import Objective, alpha_at
@@ -203,7 +203,7 @@ class WRPOTrainer(DPOTrainer):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
         with torch.no_grad(), adapter, self.accelerator.autocast():
-            logps, _ = sharing.response_logps(model, inputs)
+            logps, _ = packing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
 
@@ -218,7 +218,7 @@ class WRPOTrainer(DPOTrainer):
     ) -> Any:
         """The mean WRPO loss of a batch; records the metrics of the class's description."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        logps, outputs = sharing.response_logps(model, inputs, **router)  # (B, R)
+        logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
         result = self._objective(logps, inputs)
         self._record(result, logps.detach(), inputs)
         loss = result.losses.mean()
@@ -288,6 +288,6 @@ class WRPOTrainer(DPOTrainer):
             self._metrics[mode][name].append(mean)
         self._metrics[mode]["alpha"].append(self.alpha())
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(sharing.n_tokens(inputs))
+            tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
