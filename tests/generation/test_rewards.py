@@ -89,7 +89,7 @@ def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
 
 def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
     scorer = RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer)
-    with pytest.raises(WRPOError, match="has 3 outputs a row"):
+    with pytest.raises(WRPOError, match="has 3 outputs per row"):
         rewards_of(scorer, rows(2))
 
 
