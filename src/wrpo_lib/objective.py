@@ -65,7 +65,8 @@ def wrpo_loss(
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, ref_source, ref_target, ref_rejected)
     _check(alpha_rejected)
-    r_ws = beta * (policy_source - ref_source)  # r(x, y) = β·[log πθ(y|x) − log πref(y|x)]
+    # r(x, y) = β·[log πθ(y|x) − log πref(y|x)]
+    r_ws = beta * (policy_source - ref_source)
     r_wt = beta * (policy_target - ref_target)
     r_l = beta * (policy_rejected - ref_rejected)
     if policy_dispreferred is not None and ref_dispreferred is not None:

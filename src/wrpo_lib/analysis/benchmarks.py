@@ -21,15 +21,14 @@ def measured() -> dict[str, Any]:
 
 
 def ratios_table() -> pd.DataFrame:
-    """A row per variant: how many times as fast as the official step, median with quartiles."""
+    """A row per variant: how many times as fast as the official step, median [quartiles]."""
     import pandas as pd
 
     run = measured()
     rows = pd.DataFrame(run["ratios"])
-    rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}], n = {n}".format_map, axis=1)
-    wide = rows.pivot(index="variant", columns="workload", values="shown").loc[
-        list(run["variants"])
-    ]
+    rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}]".format_map, axis=1)
+    wide = rows.pivot(index="variant", columns="workload", values="shown")
+    wide = wide.loc[list(run["variants"])]
     return wide.rename(run["variants"]).rename_axis(columns=None).reset_index()
 
 

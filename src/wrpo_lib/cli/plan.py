@@ -46,8 +46,8 @@ def report(plan: Any, utilisation: float = 0.4) -> str:
     p, args, usual = plan.parameters, plan.args, plan.batches[len(plan.batches) // 2]
     cases = {"shared": (usual, True), "padded": (usual, False), "worst": (plan.worst, False)}
     table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
-    table.loc["total, GiB a GPU"] = total = table.sum()
-    table.loc["million tokens an epoch"] = plan.tokens(True) / 1e6, plan.tokens(False) / 1e6, None
+    table.loc["total, GiB per GPU"] = total = table.sum()
+    table.loc["million tokens per epoch"] = plan.tokens(True) / 1e6, plan.tokens(False) / 1e6, None
     for card, peak in CARDS.items():
         rate = peak * 1e12 * utilisation * plan.gpus * 3600
         table.loc[f"hours, {card}"] = plan.flops(True) / rate, plan.flops(False) / rate, None

@@ -12,7 +12,7 @@ from wrpo_lib import packing
 from wrpo_lib.quadruples.schema import RESPONSES
 
 REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
-"""Columns that TRL's precomputed reference pass adds: (B, chosen responses) and (B, rejected)."""
+"""Columns that TRL's reference pass adds, (B, chosen responses) and (B, rejected responses)."""
 
 
 @dataclass
