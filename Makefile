@@ -64,7 +64,7 @@ results: $(INSTALLED) ## run every nano experiment again and rewrite results/nan
 results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 minutes; PUBLISHED=folder)
 	$(BIN)/wrpo results smol --published "$(PUBLISHED)"
 
-benchmark: $(INSTALLED) ## time a training step against the official way (results/benchmarks, 10 minutes)
+benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
 
 figures: $(INSTALLED) ## draw every figure from results/ into _build/figures

@@ -12,6 +12,8 @@ import pytest
 
 from wrpo_lib import cli
 
+HANGS = 900.0  # seconds after which a child process hangs; no test asserts how long one takes
+
 
 def wrpo(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of `wrpo ...`."""
@@ -31,7 +33,7 @@ def wait_until(
     ready: Callable[[], bool], process: subprocess.Popen[Any], said: Callable[[], str] = str
 ) -> None:
     """Poll until ``ready()``; a process that ends before, or hangs, fails with what it ``said``."""
-    give_up = time.monotonic() + 900  # so that a hang does not last for ever; nothing is timed
+    give_up = time.monotonic() + HANGS
     while not ready():
         if process.poll() is not None or time.monotonic() > give_up:
             status = process.poll()

@@ -122,12 +122,13 @@ class _Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.close()
 
-    async def reply(self, key: str, body: dict[str, Any]) -> Reply:
-        """The reply to one request, after all retries."""
+    async def reply(self, key: str, body: dict[str, Any], retries: int | None = None) -> Reply:
+        """The reply to one request, after all ``retries`` (the server's, unless some are spent)."""
         import openai
 
         first, self.asked = not self.asked, True  # the first says at once where nobody listens
-        client = self.client.with_options(max_retries=0) if first else self.client
+        left = self.server.retries if retries is None else retries
+        client = self.client.with_options(max_retries=0 if first else left)
         again = True
         try:
             return await self._post(key, body, client)
@@ -141,7 +142,9 @@ class _Client:
         except openai.APIStatusError as error:
             what = self._refusal(error)
             again = error.status_code in (408, 409, 429) or error.status_code >= 500
-        return await self.reply(key, body) if first and again else Reply(key, None, what)
+        if first and again and left:
+            return await self.reply(key, body, left - 1)
+        return Reply(key, None, what)
 
     async def _post(self, key: str, body: dict[str, Any], client: AsyncOpenAI) -> Reply:
         text = await client.post("/chat/completions", cast_to=str, body=body)

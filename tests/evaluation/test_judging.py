@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import signal
 import subprocess
@@ -109,12 +110,10 @@ BAD_REPLIES = {
 
 @pytest.mark.parametrize("problem", BAD_REPLIES)
 def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: Path) -> None:
-    one_in_four = 0
+    seen = itertools.count(1)  # the server has a thread per connection
 
     def responder(body: dict[str, Any]) -> Any:
-        nonlocal one_in_four
-        one_in_four += 1
-        return chat(BAD_REPLIES[problem]) if one_in_four % 4 == 0 else chat("so [[A>B]]")
+        return chat(BAD_REPLIES[problem] if next(seen) % 4 == 0 else "so [[A>B]]")
 
     benchmark = load("arena-hard")
     if problem == "two verdicts":  # v0.1's rule; v2.0 takes the last
@@ -148,13 +147,11 @@ def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> No
 
 
 def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
-    down = True
-    seen = 0
+    down, seen = True, itertools.count(1)  # the server has a thread per connection
 
     def responder(body: dict[str, Any]) -> Any:
-        nonlocal seen
-        seen += 1
-        return (500, {"error": {"message": "boom"}}) if down and seen % 3 == 0 else NANO(body)
+        failing = next(seen) % 3 == 0 and down
+        return (500, {"error": {"message": "boom"}}) if failing else NANO(body)
 
     with judge_at(responder) as url:
         first = run(url, tmp_path, "mt-bench")

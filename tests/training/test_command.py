@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commandline import wait_until, wrpo
+from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -77,7 +77,7 @@ def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, uninterrupted run in a process of its own."""
     out = tmp_path_factory.mktemp("whole") / "out"
     run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
-    printed, err = run.communicate(timeout=300)
+    printed, err = run.communicate(timeout=HANGS)
     assert run.returncode == 0, err
     assert "32 rows, 4 (4 per device x 1 accumulation x 1 process) a step" in printed
     for shown in ("40/40", "alpha 0.", "loss ", "r_ws ", "r_wt ", "r_l ", "acc "):
@@ -125,7 +125,7 @@ def stopped(small: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
     run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
     wait_until(lambda: len(lines(out)) >= 6, run)
     run.send_signal(how)
-    return run.wait(timeout=60), run.communicate()[1]
+    return run.wait(timeout=HANGS), run.communicate()[1]
 
 
 def test_kill_and_resume_gives_the_same_dynamics(
@@ -223,7 +223,7 @@ def launched(small: Path, out: Path, config: str | None, tmp_path: Path) -> list
             port,
         ]
     run = start(*launcher, "-m", "wrpo_lib.cli", "train", "smol/wrpo", *command)
-    printed, err = run.communicate(timeout=300)
+    printed, err = run.communicate(timeout=HANGS)
     assert run.returncode == 0, err
     assert "4 (2 per device x 1 accumulation x 2 processes) a step" in printed
     assert printed.count("steps done") == 1, "one process speaks"
@@ -446,7 +446,7 @@ def test_the_command_follows_the_official_trajectory(
     shared: Path, smollm2_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SmolLM2-135M-Instruct from its package: the recorded losses of the official trainer."""
-    pytest.importorskip("gguf")
+    pytest.importorskip("gguf", reason="needs gguf, which make test installs")
     oracle = json.loads((shared / "oracle" / "short.json").read_text())
     with gzip.open(shared / "oracle" / "short.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file]

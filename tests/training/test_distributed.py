@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commandline import HANGS
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -101,7 +102,7 @@ def test_two_processes_give_the_losses_of_one(
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr[-6000:]
     assert json.loads((tmp_path / "two.json").read_text())["kind"] == kind
