@@ -102,7 +102,7 @@ def pack(
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a model that :func:`enable` prepared, for a packed row.
+    """Keyword arguments of a model that :func:`wrpo_lib.sharing.enable` prepared, for a packed row.
 
     The four-dimensional mask is a token: it stops transformers from building one, which the
     attention of a packed row does not look at.

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import yaml
 
-from wrpo_lib.cache import cache_dir
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import open_binary
 
 MIRROR = "WRPO_ASSETS"
+CACHE = "wrpo"  # in the user's cache folder, which XDG_CACHE_HOME moves
 MANIFEST = Path(__file__).with_name("assets.yaml")
 
 
@@ -74,6 +74,8 @@ def content_hash(path: Path) -> str:
 
 def candidates(asset: Asset) -> Iterator[Path]:
     """Where a local copy may lie, best first: mirror, installed package, cache."""
+    import pooch
+
     if root := os.environ.get(MIRROR):
         for suffix in ("", ".gz"):
             yield Path(root) / f"{asset.mirror}{suffix}"
@@ -82,7 +84,7 @@ def candidates(asset: Asset) -> Iterator[Path]:
         spec = importlib.util.find_spec(top)  # found without importing it
         for folder in (spec.submodule_search_locations or []) if spec else []:
             yield Path(folder) / rest
-    yield cache_dir() / asset.name
+    yield pooch.os_cache(CACHE) / asset.name
 
 
 def local(asset: Asset) -> Path | None:
@@ -114,7 +116,7 @@ def _download(asset: Asset) -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")
-    target = cache_dir() / asset.name
+    target = pooch.os_cache(CACHE) / asset.name
     known = f"sha256:{asset.sha256}" if asset.sha256 else None
     try:
         pooch.retrieve(asset.url, known, target.name, target.parent)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
 from wrpo_lib.figures.style import draw_interval, look, style
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.records import read_results, read_run
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ SCHEDULE_LOOKS = {
     "quadratic": ("--", "quadratic (the drawing)"),
     "constant": (":", "constant"),
 }
-ROLES = ("source_chosen", "target_chosen", "rejected")
 LONGER = {
     "y_ws longer than y_wt": ("source_chosen", "target_chosen"),
     "y_wt longer than y_l": ("target_chosen", "rejected"),
@@ -103,13 +103,13 @@ def lengths(profile: str = "nano") -> Figure:
     parts = ("boxprops", "whiskerprops", "capprops", "medianprops")
     with style():
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), gridspec_kw=ratios)
-        for k, name in enumerate(ROLES):
+        for k, name in enumerate(RESPONSES):
             color = look(name).color
             lines = {part: {"color": color, "linewidth": 1.4} for part in parts}
             lines["flierprops"] = {"markersize": 3, "markeredgecolor": color}
             place = {"positions": [k], "widths": 0.6, "orientation": "horizontal"}
             left.boxplot(sizes[name], **place, **lines)
-        left.set_yticks(range(len(ROLES)), [look(name).name for name in ROLES])
+        left.set_yticks(range(len(RESPONSES)), [look(name).name for name in RESPONSES])
         left.set(xlabel=f"{unit} (n = {len(sizes)})", ylim=(2.5, -0.5))
         for k, (a, b) in enumerate(LONGER.values()):
             draw_interval(right, k, paired_difference(sizes[a], sizes[b]), look(a))
@@ -123,8 +123,10 @@ def _sizes(profile: str) -> tuple[pd.DataFrame, str]:
     """Sizes of y_ws, y_wt and y_l, one row per tracked quadruple, and their unit."""
     rows = read_results(profile, "quadruples")
     if "rejected_n_tokens" in rows:  # tracked as numbers, without the texts
-        return rows[[f"{role}_n_tokens" for role in ROLES]].set_axis(ROLES, axis=1), "tokens"
-    return rows[[*ROLES]].apply(lambda column: column.str.len()), "characters"
+        return rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(
+            RESPONSES, axis=1
+        ), "tokens"
+    return rows[[*RESPONSES]].apply(lambda column: column.str.len()), "characters"
 
 
 def longer_share(profile: str = "nano") -> pd.DataFrame:
@@ -192,7 +194,7 @@ def kept_by_gap(profile: str = "nano") -> Figure:
     import numpy as np
 
     rows = read_results(profile, "quadruples")
-    found = {n: (rows[f"{n}_reward"] - rows["rejected_reward"]).to_numpy() for n in ROLES[:2]}
+    found = {n: (rows[f"{n}_reward"] - rows["rejected_reward"]).to_numpy() for n in RESPONSES[:2]}
     gaps = np.linspace(0, np.quantile(np.concatenate([*found.values()]), 0.99), 61)
     with style():
         figure, axis = plt.subplots(figsize=(5.6, 3.0))

@@ -15,13 +15,13 @@ from wrpo_lib.io import read_rows
 from wrpo_lib.nano import study
 from wrpo_lib.nano.world import World, open_world
 from wrpo_lib.quadruples.pair import best
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import commit, write_results
 
 SHOWN_QUADRUPLES = 400
 SHOWN_REWARDS = 400
 DECODINGS = ("greedy", "sampled", "best_of_5")
-RESPONSES = ("source_chosen", "target_chosen", "rejected")
 REWARDS = (
     "source_chosen",
     "target_chosen",

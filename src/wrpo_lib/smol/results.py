@@ -27,6 +27,7 @@ from wrpo_lib.analysis.statistics import (
 )
 from wrpo_lib.quadruples import ResponseTable
 from wrpo_lib.quadruples.overlap import words
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.smol.study import TARGET, Study, paired, run
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -56,7 +57,7 @@ def quadruple_table(rows: list[dict[str, Any]], responses: pd.DataFrame) -> pd.D
     made["prompt_id"] = made["prompt_id"].str[:12]
     known = responses.drop_duplicates(["prompt_id", "text"]).set_index(["prompt_id", "text"])
     found = made[["prompt_id", "source_model"]].copy()
-    for role in ("source_chosen", "target_chosen", "rejected"):
+    for role in RESPONSES:
         own = known.loc[list(zip(made["prompt_id"], made[role], strict=True))]
         found[f"{role}_reward"] = made[f"{role}_reward"]
         for name in ("n_tokens", "characters", "truncated"):
