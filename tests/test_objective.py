@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
+from transformers import get_cosine_schedule_with_warmup
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import (
@@ -72,15 +74,6 @@ def test_loss_is_bounded_by_the_convex_mix_of_losses(seed: int, alpha: float, be
     assert (losses <= alpha * hybrid + (1 - alpha) * on + 1e-9).all()
 
 
-def test_averaging_losses_is_not_wrpo() -> None:
-    """The tempting wrong formula: α·L_hybrid + (1−α)·L_on only bounds WRPO from above."""
-    values = logps(3)
-    hybrid, on = (o.losses for o in hybrid_and_on(values, beta=1.0))
-    wrong = 0.5 * hybrid + 0.5 * on
-    right = wrpo_loss(*values, alpha=0.5, beta=1.0).losses
-    assert ((wrong - right) > 1e-3).any()
-
-
 @given(seeds, alphas, betas, st.floats(-50, 50))
 @fast
 def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, log_z: float) -> None:
@@ -91,19 +84,6 @@ def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, lo
         wrpo_loss(*shifted, *reference, alpha=alpha, beta=beta).losses,
         wrpo_loss(ws, wt, yl, *reference, alpha=alpha, beta=beta).losses,
     )
-
-
-def test_weights_that_do_not_sum_to_one_keep_the_partition_function() -> None:
-    """A bonus α·r(y_ws) + r(y_wt) looks much like WRPO, but Z(x) stays in its loss."""
-    ws, wt, yl, ref_ws, ref_wt, ref_yl = logps(5)
-
-    def wrong(shift: float) -> Tensor:
-        source, target, rejected = (
-            0.1 * (p + shift - r) for p, r in ((ws, ref_ws), (wt, ref_wt), (yl, ref_yl))
-        )
-        return -F.logsigmoid(0.3 * source + target - rejected)
-
-    assert not torch.allclose(wrong(0.0), wrong(10.0))
 
 
 @given(seeds, alphas, betas)
@@ -136,16 +116,16 @@ def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
 
 
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
-def test_gradcheck(form: str) -> None:
-    values = logps(11, batch=3)
+def test_gradients_flow_through_losses_and_not_through_rewards(form: str) -> None:
+    values, tokens = logps(11, batch=3), lengths(11, batch=3)
     policy = tuple(p.clone().requires_grad_() for p in values[:3])
-    rest = lengths(11, batch=3) if form == "simpo" else values[3:]
     loss = {
-        "dpo": lambda *p: wrpo_loss(*p, *rest, alpha=0.3, beta=0.2).losses,
-        "ipo": lambda *p: wrpo_ipo_loss(*p, *rest, alpha=0.3, tau=0.5).losses,
-        "simpo": lambda *p: wrpo_simpo_loss(*p, *rest, alpha=0.3, beta=2.0, gamma=0.5).losses,
+        "dpo": lambda *p: wrpo_loss(*p, *values[3:], alpha=0.3, beta=0.2),
+        "ipo": lambda *p: wrpo_ipo_loss(*p, *values[3:], alpha=0.3, tau=0.5),
+        "simpo": lambda *p: wrpo_simpo_loss(*p, *tokens, alpha=0.3, beta=2.0, gamma=0.5),
     }[form]
-    assert gradcheck(loss, policy)
+    assert gradcheck(lambda *p: loss(*p).losses, policy)
+    assert not any(reward.requires_grad for reward in loss(*policy).rewards)
 
 
 @given(seeds, alphas)
@@ -206,32 +186,6 @@ def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: floa
     torch.testing.assert_close(ipo.losses, torch.full_like(ipo.losses, 25.0))
 
 
-@given(seeds, alphas)
-@fast
-def test_permuting_the_batch_permutes_everything(seed: int, alpha: float) -> None:
-    values = logps(seed)
-    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    plain = wrpo_loss(*values, alpha=alpha, beta=0.3)
-    moved = wrpo_loss(*(v[order] for v in values), alpha=alpha, beta=0.3)
-    assert torch.equal(moved.losses, plain.losses[order])
-    for a, b in zip(moved.rewards, plain.rewards, strict=True):
-        assert torch.equal(a, b[order])
-
-
-@pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
-def test_rewards_are_detached_and_losses_are_not(form: str) -> None:
-    values = logps(2)
-    policy = [p.requires_grad_() for p in values[:3]]
-    if form == "dpo":
-        result = wrpo_loss(*policy, *values[3:], alpha=0.3, beta=0.1)
-    elif form == "ipo":
-        result = wrpo_ipo_loss(*policy, *values[3:], alpha=0.3, tau=0.1)
-    else:
-        result = wrpo_simpo_loss(*policy, *lengths(2), alpha=0.3, beta=2.0, gamma=0.0)
-    assert result.losses.requires_grad
-    assert not any(reward.requires_grad for reward in result.rewards)
-
-
 def test_simpo_knows_no_reference_but_knows_length() -> None:
     """The same log-probability spread over more tokens is a better response to SimPO."""
     same = torch.full((2,), -20.0)
@@ -241,41 +195,30 @@ def test_simpo_knows_no_reference_but_knows_length() -> None:
     torch.testing.assert_close(rewards.rejected, torch.full((2,), -10.0))
 
 
-def test_extreme_margins_stay_finite() -> None:
-    far, near = torch.tensor([-2000.0]), torch.tensor([-1.0])
-    result = wrpo_loss(far, far, near, near, near, near, alpha=0.5, beta=1.0)
-    torch.testing.assert_close(result.losses, torch.tensor([1999.0]))
-
-
 # --- shapes ---------------------------------------------------------------------------------
 
 
-def test_what_broadcasting_would_have_done() -> None:
-    """The official code compares a (B,) with a (B, 1) tensor, so each row with every other."""
-    chosen, rejected = torch.tensor([1.0, 5.0]), torch.tensor([0.0, 9.0])
-    wrong = (chosen > rejected.unsqueeze(1)).float().mean()
-    right = (chosen > rejected).float().mean()
-    assert (wrong, right) == (0.5, 0.5)  # equal here by chance, which is how it goes unseen
-    chosen = torch.tensor([10.0, 5.0])
-    assert (chosen > rejected.unsqueeze(1)).float().mean() == 0.75
-    assert (chosen > rejected).float().mean() == 0.5
-
-
 @pytest.mark.parametrize("position", range(6))
-@pytest.mark.parametrize("shape", [(5, 1), (1,), (), (4,), (1, 5)])
-def test_other_shapes_are_refused(position: int, shape: tuple[int, ...]) -> None:
-    reference_too = (position + 3) % 6
+@pytest.mark.parametrize("shape", [(5, 1), (), (4,)])
+@pytest.mark.parametrize(
+    ("loss", "strength"),
+    [
+        (wrpo_loss, {"beta": 0.1}),
+        (wrpo_ipo_loss, {"tau": 0.1}),
+        (wrpo_simpo_loss, {"beta": 0.1, "gamma": 0.0}),
+    ],
+)
+def test_other_shapes_are_refused(
+    position: int, shape: tuple[int, ...], loss: Any, strength: dict[str, float]
+) -> None:
+    """The official code compares a (B,) with a (B, 1) tensor, so each row with every other."""
     values = list(logps(1))
     values[position] = torch.zeros(shape)
     with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        wrpo_loss(*values, alpha=0.5, beta=0.1)
+        loss(*values, alpha=0.5, **strength)
+    values[(position + 3) % 6] = torch.zeros(shape)  # policy and reference wrong in the same way
     with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        wrpo_simpo_loss(*values, alpha=0.5, beta=0.1, gamma=0.0)
-    values[reference_too] = torch.zeros(shape)  # policy and reference wrong in the same way
-    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        wrpo_loss(*values, alpha=0.5, beta=0.1)
-    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        wrpo_ipo_loss(*values, alpha=0.5, tau=0.1)
+        loss(*values, alpha=0.5, **strength)
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
@@ -313,22 +256,16 @@ def test_linear_schedule_begins_at_zero_and_ends_one_step_short() -> None:
 
 def test_mean_weight_of_the_sources() -> None:
     """With alpha_max 0.1: 5.0 % over the 311 steps, 3.4 % when weighted by the learning rate."""
-    steps = 311
-    warmup = math.ceil(0.1 * steps)
-    values = torch.tensor([alpha_at("linear", t, steps, 0.1) for t in range(steps)])
-    rate = torch.tensor(
-        [
-            t / warmup
-            if t < warmup
-            else 0.5 * (1 + math.cos(math.pi * (t - warmup) / (steps - warmup)))
-            for t in range(steps)
-        ]
-    )
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_cosine_schedule_with_warmup(optimiser, math.ceil(0.1 * 311), 311)
+    rate, values = torch.zeros(311), torch.zeros(311)
+    for step in range(311):
+        rate[step], values[step] = scheduler.get_last_lr()[0], alpha_at("linear", step, 311, 0.1)
+        optimiser.step()
+        scheduler.step()
+    weighted = (values * rate).sum() / rate.sum()
     assert values.mean().item() == pytest.approx(0.050, abs=3e-4)
-    assert ((values * rate).sum() / rate.sum()).item() == pytest.approx(0.034, abs=5e-4)
-    static = alpha_at("constant", 0, steps, 0.1)
-    assert static / values.mean().item() == pytest.approx(2, abs=0.02)  # Figure 6's confound
-    assert static / ((values * rate).sum() / rate.sum()).item() == pytest.approx(3, abs=0.1)
+    assert weighted.item() == pytest.approx(0.034, abs=5e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -338,8 +275,3 @@ def test_schedules_hold_at_the_edges(schedule: str) -> None:
     assert alpha_at(schedule, 5, 0, 0.3) == start
     assert alpha_at(schedule, 12, 10, 0.3) == 0.3  # it overshoots here
     assert alpha_at(schedule, -1, 10, 0.3) == start
-
-
-def test_unknown_schedule_lists_the_known() -> None:
-    with pytest.raises(WRPOError, match="linear, constant, quadratic"):
-        alpha_at("decay", 0, 10, 0.1)

@@ -65,20 +65,14 @@ def _batch_logprobs(
 ) -> list[float]:
     """Summed response log-probabilities of one right-padded batch."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    width = max(len(p) + len(r) for p, r in rows)
-    input_ids = torch.full((len(rows), width), tokenizer.pad_token_id)
-    labels = torch.full((len(rows), width), -100)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        input_ids[i, :end] = torch.tensor(prompt + response)
-        labels[i, len(prompt) : end] = torch.tensor(response)
-        mask[i, :end] = 1
-    device = model.device
-    logits = model(input_ids=input_ids.to(device), attention_mask=mask.to(device)).logits[:, :-1]
-    wanted = labels[:, 1:].to(device)  # (B, T-1)
+    ids = [torch.tensor(prompt + response) for prompt, response in rows]
+    wanted = [torch.tensor([0] * len(prompt) + [1] * len(response)) for prompt, response in rows]
+    padded = pad_sequence(ids, True, tokenizer.pad_token_id).to(model.device)
+    mask = pad_sequence([torch.ones_like(row) for row in ids], True).to(model.device)
+    logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1]
     token_logps = logits.float().log_softmax(-1)  # (B, T-1, V)
-    picked = token_logps.gather(-1, wanted.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    found: list[float] = (picked * (wanted != -100)).sum(-1).tolist()
+    picked = token_logps.gather(-1, padded[:, 1:, None]).squeeze(-1)
+    found: list[float] = (picked * pad_sequence(wanted, True)[:, 1:].to(picked)).sum(-1).tolist()
     return found

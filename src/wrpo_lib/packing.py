@@ -15,6 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CPU_TILE = 4096
+"""Words whose logits TRL's fused head holds at a time on a CPU. Without Triton its tile of 32,768
+words has eight float32 temporaries of that size: a third of a step's peak memory."""
+
 
 @dataclass(frozen=True)
 class Branches:
@@ -125,6 +129,10 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
     (:class:`wrpo_lib.training.collator.WRPOCollator`). The model needs TRL's fused output head.
     """
     lengths = batch["lengths"]  # (B, R)
+    if lengths.device.type == "cpu":
+        from trl.trainer import utils
+
+        utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
     if "branches" in batch:
         kwargs |= {**model_inputs(batch), "shift_labels": batch["shift_labels"]}
         outputs = model(fused_lm_head=True, **kwargs)
