@@ -1,8 +1,9 @@
 """Rendering a prompt and its responses into token ids, alike for sampling, scoring and training.
 
-Prompt and response are rendered together through the chat template and sliced, never a lone
-assistant message: templates that add a default system turn would put one inside every response.
-A template that cannot take a system turn gets its text at the head of the first user turn.
+The chat template renders the prompt, up to where the model answers; a response is trained as it was
+sampled: its own text, and the one token that ends a turn. Prompt and response are tokenised
+together and cut at the boundary, since some tokenizers write another first token for a text that
+stands alone. A template that cannot take a system turn gets its text at the head of the user turn.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "
 PROBE = "wrpo-probe"
 
 
+def is_rendered(prompt: Any) -> bool:
+    """Whether a prompt is text that went through a chat template; other text is one user turn."""
+    return isinstance(prompt, str) and any(marker in prompt for marker in MARKERS)
+
+
 def prompt_problems(prompt: Any) -> Iterator[str]:
-    """Everything wrong with a prompt: messages that end in a user turn, or rendered text."""
+    """Everything wrong with a prompt: messages that end in a user turn, or text."""
     if isinstance(prompt, str):
         if not prompt.strip():
             yield "is empty; remove the row"
@@ -50,14 +56,14 @@ def as_messages(prompt: Any, where: str) -> Messages:
     """A prompt as chat messages ending in a user turn; ``where`` names it in errors."""
     for what in prompt_problems(prompt):
         raise WRPOError(f"{where}, field 'prompt': {what}")
-    if not isinstance(prompt, str):
-        return [{"role": m["role"], "content": m["content"]} for m in prompt]
-    if any(marker in prompt for marker in MARKERS):
+    if is_rendered(prompt):
         raise WRPOError(
             f"{where}, field 'prompt': went through a chat template already; give messages, so "
             "that each model's own template can be used"
         )
-    return [{"role": "user", "content": prompt}]
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    return [{"role": m["role"], "content": m["content"]} for m in prompt]
 
 
 def fold_system(messages: Messages) -> Messages:
@@ -83,42 +89,14 @@ class Renderer:
 
     def ids(self, messages: Messages, ask: bool = True) -> list[int]:
         """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
-        return _token_ids(self.tokenizer, _apply(self.tokenizer, self._fit(messages), ask))
+        return _token_ids(self.tokenizer, _apply(self.tokenizer, self.fit(messages), ask))
 
-    def texts(self, prompt: Messages, responses: list[str]) -> tuple[str, list[str]]:
-        """The prompt's text and each response's, with the end token of an assistant turn."""
-        prompt = self._fit(prompt)
-        start = _apply(self.tokenizer, prompt)
-        end, after = self._turn_end(prompt, start)
-        found = [self._response(prompt, start, text).removesuffix(after) for text in responses]
-        return start, [_end_once(text, end) for text in found]
-
-    def _fit(self, messages: Messages) -> Messages:
+    def fit(self, messages: Messages) -> Messages:
+        """The conversation as the template takes it: a system turn that it cannot take, folded."""
         if messages[0]["role"] != "system" or self.takes_system:
             return messages
         self.folded += 1
         return fold_system(messages)
-
-    def _response(self, prompt: Messages, start: str, text: str) -> str:
-        """What the template writes for the response after ``start``."""
-        turn = {"role": "assistant", "content": text}
-        whole = _apply(self.tokenizer, [*prompt, turn], ask=False)
-        if not whole.startswith(start):
-            raise WRPOError(
-                "the chat template renders the prompt differently when a response follows, so the "
-                "response cannot be told apart; give prompts already rendered as text"
-            )
-        return whole[len(start) :]
-
-    def _turn_end(self, prompt: Messages, start: str) -> tuple[str, str]:
-        """The end token of an assistant turn (eos if the template has none), and all after it."""
-        whole = self._response(prompt, start, PROBE)
-        if PROBE not in whole:
-            raise WRPOError("the chat template drops the assistant's text; use another template")
-        after = whole.split(PROBE, 1)[1]
-        special = {*self.tokenizer.all_special_tokens, *map(str, self.tokenizer.get_added_vocab())}
-        found = [token for token in special if token and after.strip().startswith(token)]
-        return max(found, key=len) if found else _eos(self.tokenizer), after
 
 
 @lru_cache(maxsize=16)
@@ -129,6 +107,41 @@ def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
         return PROBE in _apply(tokenizer, probe)
     except WRPOError:
         return False
+
+
+@lru_cache(maxsize=16)
+def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str, str]:
+    """What the template writes before a response, after it up to the end token, and that token.
+
+    The end token is the first special one after the response, or eos where the template has none.
+    An empty thought that the template puts before a response is left out: nothing was sampled
+    after it. Control tokens there, such as a channel's, cannot be left out and are refused.
+    """
+    special = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
+    before, after, user = "", "", [{"role": "user", "content": "x"}]
+    if template:
+        start = _apply(tokenizer, user)
+        whole = _apply(tokenizer, [*user, {"role": "assistant", "content": PROBE}], ask=False)
+        if not whole.startswith(start.rstrip()) or PROBE not in whole:
+            raise WRPOError(
+                "the chat template renders the prompt differently when a response follows, or "
+                "drops the response; use a template that keeps both"
+            )
+        between = whole.removeprefix(start.rstrip())
+        before, after = between.removeprefix(start[len(start.rstrip()) :]).split(PROBE, 1)
+        if any(token in before for token in special):
+            raise WRPOError(
+                f"the chat template writes {before!r} before a response, which the response's text "
+                "does not hold; use a template or a model that needs no such header"
+            )
+        before = "" if before.strip() else before
+    found = [(after.find(token), -len(token), token) for token in special if token in after]
+    if found:
+        at, _, end = min(found)
+        return before, after[:at], end
+    if tokenizer.eos_token is None:
+        raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
+    return before, "", str(tokenizer.eos_token)
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool = True) -> str:
@@ -147,23 +160,12 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _eos(tokenizer: PreTrainedTokenizerBase) -> str:
-    if tokenizer.eos_token is None:
-        raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
-    return str(tokenizer.eos_token)
-
-
-def _end_once(text: str, end: str) -> str:
-    while text.endswith(end):
-        text = text[: -len(end)]
-    return text + end
-
-
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids of one prompt and each of its responses, and what was cut.
+    """Token ids of one prompt and each of its responses, and what was done to them.
 
-    ``folded``: the system turn was put into the user turn.
+    ``folded``: the system turn went into the user turn; ``edited``: responses that the template
+    would write otherwise (it cuts or inserts reasoning); ``control``: those with a special token.
     """
 
     prompt_ids: list[int]
@@ -171,6 +173,8 @@ class Rendered:
     prompt_truncated: bool
     response_truncated: list[bool]
     folded: bool = False
+    edited: int = 0
+    control: int = 0
 
 
 def render_text(
@@ -178,12 +182,23 @@ def render_text(
 ) -> tuple[str, list[str]]:
     """The prompt's text and each response's text, which ends with exactly one end token.
 
-    ``prompt`` is a list of messages, or text that went through a chat template already. The end
-    token is what the template puts after an assistant turn, otherwise the tokenizer's eos.
+    ``prompt`` is a list of messages, text that went through a chat template already, or other
+    text, which is one user turn.
     """
-    if isinstance(prompt, str):
-        return prompt, [_end_once(text, _eos(tokenizer)) for text in responses]
-    return Renderer(tokenizer).texts(prompt, responses)
+    start = prompt if isinstance(prompt, str) else ""
+    if not is_rendered(prompt):
+        renderer = Renderer(tokenizer)
+        start = _apply(tokenizer, renderer.fit(as_messages(prompt, "the prompt")))
+    before, after, end = _around_response(tokenizer, str(tokenizer.chat_template or ""))
+    texts = [_without(text, end).removeprefix(before) for text in responses]
+    return start, [before + text + after + end for text in texts]
+
+
+def _without(text: str, end: str) -> str:
+    """The text without end tokens of its own at its end, and the space around them."""
+    while text.rstrip().endswith(end):
+        text = text.rstrip().removesuffix(end)
+    return text
 
 
 def render(
@@ -198,15 +213,22 @@ def render(
     Where prompt plus a response exceed ``max_length``, the prompt is cut first, from the left, to
     ``max_prompt_length``; then each response on its own, from the right, to what is left. A short
     response is never cut because another one is long.
+
+    :raises WRPOError: where the template cannot render the prompt, the prompt leaves no room, or
+        the tokenizer merges prompt and response so that neither can be told from the other.
     """
     start, texts = render_text(tokenizer, prompt, responses)
-    system = not isinstance(prompt, str) and prompt[0]["role"] == "system"
-    folded = system and not Renderer(tokenizer).takes_system
     prompt_ids = _token_ids(tokenizer, start)
-    response_ids = [_token_ids(tokenizer, text) for text in texts]
+    response_ids = [_cut(tokenizer, start, prompt_ids, text) for text in texts]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    noted: dict[str, Any] = {
+        "folded": not isinstance(prompt, str) and Renderer(tokenizer).fit(prompt) is not prompt,
+        "edited": sum(_edits(tokenizer, prompt, text, start + text) for text in texts),
+        "control": sum(not special.isdisjoint(ids[:-1]) for ids in response_ids),
+    }
     longest = max(map(len, response_ids), default=0)
     if max_length is None or len(prompt_ids) + longest <= max_length:
-        return Rendered(prompt_ids, response_ids, False, [False] * len(response_ids), folded)
+        return Rendered(prompt_ids, response_ids, False, [False] * len(response_ids), **noted)
     kept = prompt_ids if max_prompt_length is None else prompt_ids[-max_prompt_length:]
     left = max_length - len(kept)
     if left < 1:
@@ -216,24 +238,66 @@ def render(
         )
     cut = [len(ids) > left for ids in response_ids]
     short = len(kept) < len(prompt_ids)
-    return Rendered(kept, [ids[:left] for ids in response_ids], short, cut, folded)
+    return Rendered(kept, [ids[:left] for ids in response_ids], short, cut, **noted)
+
+
+def _cut(
+    tokenizer: PreTrainedTokenizerBase, start: str, prompt_ids: list[int], response: str
+) -> list[int]:
+    """The response's ids after the prompt's own, which are what sampling starts from.
+
+    Where a token would stand across the boundary, the response is tokenised behind a line feed
+    (SentencePiece puts a space before a text of its own) or alone, whichever decodes to the same.
+    """
+    whole = _token_ids(tokenizer, start + response)
+    if whole[: len(prompt_ids)] == prompt_ids:
+        return whole[len(prompt_ids) :]
+    line = _token_ids(tokenizer, "\n")
+    behind = _token_ids(tokenizer, "\n" + response)
+    for ids in (_token_ids(tokenizer, response), behind[len(line) :]):
+        if tokenizer.decode(prompt_ids + ids) == tokenizer.decode(whole):
+            return ids
+    raise WRPOError(
+        "the tokenizer merges the end of the prompt with the start of a response; use a chat "
+        "template that ends the prompt on a token of its own"
+    )
+
+
+def _edits(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, trained: str) -> bool:
+    """Whether the template itself would write the response in other words, not only spaces."""
+    if isinstance(prompt, str):
+        return False
+    _, after, end = _around_response(tokenizer, str(tokenizer.chat_template))
+    said = {"role": "assistant", "content": response.removesuffix(after + end)}
+    whole = _apply(tokenizer, [*Renderer(tokenizer).fit(prompt), said], ask=False)
+    return not "".join(whole.split()).startswith("".join(trained.removesuffix(end).split()))
 
 
 class Truncation(Counter[str]):
-    """How many rows, prompts and responses (by field) were seen and cut, and prompts folded."""
+    """Counts of rows, of prompts and responses (by field) that were cut, and of :data:`NOTES`."""
 
     def add(self, rendered: Rendered, fields: list[str]) -> None:
         """Count one rendered row whose responses are named by ``fields``."""
         self["rows"] += 1
         self["prompt"] += rendered.prompt_truncated
-        self["folded"] += rendered.folded
+        for name in NOTES:
+            self[name] += getattr(rendered, name)
         for name, cut in zip(fields, rendered.response_truncated, strict=True):
             self[name] += cut
 
     def report(self) -> str:
         """One line for the log."""
-        cut = ", ".join(f"{k} {v}" for k, v in self.items() if k not in ("rows", "folded") and v)
-        rows, folded = self["rows"], self["folded"]
-        note = f"; the system turn of {folded} prompts put into the user turn" if folded else ""
+        other = ("rows", *NOTES)
+        cut = ", ".join(f"{name} {n}" for name, n in self.items() if name not in other and n)
+        rows = self["rows"]
         what = f"truncated in {rows} rows: {cut}" if cut else f"nothing truncated in {rows} rows"
-        return what + note
+        notes = (sentence.format(self[name]) for name, sentence in NOTES.items() if self[name])
+        return "; ".join([what, *notes])
+
+
+NOTES = {
+    "folded": "the system turn of {} prompts put into the user turn",
+    "edited": "{} responses that the chat template would write otherwise, trained as they are",
+    "control": "{} responses with a special token inside",
+}
+"""What is counted beside truncation, as the log says it."""

@@ -32,19 +32,6 @@ BACKENDS = ("sdpa", "flex")
 PREFIX = "shared_prompt"
 
 
-def _repeat(states: Tensor, heads: int) -> Tensor:
-    """Key or value heads (1, Hkv, T, D) repeated to the query's, (1, H, T, D)."""
-    groups = heads // states.shape[1]
-    return states if groups == 1 else states.repeat_interleave(groups, dim=1)
-
-
-@lru_cache(maxsize=512)
-def _branch_mask(prompt: int, length: int, device: torch.device) -> Tensor:
-    """(L, P + L): a branch sees its whole prompt and itself up to the token."""
-    mask = torch.ones(length, prompt + length, dtype=torch.bool, device=device)
-    return mask.tril(diagonal=prompt)
-
-
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
@@ -54,10 +41,10 @@ def _sdpa(
     along with its first branch in one square, and again with each branch longer than itself, where
     computing its queries twice costs less than the masked part of the rectangle.
     """
-    key, value = (_repeat(states, query.shape[1]) for states in (key, value))
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
-    attend = partial(scaled_dot_product_attention, scale=scaling, dropout_p=p)
+    grouped = query.shape[1] != key.shape[1]
+    attend = partial(scaled_dot_product_attention, scale=scaling, dropout_p=p, enable_gqa=grouped)
     found = []
     for prompt, responses in branches.examples:
         start = next(parts)
@@ -67,7 +54,8 @@ def _sdpa(
             q, k, v = next(parts)
             k, v = torch.cat([start[1], k], dim=2), torch.cat([start[2], v], dim=2)
             if number and length <= prompt:
-                found.append(attend(q, k, v, attn_mask=_branch_mask(prompt, length, q.device)))
+                seen = torch.ones(length, prompt + length, dtype=torch.bool, device=q.device)
+                found.append(attend(q, k, v, attn_mask=seen.tril(prompt)))
                 continue
             out = attend(torch.cat([start[0], q], dim=2), k, v, is_causal=True)
             found.append(out[:, :, prompt:] if number else out)

@@ -139,7 +139,7 @@ def test_what_cannot_be_rendered_is_one_sentence() -> None:
     with pytest.raises(WRPOError, match=r"no chat template; set tokenizer\.chat_template"):
         render(tokenizer(None, "<eos>"), PROMPT, ["fine"])
     with pytest.raises(WRPOError, match="cannot render the roles"):
-        render(tokenizer(GEMMA, "<eos>"), [*PROMPT, {"role": "tool", "content": "s"}], ["fine"])
+        render(tokenizer(GEMMA, "<eos>"), [{"role": "tool", "content": "s"}, *PROMPT], ["fine"])
     with pytest.raises(WRPOError, match="max_prompt_length"):
         render(tokenizer(CHATML, "<|im_end|>"), PROMPT, ["fine" * 50], 30, 30)
 

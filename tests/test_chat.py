@@ -1,0 +1,146 @@
+"""What is trained is what was sampled, under TRL's stock templates and real tokenizers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from wrpo_lib.chat import Renderer, Truncation, render, render_text
+from wrpo_lib.errors import WRPOError
+
+STOCK = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+CONTROL = r"<\|?[\w/]+\|?>|<｜[^｜]+｜>|\[/?[A-Za-z]+\]"
+PROMPT = [{"role": "user", "content": "say it"}]
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+LINES = (  # a line feed between content and end, and a second token after it
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n<|end|><|stop|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+REASONS = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}"
+    "<think>\n\n</think>\n\n{{ m.content.split('</think>')[-1].lstrip('\n') }}"
+    "{% else %}{{ m.content }}{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_level(template: str, special: list[str]) -> PreTrainedTokenizerFast:
+    """Every text has tokens, special tokens stay whole, and some letters merge."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {c: i for i, c in enumerate([*alphabet, "ĊĊ", "Ġf"])}
+    core = Tokenizer(models.BPE(vocabulary, [("Ċ", "Ċ"), ("Ġ", "f")]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([*special, "<eos!>"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<eos!>", bos_token="<eos!>", chat_template=template
+    )
+
+
+def metaspace(template: str, scheme: str) -> PreTrainedTokenizerFast:
+    """SentencePiece's kind: a text of its own gets a space in front."""
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    core.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    text = ["say it [INST] [/INST] fine day assistant user |<>\n"] * 4
+    special = ["<unk>", "<s>", "</s>"]
+    core.train_from_iterator(text, trainers.BpeTrainer(special_tokens=special, show_progress=False))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", chat_template=template
+    )
+
+
+def by_template(tokenizer: Any, response: str) -> list[int]:
+    """TRL's ids: the whole conversation rendered, then tokenised."""
+    said = [*PROMPT, {"role": "assistant", "content": response}]
+    text = tokenizer.apply_chat_template(said, tokenize=False)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_ids_under_the_stock_templates_are_trls() -> None:
+    """Up to the end token, behind which templates may go on; else the row is counted or refused."""
+    same, refused = set(), {}
+    for path in STOCK:
+        template = path.read_text(encoding="utf-8")
+        tokenizer = byte_level(template, sorted(set(re.findall(CONTROL, template)) - {"<think>"}))
+        try:
+            made = render(tokenizer, PROMPT, ["fine day"])
+        except WRPOError as error:
+            refused[path.stem] = str(error)
+            continue
+        assert Renderer(tokenizer).ids(PROMPT) == made.prompt_ids
+        ours = made.prompt_ids + made.response_ids[0]
+        equal = by_template(tokenizer, "fine day")[: len(ours)] == ours
+        assert equal or made.edited, path.stem
+        same |= {path.stem} if equal else set()
+    assert same >= {"llama3", "llama3_2", "qwen2_5", "gemma3", "phi3", "lfm2", "cohere"}
+    why = re.compile("differently|cannot render|before a response")
+    assert {name for name, error in refused.items() if not why.search(error)} == set()
+    assert len(same) > len(STOCK) / 2
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("template", [MISTRAL, ZEPHYR], ids=["mistral", "zephyr"])
+def test_no_spurious_space_before_a_response(template: str, scheme: str) -> None:
+    tokenizer = metaspace(template, scheme)
+    made = render(tokenizer, PROMPT, ["fine day", "day"])
+    for response, ids in zip(("fine day", "day"), made.response_ids, strict=True):
+        whole = by_template(tokenizer, response)
+        assert (made.prompt_ids + ids) == whole[: len(made.prompt_ids) + len(ids)]
+        assert ids.count(tokenizer.eos_token_id) == 1
+        assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
+    """Where we differ from TRL: sampling started behind the prompt's own line feed."""
+    tokenizer = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"])
+    made = render(tokenizer, PROMPT, ["\nfine"])
+    assert made.prompt_ids == Renderer(tokenizer).ids(PROMPT)
+    assert tokenizer.decode(made.response_ids[0]) == "\nfine<eos!>"
+    assert made.prompt_ids + made.response_ids[0] != by_template(tokenizer, "\nfine")
+
+
+@pytest.mark.parametrize("text", ["fine", "fine<|end|>", "fine<|end|>\n", "fine<|end|>\n<|end|> "])
+def test_exactly_one_end_and_nothing_dropped(text: str) -> None:
+    tokenizer = byte_level(LINES, ["<|user|>", "<|assistant|>", "<|end|>", "<|stop|>"])
+    assert render_text(tokenizer, PROMPT, [text])[1] == ["fine\n<|end|>"]
+    made = render(tokenizer, PROMPT, [text])
+    assert (made.edited, made.control) == (0, 0)
+
+
+def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
+    tokenizer = byte_level(REASONS, ["<|user|>", "<|assistant|>", "<|end|>"])
+    said, counts = ["fine", "<think>\nhm\n</think>\n\nfine", "a<|end|>\n<|user|>\nb"], Truncation()
+    made = render(tokenizer, PROMPT, said)
+    assert [tokenizer.decode(ids) for ids in made.response_ids] == [f"{t}<|end|>" for t in said]
+    counts.add(made, ["source_chosen", "target_chosen", "rejected"])
+    assert (counts["edited"], counts["control"]) == (3, 1)
+    assert "3 responses that the chat template would write otherwise" in counts.report()
+
+
+def test_a_header_of_control_tokens_is_refused() -> None:
+    template = ZEPHYR.replace("{{ m.content }}", "<|channel|>{{ m.content }}")
+    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>", "<|channel|>"])
+    with pytest.raises(WRPOError, match=r"writes '<\|channel\|>' before a response"):
+        render(tokenizer, PROMPT, ["fine"])
+
+
+def test_a_plain_text_prompt_is_one_user_turn() -> None:
+    tokenizer = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"])
+    as_text, as_turn = (render(tokenizer, p, ["fine"]) for p in ("say it", PROMPT))
+    assert as_text.prompt_ids == as_turn.prompt_ids
+    whole = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
+    assert render(tokenizer, whole, ["fine"]).prompt_ids == as_turn.prompt_ids
