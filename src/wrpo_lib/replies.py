@@ -1,0 +1,107 @@
+"""What a model said: the answer apart from the thought, and a server's failures told from answers.
+
+Models that reason put it into the text (``<think>``), beside it (``reasoning_content``) or into
+parts of a list. Only what follows is the answer: it is what is scored, paired, judged and read for
+a verdict. Gateways report failures with status 200; such a reply is a failure too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from wrpo_lib.errors import WRPOError
+
+_OPEN = re.compile(r"\s*(<think(?:ing)?>|\[THINK\])")
+_CLOSE = re.compile(r"</think(?:ing)?>|\[/THINK\]")
+FAILED = ("error", "content_filter")
+"""Reasons to finish that make a reply a failure."""
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """(thought, answer) of a text.
+
+    A thought stands at the beginning, or ends in a lone closing mark; one that never ends, because
+    the token limit cut it, leaves no answer. Marks further on are the answer's own words.
+    """
+    opened, closed = _OPEN.match(text), _CLOSE.search(text)
+    if closed:
+        start = opened.end() if opened else 0
+        return text[start : closed.start()].strip(), text[closed.end() :].lstrip()
+    return (text[opened.end() :].strip(), "") if opened else ("", text)
+
+
+class Said(NamedTuple):
+    """An answer; ``thought`` is what was reasoned before it, ``tokens`` those of both."""
+
+    text: str
+    thought: str = ""
+    finish_reason: str = "stop"
+    tokens: int | None = None
+
+
+class _Part(BaseModel):
+    type: str = "text"
+    text: str | None = None
+
+
+class _Message(BaseModel):
+    content: str | list[_Part] | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(BaseModel):
+    message: _Message
+    finish_reason: str | None = None
+    error: Any = None
+
+
+def join_parts(content: Any) -> str:
+    """A message's text: a string as it is, of a list of parts the texts joined, thoughts left out.
+
+    :raises ValidationError: for content of any other form.
+    """
+    parts = _Message(content=content).content or ""
+    if isinstance(parts, str):
+        return parts
+    return "".join(part.text or "" for part in parts if part.type == "text")
+
+
+def read_reply(body: dict[str, Any]) -> Said:
+    """The answer in a chat completion.
+
+    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
+        no choice, a content filter, an empty answer, or a body that is no chat completion.
+    """
+    choices = body.get("choices")
+    if body.get("error") or not choices:
+        raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
+    try:
+        choice = _Choice.model_validate(choices[0])
+        thought, answer = split_thought(join_parts(choices[0]["message"].get("content")))
+    except (ValidationError, LookupError, TypeError, AttributeError) as error:
+        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
+    reason = choice.finish_reason or "stop"
+    if choice.error or reason in FAILED:
+        raise WRPOError(f"the server reports {reason!r}: {_words(choice.error)}")
+    message = choice.message
+    thought = message.reasoning_content or message.reasoning or thought
+    answer = answer or message.refusal or ""
+    if not answer.strip():
+        why = "nothing but a thought; raise max_tokens" if thought else "an empty text"
+        raise WRPOError(f"the server answered with {why} (finish_reason {reason!r})")
+    usage = body.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    return Said(answer, thought, reason, tokens if isinstance(tokens, int) else None)
+
+
+def _words(error: Any) -> str:
+    """What a server says of its failure, on one line."""
+    if isinstance(error, dict):
+        code, message = error.get("code"), error.get("message")
+        error = f"{message} ({code})" if code else message
+    return " ".join(str(error or "no reason is given").split())[:300]
