@@ -16,7 +16,7 @@ import sklearn
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import is_switched, win_rate
-from wrpo_lib.evaluation.formats import instruction_key, instructions
+from wrpo_lib.evaluation.forms import instruction_key, instructions
 from wrpo_lib.evaluation.length_control import CS, length_controlled, read_side
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
@@ -130,8 +130,9 @@ def test_order_and_index_of_instructions_are_the_packages(
     choose = alpaca_package.utils.random_seeded_choice
     theirs = [choose(f"is_switched_outputs{t}0", choices=[False, True]) for t in texts]
     assert [is_switched(t) for t in texts] == theirs
+    orders = ["model first" if switched else "baseline first" for switched in theirs]
     known = instructions()
-    assert [known[instruction_key(t)] for t in texts] == list(enumerate(theirs))
+    assert [known[instruction_key(t)] for t in texts] == list(enumerate(orders))
     assert sum(theirs) == 406
 
 
@@ -188,7 +189,7 @@ def test_both_orders_weigh_as_much_as_one(rows: pd.DataFrame, side: pd.DataFrame
 def test_rows_of_another_benchmark_version_are_refused(
     rows: pd.DataFrame, side: pd.DataFrame
 ) -> None:
-    strange = rows[rows["model"] == FUSECHAT].assign(index=lambda d: d["index"] + 700)
+    strange = rows[rows["model"] == FUSECHAT].assign(question_id=lambda d: d["index"] + 700)
     with pytest.raises(WRPOError, match="700 of 805 judgements have no instruction difficulty"):
         length_controlled(strange, side)
 
@@ -196,5 +197,5 @@ def test_rows_of_another_benchmark_version_are_refused(
 def test_another_file_is_no_side_file(side: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "side.csv"
     side.drop(columns="instruction_difficulty").to_csv(path)
-    with pytest.raises(WRPOError, match="has no column 'instruction_difficulty'"):
+    with pytest.raises(WRPOError, match="is not df_gamed.csv.*instruction_difficulty"):
         read_side(path)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.forms import read_judgements
 from wrpo_lib.evaluation.published import FILES, arena_table, make_published, mt_bench_table
 from wrpo_lib.evaluation.summary import summarise
 from wrpo_lib.io import file_hash
@@ -56,5 +56,5 @@ def test_everything_is_made_again(
 
 
 def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match="give the folder that holds eval/df_gamed"):
+    with pytest.raises(WRPOError, match="eval/df_gamed.csv is not"):
         make_published(tmp_path)
