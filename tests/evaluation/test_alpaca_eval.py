@@ -197,5 +197,5 @@ def test_rows_of_another_benchmark_version_are_refused(
 def test_another_file_is_no_side_file(side: pd.DataFrame, tmp_path: Path) -> None:
     path = tmp_path / "side.csv"
     side.drop(columns="instruction_difficulty").to_csv(path)
-    with pytest.raises(WRPOError, match="is not df_gamed.csv.*instruction_difficulty"):
+    with pytest.raises(WRPOError, match=r"is not df_gamed.csv.*instruction_difficulty"):
         read_side(path)

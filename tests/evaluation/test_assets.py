@@ -64,7 +64,7 @@ def test_a_gzipped_copy_is_checked_by_its_content(
     monkeypatch.setattr(assets, "manifest", lambda: {"x": asset})
     assert assets.local("x") == path
     path.write_bytes(gzip.compress(content)[:-20])
-    with pytest.raises(WRPOError, match="f.jsonl.gz is not x"):
+    with pytest.raises(WRPOError, match=r"f.jsonl.gz is not x"):
         assets.local("x")
 
 

@@ -56,5 +56,5 @@ def test_everything_is_made_again(
 
 
 def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match="eval/df_gamed.csv is not"):
+    with pytest.raises(WRPOError, match=r"eval/df_gamed.csv is not"):
         make_published(tmp_path)
