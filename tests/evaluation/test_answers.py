@@ -118,15 +118,15 @@ def ours(**changes: Any) -> dict[str, Any]:
 
 
 BAD_FILES = {
-    "another version": ([ours(version="2")], "line 1 answers version 2, not nano"),
+    "another version": ([ours(version="2")], "row 1 answers version 2, not nano"),
     "another benchmark": ([ours(benchmark="mt-bench")], "is of mt-bench, not alpaca-eval"),
-    "a duplicate": ([ours(), ours()], "line 2: 'm' answers question .* a second time"),
-    "an unknown question": ([ours(question_id="q9")], "no question 'q9' with a turn 1"),
-    "a turn too many": ([ours(turn=2)], "with a turn 2"),
+    "a duplicate": ([ours(), ours()], "row 2: 'm' answers question .* a second time"),
+    "an unknown question": ([ours(question_id="q9")], "no question 'q9', turn 1"),
+    "a turn too many": ([ours(turn=2)], "no question .*, turn 2"),
     "no text": ([ours(text=None)], "field 'text': Input should be a valid string"),
     "nothing": ([], "holds no answers"),
-    "another form": ([{"question": "q", "answer": "a"}], "line 1, field 'question_id'"),
-    "no choice": ([{"question_id": 1, "model_id": "m", "choices": []}], "line 1 is malformed"),
+    "another form": ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
+    "no choice": ([{"question_id": 1, "model_id": "m", "choices": []}], "row 1 is malformed"),
     "another instruction": (
         [{"instruction": "what else?", "output": "x", "generator": "m"}],
         "no question 'what else.'",

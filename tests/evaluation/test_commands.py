@@ -49,8 +49,7 @@ def test_judge_then_summarise(name: str, capsys: Capture, url: str, tmp_path: Pa
     out = tmp_path / "judgements.jsonl"
     common = ["judge", name, "--answers", right(name, tmp_path), "--judge", MODEL]
     common += ["--base-url", url, "--out", out]
-    priced = ["--price-prompt", 2, "--price-completion", 8]
-    status, said, _ = wrpo(capsys, *common, "--estimate", *priced)
+    status, said, _ = wrpo(capsys, *common, "--estimate", "--prices", 2, 8)
     calls = int(re.findall(r"(\d+) calls to make", said)[0])
     assert (status, calls > 0) == (0, True)
     assert ", cost 0." in said
@@ -66,7 +65,6 @@ BAD = [
     (["mmlu"], "unknown benchmark 'mmlu'; choose one of"),
     (["alpaca-eval", "--version", "3"], "has no version '3'"),
     (["alpaca-eval", "--order", "random"], "order is 'random'"),
-    (["mt-bench", "--price-prompt", "1"], "give --price-prompt and"),
     (["mt-bench", "--max-cost", "1"], "--max-cost needs"),
     (["mt-bench", "--model", "x"], "holds answers of right; name one"),
 ]
@@ -84,17 +82,15 @@ def test_bad_arguments_are_one_sentence(
     assert sentence in error
 
 
-def test_missing_answers_are_refused_unless_allowed(
+def test_missing_answers_are_said_and_the_rest_is_judged(
     capsys: Capture, url: str, tmp_path: Path
 ) -> None:
     path = right("mt-bench", tmp_path)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     common = ["judge", "mt-bench", "--answers", path, "--judge", MODEL, "--base-url", url]
-    common += ["--out", tmp_path / "j.jsonl"]
-    status, _, error = wrpo(capsys, *common)
-    assert (status, "lacks 1 answers of 'right' (first: question" in error) == (2, True)
-    status, said, _ = wrpo(capsys, *common, "--allow-missing")
-    assert (status, "46 calls made" in said) == (0, True)  # neither turn of that question
+    status, said, _ = wrpo(capsys, *common, "--out", tmp_path / "j.jsonl")
+    assert (status, "lacks 1 answers of 'right'" in said) == (0, True)
+    assert "46 calls made" in said  # neither turn of that question
 
 
 def test_assets_are_listed_and_checked(

@@ -171,7 +171,7 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     assert 10 <= first.calls <= 12  # at most what was under way
     assert first.cost == pytest.approx(0.0011 * first.calls)
     assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
-    with pytest.raises(WRPOError, match="--max-cost needs --price-prompt"):
+    with pytest.raises(WRPOError, match="--max-cost needs --prices"):
         run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
 
 

@@ -256,14 +256,14 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
     ("benchmark", "rows", "sentence"),
     [
         ("alpaca-eval", [ROW, '{"question_id": "q'], "line 2: not JSON"),
-        ("alpaca-eval", [{**ROW, "preference": 3}], "line 1, field 'preference'"),
+        ("alpaca-eval", [{**ROW, "preference": 3}], "row 1, field 'preference'"),
         ("alpaca-eval", [{**ROW, "preference": "m"}], "field 'preference'"),
         ("alpaca-eval", [{**ROW, "preference": None}], "0 of 1 judgements have a preference"),
-        ("alpaca-eval", [OTHER], "line 1, field 'preference'"),
-        ("mt-bench", [ROW], "line 1 is of alpaca-eval, not mt-bench"),
-        ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "line 1 is malformed"),
-        ("arena-hard", [{"question_id": "q", "model": "m"}], "line 1, field 'game'"),
-        ("arena-hard", [{"question_id": "q", "model": "m", "games": None}], "line 1 is malformed"),
+        ("alpaca-eval", [OTHER], "row 1, field 'preference'"),
+        ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
+        ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1 is malformed"),
+        ("arena-hard", [{"question_id": "q", "model": "m"}], "row 1, field 'game'"),
+        ("arena-hard", [{"question_id": "q", "model": "m", "games": None}], "row 1 is malformed"),
         ("alpaca-eval", [], "holds no judgements"),
         ("helm", [ROW], "unknown benchmark 'helm'; choose one of alpaca-eval"),
     ],
@@ -304,9 +304,6 @@ def test_without_the_side_file_the_rest_is_still_computed(
 ) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    code, out, err = wrpo(capsys, "summarise", "alpaca-eval", shared / TEXTS, "--json")
-    assert code == 0
-    assert "run `wrpo assets fetch` or give --side" in err
-    model = json.loads(out)["models"][0]
+    (model,) = report(capsys, "alpaca-eval", shared / TEXTS)["models"]
     assert "length_controlled_winrate" not in model
-    assert any("without the side file" in note for note in model["notes"])
+    assert any("run `wrpo assets fetch` or give --side" in note for note in model["notes"])

@@ -23,7 +23,6 @@ Version = Annotated[
 ]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the key")]
 Connections = Annotated[int, typer.Option(help="requests under way at once", min=1)]
-Price = Annotated[float | None, typer.Option(help="per million tokens", min=0)]
 OPENAI = "https://api.openai.com/v1"
 
 
@@ -44,10 +43,10 @@ def judge(
     baseline: Annotated[Path | None, typer.Option(help="other answers to compare with")] = None,
     order: Annotated[str, typer.Option(help="both, or upstream: one seeded order")] = "both",
     metric: Annotated[str, typer.Option(help="alpaca-eval: logprobs or text")] = "logprobs",
-    allow_missing: Annotated[bool, typer.Option(help="judge what is answered")] = False,
     retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
-    price_prompt: Price = None,
-    price_completion: Price = None,
+    prices: Annotated[
+        tuple[float, float] | None, typer.Option(help="of a million prompt and completion tokens")
+    ] = None,
     max_cost: Annotated[float | None, typer.Option(help="stop when this much is spent")] = None,
     estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
     connections: Connections = 64,
@@ -64,19 +63,9 @@ def judge(
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric)
     name, texts = _one_model(answers, asked, model)
-    wanted = [(q.question_id, t + 1) for q in asked.questions for t in range(len(q.turns))]
-    missing = [key for key in wanted if key not in texts]
-    if missing and not allow_missing:
-        raise WRPOError(
-            f"{answers} lacks {len(missing)} answers of {name!r} (first: question {missing[0][0]}, "
-            f"turn {missing[0][1]}); answer them, or give --allow-missing to judge the rest"
-        )
+    if missing := sum(len(q.turns) for q in asked.questions) - len(texts):
+        typer.echo(f"{answers} lacks {missing} answers of {name!r}; judging the others")
     against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
-    if (price_prompt is None) != (price_completion is None):
-        raise WRPOError("give --price-prompt and --price-completion together")
-    prices = None
-    if price_prompt is not None and price_completion is not None:
-        prices = price_prompt, price_completion
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
         server = Server(base_url, api_key_env, connections)
@@ -117,11 +106,8 @@ def _say(counts: Counts, what: str) -> None:
 
 def nano_judge(
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010,
-    quality: Annotated[float, typer.Option(help="logits a unit of quality")] = 4.0,
     position: Annotated[float, typer.Option(help="logits for what is shown second")] = 0.35,
     length: Annotated[float, typer.Option(help="logits for 20 characters more")] = 0.5,
-    noise: Annotated[float, typer.Option(help="s.d. in logits")] = 0.5,
-    seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
     import functools
@@ -129,7 +115,7 @@ def nano_judge(
     from wrpo_lib.nano.judge import Judge
     from wrpo_lib.nano.judge_server import MODEL, make_server, respond
 
-    biased = Judge(quality, position, length, noise, seed)
+    biased = Judge(position=position, length=length)
     with make_server(functools.partial(respond, judge=biased), port) as server:
         at = f"http://127.0.0.1:{server.server_port}/v1"
         typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")

@@ -12,8 +12,6 @@ from wrpo_lib.cli.judge import Benchmark
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wrpo_lib.evaluation.summary import Summary
 
 Files = Annotated[list[Path], typer.Argument(help="judgements: ours, or upstream's formats")]
@@ -49,7 +47,7 @@ def summarise(
     Every model is compared with the first one.
     """
     from wrpo_lib.analysis.statistics import as_json as plain
-    from wrpo_lib.evaluation.compare import differences
+    from wrpo_lib.evaluation.summary import differences
 
     options = {"C": c, "compat": compat, "replicates": replicates, "workers": workers}
     found = _summaries(benchmark, files, side, state, **options)
@@ -96,8 +94,8 @@ def agreement(
     second: Annotated[Path, typer.Argument(help="judgements of another, of the same answers")],
 ) -> None:
     """Agreement of two judges: raw share and Cohen's kappa, with intervals."""
-    from wrpo_lib.evaluation.compare import judges_agree
     from wrpo_lib.evaluation.forms import read_judgements
+    from wrpo_lib.evaluation.summary import judges_agree
 
     found = judges_agree(benchmark, *(read_judgements(benchmark, path) for path in (first, second)))
     for name, value in vars(found).items():
@@ -114,15 +112,13 @@ def published(
 
 
 def _summaries(
-    benchmark: str,
-    files: list[Path],
-    side: Path | None,
-    state: list[str] | None,
-    **options: Any,
+    benchmark: str, files: list[Path], side: Path | None, state: list[str] | None, **options: Any
 ) -> list[Summary]:
     import pandas as pd
 
+    from wrpo_lib.evaluation.assets import local
     from wrpo_lib.evaluation.forms import read_judgements
+    from wrpo_lib.evaluation.length_control import read_side
     from wrpo_lib.evaluation.summary import SAME
     from wrpo_lib.evaluation.summary import summarise as summarise_rows
 
@@ -136,23 +132,9 @@ def _summaries(
         if name not in SAME or not value:
             raise WRPOError(f"--state is {text!r}; give one of {', '.join(SAME)} and =VALUE")
         rows[name] = rows[name].replace("", value)
-    return summarise_rows(benchmark, rows, side=_side(benchmark, rows, side), **options)
-
-
-def _side(benchmark: str, rows: pd.DataFrame, given: Path | None) -> pd.DataFrame | None:
-    """The side file: the one given, else the asset where the questions are AlpacaEval-2's."""
-    from wrpo_lib.evaluation.assets import local
-    from wrpo_lib.evaluation.length_control import read_side
-
-    if given is None and benchmark == "alpaca-eval" and (rows["version"] == "2").any():
-        given = local("alpaca_eval_2/df_gamed.csv")
-        if given is None:
-            typer.echo(
-                "wrpo: the side file of length control is not on this machine; "
-                "run `wrpo assets fetch` or give --side for that number",
-                err=True,
-            )
-    return None if given is None else read_side(given)
+    if benchmark == "alpaca-eval" and side is None:
+        side = local("alpaca_eval_2/df_gamed.csv")
+    return summarise_rows(benchmark, rows, side=side and read_side(side), **options)
 
 
 def _text(summary: Summary) -> str:

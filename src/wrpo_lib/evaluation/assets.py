@@ -2,8 +2,7 @@
 
 ``assets.yaml`` beside this module says for each file where upstream keeps it, which revision, its
 sha256 and its licence. A file is taken, in this order, from the mirror that ``WRPO_ASSETS`` names,
-from an installed package that carries it, from the cache, from upstream. Every copy is checked
-against its hash before it is used.
+from an installed package that carries it, from the cache, from upstream; its hash is checked.
 """
 
 from __future__ import annotations

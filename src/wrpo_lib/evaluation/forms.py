@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
-from pydantic import field_validator as check
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.arena_hard import BASELINE
@@ -26,14 +25,21 @@ if TYPE_CHECKING:
 
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
-NAMES = {"alpaca-eval": "AlpacaEval-2", "mt-bench": "MT-Bench", "arena-hard": "Arena-Hard"}
 OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
+RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
 OFFICIAL = "weighted_alpaca_eval_gpt4_turbo"
 """AlpacaEval-2's annotator: judge gpt-4-1106-preview, template alpaca_eval_clf."""
 
+# --- our forms ----------------------------------------------------------------------------------
+
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
-# --- our forms ----------------------------------------------------------------------------------
+
+def _preference(value: float | None) -> float | None:
+    """None for NaN; upstream's older 0 is a tie."""
+    if value != value:
+        return None
+    return 1.5 if value == 0 else value
 
 
 class Answer(BaseModel):
@@ -61,18 +67,11 @@ class Judgement(BaseModel):
 class Preference(Judgement):
     """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model; lengths in characters."""
 
-    preference: Number
+    preference: Annotated[float | None, Field(ge=1, le=2), BeforeValidator(_preference)]
     metric: str = "weighted"
     order: str = ""
     length_model: Number = nan
     length_baseline: Number = nan
-
-    @check("preference")
-    @classmethod
-    def _in_range(cls, value: float) -> float:
-        if value < 0 or 0 < value < 1 or value > 2:
-            raise ValueError(f"{value:g} is outside [1, 2]")
-        return value or 1.5  # upstream's older 0 is a tie
 
 
 class Score(Judgement):
@@ -173,9 +172,8 @@ def _arena(row: Row) -> list[Row]:
     a, b = row["model_a"], row["model_b"]
     own, model, other = ("model_a", a, b) if b == BASELINE != a else ("model_b", b, a)
     won = {"model_a": "A>B", "model_b": "A>B", "tie": "A=B", "tie (bothbad)": "A=B", own: "B>A"}
-    verdict = won.get(row["winner"])
     found = {"model": model, "baseline": other, "judge": row.get("judge", ""), "version": "v0.1"}
-    found |= {"game": 1, "verdict": verdict, "question_id": row["question_id"]}
+    found |= {"game": 1, "verdict": won.get(row["winner"]), "question_id": row["question_id"]}
     return [found | {"metric": "battles"}]
 
 
@@ -192,12 +190,17 @@ def _read(
     path: Path, ours: Callable[[Row], list[Row]], form: type[BaseModel], benchmark: str
 ) -> Iterator[tuple[str, Row]]:
     """(where, row in our form) of a file; of repeated requests the one that counts."""
-    for where, row in best_attempts(_rows(path)):
+    rows: Iterator[Row] = iter_rows(path)
+    if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
+        import pandas as pd
+
+        try:
+            rows = iter(pd.read_csv(path).to_dict("records"))
+        except (ValueError, OSError, EOFError) as error:
+            raise WRPOError(f"{path} is no whole CSV ({error}); copy it again") from error
+    for where, row in best_attempts((f"{path}, row {n}", row) for n, row in enumerate(rows, 1)):
         if row.get("benchmark", benchmark) != benchmark:
-            raise WRPOError(
-                f"{where} is of {row['benchmark']}, not {benchmark}; name that benchmark or give "
-                "another file"
-            )
+            raise WRPOError(f"{where} is of {row['benchmark']}, not {benchmark}; give another file")
         try:
             for one in ours(row):
                 yield where, form.model_validate(one).model_dump()
@@ -211,32 +214,16 @@ def _read(
             raise WRPOError(f"{where} is malformed ({error!r}); correct the row") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """(where, row) of a CSV or of what :func:`wrpo_lib.io.iter_rows` reads."""
-    rows: Iterator[Row] = iter_rows(path)
-    if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
-        import pandas as pd
-
-        try:
-            rows = iter(pd.read_csv(path).to_dict("records"))
-        except (ValueError, OSError, EOFError) as error:
-            raise WRPOError(f"{path} is no whole CSV ({error}); copy it again") from error
-    unit = "line" if ".jsonl" in path.name else "row"
-    for number, row in enumerate(rows, 1):
-        yield f"{path}, {unit} {number}", row
-
-
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
     """The rows that count among (where, row): for each request its best attempt.
 
     An answered call counts before one without a verdict, that before a failed one, and of equals
-    the last. A call that never succeeded stays, with no result, so that whoever summarises can
-    count what is missing. Rows of other tools have no ``request`` and all count.
+    the last. A call that never succeeded stays, with no result, so that it is counted as missing.
+    Rows of other tools have no ``request`` and all count.
     """
-    ranks = {ERROR: 1, UNREADABLE: 2, OK: 3}
     best: dict[str, tuple[int, str, Row]] = {}
     for where, row in rows:
-        request, rank = row.get("request", where), ranks.get(str(row.get("status")), 0)
+        request, rank = row.get("request", where), RANKS.get(str(row.get("status")), 0)
         if request not in best or rank >= best[request][0]:
             best[request] = rank, where, row
     return [(where, row) for _, where, row in best.values()]
@@ -250,8 +237,8 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    if benchmark not in NAMES:
-        raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(NAMES)}")
+    if benchmark not in JUDGEMENTS:
+        raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
     rows = [row for _, row in _read(path, *JUDGEMENTS[benchmark], benchmark)]
     if not rows:
         raise WRPOError(f"{path} holds no judgements; judge the answers first")
@@ -270,19 +257,14 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, dict[tuple[int |
     found: dict[str, dict[tuple[int | str, int], str]] = {}
     for where, row in _read(path, _answers, Answer, name):
         question, turn = known.get(str(row["question_id"])), row["turn"]
+        asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
         if row["version"] not in (None, version):
             raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
         if question is None or not 1 <= turn <= len(question.turns):
-            raise WRPOError(
-                f"{where}: {name} {version} has no question {str(row['question_id'])[:40]!r} with "
-                f"a turn {turn}; is the file from another version?"
-            )
+            raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
         texts = found.setdefault(row["model"], {})
         if (question.question_id, turn) in texts:
-            raise WRPOError(
-                f"{where}: {row['model']!r} answers question {question.question_id!r}, turn "
-                f"{turn}, a second time; remove one of the rows"
-            )
+            raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
         texts[question.question_id, turn] = row["text"]
     if not found:
         raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")

@@ -172,7 +172,7 @@ class Run:
         again: bool = False,
     ) -> None:
         if max_cost is not None and prices is None:
-            raise WRPOError("--max-cost needs --price-prompt and --price-completion")
+            raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
         self.store, self.server, self.max_cost = store, server, max_cost
         settled, keys = (OK,) if again else (OK, UNREADABLE), store.keys()
         self._finished = {request for request, _, status in keys if status in settled}

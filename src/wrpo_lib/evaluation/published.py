@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
-from wrpo_lib.evaluation.compare import differences
 from wrpo_lib.evaluation.forms import read_judgements
 from wrpo_lib.evaluation.length_control import length_controlled, read_side
-from wrpo_lib.evaluation.summary import Summary, summarise
+from wrpo_lib.evaluation.summary import Summary, differences, summarise
 from wrpo_lib.io import file_hash
 from wrpo_lib.records import write_results
 

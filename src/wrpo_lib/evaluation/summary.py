@@ -1,7 +1,7 @@
-"""Everything that judgements of a model say: scores, what is missing, position and length effects.
+"""What judgements of models say: scores, what is missing, effects, paired differences.
 
 Judgements of one model by different judges, in different versions or under different templates are
-never averaged: each combination is a summary of its own.
+never averaged or subtracted: each combination is a summary of its own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from wrpo_lib.analysis.statistics import Estimate, as_json, detectable, slope_interval
+from wrpo_lib.analysis.agreement import Agreement, agreement
+from wrpo_lib.analysis.statistics import (
+    Estimate,
+    as_json,
+    detectable,
+    difference_interval,
+    slope_interval,
+)
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
-from wrpo_lib.evaluation.length_control import LengthControlled, length_controlled
+from wrpo_lib.evaluation.length_control import (
+    LengthControlled,
+    length_controlled,
+    length_controlled_difference,
+)
 
 EXPECTED = {"alpaca-eval": 805, "mt-bench": 160, "arena-hard": 1000}
 """Judgements of a whole run of the real benchmark (AlpacaEval-2: questions)."""
@@ -24,7 +35,7 @@ SAME = ("judge", "version", "template", "metric", "baseline")
 
 NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
 NO_LENGTHS = "some rows have no lengths, so there is no length-controlled win rate"
-NO_SIDE = "there is no length-controlled win rate without the side file df_gamed.csv"
+NO_SIDE = "no length-controlled win rate: run `wrpo assets fetch` or give --side df_gamed.csv"
 OTHER_QUESTIONS = (
     "the questions are not AlpacaEval-2's; length control leaves difficulty and "
     "regularising rows out, and no number here compares with the leaderboard"
@@ -175,3 +186,72 @@ def _effects(rows: pd.DataFrame, percent: np.ndarray) -> dict[str, Estimate | No
             slope_interval(percent[known], x[known], rows["question_id"][known]) if varies else None
         )
     return effects
+
+
+# --- two models, two judges ---------------------------------------------------------------------
+
+VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two models on the same questions: ``difference`` of the first minus the second, or why not.
+
+    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs.
+    """
+
+    model: str
+    against: str
+    n_shared_questions: int
+    reason: str = ""
+    difference: Estimate | None = None
+    detectable_difference: float | None = None
+    lc_difference: Estimate | None = None
+    lc_detectable_difference: float | None = None
+
+
+def differences(summaries: list[Summary]) -> list[Difference]:
+    """Every summary against the first one."""
+    return [_difference(other, summaries[0]) for other in summaries[1:]]
+
+
+def _difference(a: Summary, b: Summary) -> Difference:
+    shared = len(set(a.questions) & set(b.questions))
+    for name in SAME:
+        own, other = a.setting[name], b.setting[name]
+        if own != other:
+            reason = f"the {name} is {own or 'not named'}, not {other or 'named'}"
+            return Difference(a.model, b.model, shared, reason)
+    if shared < 2:
+        return Difference(a.model, b.model, shared, f"they share {shared} questions")
+    found, lc = difference_interval(a.rows, a.questions, b.rows, b.questions), None
+    if a.controlled is not None and b.controlled is not None:
+        lc = length_controlled_difference(a.controlled, b.controlled)
+    least = detectable(found), detectable(lc) if lc else None
+    return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
+
+
+def judges_agree(
+    benchmark: str, a: pd.DataFrame, b: pd.DataFrame, replicates: int = 1000
+) -> Agreement:
+    """Agreement of two tables of judgements on what both judged, clustered by question.
+
+    A verdict is who wins a comparison, both orders or games of it together (a tie where they
+    balance); in MT-Bench it is the rounded score of a turn.
+    """
+    both = pd.concat({"a": _verdicts(benchmark, a), "b": _verdicts(benchmark, b)}, axis=1)
+    questions = both.index.get_level_values("question_id").astype(str)
+    return agreement(both["a"], both["b"], questions, replicates)
+
+
+def _verdicts(benchmark: str, table: pd.DataFrame) -> pd.Series:
+    """Verdicts by model and question, and turn where there is one; None where none was readable."""
+    key = ["model", "question_id"]
+    if benchmark == "mt-bench":
+        means = mt_bench.scored(table).groupby([*key, "turn"])["score"].mean()
+        return means.round().map(lambda score: f"{score:.0f}")
+    if benchmark == "arena-hard":
+        table, name, tie = arena_hard.battles(table), "won", 50.0
+    else:
+        name, tie = "preference", 1.5
+    return np.sign(table.groupby(key)[name].mean() - tie).map(VERDICTS)
