@@ -46,7 +46,7 @@ def test_everything_is_made_again(
     tracked = {name: read_results("published", name) for name in TABLES}
     (tmp_path / "recipes").mkdir()
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    make_published(shared, replicates=20, workers=1)
+    make_published(shared, replicates=20)
     assert project_root() == tmp_path
     again = read_results("published", "alpaca_eval2").set_index("model")
     before = tracked["alpaca_eval2"].set_index("model")

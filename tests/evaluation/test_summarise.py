@@ -13,7 +13,6 @@ import pytest
 from commandline import wrpo
 
 from wrpo_lib.evaluation.forms import read_judgements
-from wrpo_lib.evaluation.summary import summarise
 
 Capture = pytest.CaptureFixture[str]
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
@@ -46,9 +45,7 @@ def refused(capsys: Capture, *arguments: Any) -> str:
 
 
 def report(capsys: Capture, *arguments: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        said(capsys, "summarise", *arguments, "--workers", 1, "--json")
-    )
+    found: dict[str, Any] = json.loads(said(capsys, "summarise", *arguments, "--json"))
     return found
 
 
@@ -185,17 +182,6 @@ def test_our_rows_attempts_and_paired_differences(tmp_path: Path, capsys: Captur
     assert "c minus a: " in text
 
 
-def test_processes_change_nothing(tmp_path: Path) -> None:
-    rows = [row for k in range(5) for row in ours(f"m{k}", n=12, shift=0.02 * k)]
-    table = read_judgements("alpaca-eval", write(tmp_path / "five.jsonl", rows))
-    one, two = (
-        [s.as_dict() for s in summarise("alpaca-eval", table, replicates=5, workers=w)]
-        for w in (1, 2)
-    )
-    assert len(one) == 5
-    assert one == two
-
-
 # -- leaderboards and agreement ------------------------------------------------------------------
 
 
@@ -272,7 +258,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     tmp_path: Path, capsys: Capture, benchmark: str, rows: list[Any], sentence: str
 ) -> None:
     path = write(tmp_path / "j.jsonl", rows)
-    assert sentence in refused(capsys, "summarise", benchmark, path, "--workers", 1)
+    assert sentence in refused(capsys, "summarise", benchmark, path)
 
 
 def test_other_instructions_are_noticed(

@@ -60,7 +60,7 @@ READINGS = {
         "[[A>B]] as said, [[A>B]]": "A>B",
         "[[A>B]], no: [[B>>A]]": "two verdicts",
         "final: [B>A]": "no verdict",
-        "[[A]]": "unknown verdict 'A'",
+        "[[A]]": "no verdict",
         "": "empty reply",
     },
     verdicts.read_rating: {

@@ -74,8 +74,7 @@ def judge(
         _say(needed, "to make")
         if estimate:
             return
-        with tqdm(total=needed.calls, unit="call", disable=None) as bar:
-            counts = run(calls, bar.update)
+        counts = run(tqdm(calls, unit="call", disable=None))
     _say(counts, f"made, in {out}")
     if counts.stopped:
         raise WRPOError(f"stopped: {counts.stopped}; {out} keeps what came, run again to go on")

@@ -38,7 +38,6 @@ def summarise(
     ] = None,
     compat: Annotated[bool, typer.Option(help="length control joined by row position")] = False,
     replicates: Annotated[int, typer.Option(help="refits behind the LC interval; 0: none")] = 200,
-    workers: Annotated[int, typer.Option(help="processes, one thread each")] = 2,
     state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
@@ -49,7 +48,7 @@ def summarise(
     from wrpo_lib.analysis.statistics import as_json as plain
     from wrpo_lib.evaluation.summary import differences
 
-    options = {"C": c, "compat": compat, "replicates": replicates, "workers": workers}
+    options = {"C": c, "compat": compat, "replicates": replicates}
     found = _summaries(benchmark, files, side, state, **options)
     pairs = differences(found)
     if as_json:

@@ -1,8 +1,7 @@
 """Benchmark answers, made by any sampling engine.
 
-One JSONL row per answer: benchmark, version, question_id, turn, model, text, and how it was
-sampled. The second turn of MT-Bench follows the model's own first answer. A run makes only the
-answers that are missing, so it can be killed and started again.
+One JSONL row per answer. The second turn of MT-Bench follows the model's own first answer. A run
+makes only the answers that are missing, so it can be killed and started again.
 """
 
 from __future__ import annotations

@@ -31,9 +31,9 @@ REPLICATES = 10_000
 class ArenaHard:
     """``score``: percent of weighted battles won, ties half.
 
-    ``interval_rows`` resamples weighted battles as if each were independent, as upstream does
-    (there 100 times), and is too narrow; ``interval`` clusters by question. ``n_ties`` counts
-    weighted battles, ``n_missing`` games without a readable verdict, which are left out.
+    ``interval_rows`` resamples weighted battles as if each were independent, as upstream does, and
+    is too narrow; ``interval`` clusters by question. ``n_ties`` counts weighted battles,
+    ``n_missing`` games without a readable verdict, which are left out.
     """
 
     score: float

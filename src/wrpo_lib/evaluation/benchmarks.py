@@ -45,12 +45,10 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt, filled so that no answer can change it.
+    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}`` in the texts.
 
-    ``messages`` are (role, text) with ``{placeholders}`` in the texts. Upstream fills one
-    placeholder after the other, so an answer that holds a later one is filled too, and one that
-    holds ``<|im_end|>`` ends the judge's turn. Here all are filled in one pass, and control tokens
-    inside texts are broken with an invisible character; other texts are sent unchanged.
+    Upstream fills one placeholder after the other, so an answer that holds a later one is filled
+    too, and one that holds ``<|im_end|>`` ends the judge's turn. Here no answer can change it.
     """
 
     name: str
@@ -67,9 +65,10 @@ class Template:
         return {name for _, text in self.messages for name in PLACEHOLDER.findall(text)}
 
     def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
-        """The chat messages, and how many control tokens and delimiters in ``values`` are broken.
+        """The chat messages, all placeholders filled in one pass.
 
-        What stands inside a value stays text.
+        Also how many control tokens and delimiters in ``values`` were broken with an invisible
+        character; other texts are sent unchanged.
         """
         markers = {line for _, text in self.messages for line in MARKER.findall(text)}
         safe = {name: _harmless(values[name], markers) for name in self.placeholders}
@@ -81,7 +80,6 @@ class Template:
 
 
 def _harmless(text: str, markers: set[str]) -> tuple[str, int]:
-    """``text`` with its control tokens and copies of the template's delimiters broken."""
     text, count = CONTROL.subn(lambda m: m.group() + BREAK, text)
     for marker in markers:
         found = text.count(marker)
@@ -96,10 +94,7 @@ def system_and_user(name: str, system: str, user: str) -> Template:
 
 @dataclass(frozen=True)
 class Question:
-    """One question: an id as upstream has it, its turns, and reference answers if there are any.
-
-    AlpacaEval-2 has no ids; its position in the official order (0 to 804) is one.
-    """
+    """One question; AlpacaEval-2's id is its position in the official order (0 to 804)."""
 
     question_id: int | str
     category: str
@@ -123,20 +118,16 @@ class Benchmark:
     baseline: Path | None = None
 
     def temperature(self, question: Question) -> float:
-        """Sampling temperature of the answers.
-
-        AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
-        by category (FastChat).
-        """
+        """AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
+        by category (FastChat)."""
         if self.name == "mt-bench":
             return TEMPERATURES.get(question.category, 0.7)
         return 0.9 if self.name == "alpaca-eval" else 0.0
 
     def template(self, question: Question, turn: int = 1) -> Template:
         """The judge prompt for a question; MT-Bench has four, by reference and turn."""
-        if self.name == "mt-bench":
-            return self.templates[f"single{'-reference' if question.references else ''}-{turn}"]
-        return self.templates[""]
+        kind = "single-reference" if question.references else "single"
+        return self.templates[f"{kind}-{turn}" if self.name == "mt-bench" else ""]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:

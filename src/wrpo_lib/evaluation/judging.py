@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -191,15 +191,12 @@ class Run:
                 counts.completion_tokens += body["max_tokens"]
         return counts
 
-    def __call__(
-        self, calls: Iterable[Call], progress: Callable[[], object] = lambda: None
-    ) -> Counts:
+    def __call__(self, calls: Iterable[Call]) -> Counts:
         """Make every missing call; rows are in the store when this returns or raises."""
         from wrpo_lib.server import complete
 
         for reply in complete(self.server, self._requests(calls), stop=self._stop):
             self._keep(self._open.pop(reply.key), reply)
-            progress()
         return self.counts
 
     def _pending(self, calls: Iterable[Call], counts: Counts) -> Iterator[Call]:
@@ -229,8 +226,7 @@ class Run:
         usage = {k: v for k, v in (body.get("usage") or {}).items() if isinstance(v, int)}
         self.counts.prompt_tokens += usage.get("prompt_tokens", 0)
         self.counts.completion_tokens += usage.get("completion_tokens", 0)
-        served = {k: body.get(k) for k in ("model", "system_fingerprint")}
-        served["server"] = self.server.address
+        served = {"model": body.get("model"), "server": self.server.address}
         found |= {"served": served, "usage": usage, "judgment": verdicts.text_of(body)}
         self._append(row, OK if found["problem"] is None else UNREADABLE, found)
 

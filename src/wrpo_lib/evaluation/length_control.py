@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,27 +95,19 @@ def length_controlled(
     design = _Design(judgements, side, compat)
     once = np.ones(len(judgements))
     c = design.choose_c() if C is None else C
-    chance = design.chance(once, c)
     interval, n = None, int(judgements["preference"].notna().sum())
     if replicates:
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
             interval = bootstrap_interval(
-                lambda counts: design.value(design.chance(counts, c), counts),
-                design.question,
-                replicates,
-                seed,
-                questions,
+                partial(design.value, c), design.question, replicates, seed, questions
             )
-    return LengthControlled(
-        length_controlled_winrate=design.value(chance, once),
-        lc_standard_error=None
-        if side is None
-        else float(100 * chance.std(ddof=1) / np.sqrt(len(chance))),
-        glm="length_controlled_minimal" if side is None else "length_controlled_v1",
-        C=c,
-        n=n,
-        interval=interval and replace(interval, n=n),
-    )
+        interval = replace(interval, n=n)
+    value = design.value(c, once)
+    if side is None:
+        return LengthControlled(value, None, "length_controlled_minimal", c, n, interval)
+    chance = design.chance(c, once)
+    error = float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
+    return LengthControlled(value, error, "length_controlled_v1", c, n, interval)
 
 
 def length_controlled_difference(a: LengthControlled, b: LengthControlled) -> Estimate | None:
@@ -162,16 +155,16 @@ class _Design:
         weight = np.r_[np.full(len(self.gamed), GAMED_WEIGHT), (self.weight * counts)[known]]
         return np.vstack([self.gamed, own]), np.r_[self.gamed_share, self.share[known]], weight
 
-    def chance(self, counts: np.ndarray, c: float) -> np.ndarray:
+    def chance(self, c: float, counts: np.ndarray) -> np.ndarray:
         """(N,) probability of a win for each row with the length term at 0."""
         from scipy.special import expit
 
         found: np.ndarray = expit(self.rest @ _fit(*self.training(counts), c)[1:])
         return found
 
-    def value(self, chance: np.ndarray, counts: np.ndarray) -> float:
+    def value(self, c: float, counts: np.ndarray) -> float:
         """The mean chance in percent."""
-        return float(100 * np.average(chance, weights=self.weight * counts))
+        return float(100 * np.average(self.chance(c, counts), weights=self.weight * counts))
 
     def choose_c(self) -> float:
         """Upstream's cross-validation: five folds of whole groups, weighted log loss."""

@@ -14,20 +14,11 @@ from wrpo_lib.errors import WRPOError
 if TYPE_CHECKING:
     import pandas as pd
 
-CATEGORIES = (
-    "writing",
-    "roleplay",
-    "reasoning",
-    "math",
-    "coding",
-    "extraction",
-    "stem",
-    "humanities",
-)
-"""Categories in the order of the questions: ten each, 81 to 160."""
-
-REFERENCED = ("math", "reasoning", "coding")
+REFERENCED = ("reasoning", "math", "coding")
 """Categories that are judged beside a reference answer."""
+
+CATEGORIES = ("writing", "roleplay", *REFERENCED, "extraction", "stem", "humanities")
+"""Categories in the order of the questions: ten each, 81 to 160."""
 
 
 def parse_score(reply: str) -> float | None:

@@ -26,11 +26,11 @@ FILES = {
 SIDE = "eval/df_gamed.csv"
 
 
-def make_published(folder: Path, replicates: int = 400, workers: int = 2) -> Path:
+def make_published(folder: Path, replicates: int = 400) -> Path:
     """Compute ``results/published`` from the judgements under ``folder`` (:data:`FILES`)."""
     side = read_side(folder / SIDE)
     judged = {name: read_judgements(name, folder / file) for name, file in FILES.items()}
-    options = {"side": side, "replicates": replicates, "workers": workers}
+    options = {"side": side, "replicates": replicates}
     found = {name: summarise(name, rows, **options) for name, rows in judged.items()}
     tables = {
         "alpaca_eval2": alpaca_table(found["alpaca-eval"], judged["alpaca-eval"], side),

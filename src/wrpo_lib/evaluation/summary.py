@@ -12,26 +12,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.agreement import Agreement, agreement
-from wrpo_lib.analysis.statistics import (
-    Estimate,
-    as_json,
-    detectable,
-    difference_interval,
-    slope_interval,
-)
+from wrpo_lib.analysis.statistics import Estimate, as_json, detectable, slope_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
-from wrpo_lib.evaluation.length_control import (
-    LengthControlled,
-    length_controlled,
-    length_controlled_difference,
-)
+from wrpo_lib.evaluation import alpaca_eval, arena_hard, length_control, mt_bench
+from wrpo_lib.evaluation.length_control import LengthControlled
 
 EXPECTED = {"alpaca-eval": 805, "mt-bench": 160, "arena-hard": 1000}
 """Judgements of a whole run of the real benchmark (AlpacaEval-2: questions)."""
 
 SAME = ("judge", "version", "template", "metric", "baseline")
+GAME = ["question_id", "game"]
+COUNTED = {
+    "n_missing": "without a readable verdict, left out",
+    "n_absent": "not in the file",
+    "n_duplicates": "repeating another row's question, kept as upstream keeps them",
+}
 
 NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
 NO_LENGTHS = "some rows have no lengths, so there is no length-controlled win rate"
@@ -44,10 +41,9 @@ OTHER_QUESTIONS = (
 
 @dataclass(frozen=True)
 class Summary:
-    """One model under one judge.
+    """One model under one judge: ``values`` by upstream's names, ``notes`` about what is off.
 
-    ``values`` hold numbers under upstream's names; ``rows`` (N,) and ``questions`` (N,) what
-    differences are made of; ``notes`` are sentences about what is off.
+    ``rows`` (N,) and ``questions`` (N,) are what differences are made of.
     """
 
     model: str
@@ -60,123 +56,113 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: intervals as dictionaries."""
-        return {"model": self.model, **self.setting, **as_json(self.values), "notes": self.notes}
+        return {
+            "model": self.model,
+            **self.setting,
+            **as_json(self.values),
+            "notes": self.notes,
+        }
 
 
-def summarise(
-    benchmark: str, judgements: pd.DataFrame, *, workers: int = 1, **length_control: Any
-) -> list[Summary]:
+def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
 
-    ``workers``: processes; ``length_control``: ``side``, ``C``, ``compat``, ``replicates`` (200)
-    and ``seed`` of :func:`wrpo_lib.evaluation.length_control.length_controlled`.
+    ``options`` of :func:`wrpo_lib.evaluation.length_control.length_controlled`: ``side``, ``C``,
+    ``compat``, ``replicates`` (here 200) and ``seed``.
     """
-    from joblib import Parallel, delayed
-
-    table = _with_setting(benchmark, judgements)
-    options = {"replicates": 200, "questions": sorted({str(q) for q in table["question_id"]})}
-    groups = list(table.groupby(["model", *SAME], sort=False))
-    many = benchmark == "alpaca-eval" and len(groups) > 4  # starting a process takes seconds
-    found: list[Summary] = Parallel(n_jobs=workers if many else 1)(
-        delayed(_summary)(benchmark, key, rows, options | length_control) for key, rows in groups
-    )
+    table = judgements
+    if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
+        unnamed = (table["baseline"] == "") & (table["version"] == "v0.1")
+        table = table.assign(baseline=table["baseline"].mask(unnamed, arena_hard.BASELINE))
+    elif benchmark == "mt-bench":  # templates differ by turn and reference, the version names all
+        templates = table.groupby(["model", "judge", "version"])["template"]
+        joined = templates.transform(lambda names: ", ".join(sorted({n for n in names if n})))
+        table = table.assign(template=joined)
+    questions = sorted({str(q) for q in table["question_id"]})
+    options = {"replicates": 200, "questions": questions, **options}
+    found = []
+    for (model, *names), rows in table.groupby(["model", *SAME], sort=False):
+        setting = dict(zip(SAME, map(str, names), strict=True))
+        try:
+            found.append(_summary(benchmark, str(model), setting, rows, options))
+        except WRPOError as error:
+            raise WRPOError(f"{model}: {error}") from error
     return found
 
 
-def _with_setting(benchmark: str, table: pd.DataFrame) -> pd.DataFrame:
-    """The columns of SAME such that equal ones may be averaged."""
-    if benchmark == "alpaca-eval":
-        return table
-    if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
-        unnamed = (table["baseline"] == "") & (table["version"] == "v0.1")
-        return table.assign(baseline=table["baseline"].mask(unnamed, arena_hard.BASELINE))
-    # templates differ by turn and reference; the version says which belong together
-    templates = table.groupby(["model", "judge", "version"])["template"]
-    joined = templates.transform(lambda names: ", ".join(sorted({n for n in names if n})))
-    return table.assign(template=joined)
-
-
 def _summary(
-    benchmark: str, key: tuple[Any, ...], rows: pd.DataFrame, options: dict[str, Any]
+    benchmark: str,
+    model: str,
+    setting: dict[str, str],
+    rows: pd.DataFrame,
+    options: dict[str, Any],
 ) -> Summary:
-    model, *names = map(str, key)
-    setting = dict(zip(SAME, names, strict=True))
-    make = {"alpaca-eval": _alpaca, "mt-bench": _mt_bench, "arena-hard": _arena}[benchmark]
-    try:
-        known, percent, values, controlled, notes = make(setting, rows, options)
-    except WRPOError as error:
-        raise WRPOError(f"{model}: {error}") from error
+    controlled, notes = None, [] if setting["judge"] else [NO_JUDGE]
+    if benchmark == "alpaca-eval":
+        known, values = alpaca_eval.checked(rows), {**vars(alpaca_eval.win_rate(rows))}
+        percent = 100 * (known["preference"].to_numpy(float) - 1)
+        official, seen = setting["version"] == "2", rows["question_id"].nunique()
+        controlled = _length_control(rows, official, options, values, notes)
+    elif benchmark == "mt-bench":
+        known, values = mt_bench.scored(rows), {**vars(mt_bench.summarise(rows))}
+        percent = known["score"].to_numpy(float)
+        official = all(mt_bench.category(q) for q in rows["question_id"].unique())
+        seen = len(rows.drop_duplicates(["question_id", "turn"]))
+    else:
+        known, values = arena_hard.battles(rows), {**vars(arena_hard.summarise(rows))}
+        percent = known["won"].to_numpy(float)
+        official, seen = setting["version"] == "v0.1", len(rows.drop_duplicates(GAME))
+        values["n_duplicates"] = len(rows) - seen
+        if setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
+            seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
+    values["n_absent"] = EXPECTED[benchmark] - seen if official else None
     values["detectable_difference"] = detectable(values["interval"])
-    if benchmark != "mt-bench":
-        once = ~known.index.duplicated()  # a strong verdict of Arena-Hard stands three times
-        values |= _effects(known[once], percent[once])
-    if n := values["n_missing"]:
-        notes.append(f"without a readable verdict, left out: {n} judgements")
-    if n := values["n_absent"]:
-        notes.append(f"not in the file: {n} of {EXPECTED[benchmark]} judgements")
-    if n := values["n_duplicates"]:
-        notes.append(f"repeating another row's question, kept as upstream keeps them: {n} rows")
-    if not setting["judge"]:
-        notes.append(NO_JUDGE)
+    values |= _effects(known, percent)
+    for name, what in COUNTED.items():
+        if n := values.get(name):
+            notes.append(f"{what}: {n} judgements")
     questions = known["question_id"].astype(str).tolist()
     return Summary(model, setting, values, notes, percent, questions, controlled)
 
 
-Part = tuple[pd.DataFrame, np.ndarray, dict[str, Any], LengthControlled | None, list[str]]
-"""Rows that count, their values (N,), the numbers, length control, notes."""
-
-
-def _alpaca(setting: dict[str, str], rows: pd.DataFrame, options: dict[str, Any]) -> Part:
-    official = setting["version"] == "2"
-    values = {**vars(alpaca_eval.win_rate(rows))}
-    absent = EXPECTED["alpaca-eval"] - rows["question_id"].nunique()
-    values["n_absent"] = absent if official else None
-    known = rows[rows["preference"].notna()]
-    percent = 100 * (known["preference"].to_numpy(float) - 1)
-    notes = [] if official else [OTHER_QUESTIONS]
-    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        return known, percent, values, None, [*notes, NO_LENGTHS]
+def _length_control(
+    rows: pd.DataFrame,
+    official: bool,
+    options: dict[str, Any],
+    values: dict[str, Any],
+    notes: list[str],
+) -> LengthControlled | None:
+    """LC into ``values``, or why there is none into ``notes``."""
     if not official:
+        notes.append(OTHER_QUESTIONS)
         options = options | {"side": None}
-    elif options.get("side") is None:
-        return known, percent, values, None, [*notes, NO_SIDE]
-    controlled = length_controlled(rows, **options)
+    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
+        notes.append(NO_LENGTHS)
+        return None
+    if official and options.get("side") is None:
+        notes.append(NO_SIDE)
+        return None
+    found = length_control.length_controlled(rows, **options)
     values |= {
-        "length_controlled_winrate": controlled.length_controlled_winrate,
-        "lc_standard_error": controlled.lc_standard_error,
-        "lc_interval": controlled.interval,
-        "lc_glm": controlled.glm,
-        "lc_C": None if np.isnan(controlled.C) else controlled.C,
+        "length_controlled_winrate": found.length_controlled_winrate,
+        "lc_standard_error": found.lc_standard_error,
+        "lc_interval": found.interval,
+        "lc_glm": found.glm,
+        "lc_C": None if np.isnan(found.C) else found.C,
         "lc_joined_by": "position" if options.get("compat") else "instruction",
     }
-    return known, percent, values, controlled, notes
-
-
-def _mt_bench(setting: dict[str, str], rows: pd.DataFrame, options: dict[str, Any]) -> Part:
-    known, values = mt_bench.scored(rows), {**vars(mt_bench.summarise(rows))}
-    official = all(mt_bench.category(q) for q in rows["question_id"].unique())
-    seen = len(rows.drop_duplicates(["question_id", "turn"]))
-    values["n_absent"] = EXPECTED["mt-bench"] - seen if official else None
-    return known, known["score"].to_numpy(float), values, None, []
-
-
-def _arena(setting: dict[str, str], rows: pd.DataFrame, options: dict[str, Any]) -> Part:
-    known, values = arena_hard.battles(rows), {**vars(arena_hard.summarise(rows))}
-    seen = len(rows.drop_duplicates(["question_id", "game"]))
-    values["n_duplicates"], notes = len(rows) - seen, []
-    if setting["metric"] == "battles":  # one row per unit of weight, unreadable games left out
-        seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
-        notes = ["battles leave unreadable games out, so these cannot be counted"]
-    official = setting["version"] == "v0.1"
-    values["n_absent"] = EXPECTED["arena-hard"] - seen if official else None
-    # in game 1 the baseline is A
-    known = known.assign(order=known["game"].map({1: "baseline first", 2: "model first"}))
-    return known, known["won"].to_numpy(float), values, None, notes
+    return found
 
 
 def _effects(rows: pd.DataFrame, percent: np.ndarray) -> dict[str, Estimate | None]:
     """Points of win rate, shown second minus first, and per standard deviation of the length."""
-    second = rows["order"].map({"baseline first": 1.0, "model first": 0.0})
+    if "length_model" not in rows:  # MT-Bench
+        return {}
+    once = ~rows.index.duplicated()  # a strong verdict of Arena-Hard stands three times
+    rows, percent = rows[once], percent[once]
+    # Arena-Hard's first game and this order are the same
+    second = rows["order"] == "baseline first" if "order" in rows else rows["game"] == 1
+    second = second.astype(float)
     longer = rows["length_model"] - rows["length_baseline"]
     effects: dict[str, Estimate | None] = {}
     for name, x in (("position", second), ("length", longer / longer.std(ddof=0))):
@@ -224,9 +210,9 @@ def _difference(a: Summary, b: Summary) -> Difference:
             return Difference(a.model, b.model, shared, reason)
     if shared < 2:
         return Difference(a.model, b.model, shared, f"they share {shared} questions")
-    found, lc = difference_interval(a.rows, a.questions, b.rows, b.questions), None
+    found, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
     if a.controlled is not None and b.controlled is not None:
-        lc = length_controlled_difference(a.controlled, b.controlled)
+        lc = length_control.length_controlled_difference(a.controlled, b.controlled)
     least = detectable(found), detectable(lc) if lc else None
     return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
 

@@ -34,18 +34,17 @@ def result(row: Row, body: Row) -> Row:
     ``row`` says what was judged: ``benchmark``, ``metric``, ``order``. AlpacaEval-2 gets
     ``preference`` in [1, 2], 2 for the model; MT-Bench ``score``; Arena-Hard ``verdict``.
     """
-    text, benchmark = text_of(body), row["benchmark"]
-    if benchmark == "mt-bench":
-        score, problem = read_rating(text)
-        return {"score": score, "problem": problem}
-    if benchmark == "arena-hard":
-        label, problem = read_arena(text)
-        return {"verdict": label, "problem": problem}
-    weighted = row["metric"] == "weighted"
-    preference, problem = read_logprobs(body) if weighted else read_token(text)
-    if isinstance(preference, float) and row["order"] == MODEL_FIRST:
-        preference = 3 - preference
-    return {"preference": preference, "problem": problem}
+    text = text_of(body)
+    if row["benchmark"] == "mt-bench":
+        name, (value, problem) = "score", read_rating(text)
+    elif row["benchmark"] == "arena-hard":
+        name, (value, problem) = "verdict", read_arena(text)
+    else:
+        weighted = row["metric"] == "weighted"
+        name, (value, problem) = "preference", read_logprobs(body) if weighted else read_token(text)
+        if isinstance(value, float) and row["order"] == MODEL_FIRST:
+            value = 3 - value
+    return {name: value, "problem": problem}
 
 
 def text_of(body: Row) -> str:
@@ -84,12 +83,9 @@ def read_token(text: str) -> Reading:
 def read_arena(text: str) -> Reading:
     """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
     labels = set(_LABEL.findall(text))
-    if not labels:
-        return Reading(None, _no_verdict(text))
-    if len(labels) > 1:
-        return Reading(None, "two verdicts")
-    (label,) = labels
-    return Reading(label) if label in FOR_A else Reading(None, f"unknown verdict {label!r}")
+    if len(labels) == 1 and labels <= FOR_A.keys():
+        return Reading(labels.pop())
+    return Reading(None, "two verdicts" if len(labels) > 1 else _no_verdict(text))
 
 
 def read_rating(text: str) -> Reading:
