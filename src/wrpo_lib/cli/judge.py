@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,8 +41,10 @@ def judge(
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
     model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
     baseline: Annotated[Path | None, typer.Option(help="other answers to compare with")] = None,
-    order: Annotated[str, typer.Option(help="both, or upstream: one seeded order")] = "both",
-    metric: Annotated[str, typer.Option(help="alpaca-eval: logprobs or text")] = "logprobs",
+    order: Annotated[
+        Literal["both", "upstream"], typer.Option(help="upstream: alpaca-eval in one seeded order")
+    ] = "both",
+    metric: Annotated[Literal["logprobs", "text"], typer.Option(help="alpaca-eval")] = "logprobs",
     retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="of a million prompt and completion tokens")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 STRONG = 3  # a strong verdict counts as three battles
 FOR_A = {

@@ -25,7 +25,6 @@ from wrpo_lib.io import iter_rows
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
 TEMPERATURES = {
-    **dict.fromkeys(("writing", "roleplay"), 0.7),
     **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
     **dict.fromkeys(("stem", "humanities"), 0.1),
 }

@@ -13,6 +13,7 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from wrpo_lib.errors import WRPOError
@@ -21,8 +22,6 @@ from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
 from wrpo_lib.io import Row, iter_rows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
 OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
@@ -108,8 +107,6 @@ def _answers(row: Row) -> list[Row]:
 def instructions() -> dict[str, tuple[int, str]]:
     """AlpacaEval-2: key of an instruction -> its index, and who upstream's seeded choice shows
     first (the model for 406 of 805)."""
-    import pandas as pd
-
     path = Path(__file__).with_name("alpaca_eval_instructions.csv")
     rows = pd.read_csv(path, dtype={"sha256": str})
     order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
@@ -192,8 +189,6 @@ def _read(
     """(where, row in our form) of a file; of repeated requests the one that counts."""
     rows: Iterator[Row] = iter_rows(path)
     if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
-        import pandas as pd
-
         try:
             rows = iter(pd.read_csv(path).to_dict("records"))
         except (ValueError, OSError, EOFError) as error:
@@ -235,8 +230,6 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`. Raises
     :class:`WRPOError` with file, row and field for what is no judgement of ``benchmark``.
     """
-    import pandas as pd
-
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
     rows = [row for _, row in _read(path, *JUDGEMENTS[benchmark], benchmark)]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import verdicts
@@ -49,13 +49,8 @@ class Plan:
 
     benchmark: Benchmark
     judge: str
-    order: str = "both"
-    metric: str = "logprobs"
-
-    def __post_init__(self) -> None:
-        for name, known in (("order", ["both", "upstream"]), ("metric", ["logprobs", "text"])):
-            if getattr(self, name) not in known:
-                raise WRPOError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(known)}")
+    order: Literal["both", "upstream"] = "both"
+    metric: Literal["logprobs", "text"] = "logprobs"
 
     def calls(
         self, model: str, answers: Texts, baseline: tuple[str, Texts] | None = None

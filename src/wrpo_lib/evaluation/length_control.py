@@ -11,16 +11,17 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import sklearn
+from scipy.special import expit, log_expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
@@ -50,8 +51,6 @@ class LengthControlled:
 
 def read_side(path: Path) -> pd.DataFrame:
     """The file ``df_gamed.csv`` of upstream's data set: difficulty and regularising rows."""
-    import pandas as pd
-
     wanted = ["preference", "index", "std_delta_len", "instruction_difficulty"]
     try:
         return pd.read_csv(path, usecols=wanted)
@@ -85,8 +84,6 @@ def length_controlled(
     given the same ``questions`` (default: those of the rows) and seed are refitted on the same
     resamples: :func:`length_controlled_difference`.
     """
-    import sklearn
-
     checked(judgements)
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
@@ -157,8 +154,6 @@ class _Design:
 
     def chance(self, c: float, counts: np.ndarray) -> np.ndarray:
         """(N,) probability of a win for each row with the length term at 0."""
-        from scipy.special import expit
-
         found: np.ndarray = expit(self.rest @ _fit(*self.training(counts), c)[1:])
         return found
 
@@ -168,9 +163,6 @@ class _Design:
 
     def choose_c(self) -> float:
         """Upstream's cross-validation: five folds of whole groups, weighted log loss."""
-        from scipy.special import log_expit
-        from sklearn.model_selection import GroupKFold
-
         x, y, weight = self.training(np.ones(len(self.gap)))
         gamed = [f"gamed {i}" for i in range(len(self.gamed))]
         names, groups = np.unique(
@@ -202,8 +194,6 @@ def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> n
 
 def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
     """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
-    from sklearn.linear_model import LogisticRegression
-
     model = LogisticRegression(
         C=c,
         l1_ratio=1.0,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 REFERENCED = ("reasoning", "math", "coding")
 """Categories that are judged beside a reference answer."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
 
 from wrpo_lib.evaluation.arena_hard import FOR_A
 from wrpo_lib.evaluation.mt_bench import parse_score
@@ -21,11 +20,8 @@ _LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")
 _TOKEN = re.compile(r"^[\s\"'`*.(\[]*([mM])[\s\"'`*.)\]]*$")
 
 
-class Reading(NamedTuple):
-    """``value``: a preference, a label or a score, None with the reason in ``problem``."""
-
-    value: float | str | None
-    problem: str | None = None
+Reading = tuple[float | str | None, str | None]
+"""A preference, a label or a score, or None; why there is none."""
 
 
 def result(row: Row, body: Row) -> Row:
@@ -62,40 +58,36 @@ def read_logprobs(body: Row) -> Reading:
     choices = body.get("choices") or [{}]
     content = (choices[0].get("logprobs") or {}).get("content")
     if not content or not content[0].get("top_logprobs"):
-        return Reading(None, NO_LOGPROBS)
+        return None, NO_LOGPROBS
     listed = {t["token"]: float(t["logprob"]) for t in content[0]["top_logprobs"]}
-    m, big = listed.get("m"), listed.get("M")
-    if m is None and big is None:
-        return Reading(None, "neither m nor M among the log-probabilities")
-    if m is None or big is None:
-        return Reading(1.0 if big is None else 2.0)
-    return Reading(2 - 1 / (1 + math.exp(min(big - m, 700))))
+    m, big = listed.get("m", -math.inf), listed.get("M", -math.inf)
+    if m == big == -math.inf:
+        return None, "neither m nor M among the log-probabilities"
+    return 2 - 1 / (1 + math.exp(min(big - m, 700))), None
 
 
 def read_token(text: str) -> Reading:
     """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
     if found := _TOKEN.match(text):
-        return Reading(1.0 if found.group(1) == "m" else 2.0)
+        return 1.0 if found.group(1) == "m" else 2.0, None
     words = set(re.findall(r"\b[mM]\b", text))
-    return Reading(None, "two verdicts" if len(words) == 2 else _no_verdict(text))
+    return None, "two verdicts" if len(words) == 2 else _no_verdict(text)
 
 
 def read_arena(text: str) -> Reading:
     """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
     labels = set(_LABEL.findall(text))
     if len(labels) == 1 and labels <= FOR_A.keys():
-        return Reading(labels.pop())
-    return Reading(None, "two verdicts" if len(labels) > 1 else _no_verdict(text))
+        return labels.pop(), None
+    return None, "two verdicts" if len(labels) > 1 else _no_verdict(text)
 
 
 def read_rating(text: str) -> Reading:
     """MT-Bench's score, as FastChat reads it (the first rating), refused outside 1 to 10."""
     score = parse_score(text)
-    if score is None:
-        return Reading(None, _no_verdict(text))
-    if not 1 <= score <= 10:
-        return Reading(None, f"score {score:g} is outside 1 to 10")
-    return Reading(score)
+    if score is not None and not 1 <= score <= 10:
+        return None, f"score {score:g} is outside 1 to 10"
+    return score, _no_verdict(text) if score is None else None
 
 
 def _no_verdict(text: str) -> str:
