@@ -121,26 +121,6 @@ def test_answer_asks_a_server(capsys: Capture, tmp_path: Path) -> None:
     assert rows[0]["text"].endswith("at 0.9")
 
 
-def test_answer_runs_a_model_in_this_process(capsys: Capture, tmp_path: Path) -> None:
-    """A tiny model with random weights, from its folder; both turns."""
-    from wrpo_lib.nano.models import build_model, build_tokenizer
-
-    words = ["the answer is : copy reverse sort a b c d e f g h i j . now it"] * 5
-    tokenizer = build_tokenizer("bpe", "angle", words)
-    config = {"model_type": "llama", "hidden_size": 32, "num_hidden_layers": 1}
-    config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 64}
-    build_model(config, tokenizer, seed=0).save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    out = tmp_path / "answers.jsonl"
-    common = ["answer", "mt-bench", "--model", tmp_path / "tiny", "--out", out, "--max-tokens", 6]
-    status, said, error = wrpo(capsys, *common)
-    assert status == 0, error
-    assert "48 answers made, 0 kept" in said
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert {row["model"] for row in rows} == {"tiny"}
-    assert all(row["n_tokens"] <= 6 for row in rows)
-
-
 def test_the_judge_is_served_by_a_command(capsys: Capture, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wrpo_lib.cli", "nano-judge", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

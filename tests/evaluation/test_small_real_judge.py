@@ -53,15 +53,8 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        str(Path(sys.executable).with_name("transformers")),
-        "serve",
-        NAME,
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME]
+    command += ["--port", str(port), "--device", "cpu"]
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
@@ -126,13 +119,13 @@ def nano_pairs() -> tuple[Benchmark, str, Texts]:
 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
-    """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
-    dropped = ["request", "game", "judged", "served", "judgment", "neutralised"]
-    dropped += ["length_model", "length_baseline"]
+    """What the record keeps of a judgement; a long reply may copy others' texts, so its hash."""
+    names = ("benchmark", "version", "question_id", "turn", "model", "baseline", "order", "judge")
+    names += ("template", "template_sha256", "settings", "metric", "usage", "status", "problem")
     reply = row["judgment"] or ""
     whole = len(reply) <= 20 or row["version"] == "nano"
     return {
-        **{n: v for n, v in row.items() if n not in dropped and v is not None},
+        **{name: row[name] for name in names if row.get(name) is not None},
         "reply_characters": len(reply),
         "reply_sha256": hashlib.sha256(reply.encode()).hexdigest(),
         "reply": reply if whole else None,
@@ -154,12 +147,6 @@ def test_a_real_small_model_has_been_the_judge(
     # this server gives no log-probabilities: said after 8 replies, instead of 12 empty rows
     weighted = [row for row in rows if row["metric"] == "weighted"]
     assert {row["problem"] for row in weighted} == {"log-probabilities missing"}
-    groups = Counter((r["benchmark"], r["metric"]) for r in rows if r not in weighted)
-    assert groups == {
-        ("alpaca-eval", "verdict"): 2 * PAIRS,
-        ("mt-bench", "score"): 6,
-        ("arena-hard", "verdict"): 8,
-    }
     found = {
         "judge": NAME,
         "server": "transformers serve",
@@ -183,10 +170,8 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
     counts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        entry = counts.setdefault(
-            f"{row['benchmark']}, {row['metric']}",
-            {"calls": 0, "verdicts": 0, "problems": Counter()},
-        )
+        empty: dict[str, Any] = {"calls": 0, "verdicts": 0, "problems": Counter()}
+        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}", empty)
         entry["calls"] += 1
         entry["verdicts"] += row["status"] == "ok"
         entry["problems"].update([row["problem"]] if row["problem"] else [])

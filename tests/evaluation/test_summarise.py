@@ -179,7 +179,7 @@ def test_our_rows_attempts_and_paired_differences(tmp_path: Path, capsys: Captur
     assert pair["lc_difference"]["low"] < pair["difference"]["value"]
     assert (apart["difference"], apart["reason"]) == (None, "the judge is another, not local")
     text = said(capsys, "summarise", "alpaca-eval", a, b, "--replicates", 0)
-    assert "c minus a: " in text
+    assert "c minus a:" in text
 
 
 # -- leaderboards and agreement ------------------------------------------------------------------

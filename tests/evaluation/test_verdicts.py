@@ -80,18 +80,10 @@ def test_written_verdicts(read: Any) -> None:
         assert (value is None) != (problem is None)
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        {},
-        {"choices": []},
-        {"choices": [{}]},
-        {"choices": [{"message": None}]},
-        {"choices": [{"message": {"content": None}}]},
-    ],
-)
-def test_a_reply_without_text_is_empty(reply: dict[str, Any]) -> None:
-    assert verdicts.text_of(reply) == ""
+def test_a_reply_without_text_is_empty() -> None:
+    choices: list[Any] = [[], [{}], [{"message": None}], [{"message": {"content": None}}]]
+    for reply in ({}, *({"choices": found} for found in choices)):
+        assert verdicts.text_of(reply) == ""
 
 
 def test_a_preference_is_for_whoever_was_shown_there() -> None:

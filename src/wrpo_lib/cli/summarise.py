@@ -52,18 +52,19 @@ def summarise(
     found = _summaries(benchmark, files, side, state, **options)
     pairs = differences(found)
     if as_json:
-        report = {"models": [s.as_dict() for s in found], "differences": [plain(p) for p in pairs]}
-        typer.echo(json.dumps({"benchmark": benchmark, **report}, indent=1, ensure_ascii=False))
+        models = [
+            {"model": s.model, **s.setting, **plain(s.values), "notes": s.notes} for s in found
+        ]
+        report = {"models": models, "differences": [plain(pair) for pair in pairs]}
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
         return
     for summary in found:
         typer.echo(_text(summary))
     for pair in pairs:
-        typer.echo(
-            f"{pair.model} minus {pair.against}: {pair.reason and 'not compared, '}"
-            f"{pair.reason or _shown(pair.difference)}"
-        )
-        for name in ("detectable_difference", "lc_difference", "lc_detectable_difference"):
-            typer.echo(f"  {name}: {_shown(getattr(pair, name))}")
+        typer.echo(f"{pair.model} minus {pair.against}:")
+        for name, value in vars(pair).items():
+            if value and name not in ("model", "against"):
+                typer.echo(f"  {name}: {_shown(value)}")
 
 
 def leaderboard(

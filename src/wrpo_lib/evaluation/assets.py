@@ -1,8 +1,7 @@
-"""The benchmarks' files by name and hash: questions, judge prompts, references, baselines.
+"""The benchmarks' files by name and hash, as ``assets.yaml`` lists them.
 
-``assets.yaml`` beside this module says for each file where upstream keeps it, which revision, its
-sha256 and its licence. A file is taken, in this order, from the mirror that ``WRPO_ASSETS`` names,
-from an installed package that carries it, from the cache, from upstream; its hash is checked.
+A file is taken, in this order, from the mirror that ``WRPO_ASSETS`` names, from an installed
+package that carries it, from the cache, from upstream; its hash is checked.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def _harmless(text: str, markers: set[str]) -> tuple[str, int]:
 
 
 def system_and_user(name: str, system: str, user: str) -> Template:
-    """FastChat's and Arena-Hard's form: a system prompt and the text of the user turn."""
+    """A system prompt and the text of the user turn."""
     return Template(name, (("system", system), ("user", user)))
 
 
@@ -139,9 +139,8 @@ def load(name: str, version: str = "nano") -> Benchmark:
     return VERSIONS[name][version](name, version)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _alpaca(name: str, version: str) -> Benchmark:

@@ -34,8 +34,6 @@ Texts = Mapping[tuple[int | str, int], str]
 Call = tuple[Row, dict[str, Any] | None]
 """What a judgement is of, and the request; None where both answers are the same text."""
 
-# --- what to ask --------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,10 +75,8 @@ class Plan:
     ) -> Iterator[Call]:
         theirs = answers.get((question.question_id, 1))
         if theirs is None:
-            raise WRPOError(
-                f"the baseline {baseline!r} has no answer to question {question.question_id!r}; "
-                "complete its file"
-            )
+            asked = question.question_id
+            raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
         orders = [BASELINE_FIRST, MODEL_FIRST]
         alpaca = self.benchmark.name == "alpaca-eval"
         if alpaca and self.order == "upstream":
@@ -107,30 +103,16 @@ class Plan:
         body = {"model": self.judge, "messages": messages, **settings}
         identity = [body, row["model"], question.question_id, row["game"]]
         request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        judged = {
-            "request": request,
-            "benchmark": benchmark.name,
-            "version": benchmark.version,
-            "question_id": question.question_id,
-            "judge": self.judge,
-            "template": template.name,
-            "template_sha256": template.sha256,
-            "settings": settings,
-            "metric": metric or ("weighted" if weighted else "verdict"),
-            "neutralised": neutralised,
-        }
-        return judged | row, body
-
-
-# --- asking -------------------------------------------------------------------------------------
+        row |= {"benchmark": benchmark.name, "version": benchmark.version, "judge": self.judge}
+        row |= {"question_id": question.question_id, "settings": settings, "request": request}
+        row |= {"template": template.name, "template_sha256": template.sha256}
+        row["metric"] = metric or ("weighted" if weighted else "verdict")
+        return {**row, "neutralised": neutralised}, body
 
 
 @dataclass
 class Counts:
-    """What a run needs (an estimate) or has done; ``cost`` is None without prices.
-
-    ``prices``: money for a million prompt and a million completion tokens.
-    """
+    """What a run needs or has done; ``prices`` of a million prompt and completion tokens."""
 
     prices: tuple[float, float] | None = None
     calls: int = 0
@@ -144,7 +126,7 @@ class Counts:
 
     @property
     def cost(self) -> float | None:
-        """What the tokens cost."""
+        """What the tokens cost; None without prices."""
         if self.prices is None:
             return None
         prompt, completion = self.prices

@@ -73,8 +73,8 @@ def length_controlled(
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side``
     (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, difficulty and regularising rows are left out, which upstream calls
-    ``length_controlled_minimal``: right for questions that are not AlpacaEval-2's.
+    Without ``side``, difficulty and regularising rows are left out: right for questions that are
+    not AlpacaEval-2's.
 
     Rows need ``question_id`` (with ``side`` the index in the official order), ``preference``,
     ``length_model`` and ``length_baseline`` (characters). Several judgements of a question share

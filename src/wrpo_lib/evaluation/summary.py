@@ -14,7 +14,7 @@ import pandas as pd
 
 from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.agreement import Agreement, agreement
-from wrpo_lib.analysis.statistics import Estimate, as_json, detectable, slope_interval
+from wrpo_lib.analysis.statistics import Estimate, detectable, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, length_control, mt_bench
 from wrpo_lib.evaluation.length_control import LengthControlled
@@ -23,6 +23,7 @@ EXPECTED = {"alpaca-eval": 805, "mt-bench": 160, "arena-hard": 1000}
 """Judgements of a whole run of the real benchmark (AlpacaEval-2: questions)."""
 
 SAME = ("judge", "version", "template", "metric", "baseline")
+VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
 GAME = ["question_id", "game"]
 COUNTED = {
     "n_missing": "without a readable verdict, left out",
@@ -54,15 +55,6 @@ class Summary:
     questions: list[str]
     controlled: LengthControlled | None = None
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: intervals as dictionaries."""
-        return {
-            "model": self.model,
-            **self.setting,
-            **as_json(self.values),
-            "notes": self.notes,
-        }
-
 
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
@@ -81,22 +73,18 @@ def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[
     questions = sorted({str(q) for q in table["question_id"]})
     options = {"replicates": 200, "questions": questions, **options}
     found = []
-    for (model, *names), rows in table.groupby(["model", *SAME], sort=False):
-        setting = dict(zip(SAME, map(str, names), strict=True))
+    for names, rows in table.groupby(["model", *SAME], sort=False):
         try:
-            found.append(_summary(benchmark, str(model), setting, rows, options))
+            found.append(_summary(benchmark, names, rows, options))
         except WRPOError as error:
-            raise WRPOError(f"{model}: {error}") from error
+            raise WRPOError(f"{names[0]}: {error}") from error
     return found
 
 
 def _summary(
-    benchmark: str,
-    model: str,
-    setting: dict[str, str],
-    rows: pd.DataFrame,
-    options: dict[str, Any],
+    benchmark: str, names: tuple[str, ...], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
+    setting = dict(zip(SAME, names[1:], strict=True))
     controlled, notes = None, [] if setting["judge"] else [NO_JUDGE]
     if benchmark == "alpaca-eval":
         known, values = alpaca_eval.checked(rows), {**vars(alpaca_eval.win_rate(rows))}
@@ -118,11 +106,9 @@ def _summary(
     values["n_absent"] = EXPECTED[benchmark] - seen if official else None
     values["detectable_difference"] = detectable(values["interval"])
     values |= _effects(known, percent)
-    for name, what in COUNTED.items():
-        if n := values.get(name):
-            notes.append(f"{what}: {n} judgements")
+    notes += [f"{what}: {values[n]} judgements" for n, what in COUNTED.items() if values[n]]
     questions = known["question_id"].astype(str).tolist()
-    return Summary(model, setting, values, notes, percent, questions, controlled)
+    return Summary(names[0], setting, values, notes, percent, questions, controlled)
 
 
 def _length_control(
@@ -172,11 +158,6 @@ def _effects(rows: pd.DataFrame, percent: np.ndarray) -> dict[str, Estimate | No
             slope_interval(percent[known], x[known], rows["question_id"][known]) if varies else None
         )
     return effects
-
-
-# --- two models, two judges ---------------------------------------------------------------------
-
-VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
 
 
 @dataclass(frozen=True)
