@@ -1,7 +1,6 @@
 """AlpacaEval-2: win rate over a baseline.
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The
-length-controlled form is in :mod:`wrpo_lib.evaluation.length_control`.
+A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie.
 """
 
 from __future__ import annotations
@@ -48,14 +47,12 @@ class WinRate:
 
 
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference; one outside [1, 2] is an error."""
+    """The rows with a preference, at least two."""
     known = judgements[judgements["preference"].notna()]
     if len(known) < 2:
         raise WRPOError(
             f"{len(known)} of {len(judgements)} judgements have a preference; judge the rest first"
         )
-    if not (inside := known["preference"].between(1, 2)).all():
-        raise WRPOError(f"preference {known['preference'][~inside].iloc[0]} is outside [1, 2]")
     return known
 
 
