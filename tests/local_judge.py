@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from wrpo_lib.evaluation.judgements import best_attempts
+from wrpo_lib.evaluation.forms import best_attempts
 from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.nano.judge_server import make_server
 

@@ -1,4 +1,4 @@
-"""Files over HTTP, upstream's package as oracle, and the small real model of another package."""
+"""Files over HTTP, and upstream's package as oracle."""
 
 from __future__ import annotations
 
@@ -43,11 +43,3 @@ def alpaca_package() -> Any:
         found = importlib.import_module("alpaca_eval")
     logging.getLogger().setLevel(level)
     return found
-
-
-@pytest.fixture(scope="session")
-def smollm2_tokenizer(smollm2_file: Path) -> Any:
-    """SmolLM2's tokenizer with its chat template."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)

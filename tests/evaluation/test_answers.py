@@ -1,4 +1,4 @@
-"""Answers: made with each benchmark's settings, read in every known form, written in upstream's."""
+"""Answers: made with each benchmark's settings, read in every known form."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.answers import Answers, answer, export, sampling
-from wrpo_lib.evaluation.benchmarks import Benchmark, load
+from wrpo_lib.evaluation.answers import answer, request_to
+from wrpo_lib.evaluation.benchmarks import load
+from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.io import read_rows, write_rows
 
@@ -36,15 +37,17 @@ class Echo:
 def test_each_benchmark_has_its_own_decoding(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     alpaca, arena = load("alpaca-eval", "2"), load("arena-hard", "v0.1")
-    found = sampling(alpaca, alpaca.questions[0])
+    found = request_to(alpaca, alpaca.questions[0], []).sampling
     assert (found.n, found.temperature, found.top_p, found.max_tokens) == (1, 0.9, 1.0, 4096)
-    assert sampling(arena, arena.questions[0]).temperature == 0
+    assert request_to(arena, arena.questions[0], []).sampling.temperature == 0
     bench = load("mt-bench", "0125-references")
-    by_category = {q.category: sampling(bench, q).temperature for q in bench.questions}
+    by_category = {q.category: bench.temperature(q) for q in bench.questions}
+    creative, exact = ("writing", "roleplay"), ("extraction", "math", "coding", "reasoning")
     assert by_category == {
-        "writing": 0.7, "roleplay": 0.7, "extraction": 0.0, "math": 0.0, "coding": 0.0,
-        "reasoning": 0.0, "stem": 0.1, "humanities": 0.1,
-    }  # fmt: skip
+        **dict.fromkeys(creative, 0.7),
+        **dict.fromkeys(exact, 0.0),
+        **dict.fromkeys(("stem", "humanities"), 0.1),
+    }
     with_reference = [q for q in bench.questions if q.references]
     assert len(with_reference) == 30
     assert {len(q.references) for q in with_reference} == {2}
@@ -80,67 +83,50 @@ def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
         answer(load("arena-hard"), "mine", Echo(), tmp_path / "a.jsonl")
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [("alpaca-eval", "nano"), ("mt-bench", "nano"), ("arena-hard", "nano"), ("arena-hard", "v2.0")],
-)
-def test_upstreams_forms_go_out_and_come_back(name: str, version: str, tmp_path: Path) -> None:
-    bench = load(name)
-    if version == "v2.0":
-        bench = Benchmark(name, "v2.0", bench.questions, {}, {})
-    path = tmp_path / "a.jsonl"
-    answer(bench, "mine", Echo(), path)
-    ours = Answers(path, bench)
-    suffix = "json" if name == "alpaca-eval" else "jsonl"
-    theirs = Answers(export(ours, "mine", tmp_path / f"theirs.{suffix}"), bench)
-    assert theirs.models() == ["mine"]
-    for question in bench.questions:
-        for turn in range(1, len(question.turns) + 1):
-            assert theirs.text("mine", question, turn) == ours.text("mine", question, turn)
-    if name == "alpaca-eval":
-        rows = json.loads((tmp_path / "theirs.json").read_text())
-        assert set(rows[0]) == {"dataset", "instruction", "output", "generator"}
-
-
 def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     bench = load("arena-hard", "v0.1")
-    answers = Answers(bench.baseline_files["gpt-4-0314"], bench)
-    assert (answers.models(), answers.missing("gpt-4-0314")) == (["gpt-4-0314"], [])
+    assert bench.baseline is not None
+    (texts,) = read_answers(bench.baseline, bench).values()
+    assert len(texts) == 500
     bench = load("alpaca-eval", "2")
     files = sorted((shared / "alpaca_eval").glob("*.json.gz"))
-    for path in files:
-        answers = Answers(path, bench)
-        assert len(answers.models()) == 1
-        assert answers.missing(answers.models()[0]) == []
     assert len(files) == 9
+    for path in files:
+        (texts,) = read_answers(path, bench).values()
+        assert set(texts) == {(i, 1) for i in range(805)}
 
 
-def test_shuffled_answers_are_joined_by_instruction(tmp_path: Path) -> None:
-    bench = load("alpaca-eval")
-    rows = [{"instruction": q.turns[0], "output": q.turns[0][::-1], "generator": "g"}
-            for q in bench.questions]  # fmt: skip
-    path = tmp_path / "outputs.json"
+def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> None:
+    bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
+    names = [{"question_id": q.question_id, "model_id": "g"} for q in bench.questions]
+    write_rows(({**n, "choices": [{"turns": ["one", "two"]}]} for n in names), path)
+    found = read_answers(path, bench)["g"]
+    assert found == {
+        (q.question_id, t): ["one", "two"][t - 1] for q in bench.questions for t in (1, 2)
+    }
+    bench, path = load("alpaca-eval"), tmp_path / "outputs.json"
+    asked = {q.question_id: q.turns[0] for q in bench.questions}
+    rows = [{"instruction": a, "output": a[::-1], "generator": "g"} for a in asked.values()]
     path.write_text(json.dumps(rows[::-1]))
-    answers = Answers(path, bench)
-    assert all(answers.text("g", q) == q.turns[0][::-1] for q in bench.questions)
+    assert read_answers(path, bench)["g"] == {(i, 1): a[::-1] for i, a in asked.items()}
 
 
 def ours(**changes: Any) -> dict[str, Any]:
-    row = {"benchmark": "alpaca-eval", "version": "nano", "turn": 1, "model": "m", "text": "x",
-           "question_id": load("alpaca-eval").questions[0].question_id}  # fmt: skip
-    return {**row, **changes}
+    row = {"benchmark": "alpaca-eval", "version": "nano", "turn": 1, "model": "m", "text": "x"}
+    return {**row, "question_id": load("alpaca-eval").questions[0].question_id, **changes}
 
 
 BAD_FILES = {
-    "another version": ([ours(version="2")], "line 1 answers alpaca-eval 2, not alpaca-eval nano"),
-    "another benchmark": ([ours(benchmark="mt-bench")], "answers mt-bench nano, not alpaca-eval"),
-    "a duplicate": ([ours(), ours()], "line 2: 'm' answers question .* a second time"),
-    "an unknown question": ([ours(question_id="q9")], "no question 'q9' with a turn 1"),
-    "a turn too many": ([ours(turn=2)], "with a turn 2"),
-    "no text": ([ours(text=None)], "field 'text': is None"),
+    "another version": ([ours(version="2")], "row 1 answers version 2, not nano"),
+    "another benchmark": ([ours(benchmark="mt-bench")], "is of mt-bench, not alpaca-eval"),
+    "a duplicate": ([ours(), ours()], "row 2: 'm' answers question .* a second time"),
+    "an unknown question": ([ours(question_id="q9")], "no question 'q9', turn 1"),
+    "a turn too many": ([ours(turn=2)], "no question .*, turn 2"),
+    "no text": ([ours(text=None)], "field 'text': Input should be a valid string"),
     "nothing": ([], "holds no answers"),
-    "another form": ([{"question": "q", "answer": "a"}], "line 1 has no field 'question_id'"),
+    "another form": ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
+    "no choice": ([{"question_id": 1, "model_id": "m", "choices": []}], "row 1 is malformed"),
     "another instruction": (
         [{"instruction": "what else?", "output": "x", "generator": "m"}],
         "no question 'what else.'",
@@ -154,4 +140,4 @@ def test_bad_files_of_answers_are_named(what: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     write_rows(rows, path)
     with pytest.raises(WRPOError, match=sentence):
-        Answers(path, load("alpaca-eval"))
+        read_answers(path, load("alpaca-eval"))

@@ -1,4 +1,4 @@
-"""The judge client: every reply kept and counted, nothing asked twice, no key leaked."""
+"""The judge client: every reply kept and counted, nothing asked twice."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from commandline import wait_until
 from local_judge import judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
-from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-from wrpo_lib.evaluation.judging import KEY, Counts, Prices, Run
+from wrpo_lib.evaluation.forms import read_answers
+from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST
 from wrpo_lib.io import Store, write_rows
 from wrpo_lib.nano.judge import Judge
@@ -32,43 +31,44 @@ Responder = Callable[[dict[str, Any]], Any]
 NANO: Responder = functools.partial(respond, judge=Judge())
 
 
-def chat(text: str, logprobs: Any = None, status: int = 200) -> tuple[int, dict[str, Any]]:
+def chat(text: str) -> tuple[int, dict[str, Any]]:
     """A server's reply."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": logprobs}
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None}
     usage = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
-    return status, {"model": "m", "choices": [choice], "usage": usage}
+    return 200, {"model": "m", "choices": [choice], "usage": usage}
 
 
-def answer_file(folder: Path, benchmark: Benchmark, text: str = "answer to {}") -> Path:
+def answer_file(folder: Path, bench: Benchmark) -> Path:
     """A file that answers every turn."""
-    path = folder / f"answers-{benchmark.name}.jsonl"
-    write_rows((
-            {"benchmark": benchmark.name, "version": benchmark.version,
-             "question_id": q.question_id, "turn": t + 1, "model": "mine",
-             "text": text.format(q.turns[t])}
-            for q in benchmark.questions for t in range(len(q.turns))
-        ), path)  # fmt: skip
+    path = folder / f"answers-{bench.name}.jsonl"
+    rows = [
+        {"question_id": q.question_id, "turn": turn, "model": "mine", "text": f"answer to {asked}"}
+        for q in bench.questions
+        for turn, asked in enumerate(q.turns, 1)
+    ]
+    write_rows(rows, path)
     return path
 
 
 def run(
-    url: str, folder: Path, name: str = "alpaca-eval", benchmark: Benchmark | None = None,
-    answers: Path | None = None, judge: str = MODEL, **options: Any,
-) -> Counts:  # fmt: skip
+    url: str,
+    folder: Path,
+    name: str = "alpaca-eval",
+    answers: Path | None = None,
+    metric: str = "logprobs",
+    connections: int = 8,
+    **options: Any,
+) -> Counts:
     """One run of the client into ``folder/judgements.jsonl``."""
-    benchmark = benchmark or load(name)
-    given = Answers(answers or answer_file(folder, benchmark), benchmark)
-    plan_options = {
-        k: options.pop(k) for k in list(options) if k in JudgingPlan.__dataclass_fields__
-    }
-    server = Server(url, connections=options.pop("connections", 8), timeout=30,
-                    retries=options.pop("retries", 0))  # fmt: skip
-    baselines: dict[str, Answers] = {}
-    if benchmark.baseline_files:
-        benchmark, baselines = open_baselines(benchmark)
-    plan = JudgingPlan(benchmark, judge, **plan_options)
+    bench = load(name)
+    ((model, texts),) = read_answers(answers or answer_file(folder, bench), bench).items()
+    baseline = None
+    if bench.baseline:
+        (baseline,) = read_answers(bench.baseline, bench).items()
+    server = Server(url, connections=connections, timeout=30, retries=0)
+    calls = Plan(bench, MODEL, metric=metric).calls(model, texts, baseline)
     with Store(folder / "judgements.jsonl", KEY) as store:
-        return Run(plan, store, server, **options)(calls(plan, given, "mine", baselines))
+        return Run(store, server, **options)(calls)
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
@@ -89,12 +89,11 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
     assert (second.calls, second.kept) == (0, expected)
     rows = judgements(tmp_path / "judgements.jsonl")
     assert len(rows) == expected
-    needed = {"judge", "served", "template", "template_sha256", "settings", "judgment", "version",
-              "usage", "judged", "metric", "request", "problem"}  # fmt: skip
+    needed = {"judge", "served", "template", "template_sha256", "settings", "judgment", "version"}
+    needed |= {"usage", "judged", "metric", "request", "problem", "attempt"}
+    needed |= {{"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}[name]}
     for row in rows:
-        assert needed <= set(row)
-        result = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}[name]
-        assert row[result] is not None
+        assert all(row[field] is not None for field in needed - {"problem"})
     if name != "mt-bench":
         assert Counter(r["order"] for r in rows).most_common()[0][1] == len(questions)
 
@@ -102,9 +101,7 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
 BAD_REPLIES = {
     "no verdict": "They are both fine.",
     "two verdicts": "[[A>B]] or rather [[B>A]]",
-    "HTML instead of a verdict": "<!DOCTYPE html><html><body>502</body></html>",
     "empty reply": "",
-    "unknown verdict 'A>>>B'": "[[A>>>B]]",
 }
 
 
@@ -115,14 +112,11 @@ def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: 
     def responder(body: dict[str, Any]) -> Any:
         return chat(BAD_REPLIES[problem] if next(seen) % 4 == 0 else "so [[A>B]]")
 
-    benchmark = load("arena-hard")
-    if problem == "two verdicts":  # v0.1's rule; v2.0 takes the last
-        assert benchmark.version == "nano"
     with judge_at(responder) as url:
         counts = run(url, tmp_path, "arena-hard")
         assert run(url, tmp_path, "arena-hard").calls == 0  # not asked again unless told
         again = run(url, tmp_path, "arena-hard", again=True)
-    n = 2 * len(benchmark.questions)
+    n = 2 * len(load("arena-hard").questions)
     assert counts.status == {"ok": n - n // 4, "unreadable": n // 4}
     assert counts.problems == {problem: n // 4}
     assert again.calls == n // 4
@@ -133,15 +127,15 @@ def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: 
 
 
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
+    answers = answer_file(tmp_path, load("alpaca-eval"))
     with judge_at(lambda body: chat("m")) as url:
         counts = run(url, tmp_path, connections=1)
         assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
         assert 8 <= counts.calls <= 10
-        text = run(url, tmp_path / "text", metric="text", samples=3,
-                   answers=answer_file(tmp_path, load("alpaca-eval")))  # fmt: skip
-    assert text.status == {"ok": 2 * 3 * len(load("alpaca-eval").questions)}
+        text = run(url, tmp_path / "text", metric="text", answers=answers)
+    assert text.status == {"ok": 2 * len(load("alpaca-eval").questions)}
     rows = judgements(tmp_path / "text" / "judgements.jsonl")
-    assert {row["metric"] for row in rows} == {"verdict of 3 samples"}  # never mixed with weighted
+    assert {row["metric"] for row in rows} == {"verdict"}  # never mixed with weighted
     assert {row["preference"] for row in rows if row["order"] == BASELINE_FIRST} == {1.0}
     assert {row["preference"] for row in rows if row["order"] != BASELINE_FIRST} == {2.0}
 
@@ -169,7 +163,7 @@ def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
 
 
 def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
-    prices = Prices(prompt=1.0, completion=10.0)  # 0.0011 a call
+    prices = (1.0, 10.0)  # 0.0011 a call
     with judge_at(lambda body: chat("fine [[7]]")) as url:
         first = run(url, tmp_path, "mt-bench", prices=prices, max_cost=0.0109, connections=2)
         second = run(url, tmp_path, "mt-bench", prices=prices)
@@ -177,33 +171,28 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     assert 10 <= first.calls <= 12  # at most what was under way
     assert first.cost == pytest.approx(0.0011 * first.calls)
     assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
-    with pytest.raises(WRPOError, match="--max-cost needs a price"):
+    with pytest.raises(WRPOError, match="--max-cost needs --prices"):
         run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
-    benchmark = load("alpaca-eval")
-    path = tmp_path / "answers.jsonl"
-    rows = benchmark.baseline_files["nano-baseline"].read_text().splitlines()
-    write_rows(({**json.loads(r), "model": "mine"} for r in rows), path)
+    bench = load("alpaca-eval")
+    assert bench.baseline is not None
     with judge_at(NANO) as url:
-        counts = run(url, tmp_path, answers=path)
-    assert (counts.calls, counts.identical) == (0, 2 * len(benchmark.questions))
+        counts = run(url, tmp_path, answers=bench.baseline)
+    assert (counts.calls, counts.identical) == (0, 2 * len(bench.questions))
     found = judgements(tmp_path / "judgements.jsonl")
+    assert len(found) == 2 * len(bench.questions)
     assert {r["preference"] for r in found} == {1.5}
-    assert {r["metric"] for r in found} == {"identical outputs"}
 
 
 def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     """Also where both gave the same answer, so that the requests are the same."""
-    benchmark = load("mt-bench")
-    path = answer_file(tmp_path, benchmark)
-    twin = tmp_path / "twin.jsonl"
-    write_rows(({**json.loads(r), "model": "twin"} for r in path.read_text().splitlines()), twin)
-    plan = JudgingPlan(benchmark, MODEL)
+    bench, plan = load("mt-bench"), Plan(load("mt-bench"), MODEL)
+    (texts,) = read_answers(answer_file(tmp_path, bench), bench).values()
     with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
-        for file, model in ((path, "mine"), (twin, "twin")):
-            Run(plan, store, Server(url))(calls(plan, Answers(file, benchmark), model, {}))
+        for model in ("mine", "twin"):
+            Run(store, Server(url))(plan.calls(model, texts))
     rows = judgements(tmp_path / "j.jsonl")
     assert Counter(r["model"] for r in rows) == {"mine": 48, "twin": 48}
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.judgements import read_judgements
+from wrpo_lib.evaluation.forms import read_judgements
 from wrpo_lib.evaluation.published import FILES, arena_table, make_published, mt_bench_table
 from wrpo_lib.evaluation.summary import summarise
 from wrpo_lib.io import file_hash
@@ -46,7 +46,7 @@ def test_everything_is_made_again(
     tracked = {name: read_results("published", name) for name in TABLES}
     (tmp_path / "recipes").mkdir()
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    make_published(shared, replicates=20, workers=1)
+    make_published(shared, replicates=20)
     assert project_root() == tmp_path
     again = read_results("published", "alpaca_eval2").set_index("model")
     before = tracked["alpaca_eval2"].set_index("model")
@@ -56,5 +56,5 @@ def test_everything_is_made_again(
 
 
 def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match="give the folder that holds eval/df_gamed"):
+    with pytest.raises(WRPOError, match=r"eval/df_gamed.csv is not"):
         make_published(tmp_path)

@@ -25,11 +25,10 @@ import pytest
 from commandline import wait_until
 from local_judge import judgements
 
-from wrpo_lib.evaluation.answers import Answers
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
-from wrpo_lib.evaluation.calls import JudgingPlan, calls, open_baselines
-from wrpo_lib.evaluation.judging import KEY, Run
-from wrpo_lib.io import Store, file_hash, write_json, write_rows
+from wrpo_lib.evaluation.forms import read_answers
+from wrpo_lib.evaluation.judging import KEY, Plan, Run, Texts
+from wrpo_lib.io import Store, file_hash, write_json
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import project_root, provenance
@@ -54,15 +53,8 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        str(Path(sys.executable).with_name("transformers")),
-        "serve",
-        NAME,
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME]
+    command += ["--port", str(port), "--device", "cpu"]
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
@@ -82,84 +74,58 @@ def _healthy(port: int) -> bool:
 
 
 def judge(
-    url: str, folder: Path, bench: Benchmark, answers: Answers, **options: Any
+    url: str, folder: Path, bench: Benchmark, model: str, texts: Texts, metric: str = "logprobs"
 ) -> list[dict[str, Any]]:
-    """All judgements of the one model in ``answers``."""
-    baselines: dict[str, Answers] = {}
-    if bench.baseline_files:
-        bench, baselines = open_baselines(bench)
-    out = folder / f"{bench.name}-{options.get('metric', 'default')}.jsonl"
-    server = Server(url, connections=2, timeout=300, retries=1)
-    model = answers.models()[0]
+    """Judge the answers of a model; the rows that were written."""
+    out = folder / f"{bench.name}-{metric}.jsonl"
+    baseline = None
+    if bench.baseline:
+        (baseline,) = read_answers(bench.baseline, bench).items()
     with Store(out, KEY) as store:
-        plan = JudgingPlan(bench, NAME, **options)
-        Run(plan, store, server)(calls(plan, answers, model, baselines))
+        run = Run(store, Server(url, connections=2, timeout=300, retries=1))
+        run(Plan(bench, NAME, metric=metric).calls(model, texts, baseline))
     return judgements(out)
 
 
-def first_pairs(shared: Path, folder: Path) -> tuple[Benchmark, Answers]:
+def first_pairs(shared: Path) -> tuple[Benchmark, str, Texts]:
     """The shortest real pairs of AlpacaEval-2, so that the small model's context holds them."""
     bench = load("alpaca-eval", "2")
-    model = Answers(shared / "alpaca_eval" / "Meta-Llama-3-8B-Instruct.json.gz", bench)
-    base = Answers(bench.baseline_files["gpt4_1106_preview"], bench)
-    name = model.models()[0]
-
-    def size(question: Any) -> int:
-        texts = (model.text(name, question), base.text("gpt4_1106_preview", question))
-        return sum(len(str(t)) for t in texts) + (texts[0] == texts[1]) * 10**6
-
-    few = sorted(bench.questions, key=size)[:PAIRS]
-    return bench, answered(
-        folder, bench, name, {(q.question_id, 1): model.text(name, q) for q in few}
-    )
+    path = shared / "alpaca_eval" / "Meta-Llama-3-8B-Instruct.json.gz"
+    ((name, model),) = read_answers(path, bench).items()
+    assert bench.baseline is not None
+    (base,) = read_answers(bench.baseline, bench).values()
+    differ = [key for key in model if model[key] != base[key]]
+    few = sorted(differ, key=lambda key: len(model[key]) + len(base[key]))[:PAIRS]
+    return bench, name, {key: model[key] for key in few}
 
 
-def references(folder: Path) -> tuple[Benchmark, Answers]:
+def references() -> tuple[Benchmark, str, Texts]:
     """MT-Bench's reference answers to three questions, judged without showing them twice."""
     bench = load("mt-bench", "0125-references")
     few = tuple(q for q in bench.questions if q.references)[3:30:10]
     texts = {(q.question_id, t): q.references[t - 1] for q in few for t in (1, 2)}
     plain = tuple(replace(q, references=()) for q in few)
     short = {**bench.judge_settings, "max_tokens": LIMIT}
-    bench = replace(bench, questions=plain, judge_settings=short)
-    return bench, answered(folder, bench, "gpt-4-0125-preview", texts)
+    return replace(bench, questions=plain, judge_settings=short), "gpt-4-0125-preview", texts
 
 
-def nano_pairs(folder: Path) -> tuple[Benchmark, Answers]:
+def nano_pairs() -> tuple[Benchmark, str, Texts]:
     """Right answers against the testbed's baseline, half of which slips."""
     bench = load("arena-hard")
     ids = [str(q.question_id) for q in bench.questions[:4]]
-    right = {i: " ".join(task_from_id(i).answer()) for i in ids}
-    texts = {(i, 1): f"the answer is {letters} ." for i, letters in right.items()}
-    bench = replace(bench, judge_settings={**bench.judge_settings, "max_tokens": LIMIT})
-    return bench, answered(folder, bench, "right", texts)
-
-
-def answered(folder: Path, bench: Benchmark, model: str, texts: dict[Any, Any]) -> Answers:
-    """A file of answers by (question, turn), opened."""
-    path = folder / f"{model}.jsonl"
-    rows = ({"question_id": i, "turn": t, "model": model, "text": x} for (i, t), x in texts.items())
-    write_rows(rows, path)
-    return Answers(path, bench)
+    texts = {(i, 1): f"the answer is {' '.join(task_from_id(i).answer())} ." for i in ids}
+    short = {**bench.judge_settings, "max_tokens": LIMIT}
+    return replace(bench, judge_settings=short), "right", texts
 
 
 def kept(row: dict[str, Any]) -> dict[str, Any]:
-    """What the record keeps of a judgement: a long reply may copy others' texts, so its hash."""
-    dropped = [
-        "request",
-        "category",
-        "game",
-        "sample",
-        "judged",
-        "served",
-        "judgment",
-        "neutralised",
-    ]
-    dropped += ["length_model", "length_baseline", "logprob_m", "logprob_M"]
+    """What the record keeps of a judgement; a long reply may copy others' texts, so its hash."""
+    names = ("benchmark", "version", "question_id", "turn", "model", "baseline", "order", "judge")
+    names += ("template", "template_sha256", "settings", "metric", "usage", "status", "problem")
     reply = row["judgment"] or ""
     whole = len(reply) <= 20 or row["version"] == "nano"
     return {
-        **{n: v for n, v in row.items() if n not in dropped and v is not None},
+        **{name: row[name] for name in names if row.get(name) is not None},
         "reply_characters": len(reply),
         "reply_sha256": hashlib.sha256(reply.encode()).hexdigest(),
         "reply": reply if whole else None,
@@ -171,23 +137,16 @@ def test_a_real_small_model_has_been_the_judge(
 ) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     started = time.monotonic()
-    alpaca, pairs = first_pairs(shared, tmp_path)
-    rows = judge(served, tmp_path, alpaca, pairs, metric="logprobs")
-    rows += judge(served, tmp_path, alpaca, pairs, metric="text")
-    rows += judge(served, tmp_path, *references(tmp_path))
-    rows += judge(served, tmp_path, *nano_pairs(tmp_path))
+    rows = judge(served, tmp_path, *first_pairs(shared))
+    rows += judge(served, tmp_path, *first_pairs(shared), metric="text")
+    rows += judge(served, tmp_path, *references())
+    rows += judge(served, tmp_path, *nano_pairs())
     seconds = time.monotonic() - started
     assert all(row["status"] in ("ok", "unreadable") for row in rows), rows
     assert all(row["served"]["model"] for row in rows)
     # this server gives no log-probabilities: said after 8 replies, instead of 12 empty rows
     weighted = [row for row in rows if row["metric"] == "weighted"]
     assert {row["problem"] for row in weighted} == {"log-probabilities missing"}
-    groups = Counter((r["benchmark"], r["metric"]) for r in rows if r not in weighted)
-    assert groups == {
-        ("alpaca-eval", "verdict of 1 samples"): 2 * PAIRS,
-        ("mt-bench", "score"): 6,
-        ("arena-hard", "verdict"): 8,
-    }
     found = {
         "judge": NAME,
         "server": "transformers serve",
@@ -211,10 +170,8 @@ def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
     counts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        entry = counts.setdefault(
-            f"{row['benchmark']}, {row['metric']}",
-            {"calls": 0, "verdicts": 0, "problems": Counter()},
-        )
+        empty: dict[str, Any] = {"calls": 0, "verdicts": 0, "problems": Counter()}
+        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}", empty)
         entry["calls"] += 1
         entry["verdicts"] += row["status"] == "ok"
         entry["problems"].update([row["problem"]] if row["problem"] else [])

@@ -1,22 +1,18 @@
 """AlpacaEval-2: win rate over a baseline.
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The
-length-controlled form is in :mod:`wrpo_lib.evaluation.length_control`.
+A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def is_switched(instruction: str) -> bool:
@@ -32,8 +28,8 @@ class WinRate:
     """Fields named as upstream names them; ``win_rate`` and errors in percent.
 
     ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
-    where both orders are judged. ``n_duplicates`` rows repeat a (question, order, sample) and are
-    kept, as upstream keeps them. ``n_missing`` rows have no preference and are left out.
+    where both orders are judged. ``n_duplicates`` rows repeat a (question, order) and are kept, as
+    upstream keeps them. ``n_missing`` rows have no preference and are left out.
     """
 
     win_rate: float
@@ -51,17 +47,8 @@ class WinRate:
 
 
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference; one outside [1, 2] is an error."""
-    if judgements.empty:
-        raise WRPOError("there are no judgements to summarise; judge the answers first")
+    """The rows with a preference, at least two."""
     known = judgements[judgements["preference"].notna()]
-    preferences = known["preference"].to_numpy(float)
-    outside = np.flatnonzero((preferences < 1) | (preferences > 2))
-    if len(outside):
-        row = int(outside[0])
-        raise WRPOError(
-            f"judgement {row + 1}: preference {preferences[row]} is outside [1, 2]; repair it"
-        )
     if len(known) < 2:
         raise WRPOError(
             f"{len(known)} of {len(judgements)} judgements have a preference; judge the rest first"
@@ -78,7 +65,7 @@ def win_rate(judgements: pd.DataFrame) -> WinRate:
     percent = 100 * (known["preference"].to_numpy(float) - 1)
     wins, losses = int((percent > 50).sum()), int((percent < 50).sum())
     draws = len(known) - wins - losses
-    key = [c for c in ("question_id", "order", "sample") if c in judgements]
+    key = [c for c in ("question_id", "order") if c in judgements]
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
     return WinRate(
         win_rate=float(percent.mean()),

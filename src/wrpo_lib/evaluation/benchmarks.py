@@ -7,8 +7,11 @@ everything runs with nothing downloaded. Scores of different versions are never 
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass, field
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +20,85 @@ import yaml
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.assets import fetch
 from wrpo_lib.evaluation.mt_bench import REFERENCED
-from wrpo_lib.evaluation.prompts import Template, from_chatml, from_system_and_user
 from wrpo_lib.io import iter_rows
 
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
 TEMPERATURES = {
-    **dict.fromkeys(("writing", "roleplay"), 0.7),
     **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
     **dict.fromkeys(("stem", "humanities"), 0.1),
 }
-MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
+
+BREAK = "\u200b"  # zero-width space
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# <|im_end|>, <|eot_id|>, DeepSeek's full-width bars, <s>, <start_of_turn>, [INST], <<SYS>>, ...
+CONTROL = re.compile(
+    r"<(?=[|\uff5c][^<>\n]{1,60}[|\uff5c]>)"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|start_of_image)>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\])"
+    r"|<(?=</?SYS>>)"
+)
+MARKER = re.compile(r"^\[[^\]\n]+\]$|^<\|[^>\n]+\|>$", re.MULTILINE)  # a template's own delimiters
+CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}`` in the texts.
+
+    Upstream fills one placeholder after the other, so an answer that holds a later one is filled
+    too, and one that holds ``<|im_end|>`` ends the judge's turn. Here no answer can change it.
+    """
+
+    name: str
+    messages: tuple[tuple[str, str], ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of roles and texts: two prompts of one name are told apart by it."""
+        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
+
+    @property
+    def placeholders(self) -> set[str]:
+        """Names that :meth:`fill` needs."""
+        return {name for _, text in self.messages for name in PLACEHOLDER.findall(text)}
+
+    def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
+        """The chat messages, all placeholders filled in one pass.
+
+        Also how many control tokens and delimiters in ``values`` were broken with an invisible
+        character; other texts are sent unchanged.
+        """
+        markers = {line for _, text in self.messages for line in MARKER.findall(text)}
+        safe = {name: _harmless(values[name], markers) for name in self.placeholders}
+        messages = [
+            {"role": role, "content": PLACEHOLDER.sub(lambda m: safe[m.group(1)][0], text)}
+            for role, text in self.messages
+        ]
+        return messages, sum(count for _, count in safe.values())
+
+
+def _harmless(text: str, markers: set[str]) -> tuple[str, int]:
+    text, count = CONTROL.subn(lambda m: m.group() + BREAK, text)
+    for marker in markers:
+        found = text.count(marker)
+        text, count = text.replace(marker, marker[0] + BREAK + marker[1:]), count + found
+    return text, count
+
+
+def system_and_user(name: str, system: str, user: str) -> Template:
+    """A system prompt and the text of the user turn."""
+    return Template(name, (("system", system), ("user", user)))
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question: an id as upstream has it, its turns, and reference answers if there are any.
-
-    AlpacaEval-2 has no ids; its position in the official order (0 to 804) is one.
-    """
+    """One question; AlpacaEval-2's id is its position in the official order (0 to 804)."""
 
     question_id: int | str
     category: str
     turns: tuple[str, ...]
     references: tuple[str, ...] = ()
-    dataset: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,8 +106,7 @@ class Benchmark:
     """A benchmark in one version.
 
     ``templates`` by purpose (:meth:`template`), ``judge_settings``: fields of the judge's request,
-    ``baselines``: category -> model (the category ``""`` stands for all), ``baseline_files``:
-    model -> file of its answers.
+    ``baseline``: file of the answers that a model's are compared with; MT-Bench has none.
     """
 
     name: str
@@ -58,29 +114,19 @@ class Benchmark:
     questions: tuple[Question, ...]
     templates: dict[str, Template]
     judge_settings: dict[str, Any]
-    baselines: dict[str, str] = field(default_factory=dict)
-    baseline_files: dict[str, Path] = field(default_factory=dict)
-
-    def baseline(self, question: Question) -> str:
-        """The model that a question's answers are compared with."""
-        return self.baselines.get(question.category) or self.baselines[""]
+    baseline: Path | None = None
 
     def temperature(self, question: Question) -> float:
-        """Sampling temperature of the answers.
-
-        AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
-        by category (FastChat).
-        """
+        """AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
+        by category (FastChat)."""
         if self.name == "mt-bench":
             return TEMPERATURES.get(question.category, 0.7)
         return 0.9 if self.name == "alpaca-eval" else 0.0
 
-    def template(self, question: Question, turn: int = 1, mode: str = "single") -> Template:
-        """The judge prompt for a question; MT-Bench has eight, by mode, reference and turn."""
-        if self.name == "mt-bench":
-            reference = "-reference" if question.references else ""
-            return self.templates[f"{mode}{reference}-{turn}"]
-        return self.templates.get(question.category) or self.templates[""]
+    def template(self, question: Question, turn: int = 1) -> Template:
+        """The judge prompt for a question; MT-Bench has four, by reference and turn."""
+        kind = "single-reference" if question.references else "single"
+        return self.templates[f"{kind}-{turn}" if self.name == "mt-bench" else ""]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:
@@ -93,29 +139,21 @@ def load(name: str, version: str = "nano") -> Benchmark:
     return VERSIONS[name][version](name, version)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return found
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _alpaca(name: str, version: str) -> Benchmark:
     path = fetch("alpaca_eval_2/baseline_gpt4_1106_preview.json")
-    questions = tuple(
-        Question(i, row["dataset"], (row["instruction"],), dataset=row["dataset"])
-        for i, row in enumerate(iter_rows(path))
-    )
+    rows = enumerate(iter_rows(path))
+    questions = tuple(Question(i, row["dataset"], (row["instruction"],)) for i, row in rows)
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
+    messages = tuple((role, content.strip()) for role, content in CHATML.findall(text))
     (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
-    settings = ("max_tokens", "temperature", "logprobs", "top_logprobs")
-    return Benchmark(
-        name,
-        version,
-        questions,
-        {"": from_chatml("alpaca_eval_clf", text)},
-        {k: config["completions_kwargs"][k] for k in settings},
-        {"": "gpt4_1106_preview"},
-        {"gpt4_1106_preview": path},
-    )
+    names = ("max_tokens", "temperature", "logprobs", "top_logprobs")
+    settings = {k: config["completions_kwargs"][k] for k in names}
+    template = Template("alpaca_eval_clf", messages)
+    return Benchmark(name, version, questions, {"": template}, settings, path)
 
 
 def _mt_bench(name: str, version: str) -> Benchmark:
@@ -130,83 +168,31 @@ def _mt_bench(name: str, version: str) -> Benchmark:
         own = references[row["question_id"]] if row["category"] in REFERENCED else ()
         questions.append(Question(row["question_id"], row["category"], tuple(row["turns"]), own))
     prompts = {row["name"]: row for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))}
-    templates = {}
-    for mode, plain, math in (
-        ("single", "single-v1", "single-math-v1"),
-        ("pair", "pair-v2", "pair-math-v1"),
-    ):
-        for purpose, stem in ((mode, plain), (f"{mode}-reference", math)):
-            for turn, suffix in ((1, ""), (2, "-multi-turn")):
-                row = prompts[stem + suffix]
-                templates[f"{purpose}-{turn}"] = from_system_and_user(
-                    row["name"], row["system_prompt"], row["prompt_template"]
-                )
+    names = {
+        "single-1": "single-v1",
+        "single-2": "single-v1-multi-turn",
+        "single-reference-1": "single-math-v1",
+        "single-reference-2": "single-math-v1-multi-turn",
+    }
+    templates = {
+        purpose: system_and_user(n, prompts[n]["system_prompt"], prompts[n]["prompt_template"])
+        for purpose, n in names.items()
+    }
     settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
     return Benchmark(name, version, tuple(questions), templates, settings)
 
 
-def _arena(
-    version: str,
-    questions: tuple[Question, ...],
-    config: dict[str, Any],
-    templates: dict[str, Template],
-    baselines: dict[str, str],
-) -> Benchmark:
-    folder = f"arena_hard_{version}"
-    files = {m: fetch(f"{folder}/baseline_{m}.jsonl") for m in sorted(set(baselines.values()))}
-    settings = {k: config[k] for k in ("temperature", "max_tokens")}
-    return Benchmark("arena-hard", version, questions, templates, settings, baselines, files)
-
-
-def _arena_v01(name: str, version: str) -> Benchmark:
+def _arena(name: str, version: str) -> Benchmark:
     config = _read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
     questions = tuple(
         Question(row["question_id"], row["category"], tuple(t["content"] for t in row["turns"]))
         for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
     )
     (user,) = config["prompt_template"]
-    template = from_system_and_user("arena-hard-v0.1", config["system_prompt"], user)
-    return _arena(version, questions, config, {"": template}, {"": config["baseline_model"]})
-
-
-def _arena_v2(name: str, version: str) -> Benchmark:
-    config = _read_yaml(fetch("arena_hard_v2.0/judge_config.yaml"))
-    code = fetch("arena_hard_v2.0/judge_utils.py").read_text(encoding="utf-8")
-    questions = tuple(
-        Question(row["uid"], row["category"], (row["prompt"],))
-        for row in iter_rows(fetch("arena_hard_v2.0/questions.jsonl"))
-    )
-    user = config["prompt_template"]
-    # our names of the placeholders: one builder for both versions
-    names = {"QUESTION": "question_1", "ANSWER_A": "answer_1", "ANSWER_B": "answer_2"}
-    for theirs, ours in names.items():
-        user = user.replace("{" + theirs + "}", "{" + ours + "}")
-    wanted = {q.category for q in questions}
-    own = {k: v for k, v in constants(code)["JUDGE_SETTINGS"].items() if k in wanted}
-    templates = {
-        category: from_system_and_user(f"arena-hard-v2.0-{category}", v["system_prompt"], user)
-        for category, v in own.items()
-    }
-    baselines = {category: v["baseline"] for category, v in own.items()}
-    return _arena(version, questions, config, templates, baselines)
-
-
-def constants(code: str) -> dict[str, Any]:
-    """The constants that a Python file assigns, read from its text without running it."""
-    found: dict[str, Any] = {}
-
-    def value(node: ast.expr) -> Any:
-        if isinstance(node, ast.Name):
-            return found[node.id]
-        if isinstance(node, ast.Dict):
-            pairs = zip(node.keys, node.values, strict=True)
-            return {value(k): value(v) for k, v in pairs if k is not None}
-        return ast.literal_eval(node)
-
-    for node in ast.parse(code).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            found[node.targets[0].id] = value(node.value)
-    return found
+    template = system_and_user("arena-hard-v0.1", config["system_prompt"], user)
+    settings = {k: config[k] for k in ("temperature", "max_tokens")}
+    baseline = fetch(f"arena_hard_v0.1/baseline_{config['baseline_model']}.jsonl")
+    return Benchmark(name, version, questions, {"": template}, settings, baseline)
 
 
 def _own(name: str, version: str) -> Benchmark:
@@ -217,22 +203,16 @@ def _own(name: str, version: str) -> Benchmark:
     )
     own = _read_yaml(OWN / "templates.yaml")[name]
     templates = {
-        purpose: from_system_and_user(
-            f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"]
-        )
+        purpose: system_and_user(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
         for purpose, row in own["templates"].items()
     }
-    found = Benchmark(name, version, questions, templates, own["settings"])
-    if name == "mt-bench":
-        return found
-    found.baselines[""] = "nano-baseline"
-    found.baseline_files["nano-baseline"] = OWN / f"baseline-{name}.jsonl"
-    return found
+    baseline = None if name == "mt-bench" else OWN / f"baseline-{name}.jsonl"
+    return Benchmark(name, version, questions, templates, own["settings"], baseline)
 
 
 VERSIONS = {
     "alpaca-eval": {"nano": _own, "2": _alpaca},
     "mt-bench": {"nano": _own, "0125-references": _mt_bench, "original-references": _mt_bench},
-    "arena-hard": {"nano": _own, "v0.1": _arena_v01, "v2.0": _arena_v2},
+    "arena-hard": {"nano": _own, "v0.1": _arena},
 }
 """Benchmark -> version -> its loader; MT-Bench's differ in the reference answers the judge sees."""

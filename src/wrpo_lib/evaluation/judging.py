@@ -7,17 +7,20 @@ again by the next run. Replies without a verdict are kept, counted and not asked
 
 from __future__ import annotations
 
-import time
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import verdicts
-from wrpo_lib.evaluation.calls import Call, JudgingPlan
-from wrpo_lib.evaluation.judgements import ERROR, OK, UNREADABLE
+from wrpo_lib.evaluation.alpaca_eval import is_switched
+from wrpo_lib.evaluation.benchmarks import Benchmark, Question
+from wrpo_lib.evaluation.forms import ERROR, OK, UNREADABLE
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
 from wrpo_lib.io import Row, Store
 
 if TYPE_CHECKING:
@@ -25,80 +28,109 @@ if TYPE_CHECKING:
 
 KEY = ("request", "attempt", "status")
 CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
-# tokens of a reply, for estimates: MT-Bench the mean of published judgements (4 characters per
-# token), Arena-Hard ours (the judge is asked to answer the prompt itself first)
-TYPICAL_REPLY = {"mt-bench": 200, "arena-hard": 700}
-FIRST = 8  # as many errors, or replies without log-probabilities, at the start end the run
+FIRST = 8  # as many errors, or replies without log-probabilities, and nothing else end the run
+
+Texts = Mapping[tuple[int | str, int], str]
+Call = tuple[Row, dict[str, Any] | None]
+"""What a judgement is of, and the request; None where both answers are the same text."""
 
 
 @dataclass(frozen=True)
-class Prices:
-    """Money for a million tokens, in whatever currency the user thinks in."""
+class Plan:
+    """How to judge.
 
-    prompt: float
-    completion: float
+    ``order``: ``both`` judges each pair twice with the answers swapped; ``upstream`` as the
+    benchmark's own tool does (AlpacaEval-2: one seeded random order; Arena-Hard swaps anyway).
+    ``metric`` (AlpacaEval-2): ``logprobs`` weighs the first token's probabilities, ``text`` takes
+    the verdict that was written.
+    """
 
+    benchmark: Benchmark
+    judge: str
+    order: Literal["both", "upstream"] = "both"
+    metric: Literal["logprobs", "text"] = "logprobs"
 
-# of 2024: prompts as in alpaca-eval 0.6.6 (decoders/openai.py), completions as OpenAI listed them
-KNOWN_PRICES = {
-    "gpt-4-1106-preview": Prices(10, 30),
-    "gpt-4o-mini-2024-07-18": Prices(0.15, 0.60),
-}
+    def calls(
+        self, model: str, answers: Texts, baseline: tuple[str, Texts] | None = None
+    ) -> Iterator[Call]:
+        """Every call for a model's answers, question by question; unanswered turns are skipped.
+
+        ``baseline``: name and answers of the model to compare with; MT-Bench needs none.
+        """
+        for question in self.benchmark.questions:
+            for turn in range(1, len(question.turns) + 1):
+                texts = [answers.get((question.question_id, t)) for t in range(1, turn + 1)]
+                own = [text for text in texts if text is not None]
+                if len(own) < turn:
+                    continue
+                row = {"turn": turn, "model": model, "length_model": len(own[-1])}
+                if baseline is None:
+                    values = {f"answer_{t}": text for t, text in enumerate(own, 1)}
+                    yield self._call(question, {**row, "game": 0}, {"answer": own[0], **values})
+                else:
+                    yield from self._pair(question, row, own[0], *baseline)
+
+    def _pair(
+        self, question: Question, row: Row, ours: str, baseline: str, answers: Texts
+    ) -> Iterator[Call]:
+        theirs = answers.get((question.question_id, 1))
+        if theirs is None:
+            asked = question.question_id
+            raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
+        orders = [BASELINE_FIRST, MODEL_FIRST]
+        alpaca = self.benchmark.name == "alpaca-eval"
+        if alpaca and self.order == "upstream":
+            orders = [orders[is_switched(question.turns[0])]]
+        row |= {"baseline": baseline, "length_baseline": len(theirs)}
+        for order in orders:
+            game, shown = (1, (theirs, ours)) if order == BASELINE_FIRST else (2, (ours, theirs))
+            values = {f"{name}_{i}": shown[i - 1] for name in ("output", "answer") for i in (1, 2)}
+            judged, body = self._call(question, {**row, "order": order, "game": game}, values)
+            yield judged, None if alpaca and ours == theirs else body
+
+    def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
+        """The request's hash names what it is for as well: two models, or two orders of identical
+        outputs, may come to the same request and are still two judgements."""
+        benchmark, weighted = self.benchmark, self.metric == "logprobs"
+        metric = {"mt-bench": "score", "arena-hard": "verdict"}.get(benchmark.name)
+        dropped = () if weighted else ("logprobs", "top_logprobs")
+        settings = {k: v for k, v in benchmark.judge_settings.items() if k not in dropped}
+        values |= {"instruction": question.turns[0], "question": question.turns[0]}
+        values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
+        values |= {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
+        template = benchmark.template(question, row["turn"])
+        messages, neutralised = template.fill(values)
+        body = {"model": self.judge, "messages": messages, **settings}
+        identity = [body, row["model"], question.question_id, row["game"]]
+        request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        row |= {"benchmark": benchmark.name, "version": benchmark.version, "judge": self.judge}
+        row |= {"question_id": question.question_id, "settings": settings, "request": request}
+        row |= {"template": template.name, "template_sha256": template.sha256}
+        row["metric"] = metric or ("weighted" if weighted else "verdict")
+        return {**row, "neutralised": neutralised}, body
 
 
 @dataclass
 class Counts:
-    """What a run needs (an estimate) or has done; ``cost`` is None without prices."""
+    """What a run needs or has done; ``prices`` of a million prompt and completion tokens."""
 
-    prices: Prices | None = None
+    prices: tuple[float, float] | None = None
     calls: int = 0
     kept: int = 0
     identical: int = 0
     prompt_tokens: float = 0
     completion_tokens: float = 0
-    seconds: float = 0.0
     status: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
     stopped: str | None = None
 
     @property
     def cost(self) -> float | None:
-        """What the tokens cost."""
+        """What the tokens cost; None without prices."""
         if self.prices is None:
             return None
-        prompt = self.prompt_tokens * self.prices.prompt
-        return (prompt + self.completion_tokens * self.prices.completion) / 1e6
-
-
-def done(store: Store, again: bool = False) -> set[str]:
-    """Requests that need no call; ``again`` asks unreadable ones once more."""
-    settled = (OK,) if again else (OK, UNREADABLE)
-    return {request for request, _, status in store.keys() if status in settled}  # noqa: SIM118
-
-
-def _pending(calls: Iterable[Call], finished: set[str], counts: Counts) -> Iterator[Call]:
-    """The calls without a row; ``counts`` learns how many have one or need no judge."""
-    for call in calls:
-        if call.row["request"] in finished:
-            counts.kept += 1
-            continue
-        counts.identical += call.body is None
-        yield call
-
-
-def estimate(
-    plan: JudgingPlan, calls: Iterable[Call], finished: set[str], prices: Prices | None
-) -> Counts:
-    """Calls, tokens and cost that are still needed; prompts are rendered, not kept."""
-    counts = Counts(prices)
-    reply = min(plan.settings["max_tokens"], TYPICAL_REPLY.get(plan.benchmark.name, 1))
-    for call in _pending(calls, finished, counts):
-        if call.body is not None:
-            counts.calls += 1
-            size = sum(len(message["content"]) for message in call.body["messages"])
-            counts.prompt_tokens += size / CHARACTERS_PER_TOKEN
-            counts.completion_tokens += reply
-    return counts
+        prompt, completion = self.prices
+        return (self.prompt_tokens * prompt + self.completion_tokens * completion) / 1e6
 
 
 class Run:
@@ -110,81 +142,87 @@ class Run:
 
     def __init__(
         self,
-        plan: JudgingPlan,
         store: Store,
         server: Server,
-        prices: Prices | None = None,
+        prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
         again: bool = False,
     ) -> None:
         if max_cost is not None and prices is None:
-            raise WRPOError(
-                f"--max-cost needs a price and none is known for {plan.judge!r}; give "
-                "--price-prompt and --price-completion for a million tokens (0 for your own server)"
-            )
+            raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
         self.store, self.server, self.max_cost = store, server, max_cost
-        self.finished = done(store, again)
-        self.counts = Counts(prices)
+        settled, keys = (OK,) if again else (OK, UNREADABLE), store.keys()
+        self._finished = {request for request, _, status in keys if status in settled}
+        self._attempts = Counter(request for request, _, _ in keys)
         self._open: dict[str, Row] = {}
-        self._attempts = Counter(request for request, _, _ in store.keys())  # noqa: SIM118
-        self._first: list[str | None] = []  # why the first calls are hopeless; None if they are not
+        self.counts = Counts(prices)
 
-    def __call__(
-        self, calls: Iterable[Call], progress: Callable[[], object] = lambda: None
-    ) -> Counts:
+    def estimate(self, calls: Iterable[Call]) -> Counts:
+        """Calls, tokens (of the replies at most) and cost that are still needed."""
+        counts = Counts(self.counts.prices)
+        for _, body in self._pending(calls, counts):
+            if body is not None:
+                counts.calls += 1
+                size = sum(len(message["content"]) for message in body["messages"])
+                counts.prompt_tokens += size // CHARACTERS_PER_TOKEN
+                counts.completion_tokens += body["max_tokens"]
+        return counts
+
+    def __call__(self, calls: Iterable[Call]) -> Counts:
         """Make every missing call; rows are in the store when this returns or raises."""
         from wrpo_lib.server import complete
 
-        started = time.monotonic()
-        try:
-            for reply in complete(self.server, self._requests(calls), stop=self._stop):
-                self._keep(self._open.pop(reply.key), reply)
-                progress()
-        finally:
-            self.counts.seconds = time.monotonic() - started
+        for reply in complete(self.server, self._requests(calls), stop=self._stop):
+            self._keep(self._open.pop(reply.key), reply)
         return self.counts
 
-    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for call in _pending(calls, self.finished, self.counts):
-            if call.body is None:
-                self._append({**call.row, "metric": "identical outputs", "preference": 1.5}, OK)
+    def _pending(self, calls: Iterable[Call], counts: Counts) -> Iterator[Call]:
+        """The calls without a row; ``counts`` learns how many have one or need no judge."""
+        for row, body in calls:
+            if row["request"] in self._finished:
+                counts.kept += 1
                 continue
-            self._open[call.row["request"]] = call.row
-            yield call.row["request"], call.body
+            counts.identical += body is None
+            yield row, body
+
+    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row, body in self._pending(calls, self.counts):
+            if body is None:
+                self._append(row, OK, {"preference": 1.5, "problem": None})
+                continue
+            self._open[row["request"]] = row
+            yield row["request"], body
 
     def _keep(self, row: Row, reply: Reply) -> None:
         self.counts.calls += 1
         body = reply.body or {}
         found = verdicts.result(row, body)
         if reply.body is None:
-            self._append({**row, "judgment": None, **found, "problem": reply.error}, ERROR)
+            self._append(row, ERROR, {"judgment": None, **found, "problem": reply.error})
             return
         usage = {k: v for k, v in (body.get("usage") or {}).items() if isinstance(v, int)}
         self.counts.prompt_tokens += usage.get("prompt_tokens", 0)
         self.counts.completion_tokens += usage.get("completion_tokens", 0)
-        served = {k: body.get(k) for k in ("model", "system_fingerprint")}
-        served["server"] = self.server.address
-        text = verdicts.text_of(body)
-        full = {**row, "served": served, "usage": usage, "judgment": text, **found}
-        self._append(full, OK if found["problem"] is None else UNREADABLE)
+        served = {"model": body.get("model"), "server": self.server.address}
+        found |= {"served": served, "usage": usage, "judgment": verdicts.text_of(body)}
+        self._append(row, OK if found["problem"] is None else UNREADABLE, found)
 
-    def _append(self, row: Row, status: str) -> None:
-        request, problem = row["request"], row.get("problem")
-        self._attempts[request] += 1
+    def _append(self, row: Row, status: str, found: Row) -> None:
+        self._attempts[row["request"]] += 1
         self.counts.status[status] += 1
-        if problem:
-            self.counts.problems[problem] += 1
-        if len(self._first) < FIRST:
-            hopeless = status == ERROR or problem == verdicts.NO_LOGPROBS
-            self._first.append(problem if hopeless else None)
+        if found["problem"]:
+            self.counts.problems[found["problem"]] += 1
         judged = datetime.now(UTC).isoformat(timespec="seconds")
-        head = {"attempt": self._attempts[request], "status": status, "judged": judged}
-        self.store.append({**row, **head})
+        head = {"attempt": self._attempts[row["request"]], "status": status, "judged": judged}
+        self.store.append({**row, **found, **head})
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        if self.max_cost is not None and (self.counts.cost or 0.0) >= self.max_cost:
-            self.counts.stopped = f"--max-cost {self.max_cost:g} is reached"
-        elif len(self._first) == FIRST and len(set(self._first)) == 1 and self._first[0]:
-            self.counts.stopped = f"the first {FIRST} calls all failed: {self._first[0]}"
-        return self.counts.stopped is not None
+        counts = self.counts
+        hopeless = counts.status[ERROR] + counts.problems[verdicts.NO_LOGPROBS]
+        if self.max_cost is not None and (counts.cost or 0.0) >= self.max_cost:
+            counts.stopped = f"--max-cost {self.max_cost:g} is reached"
+        elif hopeless == counts.calls >= FIRST:
+            ((problem, _),) = counts.problems.most_common(1)
+            counts.stopped = f"the first {FIRST} calls all failed: {problem}"
+        return counts.stopped is not None

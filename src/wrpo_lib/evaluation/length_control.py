@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+import sklearn
+from scipy.special import expit, log_expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import checked
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
@@ -36,65 +38,24 @@ class LengthControlled:
     ``lc_standard_error`` is upstream's: the spread of the predictions, which leaves out that the
     regression itself is estimated (None without difficulties, where all predictions are equal).
     ``interval`` refits it on resampled questions; None if no replicates were asked for. ``glm`` is
-    upstream's name of the regression, ``C`` its inverse L1 strength, ``length_coefficient`` the
-    log-odds per unit of tanh(standardised length difference).
+    upstream's name of the regression, ``C`` its inverse L1 strength.
     """
 
     length_controlled_winrate: float
     lc_standard_error: float | None
     glm: str
     C: float
-    length_coefficient: float
     n: int
     interval: Estimate | None
 
 
-@dataclass(frozen=True)
-class _Design:
-    """One model's rows and the regularising rows; difficulty and constant follow the length."""
-
-    gap: np.ndarray  # (N,) characters, baseline - model
-    rest: np.ndarray  # (N, K): difficulty where known, constant
-    share: np.ndarray  # (N,) preference - 1, NaN where missing
-    weight: np.ndarray  # (N,)
-    question: np.ndarray  # (N,) of str
-    gamed: np.ndarray  # (M, K + 1)
-    gamed_share: np.ndarray  # (M,)
-
-    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, soft labels and weights of the fit; regularising rows come first.
-
-        The length difference is standardised over the rows as drawn: ``counts`` (N,).
-        """
-        total = counts.sum()
-        centre = (counts * self.gap).sum() / total
-        spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (total - 1))
-        scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
-        known = ~np.isnan(self.share) & (counts > 0)
-        own = np.column_stack([np.tanh(scaled), self.rest])[known]
-        weight = np.r_[np.full(len(self.gamed), GAMED_WEIGHT), (self.weight * counts)[known]]
-        return np.vstack([self.gamed, own]), np.r_[self.gamed_share, self.share[known]], weight
-
-    def predict(self, coefficients: np.ndarray) -> np.ndarray:
-        """(N,) probability of a win for each row with the length term at 0."""
-        from scipy.special import expit
-
-        chance: np.ndarray = expit(self.rest @ coefficients[1:])
-        return chance
-
-
 def read_side(path: Path) -> pd.DataFrame:
     """The file ``df_gamed.csv`` of upstream's data set: difficulty and regularising rows."""
-    import pandas as pd
-
-    wanted = {"preference", "index", "std_delta_len", "instruction_difficulty"}
+    wanted = ["preference", "index", "std_delta_len", "instruction_difficulty"]
     try:
-        side = pd.read_csv(path)
+        return pd.read_csv(path, usecols=wanted)
     except (OSError, ValueError) as error:
-        raise WRPOError(f"{path} cannot be read as the LC side file ({error})") from error
-    if missing := wanted - set(side):
-        raise WRPOError(f"{path} is not df_gamed.csv: it has no column {sorted(missing)[0]!r}")
-    return side
+        raise WRPOError(f"{path} is not df_gamed.csv, the side file of LC: {error}") from error
 
 
 def length_controlled(
@@ -112,39 +73,38 @@ def length_controlled(
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side``
     (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, difficulty and regularising rows are left out, which upstream calls
-    ``length_controlled_minimal``: right for questions that are not AlpacaEval-2's.
+    Without ``side``, difficulty and regularising rows are left out: right for questions that are
+    not AlpacaEval-2's.
 
-    Rows need ``question_id``, ``preference``, ``length_model``, ``length_baseline`` (characters)
-    and, with ``side``, ``index`` (of the instruction in the official order). Several judgements of
-    a question share its weight. ``compat`` joins by row position and weighs each row 1: upstream's
-    number, which is wrong where rows are missing or in another order. ``replicates`` > 0 refits the
-    regression on that many resamples of the questions, with C as chosen (the regularising rows
-    stay). Two models given the same ``questions`` (default: those of the rows) and seed are
-    refitted on the same resamples: :func:`length_controlled_difference`.
+    Rows need ``question_id`` (with ``side`` the index in the official order), ``preference``,
+    ``length_model`` and ``length_baseline`` (characters). Several judgements of a question share
+    its weight. ``compat`` joins by row position and weighs each row 1: upstream's number, which is
+    wrong where rows are missing or in another order. ``replicates`` > 0 refits the regression on
+    that many resamples of the questions, with C as chosen (the regularising rows stay). Two models
+    given the same ``questions`` (default: those of the rows) and seed are refitted on the same
+    resamples: :func:`length_controlled_difference`.
     """
     checked(judgements)
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
     ).all():  # upstream's rule: the baseline has 50 by construction
-        return LengthControlled(50.0, 0.0, "baseline", np.nan, 0.0, len(judgements), None)
-    design = _design(judgements, side, compat)
-    x, y, weight = design.training(np.ones(len(judgements)))
-    chosen = _choose_c(x, y, weight, _groups(design)) if C is None else C
-    coefficients = _fit(x, y, weight, chosen)
-    chance = design.predict(coefficients)
-    error = None if side is None else float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
-    n = int((~np.isnan(design.share)).sum())
-    interval = _refitted(design, chosen, questions, replicates, seed) if replicates else None
-    return LengthControlled(
-        length_controlled_winrate=float(100 * np.average(chance, weights=design.weight)),
-        lc_standard_error=error,
-        glm="length_controlled_minimal" if side is None else "length_controlled_v1",
-        C=chosen,
-        length_coefficient=float(coefficients[0]),
-        n=n,
-        interval=interval and replace(interval, n=n),
-    )
+        return LengthControlled(50.0, 0.0, "baseline", np.nan, len(judgements), None)
+    design = _Design(judgements, side, compat)
+    once = np.ones(len(judgements))
+    c = design.choose_c() if C is None else C
+    interval, n = None, int(judgements["preference"].notna().sum())
+    if replicates:
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            interval = bootstrap_interval(
+                partial(design.value, c), design.question, replicates, seed, questions
+            )
+        interval = replace(interval, n=n)
+    value = design.value(c, once)
+    if side is None:
+        return LengthControlled(value, None, "length_controlled_minimal", c, n, interval)
+    chance = design.chance(c, once)
+    error = float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
+    return LengthControlled(value, error, "length_controlled_v1", c, n, interval)
 
 
 def length_controlled_difference(a: LengthControlled, b: LengthControlled) -> Estimate | None:
@@ -152,59 +112,88 @@ def length_controlled_difference(a: LengthControlled, b: LengthControlled) -> Es
     if a.interval is None or b.interval is None or len(a.interval.drawn) != len(b.interval.drawn):
         return None
     value = a.length_controlled_winrate - b.length_controlled_winrate
-    drawn = np.subtract(a.interval.drawn, b.interval.drawn)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(np.subtract(a.interval.drawn, b.interval.drawn), [0.025, 0.975])
     how = f"paired {a.interval.method}"
     return Estimate(value, float(low), float(high), a.n + b.n, a.interval.n_clusters, how)
 
 
-def _design(judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> _Design:
-    gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
-    if np.isnan(gap).any():
-        where = int(np.flatnonzero(np.isnan(gap))[0]) + 1
-        raise WRPOError(
-            f"judgement {where} has no lengths; length control needs both, in characters"
+class _Design:
+    """One model's N rows and the M regularising rows; N counts say how often a row is drawn."""
+
+    def __init__(self, judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> None:
+        self.gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
+        if np.isnan(self.gap).any():
+            raise WRPOError("a judgement has no lengths; length control needs both, in characters")
+        question = judgements["question_id"].astype(str)
+        repeats = question.groupby(question).transform("size").to_numpy(float)
+        self.question = question.to_numpy()
+        self.weight = np.ones(len(question)) if compat else 1 / repeats
+        self.share = judgements["preference"].to_numpy(float) - 1  # (N,), NaN where missing
+        self.rest = np.ones((len(question), 1))  # difficulty where known, constant
+        self.gamed, self.gamed_share = np.empty((0, 2)), np.empty(0)
+        if side is not None:
+            self.rest = np.column_stack([_difficulty(judgements, side, compat), self.rest])
+            difficulty = side["instruction_difficulty"]
+            length = np.tanh(side["std_delta_len"])
+            self.gamed = np.column_stack([length, difficulty, 0 * difficulty])
+            self.gamed_share = side["preference"].to_numpy(float)
+
+    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, soft labels and weights of the fit; regularising rows come first.
+
+        The length difference is standardised over the rows as drawn.
+        """
+        total = counts.sum()
+        centre = (counts * self.gap).sum() / total
+        spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (total - 1))
+        scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
+        known = ~np.isnan(self.share) & (counts > 0)
+        own = np.column_stack([np.tanh(scaled), self.rest])[known]
+        weight = np.r_[np.full(len(self.gamed), GAMED_WEIGHT), (self.weight * counts)[known]]
+        return np.vstack([self.gamed, own]), np.r_[self.gamed_share, self.share[known]], weight
+
+    def chance(self, c: float, counts: np.ndarray) -> np.ndarray:
+        """(N,) probability of a win for each row with the length term at 0."""
+        found: np.ndarray = expit(self.rest @ _fit(*self.training(counts), c)[1:])
+        return found
+
+    def value(self, c: float, counts: np.ndarray) -> float:
+        """The mean chance in percent."""
+        return float(100 * np.average(self.chance(c, counts), weights=self.weight * counts))
+
+    def choose_c(self) -> float:
+        """Upstream's cross-validation: five folds of whole groups, weighted log loss."""
+        x, y, weight = self.training(np.ones(len(self.gap)))
+        gamed = [f"gamed {i}" for i in range(len(self.gamed))]
+        names, groups = np.unique(
+            [*gamed, *self.question[~np.isnan(self.share)]], return_inverse=True
         )
-    question = judgements["question_id"].astype(str)
-    repeats = question.groupby(question).transform("size").to_numpy(float)
-    weight = np.ones(len(gap)) if compat else 1 / repeats
-    share = judgements["preference"].to_numpy(float) - 1
-    rest, gamed, gamed_share = np.ones((len(gap), 1)), np.empty((0, 2)), np.empty(0)
-    if side is not None:
-        rest = np.column_stack([_difficulty(judgements, side, compat), rest])
-        difficulty = side["instruction_difficulty"]
-        gamed = np.column_stack([np.tanh(side["std_delta_len"]), difficulty, 0 * difficulty])
-        gamed_share = side["preference"].to_numpy(float)
-    return _Design(gap, rest, share, weight, question.to_numpy(), gamed, gamed_share)
+        if len(names) == len(groups):  # codes break ties between folds; upstream's are row numbers
+            groups = np.arange(len(groups))
+        scores = np.zeros((FOLDS, len(CS)))
+        for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
+            for k, c in enumerate(CS):
+                logit = x[test] @ _fit(x[train], y[train], weight[train], c)
+                loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
+                scores[fold, k] = (weight[test] * loss).mean()
+        return float(CS[scores.mean(0).argmax()])
 
 
 def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> np.ndarray:
-    """(N,) difficulty, joined by ``index``; with ``compat`` by row position, as upstream does."""
+    """(N,) difficulty of the instructions; with ``compat`` by row position, as upstream does."""
     table = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-    index = np.arange(len(judgements)) if compat else judgements["index"].to_numpy()
-    unknown = ~np.isin(index, table.index.to_numpy())
-    if unknown.any():
+    index = range(len(judgements)) if compat else judgements["question_id"]
+    found = table.reindex(index).to_numpy(float)
+    if unknown := int(np.isnan(found).sum()):
         raise WRPOError(
-            f"{int(unknown.sum())} of {len(index)} judgements have no instruction difficulty "
-            f"(first: row {int(np.flatnonzero(unknown)[0]) + 1}); "
-            "they are of another benchmark version, or there are more rows than instructions"
+            f"{unknown} of {len(found)} judgements have no instruction difficulty; they are of "
+            "another benchmark version, or there are more rows than instructions"
         )
-    return table.loc[index].to_numpy(float)
-
-
-def _groups(design: _Design) -> np.ndarray:
-    """Which rows of the fit stay together in a fold: those of one question."""
-    own = design.question[~np.isnan(design.share)]
-    gamed = [f"gamed {i}" for i in range(len(design.gamed))]
-    names, codes = np.unique([*gamed, *own], return_inverse=True)
-    # ties between folds are broken by these codes, and upstream's are row numbers
-    return codes if len(names) < len(codes) else np.arange(len(codes))
+    return found
 
 
 def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
     """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
-    from sklearn.linear_model import LogisticRegression
-
     model = LogisticRegression(
         C=c,
         l1_ratio=1.0,
@@ -217,31 +206,3 @@ def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarr
     model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
     found: np.ndarray = model.coef_[0]
     return found
-
-
-def _choose_c(x: np.ndarray, y: np.ndarray, weight: np.ndarray, groups: np.ndarray) -> float:
-    """Upstream's cross-validation: five folds of whole groups, weighted log loss on soft labels."""
-    from scipy.special import log_expit
-    from sklearn.model_selection import GroupKFold
-
-    scores = np.zeros((FOLDS, len(CS)))
-    for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
-        for k, c in enumerate(CS):
-            logit = x[test] @ _fit(x[train], y[train], weight[train], c)
-            loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
-            scores[fold, k] = (weight[test] * loss).mean()
-    return float(CS[scores.mean(0).argmax()])
-
-
-def _refitted(
-    design: _Design, c: float, questions: Sequence[Hashable] | None, replicates: int, seed: int
-) -> Estimate:
-    """The value with an interval from refits on resampled questions."""
-    import sklearn
-
-    def refit(counts: np.ndarray) -> float:
-        chance = design.predict(_fit(*design.training(counts), c))
-        return float(100 * np.average(chance, weights=design.weight * counts))
-
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        return bootstrap_interval(refit, design.question, replicates, seed, questions)

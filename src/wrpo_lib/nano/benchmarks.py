@@ -54,8 +54,7 @@ def benchmark_rows(
 
 
 def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.DataFrame:
-    """AlpacaEval-2's form of judgements of greedy answers, as :mod:`wrpo_lib.evaluation.judgements`
-    reads files."""
+    """Judgements of greedy answers as :mod:`wrpo_lib.evaluation.forms` reads AlpacaEval-2's."""
     greedy = answers[answers["decoding"] == "greedy"]
     judged = judge_alpaca(greedy[greedy["model"].isin([*models, baseline])], baseline, Judge())
     return judged.assign(

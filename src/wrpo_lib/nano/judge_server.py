@@ -2,9 +2,9 @@
 
 It reads the real judge prompts of the three benchmarks (and the testbed's own), recognises the
 protocol and the answers in them, and replies as the judge of :mod:`wrpo_lib.nano.judge` would: one
-token with log-probabilities (AlpacaEval-2), an Arena-Hard label, a rating or a pairwise verdict
-(MT-Bench). Every draw depends on the texts alone, so a repeated request gets the same reply.
-Answers to testbed tasks are judged by their true quality, other texts by one drawn from their hash.
+token with log-probabilities (AlpacaEval-2), an Arena-Hard label or a rating (MT-Bench). Every draw
+depends on the texts alone, so a repeated request gets the same reply. Answers to testbed tasks are
+judged by their true quality, other texts by one drawn from their hash.
 """
 
 from __future__ import annotations
@@ -90,10 +90,7 @@ def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     for_a = judge.latent(gap, len(seen.a) - len(seen.b), False, key)
     if seen.protocol == "alpaca":
         return _one_token(float(expit(for_a)))
-    label = verdict(for_a)
-    if seen.protocol == "mt-pair":
-        label = "C" if label == "A=B" else label.replace(">", "")[0]
-    return f"A short reason. My final verdict is: [[{label}]]", None
+    return f"A short reason. My final verdict is: [[{verdict(for_a)}]]", None
 
 
 def _one_token(p: float) -> tuple[str, list[dict[str, Any]]]:
