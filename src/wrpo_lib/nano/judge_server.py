@@ -2,9 +2,9 @@
 
 It reads the real judge prompts of the three benchmarks (and the testbed's own), recognises the
 protocol and the answers in them, and replies as the judge of :mod:`wrpo_lib.nano.judge` would: one
-token with log-probabilities (AlpacaEval-2), an Arena-Hard label, a rating or a pairwise verdict
-(MT-Bench). Every draw depends on the texts alone, so a repeated request gets the same reply.
-Answers to testbed tasks are judged by their true quality, other texts by one drawn from their hash.
+token with log-probabilities (AlpacaEval-2), an Arena-Hard label, a rating (MT-Bench). Every draw
+depends on the texts alone, so a repeated request gets the same reply. Answers to testbed tasks are
+judged by their true quality, other texts by one drawn from their hash.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +41,8 @@ def _forms() -> list[tuple[str, int, re.Pattern[str]]]:
 
 
 def _pattern(prompt: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", prompt)  # text, name, text, name, ..., text
-    texts = [re.escape(part) for part in parts[::2]]
-    names = [f"(?P<{name}>.*?)" for name in parts[1::2]]
-    return re.compile("".join(chain(*zip_longest(texts, names, fillvalue=""))), re.DOTALL)
+    named = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(prompt))
+    return re.compile(named, re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -55,9 +52,9 @@ class Seen:
     protocol: str
     turn: int
     question: str
-    second: str
-    a: str
-    b: str
+    second: str = ""
+    a: str = ""
+    b: str = ""
 
 
 def recognise(prompt: str) -> Seen | None:
@@ -65,8 +62,7 @@ def recognise(prompt: str) -> Seen | None:
     for protocol, turn, pattern in _forms():
         if found := pattern.search(prompt):
             texts = found.groupdict()
-            names = ("question", "second", "a", "b")
-            return Seen(protocol, turn, *(texts.get(n) or "" for n in names))
+            return Seen(protocol, turn, **{k: v for k, v in texts.items() if k.strip("_")})
     return None
 
 
@@ -82,18 +78,14 @@ def true_quality(seen: Seen, text: str) -> float:
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token."""
     key = (seen.protocol, seen.turn, seen.question, seen.a, seen.b)
+    quality_a = true_quality(seen, seen.a)
     if seen.protocol == "mt":
-        noise = judge.rng(*key).standard_normal()
-        score = judge.rating(true_quality(seen, seen.a), len(seen.a), noise)
-        return f"A short reason. Rating: [[{score}]]", None
-    gap = true_quality(seen, seen.a) - true_quality(seen, seen.b)
+        return f"A short reason. {judge.rated(quality_a, seen.a, key)}", None
+    gap = quality_a - true_quality(seen, seen.b)
     for_a = judge.latent(gap, len(seen.a) - len(seen.b), False, key)
     if seen.protocol == "alpaca":
         return _one_token(float(expit(for_a)))
-    label = verdict(for_a)
-    if seen.protocol == "mt-pair":
-        label = "C" if label == "A=B" else label.replace(">", "")[0]
-    return f"A short reason. My final verdict is: [[{label}]]", None
+    return f"A short reason. My final verdict is: [[{verdict(for_a)}]]", None
 
 
 def _one_token(p: float) -> tuple[str, list[dict[str, Any]]]:
@@ -123,9 +115,8 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
         "finish_reason": "length" if body.get("max_tokens") == 1 else "stop",
         "logprobs": {"content": tokens} if tokens and body.get("logprobs") else None,
     }
-    key = json.dumps(body, sort_keys=True).encode()
     return 200, {
-        "id": f"nano-{zlib.crc32(key):08x}",
+        "id": f"nano-{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}",
         "object": "chat.completion",
         "created": 0,
         "model": f"{MODEL}-seed{judge.seed}",
@@ -137,9 +128,11 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
 Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 
 
-def make_server(
-    responder: Responder, port: int = 0, latency: float = 0.0
-) -> http.server.ThreadingHTTPServer:
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 512
+
+
+def make_server(responder: Responder, port: int = 0, latency: float = 0.0) -> _Server:
     """A server of ``responder`` on 127.0.0.1, to be started with its ``serve_forever()``.
 
     ``port`` 0 takes a free one; ``latency`` seconds pass before each reply, as a model would need.
@@ -154,12 +147,6 @@ def make_server(
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, reply = responder(body)
             time.sleep(latency)
-            self._send(status, reply)
-
-        def do_GET(self) -> None:
-            self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-
-        def _send(self, status: int, reply: dict[str, Any]) -> None:
             content = json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -170,7 +157,4 @@ def make_server(
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 512
-
-    return Server(("127.0.0.1", port), Handler)
+    return _Server(("127.0.0.1", port), Handler)
