@@ -146,13 +146,17 @@ def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
     base, arena_base = settings["baseline"], settings["arena_baseline"]
     for seed in run["seeds"]:
         answers = read_results(profile, f"answers_seed{seed}")
+        answers = answers[answers["model"].isin([*models, base, arena_base])]
         greedy, turns = (answers[answers["decoding"] == d] for d in ("greedy", "two_turn"))
         letters = greedy["prompt_id"].map(lambda i: len(task_from_id(i).letters))
         hard = greedy[letters >= settings["arena_letters"]]
         forms: dict[str, tuple[pd.DataFrame, Any]] = {
             "alpaca_eval2": (judge_alpaca(greedy, base, judge), alpaca_eval.win_rate),
             "arena_hard": (judge_arena(hard, arena_base, judge), arena_hard.summarise),
-            "mt_bench": (judge_mt_bench(turns, judge), mt_bench.summarise),
+            "mt_bench": (
+                judge_mt_bench(turns[turns["model"].isin(models)], judge),
+                mt_bench.summarise,
+            ),
         }
         for benchmark, (judged, summarise) in forms.items():
             for model in models:
