@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from commandline import wrpo
+from wrpo_lib.nano.world import World, open_world
 
 from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.nano import results, study
-from wrpo_lib.nano.world import World, open_world
 from wrpo_lib.quadruples import validate_quadruples
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from wrpo_lib.nano.world import World, open_world
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano.models import build_tokenizer, load_model
 from wrpo_lib.nano.reward import MAX_QUALITY, quality, reward
 from wrpo_lib.nano.tasks import SKILLS, Task, task_from_id
-from wrpo_lib.nano.world import World, open_world
 
 ANSWERS = {
     "copy": ("bdca", "bdca"),

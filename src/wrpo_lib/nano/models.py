@@ -6,6 +6,7 @@ Text is the only thing the models share, which is the point of implicit fusion.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from wrpo_lib.io import write_json
-from wrpo_lib.nano.tasks import World
+from wrpo_lib.nano.tasks import World, open_world
 
 TEMPLATES = {
     "angle": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
@@ -153,6 +154,15 @@ def train_model(world: World, name: str) -> Path:
     size = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
     write_json(folder / "pretraining.json", size)
     return folder
+
+
+def live_target(steps: int) -> tuple[World, PreTrainedModel, PreTrainedTokenizerBase]:
+    """World 0 and its target, trained for ``steps`` steps, for the live cells of the notebooks."""
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        world = open_world(0, Path(folder))
+        world.recipe["target"]["steps"] = steps
+        return world, *load_model(train_model(world, "target"))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

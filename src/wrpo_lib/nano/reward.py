@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task
+from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task, World
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,3 +86,15 @@ def scored(model: str, tasks: list[Task], texts: list[list[str]]) -> pd.DataFram
         for k, text in enumerate(own)
     ]
     return pd.DataFrame(rows, columns=["prompt_id", "model", "sample", "text", "reward"])
+
+
+def scripted_responses(world: World, tasks: list[Task]) -> pd.DataFrame:
+    """Five scored responses of every source's scripted policy, for the notebooks' live cells."""
+    import pandas as pd
+
+    rng, tables = world.rng(9), []
+    for name in world.sources:
+        policy = world.scripted_policy(name)
+        texts = [[policy.respond(task, rng) for _ in range(5)] for task in tasks]
+        tables.append(scored(name, tasks, texts))
+    return pd.concat(tables, ignore_index=True)
