@@ -14,8 +14,7 @@ import pytest
 from wrpo_lib.analysis import report
 from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures import FIGURES, draw_all
-from wrpo_lib.figures.map import figure_map
+from wrpo_lib.figures.map import FIGURES, draw_all, figure_map
 from wrpo_lib.nano.study import METHODS
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import project_root, read_results, read_run

@@ -64,7 +64,7 @@ def test_the_study_runs_shares_no_prompt_and_goes_on_where_it_stopped(
     monkeypatch.setattr(study, "load_model", None)
     study.run_study([world], workers=1)
     tables = results.result_tables([world])
-    assert set(tables) == {*results.TABLES, "answers_seed3"}
+    assert {"scores", "sources", "deviation", "answers_seed3"} < set(tables)
     assert all(len(table) for table in tables.values())
     assert set(tables["scores"]["model"]) == set(study.all_models(world))
     assert (tables["scores"].query("decoding == 'sampled'")["n"] == 3 * 12).all()

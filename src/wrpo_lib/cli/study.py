@@ -55,7 +55,7 @@ def figures(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("_build/figures"),
 ) -> None:
     """Draw every figure from the tracked results of PROFILE."""
-    from wrpo_lib.figures import draw_all
+    from wrpo_lib.figures.map import draw_all
 
     for path in draw_all(profile, out):
         typer.echo(path)

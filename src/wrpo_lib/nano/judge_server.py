@@ -36,13 +36,12 @@ _FOLLOW_UP = re.compile(rf"^now ({'|'.join(SKILLS)}) it$")
 @cache
 def _forms() -> list[tuple[str, int, re.Pattern[str]]]:
     """Protocol, turn and pattern of each known prompt."""
-    rows = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
-    return [(row["protocol"], row["turn"], _pattern(row["prompt"])) for row in rows]
-
-
-def _pattern(prompt: str) -> re.Pattern[str]:
-    named = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(prompt))
-    return re.compile(named, re.DOTALL)
+    found = []
+    text = Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8")
+    for row in yaml.safe_load(text):
+        named = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(row["prompt"]))
+        found.append((row["protocol"], row["turn"], re.compile(named, re.DOTALL)))
+    return found
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ SAMPLING = Sampling(n=5, temperature=0.8, top_p=0.95, max_tokens=128, seed=0)
 REFERENCE = "gpt4_1106_preview.json.gz"
 """The published file whose responses stand in for a right answer."""
 
+SIZES = ("n_tokens", "characters", "truncated")
 OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "gap of at least 1": {"min_gap": 1.0},
@@ -120,27 +121,32 @@ def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     return read_responses([scored])
 
 
+def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The quadruples under some options of pairing, and the counts of what was left out."""
+    rows, report = build_rows(table, Pairing(target=TARGET, **options))
+    return rows, report.as_dict()
+
+
 def response_table(table: ResponseTable, count: Callable[[str], int]) -> pd.DataFrame:
     """A row per scored response; ``text`` is still there and never written."""
     rows = pd.DataFrame(table.fetch(np.arange(len(table))).values())
     rows["prompt_id"] = rows["prompt_id"].str[:12]
     rows["n_tokens"], rows["characters"] = rows["text"].map(count), rows["text"].str.len()
     rows["truncated"] = rows["finish_reason"] == "length"
-    names = "prompt_id model sample reward n_tokens characters truncated text"
-    return rows[names.split()]
+    return rows[["prompt_id", "model", "sample", "reward", *SIZES, "text"]]
 
 
 def quadruple_table(rows: list[dict[str, Any]], responses: pd.DataFrame) -> pd.DataFrame:
     """A row per quadruple: rewards, lengths and truncation of its three responses."""
-    made = pd.DataFrame(rows)
-    made["prompt_id"] = made["prompt_id"].str[:12]
-    known = responses.drop_duplicates(["prompt_id", "text"]).set_index(["prompt_id", "text"])
-    found = made[["prompt_id", "source_model"]].copy()
+    made = pd.DataFrame(rows).assign(prompt_id=lambda d: d["prompt_id"].str[:12])
+    known = responses.drop_duplicates(["prompt_id", "text"])[
+        ["prompt_id", "text", "reward", *SIZES]
+    ]
+    found = made[["prompt_id", "source_model", *RESPONSES]]
     for role in RESPONSES:
-        own = known.loc[list(zip(made["prompt_id"], made[role], strict=True))]
-        for name in ("reward", "n_tokens", "characters", "truncated"):
-            found[f"{role}_{name}"] = own[name].to_numpy()
-    return found
+        own = known.rename(columns={n: f"{role}_{n}" for n in ("reward", *SIZES)})
+        found = found.merge(own.rename(columns={"text": role}), on=["prompt_id", role])
+    return found.drop(columns=[*RESPONSES])
 
 
 def source_table(responses: pd.DataFrame, quadruples: pd.DataFrame) -> pd.DataFrame:
@@ -171,12 +177,10 @@ def length_table(responses: pd.DataFrame) -> pd.DataFrame:
 
 def rank_correlation(rows: pd.DataFrame, within: bool) -> statistics.Estimate:
     """Spearman's correlation of reward and tokens; ``within`` ranks and centres by prompt."""
-    pair = rows[["reward", "n_tokens"]]
     by_prompt = rows["prompt_id"].to_numpy()
-    ranks = pair.groupby(by_prompt).rank() if within else pair.rank()
-    if within:
-        ranks = ranks - ranks.groupby(by_prompt).transform("mean")
-    x, y = ranks["reward"].to_numpy(), ranks["n_tokens"].to_numpy()
+    groups = by_prompt if within else np.zeros(len(rows))
+    ranks = rows[["reward", "n_tokens"]].groupby(groups).rank()
+    x, y = (ranks - ranks.groupby(groups).transform("mean")).to_numpy().T
 
     def correlation(counts: np.ndarray) -> float:
         (xx, xy), (_, yy) = np.cov(x, y, fweights=counts.astype(int))
@@ -188,8 +192,8 @@ def rank_correlation(rows: pd.DataFrame, within: bool) -> statistics.Estimate:
 def overlap_table(responses: pd.DataFrame) -> pd.DataFrame:
     """What the first responses of two models to one prompt share: word 3-grams (Jaccard), text."""
     first = responses[responses["sample"] == 0]
-    texts = first.pivot(index="prompt_id", columns="model", values="text").dropna()
-    rewards = first.pivot(index="prompt_id", columns="model", values="reward").loc[texts.index]
+    wide = first.pivot(index="prompt_id", columns="model", values=["text", "reward"]).dropna()
+    texts, rewards = wide["text"], wide["reward"].astype(float)
     said = texts.map(words)
     grams = said.map(lambda w: frozenset(zip(w, w[1:], w[2:], strict=False)))
     rows = []
@@ -201,12 +205,6 @@ def overlap_table(responses: pd.DataFrame) -> pd.DataFrame:
         row["reward_correlation"] = rewards[a].corr(rewards[b], method="spearman")
         rows.append({**row, "n": len(texts)})
     return pd.DataFrame(rows)
-
-
-def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The quadruples under some options of pairing, and the counts of what was left out."""
-    rows, report = build_rows(table, Pairing(target=TARGET, **options))
-    return rows, report.as_dict()
 
 
 def option_table(table: ResponseTable, responses: pd.DataFrame) -> pd.DataFrame:
