@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -61,7 +61,6 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     rewards, quadruples = read_results("smol", "rewards"), read_results("smol", "quadruples")
     is_target = rewards["model"] == "target"
     counts = rewards[~is_target].groupby("model").size()
-    assert rewards["prompt_id"].nunique() == run["prompts"]
     assert (counts == run["prompts"]).all()
     assert f"source-{run['reference']}" not in counts
     names = {"prompt_id", "model", "source", "source_model", "first", "second", "option"}
@@ -74,8 +73,6 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     for role, expected in roles.items():
         found = quadruples.set_index("prompt_id")[f"{role}_reward"]
         pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
-    wins = read_results("smol", "sources").set_index("source")["wins"].dropna()
-    assert quadruples["source_model"].value_counts().to_dict() == wins[wins > 0].to_dict()
 
 
 def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None:
@@ -100,18 +97,13 @@ def test_claims_are_judged_by_their_interval_alone() -> None:
 
 
 def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "results" / "nano"
-    folder.mkdir(parents=True)
-    for name in ("run.json", "scores.csv"):
-        (folder / name).write_bytes((ROOT / "results" / "nano" / name).read_bytes())
+    copied = shutil.copytree(ROOT / "results" / "nano", tmp_path / "results" / "nano")
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    text = (folder / "scores.csv").read_text()
     assert len(read_results("nano", "scores"))
-    (folder / "scores.csv").write_text(text[: len(text) // 2])
+    (copied / "scores.csv").write_text("seed,model\n")
     with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
         read_results("nano", "scores")
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "schema": 99}))
+    (copied / "run.json").write_text('{"schema": 99}')
     with pytest.raises(WRPOError, match="schema 99, this version reads 1"):
         read_results("nano", "scores")
 

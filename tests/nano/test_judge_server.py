@@ -43,7 +43,7 @@ def test_a_testbed_answer_is_judged_by_its_true_quality() -> None:
     task = Task("reverse", "bdac", "sort")
     for turn in (1, 2):
         for text in ("the answer is c a d b .", "the answer is a b c d . total 4 letters ."):
-            seen = Seen("mt", turn, task.instruction, task.follow_up, text, "")
+            seen = Seen("mt", turn, task.instruction, "now sort it", text, "")
             assert true_quality(seen, text) == quality(task, text, turn)
     other = Seen("mt", 1, "Write a poem.", "", "x", "")
     expected = np.random.default_rng(zlib.crc32(b"x")).uniform()

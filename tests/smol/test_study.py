@@ -86,14 +86,11 @@ def test_tables_hold_numbers_that_agree_and_no_text(published: Path, tmp_path: P
         assert row.source_chosen_reward == won.loc[row.prompt_id, "reward"]
         assert row.source_chosen_n_tokens == won.loc[row.prompt_id, "n_tokens"]
         assert row.target_chosen_reward > row.rejected_reward
-    sources = tables["sources"].set_index("source")
+    sources, options = (tables[n].set_index(tables[n].columns[0]) for n in ("sources", "pairing"))
     assert sources.loc["source-near", "share"] > 0.9
     assert sources["wins"].sum() == len(quadruples)
     assert 0 < sources.loc[TARGET, "truncated"] < 1
-    overlap = tables["overlap"]
-    assert (overlap["n"] == 6).all()
-    assert len(overlap) == 3
-    options = tables["pairing"].set_index("option")
+    assert tables["overlap"]["n"].tolist() == [6] * 3
     assert options.loc["gap of at least 3", "kept"] <= options.loc["as it is", "kept"]
     assert (options["prompts"] == 6).all()
     texts = pd.concat([t.select_dtypes(exclude="number").stack() for t in tables.values()])

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 import yaml
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval, paired_difference
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import read_results, read_run, results_dir
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Number = float | int | str
 
@@ -162,8 +160,6 @@ def status(found: Estimate) -> str:
 
 def claims_table(profile: str = "nano") -> pd.DataFrame:
     """Each claim with our value, interval, n and status."""
-    import pandas as pd
-
     differences, rows = quantities(profile), []
     for claim in claims():
         found = differences[claim["quantity"]]
@@ -185,8 +181,6 @@ def headroom_table(profile: str = "nano") -> pd.DataFrame:
 
 def methods_table(profile: str = "nano") -> pd.DataFrame:
     """Every policy of the target: quality of samples with interval, exact and check shares."""
-    import pandas as pd
-
     scores, rows = sampled_scores(profile), []
     for model, name in NAMES.items():
         own = scores[scores["model"] == model]
@@ -205,8 +199,6 @@ def measured() -> dict[str, Any]:
 
 def ratios_table() -> pd.DataFrame:
     """A row per variant: how many times as fast as the official step, median [quartiles]."""
-    import pandas as pd
-
     run = measured()
     rows = pd.DataFrame(run["ratios"])
     rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}]".format_map, axis=1)
@@ -217,8 +209,6 @@ def ratios_table() -> pd.DataFrame:
 
 def memory_table() -> pd.DataFrame:
     """A row per variant: GiB at the peak of a fresh process, and its share of the official."""
-    import pandas as pd
-
     run = measured()
     table = pd.DataFrame(run["memory"]).replace({"variant": run["variants"]})
     return table.set_axis(["variant", "peak, GiB", "of the official"], axis=1)

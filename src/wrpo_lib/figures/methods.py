@@ -8,7 +8,7 @@ from wrpo_lib.analysis.report import difference, level, sampled_scores
 from wrpo_lib.figures.style import draw_interval, drawing, look, name_rows
 from wrpo_lib.nano.judge import benchmark_table
 from wrpo_lib.nano.reward import MAX_QUALITY
-from wrpo_lib.paper import TYPICAL_SE, table
+from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results
 
 COMPARED = ["target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"]
@@ -87,7 +87,7 @@ def paper_table2(profile: str = "nano") -> Figure:
     rows = table("table02_main_results")
     rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
     rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
-    half = 1.96 * TYPICAL_SE["alpaca_eval2_lc_winrate"]
+    half = 1.96 * TYPICAL_LC_SE
     with drawing(size=(7.2, 3.6)) as (figure, axis):
         for k, row in enumerate(rows.itertuples(index=False)):
             color, mark = ("#009E73", "P") if row.group == "ours" else ("#777777", "o")

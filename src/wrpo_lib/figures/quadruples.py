@@ -153,18 +153,6 @@ def agreement(profile: str = "nano") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def shared_trigrams(profile: str = "smol") -> pd.DataFrame:
-    """Mean share of word 3-grams that two models' first responses have in common, in %.
-
-    A square table, models by models.
-    """
-    rows = read_results(profile, "overlap")
-    both = rows.rename(columns={"first": "second", "second": "first"})
-    wide = pd.concat([rows, both]).pivot(index="first", columns="second", values="shared")
-    short = [name.removeprefix("source-") for name in wide.index]
-    return wide.set_axis(short, axis=0).set_axis(short, axis=1)
-
-
 def kept_by_gap(profile: str = "nano") -> Figure:
     """Share of the tracked quadruples that a minimum reward gap would keep, for both pairs."""
     rows = read_results(profile, "quadruples")

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import read_results, read_run
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VERDICTS = tuple(arena_hard.FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
@@ -78,8 +76,6 @@ def _both_orders(
 
     In the first of ``orders`` the baseline is shown first.
     """
-    import pandas as pd
-
     columns = ["prompt_id", "model", "quality", "length", "text"]
     first = answers[answers["turn"] == 1].assign(length=lambda d: d["text"].str.len())[columns]
     base = first[first["model"] == baseline].drop(columns="model")
@@ -139,24 +135,20 @@ def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.D
 
 def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
     """Scores of ``models`` under the three protocols, a row per seed, protocol and model."""
-    import pandas as pd
-
     run, judge, rows = read_run(profile), Judge(), []
     settings = run["world"]["evaluation"]  # the baselines, how many letters make a prompt hard
     base, arena_base = settings["baseline"], settings["arena_baseline"]
     for seed in run["seeds"]:
         answers = read_results(profile, f"answers_seed{seed}")
         answers = answers[answers["model"].isin([*models, base, arena_base])]
-        greedy, turns = (answers[answers["decoding"] == d] for d in ("greedy", "two_turn"))
+        greedy = answers[answers["decoding"] == "greedy"]
+        turns = answers[(answers["decoding"] == "two_turn") & answers["model"].isin(models)]
         letters = greedy["prompt_id"].map(lambda i: len(task_from_id(i).letters))
         hard = greedy[letters >= settings["arena_letters"]]
         forms: dict[str, tuple[pd.DataFrame, Any]] = {
             "alpaca_eval2": (judge_alpaca(greedy, base, judge), alpaca_eval.win_rate),
             "arena_hard": (judge_arena(hard, arena_base, judge), arena_hard.summarise),
-            "mt_bench": (
-                judge_mt_bench(turns[turns["model"].isin(models)], judge),
-                mt_bench.summarise,
-            ),
+            "mt_bench": (judge_mt_bench(turns, judge), mt_bench.summarise),
         }
         for benchmark, (judged, summarise) in forms.items():
             for model in models:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task, World
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 CHECK_BONUS = 0.4
 MAX_QUALITY = 1.0 + CHECK_BONUS
@@ -78,8 +76,6 @@ def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
 
 def scored(model: str, tasks: list[Task], texts: list[list[str]]) -> pd.DataFrame:
     """Responses of ``model``, a list for each task, with their rewards, as pairing reads them."""
-    import pandas as pd
-
     rows = [
         (task.prompt_id, model, k, text, reward(task, text))
         for task, own in zip(tasks, texts, strict=True)
@@ -90,8 +86,6 @@ def scored(model: str, tasks: list[Task], texts: list[list[str]]) -> pd.DataFram
 
 def scripted_responses(world: World, tasks: list[Task]) -> pd.DataFrame:
     """Five scored responses of every source's scripted policy, for the notebooks' live cells."""
-    import pandas as pd
-
     rng, tables = world.rng(9), []
     for name in world.sources:
         policy = world.scripted_policy(name)

@@ -75,9 +75,8 @@ def responses(world: World, name: str) -> pd.DataFrame:
 
 def sampling(world: World, name: str) -> Sampling:
     """The recipe's sampling options with a seed of its own for each model."""
-    options = {k: v for k, v in world.recipe["sampling"].items() if k != "batch_size"}
-    limit = options.pop("max_new_tokens")
-    return Sampling(**options, max_tokens=limit, seed=_seed(world, 2, name))
+    how, seed = world.recipe["sampling"], _seed(world, 2, name)
+    return Sampling(how["n"], how["temperature"], how["top_p"], how["max_new_tokens"], seed=seed)
 
 
 def _seed(world: World, purpose: int, name: str) -> int:
@@ -117,19 +116,16 @@ def train_policy(world: World, name: str) -> Path:
     if (folder / "config.json").is_file():
         return folder
     recipe = load_recipe("nano", "sft" if name == TARGET_SFT else name)
+    start, dynamics = TARGET, None
     if name == TARGET_SFT:
-        start, dynamics, data = TARGET, None, Dataset.from_list(read_rows(sft_rows(world)))
+        data = Dataset.from_list(read_rows(sft_rows(world)))
     else:
         start, dynamics = recipe.start_from, dynamics_file(world, name)
         data = read_quadruples(quadruples(world, start, recipe.rejected_from))
     model, tokenizer = load_model(world.model_dir(start))
+    log = folder / "log"
     options: dict[str, Any] = {"disable_tqdm": True, "save_strategy": "no"}
-    train(
-        *(recipe, model, tokenizer, data, folder / "log"),
-        seed=world.seed,
-        dynamics_file=dynamics,
-        **options,
-    )
+    train(recipe, model, tokenizer, data, log, seed=world.seed, dynamics_file=dynamics, **options)
     save_model(model, tokenizer, folder)
     return folder
 

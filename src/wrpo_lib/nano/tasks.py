@@ -63,11 +63,6 @@ class Task:
         return f"{self.skill} : {' '.join(self.letters)}"
 
     @property
-    def follow_up(self) -> str:
-        """The second user turn (only for two-turn tasks)."""
-        return f"now {self.then} it"
-
-    @property
     def messages(self) -> list[dict[str, str]]:
         """The first turn as chat messages."""
         return [{"role": "user", "content": self.instruction}]
@@ -75,7 +70,7 @@ class Task:
     def second_turn(self, first: str) -> list[dict[str, str]]:
         """The messages of the second turn, after ``first`` was answered in the first."""
         answered = {"role": "assistant", "content": first}
-        return [*self.messages, answered, {"role": "user", "content": self.follow_up}]
+        return [*self.messages, answered, {"role": "user", "content": f"now {self.then} it"}]
 
     def answer(self, turn: int = 1) -> list[str]:
         """The right letters of a turn (1 or 2)."""

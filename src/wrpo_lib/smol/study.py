@@ -73,10 +73,6 @@ class Study:
     seed: int = 0
     sampling: Sampling = SAMPLING
 
-    def file(self, stage: str) -> Path:
-        """The file that a stage writes."""
-        return self.folder / f"{stage}.jsonl"
-
     def hashes(self) -> dict[str, str]:
         """The published files, by name."""
         return {path.name: file_hash(path) for path in sorted(self.published.glob("*.json.gz"))}
@@ -87,7 +83,7 @@ def sources(study: Study, references: dict[str, Any]) -> Path:
 
     Drawn by the seed, from the prompts that the reference and every source answered once.
     """
-    out, hashes = study.file("sources"), study.hashes()
+    out, hashes = study.folder / "sources.jsonl", study.hashes()
     keep_record(out, {"prompts": study.prompts, "seed": study.seed, "published": hashes})
     if out.is_file():
         return out
@@ -108,12 +104,13 @@ def sources(study: Study, references: dict[str, Any]) -> Path:
 
 def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     """All stages; finished rows are kept. Returns the scored responses."""
-    reference, own, scored = study.published / REFERENCE, study.file(TARGET), study.file("scored")
+    reference, own = study.published / REFERENCE, study.folder / "target.jsonl"
     references = read_references(reference)
     published = sources(study, references)
     prompts, known = read_prompts(published), {"weights": weights}
     sample_responses(prompts, engine, TARGET, study.sampling, own, settings=known)
-    scorer, known = Bleu(references), {"references": file_hash(reference)}
+    scorer, scored = Bleu(references), study.folder / "scored.jsonl"
+    known = {"references": file_hash(reference)}
     for path in (published, own):
         score_responses(
             iter_rows(path), scorer, scorer.name, scored, where=str(path), settings=known
@@ -237,21 +234,20 @@ def result_tables(table: ResponseTable, count: Callable[[str], int]) -> dict[str
     }
 
 
-def make_results(study: Study, model: str | None = None) -> Path:
+def make_results(study: Study) -> Path:
     """Run the study (finished rows are kept) and write ``results/smol``."""
-    made_at, place = commit(), model or str(packaged_weights())
-    weights = file_hash(Path(place)) if Path(place).is_file() else place
-    table = run(study, make_engine("transformers", place), weights)
-    tokenizer = load_tokenizer(place)
+    made_at, model = commit(), packaged_weights()
+    table = run(study, make_engine("transformers", str(model)), file_hash(model))
+    tokenizer = load_tokenizer(str(model))
     sampled, reward = (
-        json.loads(study.file(stage).with_suffix(".run.json").read_text("utf-8"))
+        json.loads((study.folder / f"{stage}.run.json").read_text("utf-8"))
         for stage in (TARGET, "scored")
     )
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",
         "commit": made_at,
-        "target": Path(place).name,
-        "weights": weights,
+        "target": model.name,
+        "weights": file_hash(model),
         "sampled": sampled,
         "reward": reward["settings"],
         "reference": REFERENCE.removesuffix(".json.gz"),
