@@ -147,8 +147,7 @@ def published_numbers() -> dict[str, Number]:
 def claims() -> list[dict[str, Any]]:
     """The claims and their tests (``paper/claims.yml``)."""
     text = (resources.files("wrpo_lib.paper") / "claims.yml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)
-    return found
+    return list(yaml.safe_load(text))
 
 
 def status(found: Estimate) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wrpo_lib.evaluation.alpaca_eval import win_rate
@@ -40,33 +39,23 @@ def published_intervals(profile: str = "nano") -> Figure:
     ``profile`` is not read: the numbers are of real models (``results/published``).
     """
     rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_low"])
-    with drawing(1, 2, (8.6, 3.2)) as (figure, (left, right)):
-        _draw_half_widths(left, rows)
-        _draw_position_effects(right, rows.sort_values("position_effect"))
-    return figure
-
-
-def _draw_half_widths(axis: Axes, rows: pd.DataFrame) -> None:
     upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
-    top = float(refit.max()) * 1.05
-    axis.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
-    axis.axline((0, 0), slope=1, color="#888888", linestyle="--")
-    at = (0.8 * top, 0.8 * top)
-    axis.annotate("equal", at, (4, -12), textcoords="offset points", color="#555555")
-    axis.set(xlim=(0, top), xlabel="1.96 × upstream's standard error, points")
-    axis.set(ylim=(0, top), ylabel="half of the refit interval, points")
-
-
-def _draw_position_effects(axis: Axes, rows: pd.DataFrame) -> None:
-    value, color = rows["position_effect"], LOOKS["dpo_off"].color
+    top, rows = float(refit.max()) * 1.05, rows.sort_values("position_effect")
+    value = rows["position_effect"]
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
-    axis.errorbar(
-        value, range(len(rows)), None, half, "o", color=color, markersize=3, elinewidth=0.8
-    )
-    axis.axvline(0, color="#888888")
-    axis.set_yticks([])
-    axis.set_xlabel("shown second minus shown first, points of win rate")
-    axis.set_ylabel("published models")
+    with drawing(1, 2, (8.6, 3.2)) as (figure, (left, right)):
+        left.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
+        left.axline((0, 0), slope=1, color="#888888", linestyle="--")
+        at = {"xytext": (4, -12), "textcoords": "offset points", "color": "#555555"}
+        left.annotate("equal", (0.8 * top, 0.8 * top), **at)
+        left.set(xlim=(0, top), xlabel="1.96 × upstream's standard error, points")
+        left.set(ylim=(0, top), ylabel="half of the refit interval, points")
+        drawn = {"color": LOOKS["dpo_off"].color, "markersize": 3, "elinewidth": 0.8}
+        right.errorbar(value, range(len(rows)), None, half, "o", **drawn)
+        right.axvline(0, color="#888888")
+        right.set(yticks=[], ylabel="published models")
+        right.set_xlabel("shown second minus shown first, points of win rate")
+    return figure
 
 
 def mt_bench_radar(profile: str = "nano") -> Figure:
@@ -118,23 +107,17 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
     baseline = run["world"]["evaluation"]["baseline"]
     answers = read_results(profile, f"answers_seed{run['seeds'][0]}")
     greedy = answers[answers["decoding"] == "greedy"]
+    filler = np.random.default_rng(0)
     rows = []
     for panel, model, padded in PANELS:
         chosen = greedy[greedy["model"].isin([model, baseline])]
         if padded:
-            chosen = _pad(chosen, model)
+            added = filler.integers(0, 61, len(chosen)) * (chosen["model"] == model)
+            chosen = chosen.assign(text=chosen["text"] + added.map(lambda n: "." * n))
         for strength in STRENGTHS:
             found = _estimates(chosen, baseline, panel.split()[0], strength)
             rows += [(panel, strength, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])
-
-
-def _pad(answers: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The model's texts with filler of random length; the baseline's as they are."""
-    own = (answers["model"] == model).to_numpy()
-    filler = np.random.default_rng(0).integers(0, 61, len(answers)) * own
-    texts = [t + "." * int(n) for t, n in zip(answers["text"], filler, strict=True)]
-    return answers.assign(text=texts)
 
 
 def _estimates(

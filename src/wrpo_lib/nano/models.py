@@ -15,18 +15,7 @@ import datasets
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from wrpo_lib.io import write_json
 from wrpo_lib.nano.tasks import World, open_world
@@ -92,8 +81,8 @@ def build_model(
     common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = AutoConfig.for_model(**{**common, **ids, **config})
-        model = AutoModelForCausalLM.from_config(settings)
+        settings = transformers.AutoConfig.for_model(**{**common, **ids, **config})
+        model = transformers.AutoModelForCausalLM.from_config(settings)
     model.generation_config.update(**ids)
     return model
 
@@ -126,9 +115,9 @@ def train_model(world: World, name: str) -> Path:
     tokenizer = build_tokenizer(spec["tokenizer"], spec["template"], text)
     seed = int(rng.integers(2**31))
     model = build_model(spec["model"], tokenizer, seed)
-    trainer = Trainer(
+    trainer = transformers.Trainer(
         model=model,
-        args=TrainingArguments(
+        args=transformers.TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=batch_size,
             num_train_epochs=1,
@@ -146,9 +135,9 @@ def train_model(world: World, name: str) -> Path:
             dataloader_pin_memory=False,
         ),
         train_dataset=encode_conversations(tokenizer, corpus),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     save_model(model, tokenizer, folder)
     size = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
@@ -177,5 +166,5 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model and its tokenizer, in float32 on the CPU."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    return model, AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model, transformers.AutoTokenizer.from_pretrained(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,5 +13,4 @@ measured on published judgements of other models (0.7 to 0.9)."""
 
 def table(name: str) -> pd.DataFrame:
     """One table of the paper, for example ``table02_main_results``."""
-    with resources.as_file(resources.files(__name__) / f"{name}.csv") as path:
-        return pd.read_csv(path)
+    return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
