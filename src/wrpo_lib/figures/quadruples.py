@@ -86,9 +86,14 @@ def lengths(profile: str = "nano") -> Figure:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
     sizes, unit = _sizes(profile)
     ratios = {"width_ratios": [1.5, 1]}
-    colors = [look(name).color for name in RESPONSES]
+    parts = ("boxprops", "whiskerprops", "capprops", "medianprops")
     with drawing(1, 2, (8.4, 3.0), gridspec_kw=ratios) as (figure, (left, right)):
-        sns.boxplot(sizes, orient="h", palette=colors, fill=False, width=0.6, fliersize=3, ax=left)
+        for k, name in enumerate(RESPONSES):
+            color = look(name).color
+            lines = {part: {"color": color, "linewidth": 1.4} for part in parts}
+            lines["flierprops"] = {"markersize": 3, "markeredgecolor": color}
+            place = {"positions": [k], "widths": 0.6, "orientation": "horizontal"}
+            left.boxplot(sizes[name], **place, **lines)
         left.set_yticks(range(len(RESPONSES)), [look(name).name for name in RESPONSES])
         left.set(xlabel=f"{unit} (n = {len(sizes)})", ylim=(2.5, -0.5))
         for k, (a, b) in enumerate(LONGER.values()):
