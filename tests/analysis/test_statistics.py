@@ -39,12 +39,6 @@ def test_clustered_interval_covers_and_the_naive_one_does_not() -> None:
     assert hits["naive"] / 600 < 0.80
 
 
-def test_three_seeds_are_covered() -> None:
-    rng = np.random.default_rng(3)
-    found = [mean_interval(rng.normal(size=3)) for _ in range(1000)]
-    assert 0.93 < np.mean([f.low < 0 < f.high for f in found]) < 0.97
-
-
 def test_paired_difference_uses_the_pairs() -> None:
     rng = np.random.default_rng(4)
     prompt, names = rng.normal(size=100), list(range(100))
@@ -83,9 +77,9 @@ def test_mismatched_inputs_are_refused() -> None:
         slope_interval([1, 2, 3], np.ones(3))
 
 
-def clustered(seed: int = 5) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def clustered() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values, a regressor and clusters of uneven size."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(5)
     labels = np.sort(rng.integers(0, 25, 120))
     x = rng.normal(size=120)
     return 0.4 * x + rng.normal(size=25)[labels] + rng.normal(size=120), x, labels
@@ -121,10 +115,7 @@ def test_one_universe_gives_the_same_resamples() -> None:
 
 
 def test_undefined_resamples_are_named() -> None:
-    def fragile(n: np.ndarray) -> float:
-        return float("nan") if n[0] == 0 else float(n.mean())
-
-    found = bootstrap_interval(fragile, [*range(10)], 200)
+    found = bootstrap_interval(lambda n: np.nan if n[0] == 0 else n.mean(), [*range(10)], 200)
     assert "undefined" in found.method
     with pytest.raises(WRPOError, match="undefined in nearly every resample"):
         bootstrap_interval(lambda n: float("nan"), [1, 2, 3], 20)

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wrpo_lib.analysis import benchmarks
+from wrpo_lib.analysis import report as benchmarks
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import project_root, results_dir
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -14,8 +14,7 @@ import pytest
 from wrpo_lib.analysis import report
 from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures import FIGURES, draw_all
-from wrpo_lib.figures.map import figure_map
+from wrpo_lib.figures.map import FIGURES, draw_all, figure_map
 from wrpo_lib.nano.study import METHODS
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import project_root, read_results, read_run
@@ -62,7 +61,6 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     rewards, quadruples = read_results("smol", "rewards"), read_results("smol", "quadruples")
     is_target = rewards["model"] == "target"
     counts = rewards[~is_target].groupby("model").size()
-    assert rewards["prompt_id"].nunique() == run["prompts"]
     assert (counts == run["prompts"]).all()
     assert f"source-{run['reference']}" not in counts
     names = {"prompt_id", "model", "source", "source_model", "first", "second", "option"}
@@ -75,8 +73,6 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     for role, expected in roles.items():
         found = quadruples.set_index("prompt_id")[f"{role}_reward"]
         pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
-    wins = read_results("smol", "sources").set_index("source")["wins"].dropna()
-    assert quadruples["source_model"].value_counts().to_dict() == wins[wins > 0].to_dict()
 
 
 def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None:
@@ -84,11 +80,8 @@ def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None
     assert (scores.groupby("model")["seed"].nunique() == 3).all()
     assert set(report.NAMES) <= set(scores["model"])
     assert run["world"] == read_yaml(recipe_path("nano", "world"))
-    chosen = read_run("nano-search")["chosen"]
     for name in METHODS:
-        training = load_recipe("nano", name).training
-        assert training == run["training"][name]
-        assert {k: training[k] for k in chosen} == chosen
+        assert load_recipe("nano", name).training == run["training"][name]
 
 
 def test_claims_are_judged_by_their_interval_alone() -> None:
@@ -104,18 +97,13 @@ def test_claims_are_judged_by_their_interval_alone() -> None:
 
 
 def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "results" / "nano"
-    folder.mkdir(parents=True)
-    for name in ("run.json", "scores.csv"):
-        (folder / name).write_bytes((ROOT / "results" / "nano" / name).read_bytes())
+    copied = shutil.copytree(ROOT / "results" / "nano", tmp_path / "results" / "nano")
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    text = (folder / "scores.csv").read_text()
     assert len(read_results("nano", "scores"))
-    (folder / "scores.csv").write_text(text[: len(text) // 2])
+    (copied / "scores.csv").write_text("seed,model\n")
     with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
         read_results("nano", "scores")
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**run, "schema": 99}))
+    (copied / "run.json").write_text('{"schema": 99}')
     with pytest.raises(WRPOError, match="schema 99, this version reads 1"):
         read_results("nano", "scores")
 

@@ -12,46 +12,38 @@ from scipy.special import expit
 
 from wrpo_lib.evaluation.benchmarks import OWN, load
 from wrpo_lib.io import read_rows
-from wrpo_lib.nano import questions
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, Seen, recognise, reply, respond, true_quality
 from wrpo_lib.nano.reward import quality
-from wrpo_lib.nano.tasks import Task
+from wrpo_lib.nano.tasks import Task, task_from_id
 
 REAL = [("alpaca-eval", "2"), ("mt-bench", "0125-references"), ("arena-hard", "v0.1")]
 
 
-def assert_it_reads(name: str, version: str) -> None:
+@pytest.mark.parametrize(("name", "version"), [*REAL, *((name, "nano") for name, _ in REAL)])
+def test_it_reads_the_real_prompts_and_our_own(
+    name: str, version: str, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WRPO_ASSETS", str(shared))
     for purpose, template in load(name, version).templates.items():
+        if purpose.startswith("pair"):
+            continue
         values = {p: f"the {p}\n\nin *two* lines" for p in template.placeholders}
         messages, _ = template.fill(values)
         seen = recognise(messages[-1]["content"])
         assert seen is not None, purpose
         assert seen.turn == (2 if purpose.endswith("2") else 1)
-        last = {v for k, v in values.items() if k.startswith(("answer", "output"))
-                and (seen.turn == 1 or k.endswith("_2"))}  # fmt: skip
+        names = [k for k in values if k.startswith(("answer", "output"))]
+        last = {values[k] for k in names if seen.turn == 1 or k.endswith("_2")}
         assert {seen.a, *([seen.b] if seen.b else [])} == last
         assert seen.question.startswith("the ")
-
-
-@pytest.mark.parametrize(("name", "version"), REAL)
-def test_it_reads_the_real_prompts(
-    name: str, version: str, shared: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WRPO_ASSETS", str(shared))
-    assert_it_reads(name, version)
-
-
-@pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
-def test_it_reads_our_own_prompts(name: str) -> None:
-    assert_it_reads(name, "nano")
 
 
 def test_a_testbed_answer_is_judged_by_its_true_quality() -> None:
     task = Task("reverse", "bdac", "sort")
     for turn in (1, 2):
         for text in ("the answer is c a d b .", "the answer is a b c d . total 4 letters ."):
-            seen = Seen("mt", turn, task.instruction, task.follow_up, text, "")
+            seen = Seen("mt", turn, task.instruction, "now sort it", text, "")
             assert true_quality(seen, text) == quality(task, text, turn)
     other = Seen("mt", 1, "Write a poem.", "", "x", "")
     expected = np.random.default_rng(zlib.crc32(b"x")).uniform()
@@ -79,7 +71,9 @@ def test_a_repeated_request_gets_the_same_reply_and_other_prompts_no_verdict() -
     assert respond({**body, "model": "gpt-4"}, Judge())[0] == 404
 
 
-def test_the_committed_questions_are_what_the_module_draws() -> None:
-    assert read_rows(OWN / "questions.jsonl") == questions.question_rows()
+def test_the_committed_baselines_slip_in_every_second_answer() -> None:
     for name in ("alpaca-eval", "arena-hard"):
-        assert read_rows(OWN / f"baseline-{name}.jsonl") == questions.baseline_rows(name)
+        for k, row in enumerate(read_rows(OWN / f"baseline-{name}.jsonl")):
+            task = task_from_id(row["question_id"])
+            said = task.slip() if k % 2 else task.answer()
+            assert row["text"] == f"the answer is {' '.join(said)} ."

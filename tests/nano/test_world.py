@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano.models import build_tokenizer, load_model
+from wrpo_lib.nano.models import build_tokenizer
 from wrpo_lib.nano.reward import MAX_QUALITY, quality, reward
-from wrpo_lib.nano.tasks import SKILLS, Task, task_from_id
-from wrpo_lib.nano.world import World, open_world
+from wrpo_lib.nano.tasks import SKILLS, Task, World, open_world, task_from_id
 
 ANSWERS = {
     "copy": ("bdca", "bdca"),
@@ -61,18 +57,18 @@ def test_the_reward_is_graded_quality_with_a_small_known_fault(text: str, value:
 
 def test_splits_share_nothing_depend_on_the_seed_and_stay_out_of_corpora(world: World) -> None:
     splits = world.splits()
-    parts = [splits.train, splits.validation, splits.test, splits.multi_turn]
-    keys = [{(t.skill, t.letters) for t in part} for part in parts]
-    assert sum(map(len, keys)) == len(set.union(*keys)) == sum(map(len, parts))
+    keys = [{(t.skill, t.letters) for t in part} for part in splits.values()]
+    assert sum(map(len, keys)) == len(set.union(*keys)) == sum(map(len, splits.values()))
     assert splits == open_world(7, world.folder.parent).splits()
     assert splits != open_world(8, world.folder.parent).splits()
-    corpus = world.scripted_policy("target").corpus(world.rng(5), 3000, splits.held_out, 0.2)
-    assert not {c[0]["content"] for c in corpus} & {t.instruction for t in splits.held_out}
+    asked = {c[0]["content"] for c in world.corpus("target", 3000, world.rng(5))}
+    for part in ("test", "validation", "multi_turn"):
+        assert not asked & {t.instruction for t in splits[part]}
 
 
 @pytest.mark.parametrize("kind", ["bpe", "metaspace", "wordpiece"])
 def test_tokenizers_give_back_what_their_model_says(world: World, kind: str) -> None:
-    corpus = world.scripted_policy(world.sources[0]).corpus(world.rng(6), 300, [], 0.2)
+    corpus = world.corpus(world.sources[0], 300, world.rng(6))
     texts = [m["content"] for c in corpus for m in c]
     tokenizer = build_tokenizer(kind, "turns", texts)
     if kind == "bpe":  # the target's kind can spell whatever a source says
@@ -80,10 +76,3 @@ def test_tokenizers_give_back_what_their_model_says(world: World, kind: str) -> 
     for text in texts[:20]:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
-
-
-def test_unknown_names_and_missing_models_are_said(world: World, tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match="no model 'nobody'; it has target"):
-        world.spec("nobody")
-    with pytest.raises(WRPOError, match="run `make results`"):
-        load_model(tmp_path)

@@ -7,14 +7,13 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.request import Request, Response, Sampling
-from wrpo_lib.smol import results
+from wrpo_lib.smol import study as smol
 from wrpo_lib.smol.study import TARGET, Study, paired, run
 
 WORDS = [f"w{k}" for k in range(40)]
@@ -64,26 +63,21 @@ def study_of(published: Path, tmp_path: Path, prompts: int = 6) -> Study:
 
 
 def test_a_run_that_was_cut_goes_on_and_is_the_same(published: Path, tmp_path: Path) -> None:
-    study = study_of(published, tmp_path)
+    study, rest = study_of(published, tmp_path), Sayer()
     with pytest.raises(KeyboardInterrupt):
-        run(study, lambda: Sayer(stop_after=7), "weights")
-    rest = Sayer()
-    cut = run(study, lambda: rest, "weights")
-    assert rest.made == 6 * 3 - 7
-    whole = run(Study(tmp_path / "whole", published, prompts=6, sampling=SHORT), Sayer, "weights")
+        run(study, Sayer(stop_after=7), "weights")
+    for _ in range(2):  # the second time everything is there already
+        cut = run(study, rest, "weights")
+        assert rest.made == 6 * 3 - 7
+    whole = run(Study(tmp_path / "whole", published, prompts=6, sampling=SHORT), Sayer(), "weights")
     assert paired(cut) == paired(whole)
-
-    def never() -> Any:
-        raise AssertionError("everything is there already")
-
-    run(study, never, "weights")
     with pytest.raises(WRPOError, match=r"was made with prompts 6, not 5"):
-        run(study_of(published, tmp_path, prompts=5), never, "weights")
+        run(study_of(published, tmp_path, prompts=5), rest, "weights")
 
 
 def test_tables_hold_numbers_that_agree_and_no_text(published: Path, tmp_path: Path) -> None:
     study = study_of(published, tmp_path)
-    tables = results.result_tables(run(study, Sayer, "weights"), lambda text: len(text.split()))
+    tables = smol.result_tables(run(study, Sayer(), "weights"), lambda text: len(text.split()))
     rewards, quadruples = tables["rewards"], tables["quadruples"]
     assert len(rewards) == 6 * (2 + 3)
     best = rewards.loc[rewards.groupby(["prompt_id", "model"])["reward"].idxmax()]
@@ -92,14 +86,11 @@ def test_tables_hold_numbers_that_agree_and_no_text(published: Path, tmp_path: P
         assert row.source_chosen_reward == won.loc[row.prompt_id, "reward"]
         assert row.source_chosen_n_tokens == won.loc[row.prompt_id, "n_tokens"]
         assert row.target_chosen_reward > row.rejected_reward
-    sources = tables["sources"].set_index("source")
+    sources, options = (tables[n].set_index(tables[n].columns[0]) for n in ("sources", "pairing"))
     assert sources.loc["source-near", "share"] > 0.9
     assert sources["wins"].sum() == len(quadruples)
     assert 0 < sources.loc[TARGET, "truncated"] < 1
-    overlap = tables["overlap"]
-    assert (overlap["n"] == 6).all()
-    assert len(overlap) == 3
-    options = tables["pairing"].set_index("option")
+    assert tables["overlap"]["n"].tolist() == [6] * 3
     assert options.loc["gap of at least 3", "kept"] <= options.loc["as it is", "kept"]
     assert (options["prompts"] == 6).all()
     texts = pd.concat([t.select_dtypes(exclude="number").stack() for t in tables.values()])
@@ -107,17 +98,15 @@ def test_tables_hold_numbers_that_agree_and_no_text(published: Path, tmp_path: P
 
 
 def test_the_draw_is_seeded_and_needs_enough_prompts(published: Path, tmp_path: Path) -> None:
-    ids = [
-        {r.prompt_id for r in results.response_table(
-            run(Study(tmp_path / f"s{k}", published, prompts=4, seed=seed, sampling=SHORT),
-                Sayer, "weights"), len).itertuples()}
-        for k, seed in enumerate((0, 0, 1))
-    ]  # fmt: skip
-    assert ids[0] == ids[1] != ids[2]
+    drawn = []
+    for k, seed in enumerate((0, 0, 1)):
+        study = Study(tmp_path / f"s{k}", published, 4, seed, SHORT)
+        drawn.append(set(run(study, Sayer(), "weights").prompts))
+    assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(WRPOError, match="8 prompts that every file answers once, not 9"):
-        run(study_of(published, tmp_path, prompts=9), Sayer, "weights")
-    with pytest.raises(WRPOError, match=r"holds no gpt4_1106_preview\.json\.gz"):
-        run(study_of(tmp_path, tmp_path), Sayer, "weights")
+        run(study_of(published, tmp_path, prompts=9), Sayer(), "weights")
+    with pytest.raises(WRPOError, match=r"gpt4_1106_preview\.json\.gz does not exist"):
+        run(study_of(tmp_path, tmp_path), Sayer(), "weights")
 
 
 @pytest.mark.parametrize("within", [False, True])
@@ -125,9 +114,9 @@ def test_rank_correlation(within: bool) -> None:
     """Against scipy over all; within prompts 1 where each prompt's order agrees."""
     from scipy.stats import spearmanr
 
-    rows = pd.DataFrame({"prompt_id": list("aaabbbccc"), "n_tokens": [1, 2, 3, 9, 11, 12, 5, 6, 7],
-                         "reward": [7.0, 8, 9, 1, 2, 3, 4, 5, 6.5]})  # fmt: skip
-    found = results.rank_correlation(rows, within)
+    tokens, rewards = [1, 2, 3, 9, 11, 12, 5, 6, 7], [7.0, 8, 9, 1, 2, 3, 4, 5, 6.5]
+    rows = pd.DataFrame({"prompt_id": [*"aaabbbccc"], "n_tokens": tokens, "reward": rewards})
+    found = smol.rank_correlation(rows, within)
     expected = 1.0 if within else spearmanr(rows["reward"], rows["n_tokens"]).statistic
     assert found.value == pytest.approx(expected)
     assert (found.n, found.n_clusters) == (9, 3)

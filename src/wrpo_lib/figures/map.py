@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from wrpo_lib.figures import benchmarks, deviation, dynamics, evaluation, methods, quadruples
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from wrpo_lib.figures import benchmarks, dynamics, evaluation, methods, quadruples
 from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.records import project_root, results_dir
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 DEVIATION = "notebooks/01_distribution_deviation.ipynb"
 BUILDING = "notebooks/02_building_quadruples.ipynb"
@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
 
 FIGURES = {
-    "figure1_deviation": Entry(deviation.figure1, "Figure 1", DEVIATION, ("deviation", "scores")),
+    "figure1_deviation": Entry(dynamics.figure1, "Figure 1", DEVIATION, ("deviation", "scores")),
     "figure2_alpha_schedules": Entry(quadruples.alpha_schedules, "Figure 2", BUILDING),
     "figure2_sources": Entry(
         quadruples.source_shares, "Table 1", BUILDING, ("sources", "smol/sources")
@@ -61,8 +61,6 @@ FIGURES = {
 
 def draw_all(profile: str, out: Path) -> list[Path]:
     """Draw every figure of ``profile`` into ``out`` as PNG; returns the paths."""
-    import matplotlib.pyplot as plt
-
     out.mkdir(parents=True, exist_ok=True)
     paths = [out / f"{name}.png" for name in FIGURES]
     for path, entry in zip(paths, FIGURES.values(), strict=True):
@@ -74,15 +72,11 @@ def draw_all(profile: str, out: Path) -> list[Path]:
 
 def figure_map(seeds: list[int]) -> pd.DataFrame:
     """The map with the hash of every data file, as it is now."""
-    import pandas as pd
-
     rows = []
     for figure, entry in FIGURES.items():
         function = f"{entry.draw.__module__}.{entry.draw.__name__}"
-        names = dict.fromkeys(t.format(seed=s) for t in entry.tables for s in seeds)
-        for name in names:
-            profile, _, table = f"nano/{name}".rpartition("/")
-            path = results_dir(profile.removeprefix("nano/")) / f"{table}.csv"
+        for name in dict.fromkeys(t.format(seed=s) for t in entry.tables for s in seeds):
+            path = results_dir("") / f"{name if '/' in name else f'nano/{name}'}.csv"
             file = path.relative_to(project_root()).as_posix()
             rows.append((figure, entry.paper, file, file_hash(path), function, entry.page))
     columns = ["figure", "paper", "data_file", "sha256", "function", "page"]

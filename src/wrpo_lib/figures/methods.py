@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from matplotlib.figure import Figure
 
-from wrpo_lib.analysis.comparison import difference, level
-from wrpo_lib.figures.style import draw_interval, look, name_rows, style
+from wrpo_lib.analysis.report import difference, level, sampled_scores
+from wrpo_lib.figures.style import draw_interval, drawing, look, name_rows
+from wrpo_lib.nano.judge import benchmark_table
+from wrpo_lib.nano.reward import MAX_QUALITY
+from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COMPARED = ["target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"]
 DECODINGS = {
@@ -26,23 +26,17 @@ PROTOCOLS = {
 
 def headroom(profile: str = "nano") -> Figure:
     """Quality of target, sources and Target-SFT: sampled, greedy, best of five, ceiling."""
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.nano.reward import MAX_QUALITY
-
     scores = read_results(profile, "scores")
     sources = [m for m in scores["model"].unique() if m.startswith("source-")]
     names = ["target", "target_sft", *sources]
-    with style():
-        figure, axis = plt.subplots(figsize=(7.2, 2.9))
+    with drawing(size=(7.2, 2.9)) as (figure, axis):
         for decoding, (marker, label, fill) in DECODINGS.items():
             quality = scores[scores["decoding"] == decoding].set_index("model")["quality"]
             for k, name in enumerate(names):
-                values, color = quality.loc[[name]], look(name).color
-                (marks,) = axis.plot(values, [k] * len(values), marker, color=color, alpha=0.7)
-                marks.set_fillstyle(fill)
-                if k == 0:
-                    marks.set_label(label)
+                values = quality.loc[[name]]
+                drawn = {"color": look(name).color, "fillstyle": fill, "alpha": 0.7}
+                drawn["label"] = label if k == 0 else None
+                axis.plot(values, [k] * len(values), marker, **drawn)
         axis.axvline(MAX_QUALITY, color="#888888", linestyle="--")
         place = {"textcoords": "offset points", "rotation": 90, "ha": "right", "va": "center"}
         axis.annotate("ceiling", (MAX_QUALITY, 0), xytext=(-4, 0), color="#555555", **place)
@@ -54,11 +48,8 @@ def headroom(profile: str = "nano") -> Figure:
 
 def comparison(profile: str = "nano") -> Figure:
     """Every method started from Target-SFT: quality, and its difference to DPO-on."""
-    import matplotlib.pyplot as plt
-
-    rows = read_results(profile, "scores").query("decoding == 'sampled'")
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True)
+    rows = sampled_scores(profile)
+    with drawing(1, 2, (8.6, 3.0), sharey=True) as (figure, (left, right)):
         for k, name in enumerate(COMPARED):
             draw_interval(left, k, level(rows, name), look(name), markersize=7)
             values = rows.loc[rows["model"] == name, "quality"]
@@ -75,16 +66,11 @@ def comparison(profile: str = "nano") -> Figure:
 
 def protocols(profile: str = "nano") -> Figure:
     """The three benchmarks' protocols on nano answers: each seed's interval over questions."""
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.nano.benchmarks import benchmark_table
-
-    table = benchmark_table(profile, COMPARED).set_index(["benchmark", "model"]).sort_index()
-    with style():
-        figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), sharey=True)
+    rows = benchmark_table(profile, COMPARED).set_index(["benchmark", "model"]).sort_index()
+    with drawing(1, 3, (9.6, 3.2), sharey=True) as (figure, axes):
         for axis, (benchmark, title) in zip(axes, PROTOCOLS.items(), strict=True):
             for k, name in enumerate(COMPARED):
-                for j, row in enumerate(table.loc[(benchmark, name)].itertuples()):
+                for j, row in enumerate(rows.loc[(benchmark, name)].itertuples()):
                     at = k + 0.22 * (j - 1)
                     draw_interval(axis, at, row, look(name), markersize=5, capsize=2)
             axis.set_title(title, loc="left")
@@ -98,16 +84,11 @@ def paper_table2(profile: str = "nano") -> Figure:
     ``profile`` is not read: these are the paper's numbers with typical standard errors of such
     rows (0.7 to 0.9 points).
     """
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.paper import TYPICAL_SE, table
-
     rows = table("table02_main_results")
     rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
     rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
-    half = 1.96 * TYPICAL_SE["alpaca_eval2_lc_winrate"]
-    with style():
-        figure, axis = plt.subplots(figsize=(7.2, 3.6))
+    half = 1.96 * TYPICAL_LC_SE
+    with drawing(size=(7.2, 3.6)) as (figure, axis):
         for k, row in enumerate(rows.itertuples(index=False)):
             color, mark = ("#009E73", "P") if row.group == "ours" else ("#777777", "o")
             lc = row.alpaca_eval2_lc_winrate

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
-from wrpo_lib.figures.style import draw_interval, look, style
+from wrpo_lib.figures.style import draw_interval, drawing, look
+from wrpo_lib.objective import alpha_at
+from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.records import read_results, read_run
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
 SCHEDULE_LOOKS = {
-    "linear": ("-", "linear (the code)"),
-    "quadratic": ("--", "quadratic (the drawing)"),
-    "constant": (":", "constant"),
+    "linear": ("-", "#009E73", "linear (the code)"),
+    "quadratic": ("--", "#555555", "quadratic (the drawing)"),
+    "constant": (":", "#555555", "constant"),
 }
 LONGER = {
     "y_ws longer than y_wt": ("source_chosen", "target_chosen"),
@@ -30,15 +32,10 @@ def alpha_schedules(profile: str = "nano", alpha_max: float = 0.1, n_steps: int 
 
     ``profile`` is not read: the schedules are formulas.
     """
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.objective import alpha_at
-
-    with style():
-        figure, axis = plt.subplots(figsize=(5.2, 3.0))
-        for name, (dash, label) in SCHEDULE_LOOKS.items():
+    with drawing(size=(5.2, 3.0)) as (figure, axis):
+        for name, (dash, color, label) in SCHEDULE_LOOKS.items():
             values = [alpha_at(name, t, n_steps, alpha_max) for t in range(n_steps)]
-            axis.plot(values, dash, color="#009E73" if name == "linear" else "#555555", label=label)
+            axis.plot(values, dash, color=color, label=label)
         axis.set(xlabel="optimiser step t", ylabel="fusion coefficient α(t)")
         axis.legend()
     return figure
@@ -49,15 +46,10 @@ def source_shares(profile: str = "nano") -> Figure:
 
     Dots are seeds, or the one run with its Wilson interval where the results have one.
     """
-    import matplotlib.pyplot as plt
-
-    from wrpo_lib.paper import table
-
     ours, theirs = read_results(profile, "sources").dropna(), table("table01_sources")
     names = list(ours["source"].unique())
     ratios = {"width_ratios": [1, 1.4]}
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.2), gridspec_kw=ratios)
+    with drawing(1, 2, (8.4, 3.2), gridspec_kw=ratios) as (figure, (left, right)):
         for k, name in enumerate(names):
             own = 100 * ours.loc[ours["source"] == name].filter(like="share")
             left.barh(k, own["share"].mean(), color="#D55E00", alpha=0.45)
@@ -78,16 +70,12 @@ def source_shares(profile: str = "nano") -> Figure:
 
 def rewards(profile: str = "nano") -> Figure:
     """Rewards of responses by model, all seeds together."""
-    import matplotlib.pyplot as plt
-    import seaborn as sns
-
     rows = read_results(profile, "rewards")
     order = list(rows["model"].unique())
     colors = {name: look(name).color for name in order}
     shape = {"cut": 0, "inner": "quart", "fill": False, "linewidth": 1.3, "legend": False}
     series = {"x": "reward", "y": "model", "hue": "model", "order": order, "hue_order": order}
-    with style():
-        figure, axis = plt.subplots(figsize=(7.2, max(3.2, 0.45 * len(order))))
+    with drawing(size=(7.2, max(3.2, 0.45 * len(order)))) as (figure, axis):
         sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
         axis.set_yticks(range(len(order)), [look(n).name for n in order])
         axis.set(xlabel="reward of a response", ylabel="")
@@ -96,13 +84,10 @@ def rewards(profile: str = "nano") -> Figure:
 
 def lengths(profile: str = "nano") -> Figure:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
-    import matplotlib.pyplot as plt
-
     sizes, unit = _sizes(profile)
     ratios = {"width_ratios": [1.5, 1]}
     parts = ("boxprops", "whiskerprops", "capprops", "medianprops")
-    with style():
-        figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.0), gridspec_kw=ratios)
+    with drawing(1, 2, (8.4, 3.0), gridspec_kw=ratios) as (figure, (left, right)):
         for k, name in enumerate(RESPONSES):
             color = look(name).color
             lines = {part: {"color": color, "linewidth": 1.4} for part in parts}
@@ -123,9 +108,8 @@ def _sizes(profile: str) -> tuple[pd.DataFrame, str]:
     """Sizes of y_ws, y_wt and y_l, one row per tracked quadruple, and their unit."""
     rows = read_results(profile, "quadruples")
     if "rejected_n_tokens" in rows:  # tracked as numbers, without the texts
-        return rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(
-            RESPONSES, axis=1
-        ), "tokens"
+        columns = [f"{role}_n_tokens" for role in RESPONSES]
+        return rows[columns].set_axis(RESPONSES, axis=1), "tokens"
     return rows[[*RESPONSES]].apply(lambda column: column.str.len()), "characters"
 
 
@@ -134,13 +118,11 @@ def longer_share(profile: str = "nano") -> pd.DataFrame:
 
     Where the results say which responses the token limit cut, also among those it did not.
     """
-    import pandas as pd
-
     sizes, _ = _sizes(profile)
-    asked = [(question, pair, sizes) for question, pair in LONGER.items()]
     quadruples = read_results(profile, "quadruples")
+    asked = [(question, pair, sizes) for question, pair in LONGER.items()]
     if "rejected_truncated" in quadruples:
-        for question, pair, _ in asked[:2]:
+        for question, pair in LONGER.items():
             cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
             asked.append((f"{question}, neither cut", pair, sizes[~cut]))
     rows = []
@@ -155,8 +137,6 @@ def agreement(profile: str = "nano") -> pd.DataFrame:
 
     ``same text``: word for word; ``both right``, ``one right``, ``neither`` by exact correctness.
     """
-    import pandas as pd
-
     seeds = read_run(profile)["seeds"]
     answers = pd.concat([read_results(profile, f"answers_seed{s}").assign(seed=s) for s in seeds])
     answers = answers.query("decoding == 'greedy' and turn == 1")
@@ -165,39 +145,20 @@ def agreement(profile: str = "nano") -> pd.DataFrame:
     rows = []
     for a, b in combinations([*models, "target_sft"], 2):
         right = wide["exact"][a].astype(int) + wide["exact"][b].astype(int)
-        same = {"same text": 100 * (wide["text"][a] == wide["text"][b]).mean()}
-        names = {2: "both right", 1: "one right", 0: "neither"}
-        shares = {name: 100 * (right == n).mean() for n, name in names.items()}
-        rows.append(
-            {"pair": f"{look(a).name} and {look(b).name}", **same, **shares, "n": len(wide)}
-        )
+        row = {"pair": f"{look(a).name} and {look(b).name}"}
+        row["same text"] = 100 * (wide["text"][a] == wide["text"][b]).mean()
+        for n, name in ((2, "both right"), (1, "one right"), (0, "neither")):
+            row[name] = 100 * (right == n).mean()
+        rows.append({**row, "n": len(wide)})
     return pd.DataFrame(rows)
-
-
-def shared_trigrams(profile: str = "smol") -> pd.DataFrame:
-    """Mean share of word 3-grams that two models' first responses have in common, in %.
-
-    A square table, models by models.
-    """
-    import pandas as pd
-
-    rows = read_results(profile, "overlap")
-    both = rows.rename(columns={"first": "second", "second": "first"})
-    wide = pd.concat([rows, both]).pivot(index="first", columns="second", values="shared")
-    short = [name.removeprefix("source-") for name in wide.index]
-    return wide.set_axis(short, axis=0).set_axis(short, axis=1)
 
 
 def kept_by_gap(profile: str = "nano") -> Figure:
     """Share of the tracked quadruples that a minimum reward gap would keep, for both pairs."""
-    import matplotlib.pyplot as plt
-    import numpy as np
-
     rows = read_results(profile, "quadruples")
     found = {n: (rows[f"{n}_reward"] - rows["rejected_reward"]).to_numpy() for n in RESPONSES[:2]}
     gaps = np.linspace(0, np.quantile(np.concatenate([*found.values()]), 0.99), 61)
-    with style():
-        figure, axis = plt.subplots(figsize=(5.6, 3.0))
+    with drawing() as (figure, axis):
         for name, gap in found.items():
             share = 100 * (gap[:, None] >= gaps).mean(axis=0)
             label = f"{look(name).name} over y_l"

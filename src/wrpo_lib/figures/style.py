@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from pandas.io.formats.style import Styler
-
-    from wrpo_lib.analysis.statistics import Estimate
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 
 class Look(NamedTuple):
@@ -71,15 +72,27 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False) -> Styler:
     return shown if index else shown.hide(axis="index")
 
 
-def draw_interval(axis: Axes, at: float, found: Estimate | Any, how: Look, **kwargs: Any) -> None:
+@contextmanager
+def drawing(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.6, 3.0), **options: Any
+) -> Iterator[tuple[Figure, Any]]:
+    """A figure and its axes: white ground (dark pages keep it), small sans text.
+
+    ``options`` are those of matplotlib's ``subplots``.
+    """
+    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(SETTINGS):
+        yield plt.subplots(rows, columns, figsize=size, **options)
+        interactive = mpl.is_interactive()
+    # Jupyter's backend starts with the first figure and asks for interactive mode, without which
+    # it shows no second one; leaving the context would take that back
+    mpl.interactive(interactive)
+
+
+def draw_interval(axis: Axes, at: float, found: Any, how: Look, **kwargs: Any) -> None:
     """A mark at (value, ``at``) with its interval; ``found`` has ``value``, ``low``, ``high``."""
     error = [[found.value - found.low], [found.high - found.value]]
-    axis.errorbar(
-        found.value,
-        at,
-        xerr=error,
-        **{"color": how.color, "marker": how.marker, "capsize": 3, **kwargs},
-    )
+    drawn = {"color": how.color, "marker": how.marker, "capsize": 3, **kwargs}
+    axis.errorbar(found.value, at, xerr=error, **drawn)
 
 
 def name_rows(axis: Axes, names: list[str]) -> None:
@@ -87,17 +100,3 @@ def name_rows(axis: Axes, names: list[str]) -> None:
     axis.set_yticks(range(len(names)), [look(n).name for n in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Matplotlib settings of every figure: white ground (dark pages keep it), small sans text."""
-    import matplotlib as mpl
-    import seaborn as sns
-
-    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(SETTINGS):
-        yield
-        interactive = mpl.is_interactive()
-    # Jupyter's backend starts with the first figure and asks for interactive mode, without which
-    # it shows no second one; leaving the context would take that back
-    mpl.interactive(interactive)

@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,12 @@ _FOLLOW_UP = re.compile(rf"^now ({'|'.join(SKILLS)}) it$")
 @cache
 def _forms() -> list[tuple[str, int, re.Pattern[str]]]:
     """Protocol, turn and pattern of each known prompt."""
-    rows = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
-    return [(row["protocol"], row["turn"], _pattern(row["prompt"])) for row in rows]
-
-
-def _pattern(prompt: str) -> re.Pattern[str]:
-    parts = re.split(r"\{(\w+)\}", prompt)  # text, name, text, name, ..., text
-    texts = [re.escape(part) for part in parts[::2]]
-    names = [f"(?P<{name}>.*?)" for name in parts[1::2]]
-    return re.compile("".join(chain(*zip_longest(texts, names, fillvalue=""))), re.DOTALL)
+    found = []
+    text = Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8")
+    for row in yaml.safe_load(text):
+        named = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(row["prompt"]))
+        found.append((row["protocol"], row["turn"], re.compile(named, re.DOTALL)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,9 @@ class Seen:
     protocol: str
     turn: int
     question: str
-    second: str
-    a: str
-    b: str
+    second: str = ""
+    a: str = ""
+    b: str = ""
 
 
 def recognise(prompt: str) -> Seen | None:
@@ -65,8 +61,7 @@ def recognise(prompt: str) -> Seen | None:
     for protocol, turn, pattern in _forms():
         if found := pattern.search(prompt):
             texts = found.groupdict()
-            names = ("question", "second", "a", "b")
-            return Seen(protocol, turn, *(texts.get(n) or "" for n in names))
+            return Seen(protocol, turn, **{k: v for k, v in texts.items() if k.strip("_")})
     return None
 
 
@@ -82,11 +77,10 @@ def true_quality(seen: Seen, text: str) -> float:
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token."""
     key = (seen.protocol, seen.turn, seen.question, seen.a, seen.b)
+    quality_a = true_quality(seen, seen.a)
     if seen.protocol == "mt":
-        noise = judge.rng(*key).standard_normal()
-        score = judge.rating(true_quality(seen, seen.a), len(seen.a), noise)
-        return f"A short reason. Rating: [[{score}]]", None
-    gap = true_quality(seen, seen.a) - true_quality(seen, seen.b)
+        return f"A short reason. {judge.rated(quality_a, seen.a, key)}", None
+    gap = quality_a - true_quality(seen, seen.b)
     for_a = judge.latent(gap, len(seen.a) - len(seen.b), False, key)
     if seen.protocol == "alpaca":
         return _one_token(float(expit(for_a)))
@@ -120,9 +114,8 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
         "finish_reason": "length" if body.get("max_tokens") == 1 else "stop",
         "logprobs": {"content": tokens} if tokens and body.get("logprobs") else None,
     }
-    key = json.dumps(body, sort_keys=True).encode()
     return 200, {
-        "id": f"nano-{zlib.crc32(key):08x}",
+        "id": f"nano-{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}",
         "object": "chat.completion",
         "created": 0,
         "model": f"{MODEL}-seed{judge.seed}",
@@ -134,9 +127,11 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
 Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
 
 
-def make_server(
-    responder: Responder, port: int = 0, latency: float = 0.0
-) -> http.server.ThreadingHTTPServer:
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 512
+
+
+def make_server(responder: Responder, port: int = 0, latency: float = 0.0) -> _Server:
     """A server of ``responder`` on 127.0.0.1, to be started with its ``serve_forever()``.
 
     ``port`` 0 takes a free one; ``latency`` seconds pass before each reply, as a model would need.
@@ -151,12 +146,6 @@ def make_server(
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             status, reply = responder(body)
             time.sleep(latency)
-            self._send(status, reply)
-
-        def do_GET(self) -> None:
-            self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
-
-        def _send(self, status: int, reply: dict[str, Any]) -> None:
             content = json.dumps(reply).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -167,7 +156,4 @@ def make_server(
         def log_message(self, *_: object) -> None:
             pass
 
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 512
-
-    return Server(("127.0.0.1", port), Handler)
+    return _Server(("127.0.0.1", port), Handler)

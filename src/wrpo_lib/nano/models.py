@@ -6,29 +6,19 @@ Text is the only thing the models share, which is the point of implicit fusion.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import datasets
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    PrinterCallback,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from wrpo_lib.errors import WRPOError
-
-Conversation = list[dict[str, str]]
+from wrpo_lib.io import write_json
+from wrpo_lib.nano.tasks import World, open_world
 
 TEMPLATES = {
     "angle": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
@@ -40,6 +30,14 @@ SPECIAL = {"angle": ["<end>", "<user>", "<assistant>"], "turns": ["<eot>", "[use
 """Each template's special tokens, the end token first."""
 
 
+def quiet() -> None:
+    """No progress bars, no advice, and one thread, which suits models this small."""
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+
+
 def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer trained on ``corpus``.
 
@@ -47,8 +45,8 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
     text), ``metaspace`` (SentencePiece style, as in Mistral and Gemma), ``wordpiece`` (as in BERT).
     """
     special = ["<pad>", *SPECIAL[template]]
-    trainer: Any
     common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+    trainer: Any
     if kind == "bpe":
         tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -60,13 +58,11 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
         tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
         trainer = trainers.BpeTrainer(vocab_size=180, **common)
-    elif kind == "wordpiece":
+    else:
         tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         tokenizer.decoder = decoders.WordPiece(cleanup=False)
         trainer = trainers.WordPieceTrainer(vocab_size=150, **common)
-    else:
-        raise WRPOError(f"unknown tokenizer kind {kind!r}; choose bpe, metaspace or wordpiece")
     tokenizer.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -85,14 +81,14 @@ def build_model(
     common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = AutoConfig.for_model(**{**common, **ids, **config})
-        model = AutoModelForCausalLM.from_config(settings)
+        settings = transformers.AutoConfig.for_model(**{**common, **ids, **config})
+        model = transformers.AutoModelForCausalLM.from_config(settings)
     model.generation_config.update(**ids)
     return model
 
 
 def encode_conversations(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation]
+    tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]
 ) -> list[dict[str, list[int]]]:
     """Token ids and labels; only the last assistant turn is learned (the rest is -100)."""
     prompts = tokenizer.apply_chat_template(
@@ -107,26 +103,25 @@ def encode_conversations(
     ]
 
 
-def pretrain(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: list[Conversation],
-    folder: Path,
-    seed: int,
-    learning_rate: float,
-    batch_size: int,
-) -> float:
-    """Train a model from scratch for one epoch; returns the mean of the last three logged losses.
-
-    ``learning_rate`` falls along a cosine after 5 % of warmup; the trainer logs into ``folder``.
-    """
-    trainer = Trainer(
+def train_model(world: World, name: str) -> Path:
+    """Pretrain a model on its scripted policy's texts, unless it is there; returns its folder."""
+    folder = world.model_dir(name)
+    if (folder / "pretraining.json").is_file():
+        return folder
+    spec, batch_size = world.spec(name), world.recipe["pretraining"]["batch_size"]
+    rng = world.rng(1, ["target", *world.sources].index(name))
+    corpus = world.corpus(name, spec["steps"] * batch_size, rng)
+    text = [m["content"] for c in corpus[:4000] for m in c]
+    tokenizer = build_tokenizer(spec["tokenizer"], spec["template"], text)
+    seed = int(rng.integers(2**31))
+    model = build_model(spec["model"], tokenizer, seed)
+    trainer = transformers.Trainer(
         model=model,
-        args=TrainingArguments(
+        args=transformers.TrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=batch_size,
             num_train_epochs=1,
-            learning_rate=learning_rate,
+            learning_rate=spec["learning_rate"],
             lr_scheduler_type="cosine",
             warmup_steps=0.05,
             weight_decay=0.01,
@@ -139,13 +134,24 @@ def pretrain(
             seed=seed,
             dataloader_pin_memory=False,
         ),
-        train_dataset=encode_conversations(tokenizer, conversations),
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+        train_dataset=encode_conversations(tokenizer, corpus),
+        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
     )
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
-    losses = [r["loss"] for r in trainer.state.log_history if "loss" in r]
-    return float(np.mean(losses[-3:]))
+    save_model(model, tokenizer, folder)
+    size = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
+    write_json(folder / "pretraining.json", size)
+    return folder
+
+
+def live_target(steps: int) -> tuple[World, PreTrainedModel, PreTrainedTokenizerBase]:
+    """World 0 and its target, trained for ``steps`` steps, for the live cells of the notebooks."""
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        world = open_world(0, Path(folder))
+        world.recipe["target"]["steps"] = steps
+        return world, *load_model(train_model(world, "target"))
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -160,7 +166,5 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A saved model and its tokenizer, in float32 on the CPU."""
-    if not (folder / "config.json").is_file():
-        raise WRPOError(f"no model in {folder}; run `make results` to train it")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-    return model, AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    return model, transformers.AutoTokenizer.from_pretrained(folder)

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task
+from wrpo_lib.nano.tasks import ALPHABET, SKILLS, Task, World
 
 CHECK_BONUS = 0.4
-PARTIAL = 0.5
 MAX_QUALITY = 1.0 + CHECK_BONUS
 LENGTH_BONUS = 0.001  # per character: the reward model's known imperfection
 NOISE = 0.05  # standard deviation, fixed per (task, text) so that scores are deterministic
@@ -49,7 +49,7 @@ def quality(task: Task, text: str, turn: int = 1) -> float:
     """
     (letters, counted), answer = read(text), task.answer(turn)
     hits = sum(a == b for a, b in zip(answer, letters, strict=False))
-    score = 1.0 if letters == answer else PARTIAL * hits / max(len(answer), len(letters))
+    score = 1.0 if letters == answer else 0.5 * hits / max(len(answer), len(letters))
     if counted is not None:
         score += CHECK_BONUS if counted == len(letters) > 0 else -CHECK_BONUS / 2
     return score
@@ -72,3 +72,23 @@ def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
                 "reward model"
             )
         yield k, round(reward(Task(skill, letters), row["text"]), 4)
+
+
+def scored(model: str, tasks: list[Task], texts: list[list[str]]) -> pd.DataFrame:
+    """Responses of ``model``, a list for each task, with their rewards, as pairing reads them."""
+    rows = [
+        (task.prompt_id, model, k, text, reward(task, text))
+        for task, own in zip(tasks, texts, strict=True)
+        for k, text in enumerate(own)
+    ]
+    return pd.DataFrame(rows, columns=["prompt_id", "model", "sample", "text", "reward"])
+
+
+def scripted_responses(world: World, tasks: list[Task]) -> pd.DataFrame:
+    """Five scored responses of every source's scripted policy, for the notebooks' live cells."""
+    rng, tables = world.rng(9), []
+    for name in world.sources:
+        policy = world.scripted_policy(name)
+        texts = [[policy.respond(task, rng) for _ in range(5)] for task in tasks]
+        tables.append(scored(name, tasks, texts))
+    return pd.concat(tables, ignore_index=True)

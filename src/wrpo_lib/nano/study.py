@@ -6,9 +6,7 @@ made again, so an interrupted study goes on where it stopped.
 
 from __future__ import annotations
 
-import json
 import os
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +20,9 @@ from wrpo_lib.generation import Sampling, TransformersEngine, sample
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.logprobs import response_logprobs
-from wrpo_lib.nano.live import quiet
-from wrpo_lib.nano.models import load_model, save_model
+from wrpo_lib.nano.models import load_model, quiet, save_model, train_model
 from wrpo_lib.nano.reward import quality, read, score_rows
-from wrpo_lib.nano.tasks import Task
-from wrpo_lib.nano.world import World
+from wrpo_lib.nano.tasks import Task, World
 from wrpo_lib.quadruples import Pairing, Split, read_quadruples, read_responses, write_pairs
 from wrpo_lib.quadruples.pair import best
 from wrpo_lib.quadruples.split import make_split
@@ -37,8 +33,10 @@ TARGET, TARGET_SFT = "target", "target_sft"
 METHODS = ("dpo_off", "dpo_on_target", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05")
 """Preference runs, each a recipe of the same name."""
 
-DEVIATION_POLICIES = (TARGET, "dpo_off", "dpo_on_target")
-DEVIATION_PROMPTS = 300
+PAIRINGS = ((TARGET, "source"), (TARGET, "target"), (TARGET_SFT, "target"))
+"""Whose samples, and whose worst response is y_l, in each kind of training data."""
+
+DEVIATION_POLICIES, DEVIATION_PROMPTS = (TARGET, "dpo_off", "dpo_on_target"), 300
 
 
 def all_models(world: World) -> list[str]:
@@ -46,23 +44,14 @@ def all_models(world: World) -> list[str]:
     return [*world.sources, TARGET, TARGET_SFT, *METHODS]
 
 
-def pairings() -> list[tuple[str, str]]:
-    """(whose samples, whose worst response is y_l) of each kind of training data."""
-    recipes = [load_recipe("nano", method) for method in METHODS]
-    return sorted({(r.start_from, r.rejected_from) for r in recipes})
-
-
-# --- data ---------------------------------------------------------------------------------------
-
-
 def split(world: World) -> Split:
     """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
-    return make_split([t.prompt_id for t in world.splits().train], world.seed)
+    return make_split([t.prompt_id for t in world.splits()["train"]], world.seed)
 
 
 def preference_tasks(world: World) -> list[Task]:
     """The tasks of the preference part of the split."""
-    tasks = {t.prompt_id: t for t in world.splits().train}
+    tasks = {t.prompt_id: t for t in world.splits()["train"]}
     return [tasks[i] for i in split(world).preference]
 
 
@@ -74,7 +63,7 @@ def responses(world: World, name: str) -> pd.DataFrame:
     scored = world.folder / "rewards" / f"{name}.jsonl"
     finished = scored.with_suffix(".counts.json")
     if not finished.is_file():
-        tasks = world.splits().train if name in world.sources else preference_tasks(world)
+        tasks = world.splits()["train"] if name in world.sources else preference_tasks(world)
         path = world.folder / "responses" / f"{name}.jsonl"
         prompts = [(t.prompt_id, t.messages) for t in tasks]
         engine = TransformersEngine(*load_model(world.model_dir(name)))
@@ -86,14 +75,8 @@ def responses(world: World, name: str) -> pd.DataFrame:
 
 def sampling(world: World, name: str) -> Sampling:
     """The recipe's sampling options with a seed of its own for each model."""
-    options = world.recipe["sampling"]
-    return Sampling(
-        n=options["n"],
-        temperature=options["temperature"],
-        top_p=options["top_p"],
-        max_tokens=options["max_new_tokens"],
-        seed=_seed(world, 2, name),
-    )
+    how, seed = world.recipe["sampling"], _seed(world, 2, name)
+    return Sampling(how["n"], how["temperature"], how["top_p"], how["max_new_tokens"], seed=seed)
 
 
 def _seed(world: World, purpose: int, name: str) -> int:
@@ -127,40 +110,22 @@ def _pair(world: World, models: list[str], path: Path, pairing: Pairing, part: s
     return path
 
 
-def pairing_report(world: World, samples_of: str, rejected_from: str) -> dict[str, int]:
-    """What pairing kept and left out."""
-    path = quadruples(world, samples_of, rejected_from).with_suffix(".report.json")
-    report = json.loads(path.read_text(encoding="utf-8"))
-    return {name: report[name] for name in ("prompts", "kept", "tied", "identical", "missing")}
-
-
-# --- training -----------------------------------------------------------------------------------
-
-
 def train_policy(world: World, name: str) -> Path:
     """Train Target-SFT or a method by its recipe; dynamics go to ``dynamics/<name>.jsonl``."""
     folder = world.model_dir(name)
     if (folder / "config.json").is_file():
         return folder
+    recipe = load_recipe("nano", "sft" if name == TARGET_SFT else name)
+    start, dynamics = TARGET, None
     if name == TARGET_SFT:
-        recipe, dynamics = load_recipe("nano", "sft"), None
-        start, data = TARGET, Dataset.from_list(read_rows(sft_rows(world)))
+        data = Dataset.from_list(read_rows(sft_rows(world)))
     else:
-        recipe, dynamics = load_recipe("nano", name), dynamics_file(world, name)
-        start = recipe.start_from
+        start, dynamics = recipe.start_from, dynamics_file(world, name)
         data = read_quadruples(quadruples(world, start, recipe.rejected_from))
     model, tokenizer = load_model(world.model_dir(start))
-    train(
-        recipe,
-        model,
-        tokenizer,
-        data,
-        folder / "log",
-        seed=world.seed,
-        dynamics_file=dynamics,
-        disable_tqdm=True,
-        save_strategy="no",
-    )
+    log = folder / "log"
+    options: dict[str, Any] = {"disable_tqdm": True, "save_strategy": "no"}
+    train(recipe, model, tokenizer, data, log, seed=world.seed, dynamics_file=dynamics, **options)
     save_model(model, tokenizer, folder)
     return folder
 
@@ -170,9 +135,6 @@ def dynamics_file(world: World, name: str) -> Path:
     return world.folder / "dynamics" / f"{name}.jsonl"
 
 
-# --- answers and log-probabilities --------------------------------------------------------------
-
-
 def answers(world: World, name: str) -> pd.DataFrame:
     """Answers of a model to the test prompts: greedy and five samples; two turns, both greedy."""
     path = world.folder / "answers" / f"{name}.jsonl"
@@ -180,17 +142,16 @@ def answers(world: World, name: str) -> pd.DataFrame:
         model, tokenizer = load_model(world.model_dir(name))
         sampled = {**world.recipe["sampling"], "seed": _seed(world, 3, name)}
         greedy = {**sampled, "n": 1, "temperature": 0.0}
-        splits = world.splits()
-
-        def answer(decoding: str, tasks: list[Task], **options: Any) -> list[dict[str, Any]]:
-            drawn = sample(model, tokenizer, [t.messages for t in tasks], **options)
-            return _answer_rows(decoding, tasks, drawn)
-
-        rows = answer("greedy", splits.test, **greedy) + answer("sampled", splits.test, **sampled)
-        first = answer("two_turn", splits.multi_turn, **greedy)
-        second = [t.second_turn(r["text"]) for t, r in zip(splits.multi_turn, first, strict=True)]
-        drawn = sample(model, tokenizer, second, **greedy)
-        rows += first + _answer_rows("two_turn", splits.multi_turn, drawn, turn=2)
+        test, two = (world.splits()[part] for part in ("test", "multi_turn"))
+        asked = [t.messages for t in test]
+        first = sample(model, tokenizer, [t.messages for t in two], **greedy)
+        second = [t.second_turn(said[0]["text"]) for t, said in zip(two, first, strict=True)]
+        rows = [
+            *_answer_rows("greedy", test, sample(model, tokenizer, asked, **greedy)),
+            *_answer_rows("sampled", test, sample(model, tokenizer, asked, **sampled)),
+            *_answer_rows("two_turn", two, first),
+            *_answer_rows("two_turn", two, sample(model, tokenizer, second, **greedy), turn=2),
+        ]
         write_rows(({"model": name, **row} for row in rows), path)
     return pd.DataFrame(read_rows(path))
 
@@ -201,10 +162,7 @@ def _answer_rows(
     """One row per sample, with what is exactly known of it: quality, correctness, check step."""
     return [
         {
-            "prompt_id": task.prompt_id,
-            "decoding": decoding,
-            "turn": turn,
-            "sample": k,
+            **{"prompt_id": task.prompt_id, "decoding": decoding, "turn": turn, "sample": k},
             **row,
             "quality": round(quality(task, row["text"], turn), 4),
             "exact": read(row["text"]).letters == task.answer(turn),
@@ -215,7 +173,7 @@ def _answer_rows(
     ]
 
 
-def deviation(world: World, policy: str) -> list[dict[str, Any]]:
+def deviation(world: World, policy: str) -> pd.DataFrame:
     """Log-probability of source and own responses under a policy (paper Figure 1 a, b).
 
     The source response is y_ws; the own response is the raw target's first sample. Both are fixed
@@ -225,53 +183,41 @@ def deviation(world: World, policy: str) -> list[dict[str, Any]]:
     if not path.is_file():
         tasks = preference_tasks(world)[:DEVIATION_PROMPTS]
         prompts: list[Any] = [t.messages for t in tasks]
+        ids = [t.prompt_id for t in tasks]
         own = responses(world, TARGET).sort_values("sample").groupby("prompt_id").first()
         model, tokenizer = load_model(world.model_dir(policy))
-        rows: list[dict[str, Any]] = []
+        rows: list[Any] = []
         for kind, found in (("source", best(source_responses(world))), ("own", own)):
-            texts = [found.loc[t.prompt_id, "text"] for t in tasks]
+            texts = found.loc[ids, "text"].tolist()
             scored = response_logprobs(model, tokenizer, prompts, texts)
-            rows += [
-                {
-                    "kind": kind,
-                    "prompt_id": t.prompt_id,
-                    "logp": round(float(lp), 4),
-                    "n_tokens": int(n),
-                }
-                for t, lp, n in zip(tasks, scored.logps, scored.n_tokens, strict=True)
-            ]
-        write_rows(({"policy": policy, **row} for row in rows), path)
-    return read_rows(path)
+            table = pd.DataFrame({"policy": policy, "kind": kind, "prompt_id": ids})
+            table = table.assign(logp=scored.logps.round(4), n_tokens=scored.n_tokens)
+            rows += table.to_dict("records")
+        write_rows(rows, path)
+    return pd.DataFrame(read_rows(path))
 
 
-# --- all of it ----------------------------------------------------------------------------------
-
-
-def run_study(worlds: list[World], workers: int, say: Callable[[str], None]) -> None:
+def run_study(worlds: list[World], workers: int) -> None:
     """All stages of all worlds in ``workers`` processes; finished files are kept."""
     sources = worlds[0].sources
     stages: list[tuple[str, Callable[..., Any], list[Any]]] = [
-        ("pretrain", World.train_model, [(name,) for name in (*sources, TARGET)]),
+        ("pretrain", train_model, [(name,) for name in (*sources, TARGET)]),
         ("sample", responses, [(name,) for name in (*sources, TARGET)]),
-        ("train", train_policy, [(TARGET_SFT,)]),
-        ("sample", responses, [(TARGET_SFT,)]),
-        ("pair", quadruples, pairings()),
+        ("train Target-SFT", train_policy, [(TARGET_SFT,)]),
+        ("sample Target-SFT", responses, [(TARGET_SFT,)]),
+        ("pair", quadruples, list(PAIRINGS)),
         ("train", train_policy, [(name,) for name in METHODS]),
-        ("answers of", answers, [(name,) for name in all_models(worlds[0])]),
-        ("log-probabilities under", deviation, [(name,) for name in DEVIATION_POLICIES]),
+        ("answer", answers, [(name,) for name in all_models(worlds[0])]),
+        ("log-probabilities", deviation, [(name,) for name in DEVIATION_POLICIES]),
     ]
     os.environ["TQDM_DISABLE"] = "1"  # the workers' bars would write over each other
-    for verb, function, arguments in stages:
-        jobs = [(w, a) for w in worlds for a in arguments]
-        run = Parallel(n_jobs=workers, return_as="generator_unordered")
-        done = run(delayed(_job)(f"seed {w.seed}: {verb} {a[0]}", function, w, *a) for w, a in jobs)
-        for number, (label, seconds) in enumerate(done, 1):
-            say(f"[{number}/{len(jobs)}] {label} ({seconds:.0f} s)")
+    for stage, function, arguments in stages:
+        print(stage, flush=True)
+        jobs = [delayed(_job)(function, world, *a) for world in worlds for a in arguments]
+        Parallel(n_jobs=workers, verbose=5)(jobs)
 
 
-def _job(label: str, function: Callable[..., Any], *arguments: Any) -> tuple[str, float]:
-    """One job in a worker: one thread, no progress bars."""
+def _job(function: Callable[..., Any], *arguments: Any) -> None:
+    """One job in a worker: one thread, no progress bars; what it makes lies in files."""
     quiet()
-    start = time.perf_counter()
     function(*arguments)
-    return label, time.perf_counter() - start
