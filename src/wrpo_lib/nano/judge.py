@@ -124,7 +124,7 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 
 def judged_rows(answers: pd.DataFrame, models: list[str], baseline: str) -> pd.DataFrame:
-    """AlpacaEval-2's form of judgements of greedy answers, as :mod:`wrpo_lib.evaluation.judgements`
+    """AlpacaEval-2's form of judgements of greedy answers, as :mod:`wrpo_lib.evaluation.forms`
     reads files."""
     greedy = answers[answers["decoding"] == "greedy"]
     judged = judge_alpaca(greedy[greedy["model"].isin([*models, baseline])], baseline, Judge())
