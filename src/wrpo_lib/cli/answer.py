@@ -46,7 +46,7 @@ def answer(
     if engine == "vllm":
         options["tensor_parallel_size"] = tensor_parallel
     server = Server(base_url, api_key_env, connections, timeout=600.0)
-    made_by = make_engine(engine, model, server=server, dtype=dtype, **options)
+    made_by = make_engine(engine, model, server=server, dtype=dtype, options=options)
     counts = files.answer(asked, shown, made_by, out, max_tokens, seed)
     _say(counts, out)
     if counts.errors:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.local import batches, padded
 from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.models import load_tokenizer, load_with, placement
 
@@ -54,15 +55,8 @@ class RewardModel:
         """(position, reward) of each row, batch by batch."""
         ids = [self._ids(row) for row in rows]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:
-            size = 1
-            while (
-                self.pad is not None
-                and size < len(order)
-                and len(ids[order[size]]) * (size + 1) <= self.batch_tokens
-            ):
-                size += 1
-            batch, order = order[:size], order[size:]
+        budget = 0 if self.pad is None else self.batch_tokens
+        for batch in batches(order, [len(ids[i]) for i in order], budget):
             yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
 
     def _ids(self, row: Row) -> list[int]:
@@ -75,16 +69,10 @@ class RewardModel:
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
         import torch
-        from torch.nn.utils.rnn import pad_sequence
 
-        rows = [torch.tensor(row) for row in ids]
-        padded = pad_sequence(rows, batch_first=True, padding_value=self.pad or 0)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        device = self.model.device
+        inputs = padded(ids, self.pad or 0, "right", self.model.device)
         with torch.inference_mode():
-            output = self.model(
-                input_ids=padded.to(device), attention_mask=mask.to(device), return_dict=True
-            )
+            output = self.model(**inputs, return_dict=True)
         found = getattr(output, "score", None)  # ArmoRM's own output
         found = output.logits if found is None else found
         if found.numel() != len(ids):
@@ -92,8 +80,7 @@ class RewardModel:
                 f"the reward model has {found.numel() // len(ids)} outputs per row; choose one "
                 "with a single output (num_labels 1)"
             )
-        scores: list[float] = found.flatten().float().tolist()
-        return scores
+        return list(found.flatten().float().tolist())
 
 
 def load_reward_model(
@@ -129,8 +116,7 @@ class Bleu:
     """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
 
     Offline, deterministic, without a model. It rewards the reference's words and length, not
-    quality: a good answer in other words scores near 0, and single sentences are noisy. Use it to
-    try the pipeline or where the reference is the one right answer.
+    quality: a good answer in other words scores near 0, and single sentences are noisy.
     """
 
     def __init__(self, references: dict[str, list[str]]) -> None:
@@ -142,30 +128,17 @@ class Bleu:
         self.name = f"bleu|{self.bleu.get_signature()}"
 
     def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
-        """(position, reward) of each row."""
+        """(position, reward) of each row; every prompt needs a reference."""
         for k, row in enumerate(rows):
-            references = self.references.get(row["prompt_id"])
-            if references is None:
-                raise WRPOError(
-                    f"prompt_id {row['prompt_id']!r} has no reference; add one or leave the prompt "
-                    "out"
-                )
+            references = self.references[row["prompt_id"]]
             yield k, self.bleu.sentence_score(row["text"], references).score
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
-    from wrpo_lib.quadruples.convert import as_responses, kind_of
+    """prompt_id -> reference texts, from published outputs in alpaca_eval's format."""
+    from wrpo_lib.quadruples.convert import as_responses
 
     found: dict[str, list[str]] = {}
-    for number, row in enumerate(iter_rows(path), 1):
-        where = f"{path}, row {number}"
-        if "instruction" in row and kind_of(row, where) == "alpaca_eval":
-            (row,) = as_responses([row], where)
-        prompt_id, text = row.get("prompt_id"), row.get("text")
-        if not isinstance(prompt_id, str) or not isinstance(text, str) or not text.strip():
-            raise WRPOError(
-                f"{where}: a reference needs prompt_id and a text that is not empty; complete it"
-            )
-        found.setdefault(prompt_id, []).append(text)
+    for row in as_responses(iter_rows(path), str(path)):
+        found.setdefault(row["prompt_id"], []).append(row["text"])
     return found

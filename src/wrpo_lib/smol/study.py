@@ -111,9 +111,7 @@ def run(study: Study, engine: Callable[[], Engine], weights: str) -> ResponseTab
     scorer, scored = Bleu(read_references(study.reference_file)), study.file("scored")
     settings = {"references": file_hash(study.reference_file)}
     for path in files:
-        score_responses(
-            iter_rows(path), scorer, scorer.name, scored, where=str(path), settings=settings
-        )
+        score_responses(iter_rows(path), scorer, scorer.name, scored, settings=settings)
     table = read_responses([scored])
     write_pairs(table, study.file("quadruples"), Pairing(target=TARGET))
     return table
