@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,7 +87,9 @@ def sample(
     gpus = 0.0 if engine == "server" else gpus
     made_by: Any = OnCluster(make, workers, gpus, worker_batch, ray) if workers else make()
     asked, shown = islice(read_prompts(prompts), limit), name or model
-    counts = sample_responses(asked, made_by, shown, sampling, out, total=total, settings=settings)
+    counts = sample_responses(
+        asked, made_by, shown, sampling, out, total=total * n, settings=settings
+    )
     said = f"{out}: made {counts['made']} responses to {total} prompts"
     typer.echo(said + _notes(counts, made_by))
 
@@ -101,7 +103,6 @@ def score(
     trust_remote_code: Code = False,
     dtype: Dtype = "auto",
     batch_tokens: Annotated[int, typer.Option(help="tokens per batch, padding included")] = 16384,
-    max_length: Annotated[int | None, typer.Option(help="tokens; default: the model's")] = None,
     workers: Workers = 0,
     ray: Ray = "",
     gpus: GPUs = None,
@@ -117,24 +118,22 @@ def score(
     _refuse_suffix(out)
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
-    totals = [len(read_responses([path], scored=False)) for path in files]
-    used: dict[str, Any] = {"revision": revision, "dtype": dtype, "max_length": max_length}
-    more = {"trust_remote_code": trust_remote_code, "batch_tokens": batch_tokens}
-    make = partial(load_reward_model, reward_model, **used, **more)
+    total = len(read_responses(files, scored=False))  # says all that is wrong with them
+    make = partial(
+        load_reward_model, reward_model, revision, trust_remote_code, dtype, batch_tokens
+    )
     scorer: Any = score_rows
     if reward_model:
         scorer = OnCluster(make, workers, gpus, worker_batch, ray) if workers else make()
-    counts = Counter[str]()
-    for path, total in zip(files, totals, strict=True):
-        counts += score_responses(
-            iter_rows(path),
-            scorer,
-            reward_model or "nano",
-            out,
-            total=total,
-            settings=used if reward_model else {},
-            window=100_000 if workers else 1024,  # each call of a cluster starts its workers
-        )
+    counts = score_responses(
+        chain.from_iterable(map(iter_rows, files)),
+        scorer,
+        reward_model or "nano",
+        out,
+        total=total,
+        settings={"revision": revision, "dtype": dtype} if reward_model else {},
+        window=100_000 if workers else 1024,  # each call of a cluster starts its workers
+    )
     typer.echo(f"{out}: made {counts['made']} rewards{_notes(counts, scorer)}")
 
 

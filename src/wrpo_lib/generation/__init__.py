@@ -1,33 +1,24 @@
 """Sampling responses and scoring them: engines that answer alike, reward models, resumable stages.
 
 An engine is a callable from requests to responses. :func:`make_engine` makes one of three: a
-transformers model in this process, vLLM, or any OpenAI-compatible server.
+transformers model in this process, vLLM (extra ``gpu``), or any OpenAI-compatible server. vLLM
+0.30.0 has run on a CPU, see ``tests/generation/test_vllm.py``; not on a GPU, nor on several.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wrpo_lib.chat import Renderer, fold_system
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.engines import ServerEngine, VLLMEngine
 from wrpo_lib.generation.local import TransformersEngine, sample
-from wrpo_lib.generation.request import Engine, Request, Response, Sampling
-from wrpo_lib.models import load_causal_lm
-from wrpo_lib.server import Server
+from wrpo_lib.generation.request import InProcess, Request, Response, Sampling
+from wrpo_lib.models import load_causal_lm, load_tokenizer
+from wrpo_lib.server import Server, complete
 
-__all__ = [
-    "OPTIONS",
-    "Engine",
-    "Request",
-    "Response",
-    "Sampling",
-    "ServerEngine",
-    "TransformersEngine",
-    "VLLMEngine",
-    "make_engine",
-    "sample",
-]
+__all__ = ["Request", "Response", "Sampling", "TransformersEngine", "make_engine", "sample"]
 
 OPTIONS: dict[str, dict[str, type]] = {
     "transformers": {"batch_tokens": int},
@@ -68,3 +59,81 @@ def make_engine(
         raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
     fold = own.pop("fold_system", False)
     return ServerEngine(replace(server, **own), model, fold, extra_body or {})
+
+
+@dataclass
+class ServerEngine:
+    """One HTTP request per response, so that each has its own seed and a lost one costs little.
+
+    ``fold`` puts a system turn into the user turn, for served models whose template has none.
+    ``extra`` is merged into every request's body; None as a value removes a field, for servers
+    that refuse one. Whether a server honours ``seed``, and which sampling defaults it adds (vLLM
+    takes top-k from the model's generation configuration), is up to the server.
+    """
+
+    server: Server
+    model: str
+    fold: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+    folded: int = 0
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Responses as they arrive."""
+        for request, body, error in complete(self.server, ((r, self._body(r)) for r in requests)):
+            choice, usage = body["choices"][0] if body else {}, (body or {}).get("usage") or {}
+            yield Response(
+                request.key,
+                request.sample,
+                (choice.get("message") or {}).get("content") or "",
+                usage.get("completion_tokens"),
+                choice.get("finish_reason") or ("error" if error else "stop"),
+                request.seed,
+                error,
+            )
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        messages = request.messages
+        if self.fold and messages[0]["role"] == "system":
+            messages = fold_system(messages)
+            self.folded += 1
+        body = {"model": self.model, "messages": messages, "seed": request.seed}
+        for name in ("temperature", "top_p", "max_tokens"):
+            body[name] = getattr(request.sampling, name)
+        return {name: value for name, value in (body | self.extra).items() if value is not None}
+
+
+class VLLMEngine(InProcess):
+    """``vllm.LLM`` with a seed for every response.
+
+    Each response is a request of its own (vLLM computes their shared prompt once, through its
+    prefix cache). vLLM promises the same text for the same seed only on the same version and
+    hardware and with its batch-invariant mode. ``own`` goes to ``vllm.LLM``; its ``dtype`` auto is
+    bfloat16 where the checkpoint is in float32.
+    """
+
+    def __init__(
+        self, model: str, revision: str | None = None, trust_remote_code: bool = False, **own: Any
+    ) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise WRPOError("vllm is not installed; install the extra `gpu`") from error
+        self.renderer = Renderer(load_tokenizer(model, revision, trust_remote_code))
+        own |= {"trust_remote_code": trust_remote_code, "enable_prefix_caching": True}
+        self.llm = LLM(model=model, revision=revision, tokenizer_revision=revision, **own)
+        self.context = self.llm.llm_engine.model_config.max_model_len
+
+    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
+        from vllm import SamplingParams
+
+        names = ("temperature", "top_p", "max_tokens")
+        prompts = [{"prompt_token_ids": ids} for _, ids in rendered]
+        params = [
+            SamplingParams(seed=r.seed, **{name: getattr(r.sampling, name) for name in names})
+            for r, _ in rendered
+        ]
+        outputs = self.llm.generate(prompts, params, use_tqdm=False) if prompts else []
+        for (request, _), output in zip(rendered, outputs, strict=True):
+            said = output.outputs[0]
+            n_tokens, reason = len(said.token_ids), str(said.finish_reason)
+            yield Response(request.key, request.sample, said.text, n_tokens, reason, request.seed)

@@ -56,11 +56,8 @@ class OnCluster:
                     raise made
                 yield from made
         except ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()
-            raise WRPOError(
-                f"a worker failed ({said[-1] if said else type(error).__name__}); finished rows "
-                "are kept, run again to go on"
-            ) from error
+            said = str(error).strip().splitlines()[-1:]
+            raise WRPOError(f"a worker failed {said}; run again to go on") from error
 
     def _join(self) -> Any:
         """Ray, joined to the cluster at the address or to one started on this machine."""

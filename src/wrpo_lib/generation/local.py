@@ -32,9 +32,8 @@ class TransformersEngine(InProcess):
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 32768
     ) -> None:
-        super().__init__(
-            Renderer(tokenizer), getattr(model.config, "max_position_embeddings", None)
-        )
+        self.renderer = Renderer(tokenizer)
+        self.context = getattr(model.config, "max_position_embeddings", None)
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
 
     def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
@@ -166,18 +165,16 @@ def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, 
 def _read(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: set[int]) -> dict[str, Any]:
     """The response in new tokens, which may have padding after the end."""
     end = next((k for k, token in enumerate(tokens) if token in ends), None)
-    return {
-        "text": tokenizer.decode(tokens[:end], skip_special_tokens=True),
-        "n_tokens": len(tokens) if end is None else end + 1,
-        "finish_reason": "length" if end is None else "stop",
-    }
+    text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+    if end is None:
+        return {"text": text, "n_tokens": len(tokens), "finish_reason": "length"}
+    return {"text": text, "n_tokens": end + 1, "finish_reason": "stop"}
 
 
 def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Every token that ends a turn: the tokenizer's and those of the generation configuration."""
     given = model.generation_config.eos_token_id if model.generation_config else None
-    ends = given if isinstance(given, list) else [given]
-    found = {e for e in (*ends, tokenizer.eos_token_id) if e is not None}
+    found = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
     if not found:
         raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
     return found

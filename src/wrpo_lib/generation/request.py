@@ -33,10 +33,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if min(self.n, self.max_tokens) < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise WRPOError(
-                f"{self}: n and max_tokens must be at least 1, temperature not negative, top_p "
-                "above 0 and at most 1"
-            )
+            raise WRPOError(f"{self} is impossible: correct n, max_tokens, temperature or top_p")
         if self.temperature == 0 and self.n != 1:
             raise WRPOError(f"greedy decoding (temperature 0) gives one response, not {self.n}")
 
@@ -89,10 +86,9 @@ Engine = Callable[[Iterable[Request]], Iterator[Response]]
 class InProcess:
     """An engine with the model in this process, which draws ``window`` requests at a time."""
 
+    renderer: Renderer
+    context: int | None
     window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
-
-    def __init__(self, renderer: Renderer, context: int | None) -> None:
-        self.renderer, self.context = renderer, context
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Responses window by window; a prompt that cannot be answered fails alone."""
@@ -101,16 +97,14 @@ class InProcess:
             rendered = []
             for request in window:
                 try:
-                    rendered.append((request, self._ids(request)))
+                    ids = self.renderer.ids(request.messages)
+                    if self.context and len(ids) >= self.context:
+                        sizes = f"{len(ids)} tokens, the context {self.context}"
+                        raise WRPOError(f"the prompt has {sizes}")
+                    rendered.append((request, ids))
                 except WRPOError as error:
                     yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
             yield from self._generate(rendered)
-
-    def _ids(self, request: Request) -> list[int]:
-        ids = self.renderer.ids(request.messages)
-        if self.context and len(ids) >= self.context:
-            raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
-        return ids
 
     def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
         raise NotImplementedError

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
@@ -28,44 +28,31 @@ class RewardModel:
 
     Prompt and response are rendered together through the reward model's own chat template; batches
     are sorted by length and hold at most ``batch_tokens`` tokens, padding included. A conversation
-    longer than ``max_length`` loses its beginning (``cut`` counts them). In float32 a score moves
+    longer than its context loses its beginning (``cut`` counts them). In float32 a score moves
     by less than 1e-5 with the batch's shape, in bfloat16 by about 1e-2.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_tokens: int = 16384,
-        max_length: int | None = None,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
-        self.model, self.batch_tokens = model.eval(), batch_tokens
-        self.renderer = Renderer(tokenizer)
-        self.max_length = max_length or getattr(model.config, "max_position_embeddings", None)
+        self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
+        self.context = getattr(model.config, "max_position_embeddings", 10**9)
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
-        self.cut = 0
-
-    @property
-    def folded(self) -> int:
-        """Prompts whose system turn went into the user turn."""
-        return self.renderer.folded
+        self.batch_tokens = 0 if self.pad is None else batch_tokens
 
     def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
         """(position, reward) of each row, batch by batch."""
         ids = [self._ids(row) for row in rows]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        budget = 0 if self.pad is None else self.batch_tokens
-        for batch in batches(order, [len(ids[i]) for i in order], budget):
+        for batch in batches(order, [len(ids[i]) for i in order], self.batch_tokens):
             yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
 
     def _ids(self, row: Row) -> list[int]:
         prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
         ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
-        if self.max_length and len(ids) > self.max_length:
-            self.cut += 1
-            ids = ids[-self.max_length :]
-        return ids
+        self.cut += len(ids) > self.context
+        return ids[-self.context :]
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
         import torch
@@ -88,7 +75,7 @@ def load_reward_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dtype: str = "auto",
-    **options: Any,
+    batch_tokens: int = 16384,
 ) -> RewardModel:
     """A reward model from the hub or a folder.
 
@@ -106,17 +93,17 @@ def load_reward_model(
             )
         # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
         vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
+    loaded = load_with(AutoModelForSequenceClassification, model, hub)
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    loaded = load_with(AutoModelForSequenceClassification, model, {**common, **placement(dtype)})
-    return RewardModel(loaded, tokenizer, **options)
+    return RewardModel(loaded, tokenizer, batch_tokens)
 
 
 class Bleu:
     """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
 
-    Offline, deterministic, without a model. It rewards the reference's words and length, not
-    quality: a good answer in other words scores near 0, and single sentences are noisy.
+    It rewards the reference's words and length, not quality: a good answer in other words scores
+    near 0, and single sentences are noisy.
     """
 
     def __init__(self, references: dict[str, list[str]]) -> None:
