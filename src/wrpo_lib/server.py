@@ -48,8 +48,7 @@ class Server:
         found = re.fullmatch(URL, self.base_url)
         if found is None:
             raise WRPOError(
-                "the server's address is no address of a web server; give one such as "
-                "http://localhost:8000/v1"
+                "--base-url is no web address; give one such as http://localhost:8000/v1"
             )
         scheme, _, host, port, path, _ = found.groups(default="")
         return f"{scheme}{host}{port}{path}"
@@ -72,9 +71,8 @@ def complete(
 
     At most ``server.connections`` requests are under way, and no more are drawn from ``requests``.
     The OpenAI client tries again after timeouts, lost connections and statuses 408, 409, 429 and
-    5xx, and waits as long as Retry-After asks (up to a minute) or doubles its wait. A request that
-    fails for good is a :class:`Reply` with ``error``. Once ``stop()`` is true no further request is
-    sent; those under way are still yielded.
+    5xx. A request that fails for good is a :class:`Reply` with ``error``. Once ``stop()`` is true
+    no further request is sent; those under way are still yielded.
 
     :raises WRPOError: for what no retry can mend: a refused key, a used-up quota, nobody at the
         address and, before any success, an unknown model. Requests under way are dropped.
@@ -108,7 +106,9 @@ class _Client:
         from openai import AsyncOpenAI
 
         self.server, self.where, self.served = server, server.address, False
-        self.key = _read_key(server.api_key_env)
+        self.key = os.environ.get(server.api_key_env, "").strip() or NO_KEY
+        if not self.key.isascii() or not self.key.isprintable():
+            raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
         self.client = AsyncOpenAI(
             base_url=server.base_url,
             api_key=self.key,
@@ -168,10 +168,3 @@ class _Client:
             text = text.replace(self.key, "***")
         text = re.sub(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}", "***", text)
         return " ".join(text.split())[:300]
-
-
-def _read_key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip() or NO_KEY
-    if not key.isascii() or not key.isprintable():
-        raise WRPOError(f"the variable {variable} holds no valid key (unusual characters)")
-    return key

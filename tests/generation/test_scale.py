@@ -1,42 +1,51 @@
-"""Memory of sampling, scoring and pairing grows with keys and numbers, never with texts."""
+"""Memory of sampling and scoring grows with keys and numbers, never with texts."""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-needs_proc = pytest.mark.skipif(
-    not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc (Linux)"
-)
+from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.generation.stage import sample_responses, score_responses
+from wrpo_lib.io import iter_rows
+
+STATUS = Path("/proc/self/status")
 
 
-def stages(folder: Path, prompts: int) -> tuple[dict[str, Any], float]:
-    """Peak memory in MiB after each stage, and the MiB of rewards that pairing read."""
-    folder.mkdir()
-    script = Path(__file__).with_name("scale_run.py")
-    done = subprocess.run(
-        [sys.executable, script, folder, str(prompts)], capture_output=True, text=True, check=True,
-        env={**os.environ, "TQDM_DISABLE": "1"},
-    )  # fmt: skip
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    size = sum(p.stat().st_size for p in folder.glob("*-rewards.jsonl")) / 2**20
-    with (folder / "q.jsonl").open() as file:
-        assert sum(1 for _ in file) == prompts
-    return {row["stage"]: row["peak"] for row in rows}, size
+def engine(requests: Iterable[Request]) -> Iterator[Response]:
+    """Answers of about 1,600 characters."""
+    for r in requests:
+        yield Response(r.key, r.sample, f"{r.seed} " + "so it is said , " * 100, 9, "stop", r.seed)
 
 
-@needs_proc
+def stages(folder: Path, n: int) -> float:
+    """Sampling and scoring, five responses to each prompt; the peak of memory in MiB."""
+    prompts = ((f"p{k}", [{"role": "user", "content": f"copy : {k}"}]) for k in range(n))
+    made, scored = folder / f"{n}.jsonl", folder / f"{n}-rewards.jsonl"
+    sample_responses(prompts, engine, "m", Sampling(), made)
+    rewards = lambda rows: ((k, float(row["seed"])) for k, row in enumerate(rows))  # noqa: E731
+    score_responses(iter_rows(made), rewards, "trivial", scored)
+    found = re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text())
+    return int(found.group(1)) / 1024 if found else 0.0
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="peak memory is read from /proc (Linux)")
 def test_memory_follows_the_batch_not_the_file(tmp_path: Path) -> None:
-    small, size = stages(tmp_path / "small", 500)
-    large, larger = stages(tmp_path / "large", 3000)
-    print(small, size, large, larger)
-    grown = larger - size  # about 45 MiB of text more
+    peaks, sizes = [], []
+    for n in (500, 6000):
+        code = f"from test_scale import Path, stages; print(stages(Path({str(tmp_path)!r}), {n}))"
+        here = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        env = {**os.environ, "TQDM_DISABLE": "1", "PYTHONPATH": here}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+        peaks.append(float(done.stdout))
+        sizes.append((tmp_path / f"{n}-rewards.jsonl").stat().st_size / 2**20)
+    grown = sizes[1] - sizes[0]
     assert grown > 40
-    for stage in ("sample", "score"):
-        assert large[stage] - small[stage] < 0.35 * grown
+    assert peaks[1] - peaks[0] < 0.35 * grown

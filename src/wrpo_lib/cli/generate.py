@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import partial
 from itertools import chain, islice
@@ -66,32 +65,23 @@ def sample(
 
     _refuse_suffix(out)
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
-    options, extra = _options(engine, option or []), _extra(extra_body)
+    options, extra = _options(engine, option or []), _yaml(extra_body, "--extra-body")
+    if not isinstance(extra, dict):
+        raise WRPOError(f'--extra-body is {extra_body}; give a JSON object such as {{"top_k": 20}}')
     total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings |= {key: options.get(key) for key in ("max_model_len", "fold_system")}
     server = Server(base_url, api_key_env, connections, timeout=600.0)
     if engine == "server":
         settings |= {"base_url": base_url and server.address, "extra_body": extra}
-    make = partial(
-        make_engine,
-        engine,
-        model,
-        server=server,
-        extra_body=extra,
-        options=options,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        dtype=dtype,
-    )
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    hub |= {"dtype": dtype, "server": server, "extra_body": extra, "options": options}
+    make = partial(make_engine, engine, model, **hub)
     gpus = 0.0 if engine == "server" else gpus
     made_by: Any = OnCluster(make, workers, gpus, worker_batch, ray) if workers else make()
-    asked, shown = islice(read_prompts(prompts), limit), name or model
-    counts = sample_responses(
-        asked, made_by, shown, sampling, out, total=total * n, settings=settings
-    )
-    said = f"{out}: made {counts['made']} responses to {total} prompts"
-    typer.echo(said + _notes(counts, made_by))
+    given = islice(read_prompts(prompts), limit), made_by, name or model, sampling, out
+    counts = sample_responses(*given, total=total * n, settings=settings)
+    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
 
 
 def score(
@@ -134,7 +124,7 @@ def score(
         settings={"revision": revision, "dtype": dtype} if reward_model else {},
         window=100_000 if workers else 1024,  # each call of a cluster starts its workers
     )
-    typer.echo(f"{out}: made {counts['made']} rewards{_notes(counts, scorer)}")
+    _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
 def _options(engine: str, pairs: list[str]) -> dict[str, Any]:
@@ -144,8 +134,7 @@ def _options(engine: str, pairs: list[str]) -> dict[str, Any]:
     known, found = OPTIONS.get(engine, {}), {}
     for pair in pairs:
         key, _, text = pair.partition("=")
-        value = yaml.safe_load(text)
-        kind = known.get(key)
+        value, kind = _yaml(text, "--set"), known.get(key)
         if kind is None or not isinstance(value, (int, float) if kind is float else kind):
             names = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
             raise WRPOError(f"--set {pair} is no option of the {engine} engine; it has {names}")
@@ -153,14 +142,11 @@ def _options(engine: str, pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _extra(text: str) -> dict[str, Any]:
+def _yaml(text: str, option: str) -> Any:
     try:
-        value = json.loads(text)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise WRPOError(f"--extra-body is {text!r}; give a JSON object such as '{{\"top_k\": 20}}'")
-    return value
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise WRPOError(f"{option} {text} cannot be read ({error.__class__.__name__})") from error
 
 
 def _refuse_suffix(out: Path) -> None:
@@ -169,15 +155,13 @@ def _refuse_suffix(out: Path) -> None:
         raise WRPOError(f"--out is {out}; rows are appended one by one, so give a .jsonl file")
 
 
-def _notes(counts: Counter[str], maker: Any) -> str:
-    """What to say of a run beside how much it made."""
+def _say(made: str, counts: Counter[str], maker: Any) -> None:
+    renderer = getattr(maker, "renderer", maker)  # a server renders by itself
     notes = {
         "empty": counts["empty"],
         "ended by the token limit": counts["truncated"],
-        "with the system turn put into the user turn": getattr(
-            getattr(maker, "renderer", maker), "folded", 0
-        ),
+        "with the system turn put into the user turn": getattr(renderer, "folded", 0),
         "cut from the left": getattr(maker, "cut", 0),
         "there already": counts["kept"],
     }
-    return "".join(f", {number} {what}" for what, number in notes.items() if number)
+    typer.echo(made + "".join(f", {number} {what}" for what, number in notes.items() if number))

@@ -101,11 +101,12 @@ def score_responses(
 
         def missing() -> Iterator[Row]:
             for row in rows:
-                blank = not row["text"].strip()
-                kept = not blank and tuple(row[name] for name in KEY) in done
-                counts.update(empty=blank, kept=kept)
                 counts["truncated"] += row.get("finish_reason") == "length"
-                if not blank and not kept:
+                if not row["text"].strip():
+                    counts["empty"] += 1
+                elif tuple(row[name] for name in KEY) in done:
+                    counts["kept"] += 1
+                else:
                     yield row
 
         def scored() -> Iterator[Row]:
