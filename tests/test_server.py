@@ -78,6 +78,7 @@ UNREADABLE = {
     "JSON cut short": b'{"choices": [{"mess',
     "no choices": b'{"choices": []}',
     "an error with status 200": b'{"error": {"message": "upstream failed"}}',
+    "a choice that is an error": b'{"choices": [{"finish_reason": "error"}]}',
     "not an object": b"[1, 2]",
     "nothing": b"",
 }
@@ -87,11 +88,6 @@ UNREADABLE = {
 def test_an_answer_without_a_choice_is_an_error_of_its_own(body: bytes) -> None:
     replies, _ = ask(first_then(Answer(body)), 3)
     assert all("answered without a choice" in (r.error or "") for r in replies)
-
-
-def test_without_a_key_local_servers_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    assert text(ask(echo)[0][0]) == "answer to q0"
 
 
 BROKEN = {
@@ -128,59 +124,40 @@ def test_a_server_that_hangs() -> None:
     assert errors == {"r0": None, "r2": None}
 
 
-@pytest.mark.parametrize("status", [408, 409, 429, 500, 503])
-@pytest.mark.parametrize("number", [0, 3])  # the first request of a run goes out without retries
-def test_only_so_many_retries_and_the_others_go_on(status: int, number: int) -> None:
+@pytest.mark.parametrize("status", [429, 503])
+def test_only_so_many_retries_and_the_others_go_on(status: int) -> None:
     async def handler(body: dict[str, Any]) -> Answer:
         bad = Answer({"error": "it broke"}, status, {"Retry-After": "0.01"})
-        return bad if question(body) == f"q{number}" else await echo(body)
+        return bad if question(body) == "q3" else await echo(body)
 
     replies, local = ask(handler, 6, retries=2)
     (failed,) = [r for r in replies if r.error]
-    assert (failed.key, failed.body) == (f"r{number}", None)
+    assert (failed.key, failed.body) == ("r3", None)
     assert f"answered {status}: " in (failed.error or "")
     assert "it broke" in (failed.error or "")
-    assert sum(question(b) == f"q{number}" for b in local.requests) == 3
+    assert sum(question(b) == "q3" for b in local.requests) == 3
 
 
-FATAL = {
-    "refused key": (
-        Answer({"error": {"message": f"Incorrect API key provided: {KEY}"}}, 401),
-        "refused the key in OPENAI_API_KEY (status 401",
-    ),
-    "forbidden": (Answer({}, 403), "refused the key in OPENAI_API_KEY (status 403"),
-    "no quota": (
-        Answer({"error": {"code": "insufficient_quota"}}, 429),
-        "the quota is used up",
-    ),
-    "no such model": (
-        Answer({"error": {"message": "model m does not exist"}}, 404),
-        "check the server's address and the model's name",
-    ),
-}
+FATAL = [
+    (401, {"message": f"Incorrect API key provided: {KEY}"}, "set OPENAI_API_KEY to a valid key"),
+    (403, {}, "set OPENAI_API_KEY to a valid key"),
+    (429, {"code": "insufficient_quota"}, "the quota is used up"),
+    (404, {"message": "model m does not exist"}, "check the server's address and the model's name"),
+]
 
 
-@pytest.mark.parametrize(("answer", "sentence"), FATAL.values(), ids=FATAL)
-def test_what_no_retry_can_mend_stops_everything(answer: Answer, sentence: str) -> None:
+@pytest.mark.parametrize(("status", "error", "sentence"), FATAL)
+def test_what_no_retry_can_mend_stops_everything(
+    status: int, error: dict[str, str], sentence: str
+) -> None:
     async def handler(_: dict[str, Any]) -> Answer:
-        return answer
+        return Answer({"error": error}, status, {"Retry-After": "0.01"})
 
     with LocalServer(handler) as local:
-        with pytest.raises(WRPOError) as error:
+        with pytest.raises(WRPOError, match=sentence) as stopped:
             list(complete(Server(local.url, connections=4, retries=1), requests(100)))
-        assert sentence in str(error.value)
-        assert KEY not in str(error.value)
+        assert KEY not in str(stopped.value)
         assert len(local.requests) <= 12
-
-
-def test_a_missing_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-
-    async def handler(_: dict[str, Any]) -> Answer:
-        return Answer({"error": "who are you?"}, 401)
-
-    with pytest.raises(WRPOError, match="refused a request without a key; set OPENAI_API_KEY"):
-        ask(handler)
 
 
 def test_the_key_reaches_no_message_and_no_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -199,19 +176,16 @@ def test_the_key_reaches_no_message_and_no_log(caplog: pytest.LogCaptureFixture)
     assert hidden.address == "http://host:99/v1"
 
 
-@pytest.mark.parametrize(
-    ("key", "sentence"), [("two words", "holds no valid key"), ("schlüssel", "holds no valid key")]
-)
-def test_an_impossible_key(monkeypatch: pytest.MonkeyPatch, key: str, sentence: str) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(WRPOError, match=sentence) as error:
+def test_an_impossible_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "schlüssel")
+    with pytest.raises(WRPOError, match="OPENAI_API_KEY holds unusual characters") as error:
         list(complete(Server("http://127.0.0.1:9/v1"), requests(1)))
-    assert key not in str(error.value)
+    assert "schlüssel" not in str(error.value)
 
 
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "http://host:port/v1", "", "ftp://x/v1"])
 def test_an_impossible_address(url: str) -> None:
-    with pytest.raises(WRPOError, match="no address of a web server"):
+    with pytest.raises(WRPOError, match="--base-url is no web address"):
         list(complete(Server(url), requests(1)))
 
 
@@ -219,7 +193,7 @@ def test_nobody_there() -> None:
     with LocalServer(echo) as local:
         url = local.url
     with pytest.raises(WRPOError, match=r"connection to .* failed .*start the server or correct"):
-        list(complete(Server(url), requests(5)))
+        list(complete(Server(url, retries=0), requests(5)))
 
 
 def test_requests_are_drawn_lazily() -> None:

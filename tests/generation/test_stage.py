@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from commandline import wrpo
-from generation_rows import Tiny, kill_and_run_again, prompt_rows, wrpo_command, write_rows
+from generation_rows import Tiny, kill_and_run_again, prompt_rows, write_rows, wrpo_command
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
