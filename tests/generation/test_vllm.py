@@ -145,7 +145,7 @@ def served(python: str, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) ->
 
 def test_the_server_gives_the_texts_of_the_same_seeds(served: str, offline: Any) -> None:
     """Concurrent, in any order: the rows that vLLM makes in process, seed for seed."""
-    engine = ServerEngine(Server(served, connections=8), "tiny", extra=AS_TRAINED)
+    engine = ServerEngine(Server(served, connections=8), "tiny", extra_body=AS_TRAINED)
     made = by_name(engine(ask(7, SAMPLED)))
     assert made == {name: r for name, r in offline["sampled"].items() if name[0].startswith("p")}
     own = by_name(ServerEngine(Server(served), "tiny")(ask(7, SAMPLED)))

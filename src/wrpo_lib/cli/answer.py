@@ -42,11 +42,11 @@ def answer(
 
     asked = load(benchmark, version)
     shown = name or Path(model).name
-    options: dict[str, Any] = {}
-    if engine == "vllm":
-        options["tensor_parallel_size"] = tensor_parallel
-    server = Server(base_url, api_key_env, connections, timeout=600.0)
-    made_by = make_engine(engine, model, server=server, dtype=dtype, options=options)
+    options: dict[str, dict[str, Any]] = {
+        "vllm": {"tensor_parallel_size": tensor_parallel},
+        "server": {"server": Server(base_url, api_key_env, connections, timeout=600.0)},
+    }
+    made_by = make_engine(engine, model, options.get(engine), dtype=dtype)
     counts = files.answer(asked, shown, made_by, out, max_tokens, seed)
     _say(counts, out)
     if counts.errors:

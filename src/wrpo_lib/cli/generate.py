@@ -71,12 +71,12 @@ def sample(
     total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings |= {key: options.get(key) for key in ("max_model_len", "fold_system")}
-    server = Server(base_url, api_key_env, connections, timeout=600.0)
     if engine == "server":
+        server = Server(base_url, api_key_env, connections, timeout=600.0)
         settings |= {"base_url": base_url and server.address, "extra_body": extra}
+        options |= {"server": server, "extra_body": extra}
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    hub |= {"dtype": dtype, "server": server, "extra_body": extra, "options": options}
-    make = partial(make_engine, engine, model, **hub)
+    make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
     gpus = 0.0 if engine == "server" else gpus
     made_by: Any = OnCluster(make, workers, gpus, worker_batch, ray) if workers else make()
     given = islice(read_prompts(prompts), limit), made_by, name or model, sampling, out

@@ -18,7 +18,8 @@ from wrpo_lib.generation.request import InProcess, Request, Response, Sampling
 from wrpo_lib.models import load_causal_lm, load_tokenizer
 from wrpo_lib.server import Server, complete
 
-__all__ = ["Request", "Response", "Sampling", "TransformersEngine", "make_engine", "sample"]
+ENGINES = ["ServerEngine", "TransformersEngine", "VLLMEngine", "make_engine"]
+__all__ = ["Request", "Response", "Sampling", "sample", *ENGINES]
 
 OPTIONS: dict[str, dict[str, type]] = {
     "transformers": {"batch_tokens": int},
@@ -35,18 +36,12 @@ OPTIONS: dict[str, dict[str, type]] = {
 
 
 def make_engine(
-    kind: str,
-    model: str,
-    *,
-    server: Server | None = None,
-    extra_body: dict[str, Any] | None = None,
-    options: dict[str, Any] | None = None,
-    **hub: Any,
-) -> Any:
+    kind: str, model: str, options: dict[str, Any] | None = None, **hub: Any
+) -> TransformersEngine | VLLMEngine | ServerEngine:
     """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
 
-    ``server`` and ``extra_body`` are for a server, ``options`` one of :data:`OPTIONS`, ``hub`` are
-    ``revision``, ``trust_remote_code`` and ``dtype``.
+    ``options`` are those of :data:`OPTIONS`, for a server also ``server`` and ``extra_body``;
+    ``hub`` are ``revision``, ``trust_remote_code`` and ``dtype``.
     """
     own = dict(options or {})
     if kind == "vllm":
@@ -55,26 +50,27 @@ def make_engine(
         return TransformersEngine(*load_causal_lm(model, **hub), **own)
     if kind != "server":
         raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
-    if server is None or not server.base_url:
+    server = own.pop("server", Server(""))
+    if not server.base_url:
         raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-    fold = own.pop("fold_system", False)
-    return ServerEngine(replace(server, **own), model, fold, extra_body or {})
+    http = {name: own.pop(name) for name in ("timeout", "retries") if name in own}
+    return ServerEngine(replace(server, **http), model, **own)
 
 
 @dataclass
 class ServerEngine:
     """One HTTP request per response, so that each has its own seed and a lost one costs little.
 
-    ``fold`` puts a system turn into the user turn, for served models whose template has none.
-    ``extra`` is merged into every request's body; None as a value removes a field, for servers
-    that refuse one. Whether a server honours ``seed``, and which sampling defaults it adds (vLLM
+    ``fold_system`` puts a system turn into the user turn, for templates that have no place for one.
+    ``extra_body`` is merged into every request; None as a value removes a field, for servers that
+    refuse one. Whether a server honours ``seed``, and which sampling defaults it adds (vLLM
     takes top-k from the model's generation configuration), is up to the server.
     """
 
     server: Server
     model: str
-    fold: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    fold_system: bool = False
+    extra_body: dict[str, Any] = field(default_factory=dict)
     folded: int = 0
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
@@ -93,13 +89,15 @@ class ServerEngine:
 
     def _body(self, request: Request) -> dict[str, Any]:
         messages = request.messages
-        if self.fold and messages[0]["role"] == "system":
+        if self.fold_system and messages[0]["role"] == "system":
             messages = fold_system(messages)
             self.folded += 1
         body = {"model": self.model, "messages": messages, "seed": request.seed}
         for name in ("temperature", "top_p", "max_tokens"):
             body[name] = getattr(request.sampling, name)
-        return {name: value for name, value in (body | self.extra).items() if value is not None}
+        return {
+            name: value for name, value in (body | self.extra_body).items() if value is not None
+        }
 
 
 class VLLMEngine(InProcess):
