@@ -27,7 +27,7 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
     raise WRPOError(
-        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; install it "
+        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; add it "
         "without its dependencies, or give another --model"
     )
 

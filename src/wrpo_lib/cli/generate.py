@@ -70,10 +70,11 @@ def sample(
         raise WRPOError(f'--extra-body is {extra_body}; give a JSON object such as {{"top_k": 20}}')
     total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
-    settings |= {key: options.get(key) for key in ("max_model_len", "fold_system")}
+    settings["max_model_len"] = options.get("max_model_len")
     if engine == "server":
         server = Server(base_url, api_key_env, connections, timeout=600.0)
         settings |= {"base_url": base_url and server.address, "extra_body": extra}
+        settings["fold_system"] = options.get("fold_system", False)
         options |= {"server": server, "extra_body": extra}
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     make = partial(make_engine, engine, model, options, dtype=dtype, **hub)

@@ -76,16 +76,16 @@ class ServerEngine:
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Responses as they arrive."""
         for request, body, error in complete(self.server, ((r, self._body(r)) for r in requests)):
-            choice, usage = body["choices"][0] if body else {}, (body or {}).get("usage") or {}
-            yield Response(
-                request.key,
-                request.sample,
-                (choice.get("message") or {}).get("content") or "",
-                usage.get("completion_tokens"),
-                choice.get("finish_reason") or ("error" if error else "stop"),
-                request.seed,
-                error,
-            )
+            asked, seed = (request.key, request.sample), request.seed
+            if body is None:
+                yield Response(*asked, "", None, "error", seed, error)
+                continue
+            choice, usage = body["choices"][0], body.get("usage") or {}
+            text = (choice.get("message") or {}).get("content") or ""
+            if not isinstance(text, str):  # in parts
+                text = "".join(part.get("text", "") for part in text)
+            reason = choice.get("finish_reason") or "stop"
+            yield Response(*asked, text, usage.get("completion_tokens"), reason, seed)
 
     def _body(self, request: Request) -> dict[str, Any]:
         messages = request.messages

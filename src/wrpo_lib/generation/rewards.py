@@ -36,7 +36,7 @@ class RewardModel:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
         self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
-        self.context = getattr(model.config, "max_position_embeddings", 10**9)
+        self.context = getattr(model.config, "max_position_embeddings", None) or 10**9
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
         self.batch_tokens = 0 if self.pad is None else batch_tokens

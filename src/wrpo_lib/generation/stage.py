@@ -7,6 +7,7 @@ file lies ``<name>.run.json`` with the settings it was made with; other settings
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -58,7 +59,7 @@ def sample_responses(
                     else:
                         yield Request(prompt_id, messages, sampling, k)
 
-        for made in tqdm(engine(missing()), "responses", total, initial=len(done), disable=None):
+        for made in progress(engine(missing()), "responses", total, len(done)):
             in_a_row = in_a_row + 1 if made.error else 0
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
@@ -115,7 +116,7 @@ def score_responses(
                 for position, reward in scorer(batch):
                     yield {**batch[position], "reward_model": reward_model, "reward": reward}
 
-        for row in tqdm(scored(), "rewards", total, initial=len(done), disable=None):
+        for row in progress(scored(), "rewards", total, len(done)):
             store.append(row)
             counts["made"] += 1
     return counts
@@ -137,3 +138,9 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
                     "choose another file or delete it"
                 )
     write_json(path, {"settings": now, **provenance()})
+
+
+def progress(items: Iterable[Any], what: str, total: int | None, done: int) -> Iterable[Any]:
+    """A bar on stderr, which says little where that is a log."""
+    pause = 0.5 if sys.stderr.isatty() else 30.0
+    return tqdm(items, what, total, initial=done, mininterval=pause)
