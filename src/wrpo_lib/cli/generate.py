@@ -130,7 +130,7 @@ def score(
 
 def _options(engine: str, pairs: list[str]) -> dict[str, Any]:
     """The engine's options in ``KEY=VALUE``, the values read as YAML."""
-    from wrpo_lib.generation import OPTIONS
+    from wrpo_lib.generation.engines import OPTIONS
 
     known, found = OPTIONS.get(engine, {}), {}
     for pair in pairs:
