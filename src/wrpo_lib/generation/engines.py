@@ -1,4 +1,4 @@
-"""Engines that answer alike: a transformers model or vLLM (extra ``gpu``) in this process, a server.
+"""Engines that answer alike: a model in this process (transformers or vLLM), or one on a server.
 
 vLLM 0.30.0 has run on a CPU, see ``tests/generation/test_vllm.py``; not on a GPU, nor on several.
 """
