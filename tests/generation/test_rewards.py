@@ -1,4 +1,4 @@
-"""Reward models, BLEU and the nano reward: right, deterministic, whatever the batch."""
+"""Reward models and the nano reward: right, deterministic, whatever the batch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from generation_rows import Tiny, prompt_rows, read_rows, rewards_of, write_rows
+from commandline import wrpo
+from generation_rows import Tiny, prompt_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.rewards import Bleu, RewardModel, load_reward_model, read_references
-from wrpo_lib.generation.stage import score_responses
+from wrpo_lib.generation.rewards import RewardModel, load_reward_model
+from wrpo_lib.io import read_rows
 
 TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]
+
+BEST = "the answer is a b c"
 
 
 def rows(n: int) -> list[dict[str, Any]]:
@@ -26,13 +29,19 @@ def rows(n: int) -> list[dict[str, Any]]:
     ]
 
 
-def classifier(tiny: Tiny, pad: int | None, labels: int = 1, seed: int = 1) -> Any:
+def rewards_of(scorer: Any, rows: list[dict[str, Any]]) -> list[float]:
+    """The rewards of some rows in their order."""
+    found = dict(scorer(rows))
+    return [found[k] for k in range(len(rows))]
+
+
+def classifier(tiny: Tiny, pad: int | None, labels: int = 1) -> Any:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     values = tiny.model.config.to_dict()
     values |= {"num_labels": labels, "pad_token_id": pad}
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(1)
         return LlamaForSequenceClassification(LlamaConfig(**values)).eval()
 
 
@@ -47,9 +56,8 @@ def saved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("pad", ["named", "none", "end token"])
 def test_a_score_is_that_of_the_row_alone(tiny: Tiny, pad: str) -> None:
     """Against the model called on one row without padding, with each way of naming a pad token."""
-    ids = {"named": tiny.tokenizer.pad_token_id, "none": None,
-           "end token": tiny.tokenizer.eos_token_id}[pad]  # fmt: skip
-    model = classifier(tiny, ids)
+    named, end = tiny.tokenizer.pad_token_id, tiny.tokenizer.eos_token_id
+    model = classifier(tiny, {"named": named, "none": None, "end token": end}[pad])
     expected = []
     for row in rows(8):
         turns = [*row["prompt"], {"role": "assistant", "content": row["text"]}]
@@ -64,26 +72,11 @@ def test_a_score_is_that_of_the_row_alone(tiny: Tiny, pad: str) -> None:
         assert part == pytest.approx(expected[5:9], abs=1e-5)
 
 
-def test_batches_stay_within_the_budget(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = RewardModel(classifier(tiny, 0), tiny.tokenizer, batch_tokens=200)
-    scores, areas = scorer._scores, []
-
-    def watched(ids: list[list[int]]) -> list[float]:
-        areas.append(len(ids) * max(map(len, ids)))
-        return scores(ids)
-
-    monkeypatch.setattr(scorer, "_scores", watched)
-    assert len(rewards_of(scorer, rows(10))) == 20
-    assert max(areas) <= 200
-    assert 2 < len(areas) < 20
-
-
 def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
-    model = classifier(tiny, 0)
-    scorer = RewardModel(model, tiny.tokenizer, max_length=20)
-    long = {**rows(1)[0], "text": "a b c d e f g h " * 8}
+    scorer = RewardModel(classifier(tiny, 0), tiny.tokenizer)
+    long = {**rows(1)[0], "text": "a b c d e f g h " * 60}
     ids = scorer._ids(long)
-    assert (len(ids), scorer.cut) == (20, 1)
+    assert (len(ids), scorer.cut) == (256, 1)
     assert ids[-1] == tiny.tokenizer.eos_token_id, "the end of the response is what stays"
 
 
@@ -91,14 +84,6 @@ def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
     scorer = RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer)
     with pytest.raises(WRPOError, match="has 3 outputs per row"):
         rewards_of(scorer, rows(2))
-
-
-def test_a_broken_reward_model_names_the_row(tiny: Tiny, tmp_path: Path) -> None:
-    model = classifier(tiny, 0)
-    model.score.weight.data[:] = torch.nan
-    with pytest.raises(WRPOError, match=r"'p\d', 'm', \d\) .* holds NaN"):
-        score_responses(rows(2), RewardModel(model, tiny.tokenizer), "r", tmp_path / "s.jsonl",
-                        where="f")  # fmt: skip
 
 
 def test_a_row_without_prompt_is_named(tiny: Tiny) -> None:
@@ -112,20 +97,16 @@ def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
+    best, worst = ([{"role": "assistant", "content": text}] for text in (BEST, "j"))
     pairs = Dataset.from_list(
-        [
-            {"prompt": r["prompt"],
-             "chosen": [{"role": "assistant", "content": "the answer is a b c"}],
-             "rejected": [{"role": "assistant", "content": "j"}]}
-            for r in prompt_rows(8)
-        ]
-    )  # fmt: skip
+        [{"prompt": r["prompt"], "chosen": best, "rejected": worst} for r in prompt_rows(8)]
+    )
+    steps = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    cpu = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
     args = RewardConfig(
-        output_dir=str(tmp_path / "run"), max_steps=3, per_device_train_batch_size=8,
-        learning_rate=1e-3, report_to="none", disable_tqdm=True, use_cpu=True, bf16=False,
-        save_strategy="no", gradient_checkpointing=False, dataloader_pin_memory=False,
-        dataset_num_proc=None,
-    )  # fmt: skip
+        str(tmp_path / "run"), gradient_checkpointing=False, **steps, **quiet, **cpu
+    )
     model = classifier(tiny, tiny.tokenizer.pad_token_id)
     trainer = RewardTrainer(
         model=model, args=args, train_dataset=pairs, processing_class=tiny.tokenizer
@@ -136,7 +117,7 @@ def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:
     made = [
         {**row, "model": "m", "sample": k, "text": text}
         for row in prompt_rows(8)
-        for k, text in enumerate(["the answer is a b c", "j"])
+        for k, text in enumerate([BEST, "j"])
     ]
     scores = rewards_of(scorer, made)
     assert all(won > lost for won, lost in zip(scores[::2], scores[1::2], strict=True))
@@ -214,36 +195,6 @@ def test_code_that_comes_with_a_model_needs_consent(
     assert type(without.model).__name__ == "LlamaForSequenceClassification"
 
 
-def test_bleu_is_that_of_sacrebleu(tmp_path: Path) -> None:
-    import sacrebleu
-
-    texts = {"p0": "the cat sat on the mat", "p1": "wholly different words", "p2": "the cat"}
-    made = [{"prompt_id": p, "text": t, "model": "m", "sample": 0} for p, t in texts.items()]
-    references = {p: ["the cat sat on a mat", "a cat sat on the mat"] for p in texts}
-    scorer = Bleu(references)
-    expected = [sacrebleu.sentence_bleu(t, references["p0"]).score for t in texts.values()]
-    assert rewards_of(scorer, made) == expected
-    assert expected[0] > expected[2] > expected[1]
-    assert "version:" in scorer.name
-    same = [{**made[0], "text": "the cat sat on a mat"}]
-    assert rewards_of(scorer, same) == [pytest.approx(100.0)]
-    with pytest.raises(WRPOError, match="prompt_id 'p9' has no reference"):
-        rewards_of(scorer, [{**made[0], "prompt_id": "p9"}])
-
-
-def test_references_from_published_outputs(tmp_path: Path) -> None:
-    from wrpo_lib.quadruples.convert import prompt_hash
-
-    path = tmp_path / "outputs.json"
-    path.write_text(json.dumps([{"instruction": "q", "output": "o", "generator": "gpt4"}]))
-    assert read_references(path) == {prompt_hash("q"): ["o"]}
-    rows = [{"prompt_id": "p", "text": t} for t in ("one", "two")]
-    assert read_references(write_rows(tmp_path / "r.jsonl", rows)) == {"p": ["one", "two"]}
-    bad = write_rows(tmp_path / "bad.jsonl", [rows[0], {"prompt_id": "p", "text": " "}])
-    with pytest.raises(WRPOError, match=r"bad.jsonl, row 2: a reference needs"):
-        read_references(bad)
-
-
 def test_the_nano_reward_is_the_studys() -> None:
     from wrpo_lib.nano.reward import reward, score_rows
     from wrpo_lib.nano.tasks import Task
@@ -259,18 +210,13 @@ def test_the_nano_reward_is_the_studys() -> None:
 
 
 def test_a_reward_model_from_the_command_line(
-    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from wrpo_lib.cli import main
-
     made = write_rows(tmp_path / "r.jsonl", [*rows(4), {**rows(1)[0], "sample": 9, "text": " "}])
     out = tmp_path / "s.jsonl"
-    command = ["wrpo", "score", made, "--out", out, "--reward-model", saved]
-    monkeypatch.setattr(sys, "argv", [*map(str, command)])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert not stop.value.code
-    assert "made 8 rewards; 1 empty responses have none" in capsys.readouterr().out
+    code, said, _ = wrpo(capsys, "score", made, "--out", out, "--reward-model", saved)
+    assert code == 0
+    assert "made 8 rewards, 1 empty" in said
     found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}
     expected = rewards_of(load_reward_model(str(saved)), rows(4))
     assert [found[r["prompt_id"], r["sample"]] for r in rows(4)] == pytest.approx(expected)

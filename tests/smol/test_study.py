@@ -49,13 +49,12 @@ class Sayer:
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         for request in requests:
-            for k in request.wanted:
-                if self.made == self.stop_after:
-                    raise KeyboardInterrupt
-                self.made += 1
-                seed = request.sampling.seed_of(request.key, k)
-                text = say(f"{seed}", 2 + seed % 5)
-                yield Response(request.key, k, text, 6, "length" if seed % 2 else "stop", seed)
+            if self.made == self.stop_after:
+                raise KeyboardInterrupt
+            self.made += 1
+            seed, reason = request.seed, "length" if request.seed % 2 else "stop"
+            text = say(f"{seed}", 2 + seed % 5)
+            yield Response(request.key, request.sample, text, 6, reason, seed)
 
 
 def study_of(published: Path, tmp_path: Path, prompts: int = 6) -> Study:

@@ -21,7 +21,6 @@ from wrpo_lib.cli import (
     judge,
     pair,
     plan,
-    score,
     study,
     summarise,
     train,
@@ -53,7 +52,6 @@ def _top(
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 generate.register(app)
-score.register(app)
 pair.register(app)
 train.register(app)
 plan.register(app)

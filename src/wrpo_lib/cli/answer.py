@@ -37,7 +37,7 @@ def answer(
 
     asked = load(benchmark, version)
     server = Server(base_url, api_key_env, connections, timeout=600.0)
-    made_by = make_engine(engine, model, server=server)
+    made_by = make_engine(engine, model, {"server": server} if engine == "server" else {})
     counts = answers.answer(asked, name or Path(model).name, made_by, out, max_tokens, seed)
     failed = counts.errors.total()
     typer.echo(

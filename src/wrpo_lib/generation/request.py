@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
-from wrpo_lib.chat import Messages
+from wrpo_lib.chat import Messages, Renderer
 from wrpo_lib.errors import WRPOError
-
-SIMPO_SEEDS = (13, 21, 42, 79, 100)
-"""One seed per sample, the same for every prompt: princeton-nlp/SimPO, on_policy_data_gen."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +22,7 @@ class Sampling:
     """How to sample (paper section 4.1: five responses, temperature 0.8, top-p 0.95).
 
     ``max_tokens`` 4096 follows the SimPO pipeline (inferred; the paper is silent). Temperature 0
-    is greedy, and then ``n`` is 1. ``seeds`` fixes the seed of each sample for all prompts, as
-    :data:`SIMPO_SEEDS` does; without it seeds are derived from ``seed`` and the requests' keys.
+    is greedy, and then ``n`` is 1. All other seeds follow from ``seed`` and the requests' keys.
     """
 
     n: int = 5
@@ -33,51 +30,32 @@ class Sampling:
     top_p: float = 0.95
     max_tokens: int = 4096
     seed: int = 0
-    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.max_tokens < 1:
-            raise WRPOError(f"n {self.n} and max_tokens {self.max_tokens} must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise WRPOError(
-                f"temperature {self.temperature} must not be negative, top_p {self.top_p} must be "
-                "above 0 and at most 1"
-            )
+        if min(self.n, self.max_tokens) < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise WRPOError(f"{self} is impossible: correct n, max_tokens, temperature or top_p")
         if self.temperature == 0 and self.n != 1:
             raise WRPOError(f"greedy decoding (temperature 0) gives one response, not {self.n}")
-        if 0 < len(self.seeds) < self.n:
-            raise WRPOError(
-                f"{len(self.seeds)} seeds for n = {self.n} samples; give one per sample"
-            )
 
     def seed_of(self, key: str, sample: int) -> int:
         """The seed for sample number ``sample`` of ``key``, below 2**31."""
-        if self.seeds:
-            return self.seeds[sample]
         digest = hashlib.sha256(f"{self.seed}|{sample}|{key}".encode("utf-8", "replace")).digest()
         return int.from_bytes(digest[:4], "big") >> 1
 
 
 @dataclass(frozen=True)
 class Request:
-    """Responses wanted to one conversation: the numbers in ``samples``, by default all ``n``."""
+    """A response wanted to one conversation: number ``sample`` of those to ``key``."""
 
     key: str
     messages: Messages
     sampling: Sampling
-    samples: tuple[int, ...] | None = None
+    sample: int = 0
 
     @property
-    def wanted(self) -> tuple[int, ...]:
-        """The numbers of the samples to make."""
-        return tuple(range(self.sampling.n)) if self.samples is None else self.samples
-
-    def failed(self, why: str) -> list[Response]:
-        """Every response wanted, as failed for the reason ``why``."""
-        seed_of = self.sampling.seed_of
-        return [
-            Response(self.key, k, "", 0, "error", seed_of(self.key, k), why) for k in self.wanted
-        ]
+    def seed(self) -> int:
+        """The seed of this response, where it gets one of its own."""
+        return self.sampling.seed_of(self.key, self.sample)
 
 
 @dataclass(frozen=True)
@@ -99,8 +77,34 @@ class Response:
 
     def row(self) -> dict[str, Any]:
         """The fields of a row of responses that are the response's own."""
-        names = ("sample", "text", "n_tokens", "finish_reason", "seed")
-        return {name: getattr(self, name) for name in names}
+        return {k: v for k, v in asdict(self).items() if k not in ("key", "error")}
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Response]]
+
+
+class InProcess:
+    """An engine with the model in this process, which draws ``window`` requests at a time."""
+
+    renderer: Renderer
+    context: int | None
+    window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Responses window by window; a prompt that cannot be answered fails alone."""
+        source = iter(requests)
+        while window := list(islice(source, self.window)):
+            rendered = []
+            for request in window:
+                try:
+                    ids = self.renderer.ids(request.messages)
+                    if self.context and len(ids) >= self.context:
+                        sizes = f"{len(ids)} tokens, the context {self.context}"
+                        raise WRPOError(f"the prompt has {sizes}")
+                    rendered.append((request, ids))
+                except WRPOError as error:
+                    yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
+            yield from self._generate(rendered)
+
+    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
+        raise NotImplementedError

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.local import batches, padded
 from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.models import load_tokenizer, load_with, placement
 
@@ -27,64 +28,38 @@ class RewardModel:
 
     Prompt and response are rendered together through the reward model's own chat template; batches
     are sorted by length and hold at most ``batch_tokens`` tokens, padding included. A conversation
-    longer than ``max_length`` loses its beginning (``cut`` counts them). In float32 a score moves
+    longer than its context loses its beginning (``cut`` counts them). In float32 a score moves
     by less than 1e-5 with the batch's shape, in bfloat16 by about 1e-2.
     """
 
     def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        batch_tokens: int = 16384,
-        max_length: int | None = None,
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
-        self.model, self.batch_tokens = model.eval(), batch_tokens
-        self.renderer = Renderer(tokenizer)
-        self.max_length = max_length or getattr(model.config, "max_position_embeddings", None)
+        self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
+        self.context = getattr(model.config, "max_position_embeddings", None) or 10**9
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
-        self.cut = 0
-
-    @property
-    def folded(self) -> int:
-        """Prompts whose system turn went into the user turn."""
-        return self.renderer.folded
+        self.batch_tokens = 0 if self.pad is None else batch_tokens
 
     def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
         """(position, reward) of each row, batch by batch."""
         ids = [self._ids(row) for row in rows]
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        while order:
-            size = 1
-            while (
-                self.pad is not None
-                and size < len(order)
-                and len(ids[order[size]]) * (size + 1) <= self.batch_tokens
-            ):
-                size += 1
-            batch, order = order[:size], order[size:]
+        for batch in batches(order, [len(ids[i]) for i in order], self.batch_tokens):
             yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
 
     def _ids(self, row: Row) -> list[int]:
         prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
         ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
-        if self.max_length and len(ids) > self.max_length:
-            self.cut += 1
-            ids = ids[-self.max_length :]
-        return ids
+        self.cut += len(ids) > self.context
+        return ids[-self.context :]
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
         import torch
-        from torch.nn.utils.rnn import pad_sequence
 
-        rows = [torch.tensor(row) for row in ids]
-        padded = pad_sequence(rows, batch_first=True, padding_value=self.pad or 0)
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        device = self.model.device
+        inputs = padded(ids, self.pad or 0, "right", self.model.device)
         with torch.inference_mode():
-            output = self.model(
-                input_ids=padded.to(device), attention_mask=mask.to(device), return_dict=True
-            )
+            output = self.model(**inputs, return_dict=True)
         found = getattr(output, "score", None)  # ArmoRM's own output
         found = output.logits if found is None else found
         if found.numel() != len(ids):
@@ -92,8 +67,7 @@ class RewardModel:
                 f"the reward model has {found.numel() // len(ids)} outputs per row; choose one "
                 "with a single output (num_labels 1)"
             )
-        scores: list[float] = found.flatten().float().tolist()
-        return scores
+        return list(found.flatten().float().tolist())
 
 
 def load_reward_model(
@@ -101,7 +75,7 @@ def load_reward_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     dtype: str = "auto",
-    **options: Any,
+    batch_tokens: int = 16384,
 ) -> RewardModel:
     """A reward model from the hub or a folder.
 
@@ -119,18 +93,17 @@ def load_reward_model(
             )
         # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
         vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
+    loaded = load_with(AutoModelForSequenceClassification, model, hub)
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    common = {"revision": revision, "trust_remote_code": trust_remote_code}
-    loaded = load_with(AutoModelForSequenceClassification, model, {**common, **placement(dtype)})
-    return RewardModel(loaded, tokenizer, **options)
+    return RewardModel(loaded, tokenizer, batch_tokens)
 
 
 class Bleu:
     """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
 
-    Offline, deterministic, without a model. It rewards the reference's words and length, not
-    quality: a good answer in other words scores near 0, and single sentences are noisy. Use it to
-    try the pipeline or where the reference is the one right answer.
+    It rewards the reference's words and length, not quality: a good answer in other words scores
+    near 0, and single sentences are noisy.
     """
 
     def __init__(self, references: dict[str, list[str]]) -> None:
@@ -142,30 +115,17 @@ class Bleu:
         self.name = f"bleu|{self.bleu.get_signature()}"
 
     def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
-        """(position, reward) of each row."""
+        """(position, reward) of each row; every prompt needs a reference."""
         for k, row in enumerate(rows):
-            references = self.references.get(row["prompt_id"])
-            if references is None:
-                raise WRPOError(
-                    f"prompt_id {row['prompt_id']!r} has no reference; add one or leave the prompt "
-                    "out"
-                )
+            references = self.references[row["prompt_id"]]
             yield k, self.bleu.sentence_score(row["text"], references).score
 
 
 def read_references(path: Path) -> dict[str, list[str]]:
-    """prompt_id -> reference texts, from response rows or from alpaca_eval's output format."""
-    from wrpo_lib.quadruples.convert import as_responses, kind_of
+    """prompt_id -> reference texts, from published outputs in alpaca_eval's format."""
+    from wrpo_lib.quadruples.convert import as_responses
 
     found: dict[str, list[str]] = {}
-    for number, row in enumerate(iter_rows(path), 1):
-        where = f"{path}, row {number}"
-        if "instruction" in row and kind_of(row, where) == "alpaca_eval":
-            (row,) = as_responses([row], where)
-        prompt_id, text = row.get("prompt_id"), row.get("text")
-        if not isinstance(prompt_id, str) or not isinstance(text, str) or not text.strip():
-            raise WRPOError(
-                f"{where}: a reference needs prompt_id and a text that is not empty; complete it"
-            )
-        found.setdefault(prompt_id, []).append(text)
+    for row in as_responses(iter_rows(path), str(path)):
+        found.setdefault(row["prompt_id"], []).append(row["text"])
     return found

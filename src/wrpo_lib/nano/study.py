@@ -68,7 +68,7 @@ def responses(world: World, name: str) -> pd.DataFrame:
         prompts = [(t.prompt_id, t.messages) for t in tasks]
         engine = TransformersEngine(*load_model(world.model_dir(name)))
         counts = sample_responses(prompts, engine, name, sampling(world, name), path)
-        score_responses(read_rows(path), score_rows, "nano", scored, where=str(path))
+        score_responses(read_rows(path), score_rows, "nano", scored)
         write_json(finished, dict(counts))
     return pd.DataFrame(read_rows(scored))
 

@@ -112,9 +112,7 @@ def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     scorer, scored = Bleu(references), study.folder / "scored.jsonl"
     known = {"references": file_hash(reference)}
     for path in (published, own):
-        score_responses(
-            iter_rows(path), scorer, scorer.name, scored, where=str(path), settings=known
-        )
+        score_responses(iter_rows(path), scorer, scorer.name, scored, settings=known)
     return read_responses([scored])
 
 
