@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,7 +56,9 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
     read = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}[suffix]
     try:
         yield from read(path)
-    except (OSError, EOFError) as error:
+    except WRPOError:
+        raise
+    except (OSError, EOFError, ValueError) as error:  # ValueError: of json and pyarrow
         raise WRPOError(
             f"{path} cannot be read ({error}); it is truncated, copy it again"
         ) from error
@@ -82,26 +85,17 @@ def _iter_jsonl(path: Path) -> Iterator[Row]:
 
 def _iter_json(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
-        try:
-            rows = json.load(file)
-        except ValueError as error:
-            raise WRPOError(f"{path}: no whole JSON ({error}); copy it again") from error
+        rows = json.load(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
     yield from rows
 
 
 def _iter_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise WRPOError(
-            f"{path} is no whole parquet file; it is truncated, copy it again"
-        ) from error
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+        yield from batch.to_pylist()
 
 
 def file_hash(path: Path) -> str:
@@ -110,15 +104,22 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` that is renamed over it at the end, and removed if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -129,20 +130,15 @@ def write_json(path: Path, value: Any) -> None:
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
     path = check_suffix(path, WRITABLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    try:
+    with _replacing(path) as part:
         if path.suffix == ".parquet":
             from datasets import Dataset
 
             Dataset.from_list(list(rows)).to_parquet(str(part))
-        else:
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(part, "wt", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            return
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(part, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 class Store:

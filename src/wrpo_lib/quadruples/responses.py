@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import check_suffix, iter_rows, open_binary, parse_row
-from wrpo_lib.quadruples.schema import row_problems
+from wrpo_lib.io import WRITABLE, Row, check_suffix, iter_rows, open_binary, parse_row
+from wrpo_lib.quadruples.schema import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,12 +46,12 @@ class ResponseTable:
         """The ids of all prompts, in alphabetical order."""
         return sorted(self.frame["prompt_id"].unique())
 
-    def fetch(self, positions: Iterable[int]) -> dict[int, dict[str, Any]]:
+    def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
         """The whole rows at ``positions``, by position; each file is read once."""
         wanted = self.frame.loc[sorted(set(positions))]
         if not self.files:
             return wanted.to_dict("index")
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, Row] = {}
         for k, path in enumerate(self.files):
             here = wanted.loc[wanted["file"] == k, "row"]
             found.update(zip(here.index.tolist(), _rows_at(path, here.tolist()), strict=True))
@@ -68,7 +67,7 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     import pyarrow as pa
 
     kind = "rewards" if scored else "responses"
-    parts = [_numbers(block, k) for k, path in enumerate(files) for block in _blocks(path, kind)]
+    parts = [part for k, path in enumerate(files) for part in _read_numbers(path, k, kind)]
     if not parts:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
     frame = pa.concat_tables(parts).unify_dictionaries().to_pandas()
@@ -77,65 +76,41 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     repeated = frame.duplicated(KEY)
     if repeated.any():
         row = frame.loc[repeated.idxmax()]
-        raise WRPOError(
-            f"{files[row['file']]}, row {row['row'] + 1}: sample {row['sample']} of "
-            f"{row['model']!r} for prompt {row['prompt_id']!r} stands in an earlier row already; "
-            "remove one or number the samples"
-        )
+        what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
+        where = f"{files[row['file']]}, row {row['row'] + 1}"
+        raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
     return ResponseTable(frame, files)
 
 
-def _numbers(block: pa.Table, file: int) -> pa.Table:
-    """The numbers of one block of a file's rows."""
+def _read_numbers(path: Path, file: int, kind: str) -> Iterator[pa.Table]:
+    """The numbers of a file, block by block; a bad row is named by reading it through the schema.
+
+    ``file`` is the number of the file in the table.
+    """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    return pa.table(
-        {
-            "prompt_id": block["prompt_id"].dictionary_encode(),
-            "model": block["model"].dictionary_encode(),
-            "sample": block["sample"],
-            "reward": block["reward"],
-            "length": _lengths(block["text"]),
-            "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
-            "file": pa.repeat(pa.scalar(file, pa.int16()), len(block)),
-        }
-    )
-
-
-def _blocks(path: Path, kind: str) -> Iterator[pa.Table]:
-    """Blocks of a file's rows with the columns we need; a bad row is named by reading it again."""
-    from pyarrow.dataset import dataset
-
-    check_suffix(path)
+    check_suffix(path, WRITABLE)
     try:
-        if path.suffix == ".parquet":
-            blocks = dataset(path, _schema(), "parquet").to_batches(batch_size=2**15)
-        else:
-            blocks = _json_blocks(path)
-        for block in blocks:
-            if not _is_sound(block, kind):
-                raise ValueError
-            yield block
+        for block in _blocks(path):
+            yield _numbers(block, kind).append_column("file", pa.repeat(file, len(block)))
     except (ValueError, KeyError, OSError, EOFError) as error:
         for number, row in enumerate(iter_rows(path), 1):
-            for problem in row_problems(row, number, kind):
-                raise WRPOError(problem.sentence(str(path))) from error
+            require(row, number, kind, str(path))
         raise WRPOError(f"{path}: {error}; write one JSON object a line (.jsonl)") from error
 
 
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    text = dict.fromkeys(("prompt_id", "model", "text", "finish_reason"), pa.string())
-    return pa.schema({**text, "sample": pa.int32(), "reward": pa.float64()})
-
-
-def _json_blocks(path: Path) -> Iterator[pa.Table]:
+def _blocks(path: Path) -> Iterator[pa.Table]:
+    """Blocks of a file's rows with the columns we need."""
     import pyarrow as pa
     import pyarrow.json as pj
+    from pyarrow.dataset import dataset
 
-    parse = pj.ParseOptions(_schema(), unexpected_field_behavior="ignore")
+    text = dict.fromkeys(("prompt_id", "model", "text", "finish_reason"), pa.string())
+    schema = pa.schema({**text, "sample": pa.int32(), "reward": pa.float64()})
+    if path.suffix == ".parquet":
+        yield from dataset(path, schema, "parquet").to_batches(batch_size=2**15)
+        return
+    parse = pj.ParseOptions(schema, unexpected_field_behavior="ignore")
     with open_binary(path) as file:
         while lines := file.readlines(BLOCK):
             data = b"".join(lines)
@@ -146,53 +121,46 @@ def _json_blocks(path: Path) -> Iterator[pa.Table]:
             yield block
 
 
-def _lengths(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Characters of each text, 0 where it is blank."""
+def _numbers(block: pa.Table, kind: str) -> pa.Table:
+    """The numbers of a block; ValueError where a needed field is missing or makes no sense."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.if_else(pc.utf8_is_space(text), 0, pc.utf8_length(text))
-
-
-def _is_sound(block: pa.Table, kind: str) -> bool:
-    """Whether all needed fields are there and make sense (a quick yes for a whole block)."""
-    import pyarrow.compute as pc
-
-    needed = ["prompt_id", "model", "sample", "text", *(["reward"] if kind == "rewards" else [])]
-    return bool(
+    length = {  # 0 where the text is blank
+        name: pc.if_else(pc.utf8_is_space(block[name]), 0, pc.utf8_length(block[name]))
+        for name in ("prompt_id", "model", "text")
+    }
+    needed = [*KEY, "text", *(["reward"] if kind == "rewards" else [])]
+    sound = (
         not any(block[name].null_count for name in needed)
-        and pc.min(_lengths(block["prompt_id"])).as_py()
-        and pc.min(_lengths(block["model"])).as_py()
+        and pc.min(length["prompt_id"]).as_py()
+        and pc.min(length["model"]).as_py()
         and pc.min(block["sample"]).as_py() >= 0
         and pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
     )
-
-
-def _rows_at(path: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
-    """The rows of a file with the given numbers, which rise."""
-    if path.suffix != ".parquet":
-        with open_binary(path) as file:
-            done = 0
-            for number in numbers:
-                line = next(islice(file, number - done, None))
-                done = number + 1
-                yield parse_row(line, f"{path}, line {number + 1}")
-    elif numbers:
-        from pyarrow.dataset import dataset
-
-        yield from dataset(path).take(numbers).to_pylist()
-
-
-def sum_up_responses(table: ResponseTable) -> str:
-    """A line for each model: responses, prompts, lengths, rewards, empty and truncated ones."""
-    models = table.frame.groupby("model", observed=True)
-    found = models.agg(
-        responses=("sample", "size"),
-        prompts=("prompt_id", "nunique"),
-        median_characters=("length", "median"),
-        empty=("length", lambda length: (length == 0).sum()),
-        truncated=("truncated", "sum"),
-        mean_reward=("reward", "mean"),
-        least=("reward", "min"),
-        greatest=("reward", "max"),
+    if not sound:
+        raise ValueError("a row lacks a field")
+    return pa.table(
+        {
+            "prompt_id": block["prompt_id"].dictionary_encode(),
+            "model": block["model"].dictionary_encode(),
+            "sample": block["sample"],
+            "reward": block["reward"],
+            "length": length["text"],
+            "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
+        }
     )
-    return str(found.dropna(axis=1, how="all").to_string(float_format="%.4g"))
+
+
+def _rows_at(path: Path, numbers: list[int]) -> Iterator[Row]:
+    """The rows of a file with the given numbers, which rise."""
+    from pyarrow.dataset import dataset
+
+    if path.suffix == ".parquet":
+        yield from dataset(path).take(numbers).to_pylist()
+        return
+    wanted = set(numbers)
+    with open_binary(path) as file:
+        for number, line in enumerate(file):
+            if number in wanted:
+                yield parse_row(line, f"{path}, line {number + 1}")
