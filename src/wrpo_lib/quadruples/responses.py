@@ -67,7 +67,11 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     import pyarrow as pa
 
     kind = "rewards" if scored else "responses"
-    parts = [part for k, path in enumerate(files) for part in _read_numbers(path, k, kind)]
+    parts = [
+        numbers.append_column("file", pa.repeat(pa.scalar(k, pa.int16()), len(numbers)))
+        for k, path in enumerate(files)
+        for numbers in _numbers(path, kind)
+    ]
     if not parts:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
     frame = pa.concat_tables(parts).unify_dictionaries().to_pandas()
@@ -82,17 +86,31 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     return ResponseTable(frame, files)
 
 
-def _read_numbers(path: Path, file: int, kind: str) -> Iterator[pa.Table]:
-    """The numbers of a file, block by block; a bad row is named by reading it through the schema.
-
-    ``file`` is the number of the file in the table.
-    """
+def _numbers(path: Path, kind: str) -> Iterator[pa.Table]:
+    """The numbers of a file, block by block; a bad row is named by reading it with the schema."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
+    needed = [*KEY, "length", *(["reward"] if kind == "rewards" else [])]
     check_suffix(path, WRITABLE)
     try:
         for block in _blocks(path):
-            yield _numbers(block, kind).append_column("file", pa.repeat(file, len(block)))
+            names = {name: block[name].dictionary_encode() for name in KEY[:2]}
+            numbers = pa.table(
+                {
+                    **names,
+                    **{name: block[name] for name in ("sample", "reward")},
+                    "length": pc.utf8_length(pc.utf8_trim_whitespace(block["text"])),
+                    "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
+                }
+            )
+            known = {name for found in names.values() for name in found.unique().to_pylist()}
+            numeric = pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
+            if any(numbers[name].null_count for name in needed) or not (
+                numeric and all(map(str.strip, known)) and pc.min(block["sample"]).as_py() >= 0
+            ):
+                raise ValueError("a row lacks a field")
+            yield numbers
     except (ValueError, KeyError, OSError, EOFError) as error:
         for number, row in enumerate(iter_rows(path), 1):
             require(row, number, kind, str(path))
@@ -119,37 +137,6 @@ def _blocks(path: Path) -> Iterator[pa.Table]:
             if len(block) != len(lines):
                 raise ValueError("a line holds no row or more than one")
             yield block
-
-
-def _numbers(block: pa.Table, kind: str) -> pa.Table:
-    """The numbers of a block; ValueError where a needed field is missing or makes no sense."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    length = {  # 0 where the text is blank
-        name: pc.if_else(pc.utf8_is_space(block[name]), 0, pc.utf8_length(block[name]))
-        for name in ("prompt_id", "model", "text")
-    }
-    needed = [*KEY, "text", *(["reward"] if kind == "rewards" else [])]
-    sound = (
-        not any(block[name].null_count for name in needed)
-        and pc.min(length["prompt_id"]).as_py()
-        and pc.min(length["model"]).as_py()
-        and pc.min(block["sample"]).as_py() >= 0
-        and pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
-    )
-    if not sound:
-        raise ValueError("a row lacks a field")
-    return pa.table(
-        {
-            "prompt_id": block["prompt_id"].dictionary_encode(),
-            "model": block["model"].dictionary_encode(),
-            "sample": block["sample"],
-            "reward": block["reward"],
-            "length": length["text"],
-            "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
-        }
-    )
 
 
 def _rows_at(path: Path, numbers: list[int]) -> Iterator[Row]:

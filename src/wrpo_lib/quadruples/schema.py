@@ -13,15 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    create_model,
-)
+import pydantic
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
@@ -70,13 +63,13 @@ NEEDED: dict[str, dict[str, Any]] = {
     "alpaca_eval": {"instruction": str, "output": str},
 }
 """Kind of row -> the fields that it must have."""
-REWARDS = ("reward", "chosen_reward", *(f"{name}_reward" for name in RESPONSES))
 OPTIONAL: dict[str, Any] = {
     "prompt": Prompt,
     "finish_reason": str,
     "source_rejected": Text,
     "all_rm_scores": list[Reward],
-    **dict.fromkeys(REWARDS, Reward),
+    "reward": Reward,
+    **{f"{name}_reward": Reward for name in (*RESPONSES, "chosen")},
 }
 """Fields that a row of any kind may have; others are not looked at."""
 
@@ -84,7 +77,7 @@ OPTIONAL: dict[str, Any] = {
 def _schema(kind: str) -> type[BaseModel]:
     fields: dict[str, Any] = {name: (wanted | None, None) for name, wanted in OPTIONAL.items()}
     fields |= {name: (wanted, ...) for name, wanted in NEEDED[kind].items()}
-    return create_model(kind, __config__=ConfigDict(strict=True), **fields)
+    return pydantic.create_model(kind, __config__=pydantic.ConfigDict(strict=True), **fields)
 
 
 SCHEMAS = {kind: _schema(kind) for kind in NEEDED}
@@ -109,7 +102,7 @@ def problems(schema: type[BaseModel], row: Row, number: int) -> Iterator[Problem
     """
     try:
         schema.model_validate(dict(row))
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         for found in error.errors():
             known = schema.model_fields.get(str(found["loc"][0])) if found["loc"] else None
             remedy = (known and known.description) or "correct the row or remove it"
