@@ -52,14 +52,14 @@ def jsonl(path: Path, *rows: Any) -> Path:
 @pytest.mark.parametrize(
     ("rows", "kind", "said"),
     [
-        ([SIMPO], "simpo", "3 responses (simpo format), nothing wrong"),
-        ([ALPACA], "alpaca_eval", "1 responses (alpaca_eval format), nothing wrong"),
-        ([OFFICIAL], "official", "1 official, nothing wrong"),
-        ([RESPONSE, CUT], "responses", "2 responses, nothing wrong"),
-        ([REWARD, {**REWARD, "sample": 1}], "rewards", "2 rewards, nothing wrong"),
-        ([PAIR], "pairs", "1 pairs, nothing wrong"),
-        ([SFT], "sft", "1 sft, nothing wrong"),
-        ([QUADRUPLE], "quadruples", "1 quadruples, nothing wrong"),
+        ([SIMPO], "simpo", "3 rows (simpo), nothing wrong"),
+        ([ALPACA], "alpaca_eval", "1 rows (alpaca_eval), nothing wrong"),
+        ([OFFICIAL], "official", "1 rows (official), nothing wrong"),
+        ([RESPONSE, CUT], "responses", "2 rows (responses), nothing wrong"),
+        ([REWARD, {**REWARD, "sample": 1}], "rewards", "2 rows (rewards), nothing wrong"),
+        ([PAIR], "pairs", "1 rows (pairs), nothing wrong"),
+        ([SFT], "sft", "1 rows (sft), nothing wrong"),
+        ([QUADRUPLE], "quadruples", "1 rows (quadruples), nothing wrong"),
     ],
 )
 def test_a_format_is_known_by_its_fields(
@@ -98,9 +98,9 @@ def test_alpaca_eval_outputs_give_responses(tmp_path: Path, wrpo: Any) -> None:
 def test_real_alpaca_eval_outputs(shared: Path, tmp_path: Path, wrpo: Any) -> None:
     out = tmp_path / "r.jsonl"
     for path in sorted((shared / "alpaca_eval").glob("*.json.gz"))[:2]:
-        assert "805 responses" in wrpo("data", "check", path)[1]
+        assert "805 rows (alpaca_eval)" in wrpo("data", "check", path)[1]
         assert wrpo("data", "import", path, out)[0] == 0
-    assert len(set(read_responses([out], scored=False).prompts)) == 805
+    assert read_responses([out], scored=False).frame["prompt_id"].nunique() == 805
 
 
 def test_official_rows_become_quadruples_and_back(tmp_path: Path, wrpo: Any) -> None:

@@ -31,7 +31,9 @@ def found(tmp_path: Path, benchmarks: list[Path], *texts: str) -> list[set[str]]
 def test_planted_copies_are_found(shared: Path, tmp_path: Path) -> None:
     """Verbatim, in another case, without punctuation, with a word changed, inside a longer text."""
     files = [shared / name for name in (ALPACA, MT_BENCH, ARENA)]
-    known = [q for path in files for q in first_turns(path) if 12 <= len(q[1].split()) <= 60]
+    known = [
+        q for path in files for q in first_turns(path).items() if 12 <= len(q[1].split()) <= 60
+    ]
     for question_id, text in known[::50]:
         changed = " ".join([*text.split()[:-1], "indeed"])
         around = f"Please help me with the following. {text} Thank you very much for your help!"

@@ -70,10 +70,10 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def paired(path: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    found, report = build_rows(read_responses([path]), Pairing(target="t", **options))
-    assert report.kept == len(found)
-    assert report.prompts == report.kept + sum(report.dropped.values())
-    return found, dict(report.dropped)
+    found, counts = build_rows(read_responses([path]), Pairing(target="t", **options))
+    prompts, kept = counts.pop("prompts"), counts.pop("kept")
+    assert (kept, prompts) == (len(found), kept + sum(counts.values()))
+    return found, {reason: n for reason, n in counts.items() if n}
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.parquet"])
@@ -170,7 +170,7 @@ def test_data_frames_pair_as_plain_python_does(rewards: list[tuple[float, ...]])
     prompts = {row["prompt_id"]: row["prompt"] for row in made}
     frame = pd.DataFrame(made[::-1])
     target = frame["model"] == "t"
-    found, report = build_quadruples(prompts, frame[~target], frame[target])
+    found, counts = build_quadruples(prompts, frame[~target], frame[target])
     expected = []
     for p, (*_, first, second) in enumerate(rewards):
         mine = sorted(made[6 * p : 6 * p + 6], key=lambda r: -r["reward"])  # a stable sort
@@ -179,7 +179,7 @@ def test_data_frames_pair_as_plain_python_does(rewards: list[tuple[float, ...]])
             expected.append((source["text"], f"t says p{p} {int(second > first)}"))
     assert [(r["source_chosen"], r["target_chosen"]) for r in found] == expected
     tied = len(rewards) - len(expected)
-    assert report.as_dict() == {
+    assert counts == {
         "prompts": len(rewards),
         "kept": len(expected),
         "tied": tied,
@@ -239,15 +239,15 @@ def test_the_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
     parts, split = make_split(reversed(prompts), 7), ("--split", tmp_path / "split.json")
     sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
     code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
-    assert (code, "10 of 10 prompts kept" in out) == (0, True)
+    assert (code, "prompts 10, kept 10" in out) == (0, True)
     seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "overlap.jsonl"))
     code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
-    assert (code, "19 of 20 prompts kept; left out: excluded 1" in out) == (0, True), err
+    assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
     assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft
     assert list(read_quadruples(quadruples)["prompt_id"]) == parts.preference[1:]
     report = json.loads((tmp_path / "q.report.json").read_text())
     assert (report["kept"], report["part"], report["split"]["seed"]) == (19, "preference", 7)
-    assert report["chosen_from"] == {"t": 19}
+    assert report["chosen_from"] == {"a": 19}
     assert "alphabetical" in report["tie_rule"]
 
 
@@ -280,7 +280,10 @@ BAD = {
     "no rows": ([], "no rows"),
     "unknown target": ([r for r in rows("x") if r["model"] != "t"], "no response of 't'"),
     "no prompt": ([{**r, "prompt": None} for r in rows("x")], "field 'prompt': is missing"),
-    "all tied": (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "nothing to write"),
+    "all tied": (
+        rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}),
+        "no prompt can be paired (prompts 1, tied 1)",
+    ),
 }
 
 

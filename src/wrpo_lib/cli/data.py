@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import Row, iter_rows, write_json, write_rows
 
 app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
-Rows = Iterator[dict[str, Any]]
 
-
-def _read(file: Path) -> tuple[str, Rows]:
+def _read(file: Path) -> tuple[str, Iterator[Row]]:
     """The format of a file's rows, by the first, and all rows; official ones as quadruples."""
-    from wrpo_lib.io import iter_rows
     from wrpo_lib.quadruples.convert import from_official, kind_of
 
     rows = iter_rows(file)
@@ -40,34 +38,25 @@ def check(file: Path) -> None:
     """
     import pandas as pd
 
+    from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import as_responses
     from wrpo_lib.quadruples.schema import RESPONSES, checked_rows
 
     kind, rows = _read(file)
-    if kind in ("responses", "rewards"):
-        return _check_responses(file, kind)
-    if kind in ("simpo", "alpaca_eval"):
-        count = sum(1 for _ in as_responses(rows, str(file), model="unnamed"))
-        typer.echo(f"{file}: {count} responses ({kind} format), nothing wrong; import them")
-        return
     schema = "quadruples" if kind == "official" else kind
-    found = pd.DataFrame(checked_rows(rows, schema, str(file)))
-    typer.echo(f"{file}: {len(found)} {kind}, nothing wrong")
-    for name in found.columns.intersection(RESPONSES):
-        typer.echo(f"  {name}: {found[name].str.len().median():.0f} characters (median)")
-    if "source_model" in found:
-        typer.echo(found["source_model"].value_counts(normalize=True).to_string())
-
-
-def _check_responses(file: Path, kind: str) -> None:
-    """Means of every model: characters, empty and truncated ones, rewards."""
-    from wrpo_lib.quadruples import read_responses
-
-    frame = read_responses([file], scored=kind == "rewards").frame
-    frame["empty"] = frame["length"] == 0
-    by_model = frame.groupby("model", observed=True)
-    means = by_model[["length", "empty", "truncated", "reward"]].mean().to_string()
-    typer.echo(f"{file}: {len(frame)} {kind}, nothing wrong; means:\n{means}")
+    if kind in ("responses", "rewards"):
+        found = read_responses([file], scored=kind == "rewards").frame
+        found["empty"] = found["length"] == 0
+        numbers = found.groupby("model", observed=True)[["length", "empty", "truncated", "reward"]]
+        lines = [f"means by model:\n{numbers.mean().to_string()}"]
+    elif kind in ("simpo", "alpaca_eval"):
+        found = pd.DataFrame(as_responses(rows, str(file), model="unnamed"))
+        lines = ["`wrpo data import` makes rows of responses of them"]
+    else:
+        found = pd.DataFrame(checked_rows(rows, schema, str(file)))
+        names = [] if kind == "pairs" else found.columns.intersection(RESPONSES)
+        lines = [f"{n}: {found[n].str.len().median():.0f} characters (median)" for n in names]
+    typer.echo("\n  ".join([f"{file}: {len(found)} rows ({kind}), nothing wrong", *lines]))
 
 
 @app.command("import")
@@ -78,7 +67,6 @@ def import_(
     reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
 ) -> None:
     """Convert FILE to quadruples or to rows of responses, by what its rows hold."""
-    from wrpo_lib.io import write_rows
     from wrpo_lib.quadruples.convert import as_responses
     from wrpo_lib.quadruples.schema import checked_rows
 
@@ -95,7 +83,6 @@ def import_(
 @app.command()
 def export(file: Path, out: Path) -> None:
     """Convert the quadruples of FILE to the official format in OUT."""
-    from wrpo_lib.io import write_rows
     from wrpo_lib.quadruples import read_quadruples, to_official
 
     write_rows((to_official(dict(row)) for row in read_quadruples(file)), out)
@@ -110,7 +97,6 @@ def split(
     share: Annotated[float, typer.Option(help="of the prompts for SFT (paper: a third)")] = 1 / 3,
 ) -> None:
     """Split PROMPTS (or the prompts of responses) into SFT and preference part, recorded."""
-    from wrpo_lib.io import write_json, write_rows
     from wrpo_lib.quadruples import make_split, read_prompts
 
     found = dict(read_prompts(prompts))
@@ -129,7 +115,6 @@ def overlap(
     out: Annotated[Path, typer.Option(help="file for the matches, for `wrpo pair --exclude`")],
 ) -> None:
     """Find the prompts of FILE that hold 70 % of a benchmark prompt's word 8-grams."""
-    from wrpo_lib.io import write_rows
     from wrpo_lib.quadruples.overlap import find_overlap
 
     found = find_overlap(file, benchmark)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from wrpo_lib.io import WRITABLE, check_suffix, iter_rows
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
@@ -41,8 +43,8 @@ def pair(
     ] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
-    from wrpo_lib.io import WRITABLE, check_suffix, iter_rows
     from wrpo_lib.quadruples import Pairing, read_responses, read_split, write_pairs
+    from wrpo_lib.quadruples.pair import summary
     from wrpo_lib.quadruples.schema import require
 
     pairing = Pairing(
@@ -63,5 +65,5 @@ def pair(
         require(row, number, "prompts", str(exclude))
         excluded.add(row["prompt_id"])
     table = read_responses(files)
-    report = write_pairs(table, out, pairing, parts, part or default, excluded)
-    typer.echo(f"{out}: {report.sentence()}")
+    counts = write_pairs(table, out, pairing, parts, part or default, excluded)
+    typer.echo(f"{out}: {summary(counts)}")

@@ -85,24 +85,17 @@ def from_official(row: Row, where: str = "official row") -> Row:
             what = f"needs a list of {count} message(s); complete it"
             raise WRPOError(f"{where}, field {field!r}: {what}")
         texts += [m.get("content") if isinstance(m, dict) else m for m in messages]
-    prompt = row.get("prompt")
-    return {
-        "prompt_id": row.get("prompt_id"),
-        "prompt": [prompt] if isinstance(prompt, dict) else prompt,
-        **dict(zip(RESPONSES, texts, strict=True)),
-        **{k: v for k, v in row.items() if k not in ("prompt_id", "prompt", "chosen", "rejected")},
-    }
+    rest = {k: v for k, v in row.items() if k not in ("chosen", "rejected")}
+    if isinstance(row.get("prompt"), dict):
+        rest["prompt"] = [row["prompt"]]
+    return {**rest, **dict(zip(RESPONSES, texts, strict=True))}
 
 
 def to_official(row: Row) -> Row:
     """A quadruple as an official row; a one-message prompt becomes that message."""
-    prompt = row["prompt"]
     source, target, rejected = ({"role": "assistant", "content": row[k]} for k in RESPONSES)
-    known = ("prompt_id", "prompt", *RESPONSES)
-    return {
-        "prompt_id": row["prompt_id"],
-        "prompt": prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt,
-        "chosen": [source, target],
-        "rejected": [rejected],
-        **{k: v for k, v in row.items() if k not in known},
-    }
+    made = {k: v for k, v in row.items() if k not in RESPONSES}
+    made |= {"chosen": [source, target], "rejected": [rejected]}
+    if isinstance(row["prompt"], list) and len(row["prompt"]) == 1:
+        made["prompt"] = row["prompt"][0]
+    return made

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 from wrpo_lib.errors import WRPOError
@@ -30,32 +29,33 @@ def ngrams(text: str) -> set[tuple[str, ...]]:
     return {tuple(found[i : i + N]) for i in range(max(len(found) - N + 1, 1))} - {()}
 
 
-def first_turns(path: Path) -> Iterator[tuple[str, str]]:
-    """Id (or row number from 0) and first question of every row: ``instruction``, ``turns``
-    (texts or objects with ``content``) or ``prompt``.
-    """
+def first_turns(path: Path) -> dict[str, str]:
+    """Id (or row number from 0) -> question, from ``instruction``, ``turns`` or ``prompt``."""
+    found = {}
     for number, row in enumerate(iter_rows(path)):
         asked = row.get("instruction") or row.get("turns") or row.get("prompt")
         if isinstance(asked, list):
-            turns = [t for t in asked if not isinstance(t, dict) or t.get("role") != "system"]
-            asked = turns[0].get("content") if isinstance(turns[0], dict) else turns[0]
+            turns = [t if isinstance(t, dict) else {"content": t} for t in asked]
+            asked = next((t.get("content") for t in turns if t.get("role") != "system"), None)
         if not isinstance(asked, str):
             raise WRPOError(f"{path}, row {number + 1}: no instruction, turns or prompt; add it")
-        yield str(row.get("question_id", row.get("prompt_id", number))), asked
+        found[str(row.get("question_id", row.get("prompt_id", number)))] = asked
+    return found
 
 
 def find_overlap(file: Path, benchmarks: list[Path]) -> list[Row]:
-    """A row for each prompt of ``file`` (each id once) and benchmark prompt that overlap."""
-    known = [(b.name.split(".")[0], *turn) for b in benchmarks for turn in first_turns(b)]
-    sizes, holders = [], defaultdict(list)
-    for k, (*_, text) in enumerate(known):
-        sizes.append(len(ngrams(text)))
-        for gram in ngrams(text):
-            holders[gram].append(k)
+    """A row for each prompt of ``file`` and benchmark prompt that overlap."""
+    holders: dict[tuple[str, ...], list[tuple[str, str, int]]] = defaultdict(list)
+    for path in benchmarks:
+        for question_id, text in first_turns(path).items():
+            grams = ngrams(text)
+            for gram in grams:
+                holders[gram].append((path.name.split(".")[0], question_id, len(grams)))
     found = []
-    for prompt_id, text in dict(first_turns(file)).items():
-        for k, n in Counter(k for gram in ngrams(text) for k in holders.get(gram, ())).items():
-            if n >= SHARE * sizes[k]:
-                match = {"prompt_id": prompt_id, "benchmark": known[k][0]}
-                found.append({**match, "question_id": known[k][1], "ngram_share": n / sizes[k]})
+    for prompt_id, text in first_turns(file).items():
+        held = Counter(known for gram in ngrams(text) for known in holders.get(gram, ()))
+        for (benchmark, question_id, size), n in held.items():
+            if n >= SHARE * size:
+                match = {"benchmark": benchmark, "question_id": question_id}
+                found.append({"prompt_id": prompt_id, **match, "ngram_share": n / size})
     return found

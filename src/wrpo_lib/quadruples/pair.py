@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ class Pairing:
     ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
     ``sources``: the models that may give y_ws, every other one if None; ``rank``: 1 for the best
     source response, 2 for the second best and so on (Table 9); ``dispreferred``: also the worst
-    source response (Table 10); ``rejected_from="source"``: that one in place of y_l.
+    source response (Table 10); ``rejected_from="source"``: that one in place of y_l, which gives
+    DPO-off its pairs (paper Figure 1; how its pairs are chosen is inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
     or differ in reward by less than ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01
@@ -82,26 +83,6 @@ class Pairing:
         if self.rejected_from == "source":
             return ["target_chosen", *PAIRS["dpo-off"]]
         return [*(["source_rejected"] if self.dispreferred else []), *PAIRS[self.pairs]]
-
-
-@dataclass
-class PairingReport:
-    """What pairing did with the prompts it was given."""
-
-    prompts: int
-    dropped: Counter[str]
-    kept: int = 0
-    winners: Counter[str] = field(default_factory=Counter)
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts by name: prompts, kept, and why the others were left out."""
-        always = {"tied": 0, "identical": 0, "missing": 0}
-        return {"prompts": self.prompts, "kept": self.kept, **always, **self.dropped}
-
-    def sentence(self) -> str:
-        """One line for the terminal."""
-        why = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in self.dropped.items())
-        return f"{self.kept} of {self.prompts} prompts kept" + (f"; left out: {why}" if why else "")
 
 
 def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.DataFrame:
@@ -146,8 +127,9 @@ def left_out(
         at = roles[pairing.roles[-2:]].fillna(0).to_numpy(int)  # 0 where a reason is found already
         reward = frame["reward"].to_numpy()[at]
         gap = reward[:, 0] - reward[:, 1]
-        reasons |= {"tied": gap <= 0}
-        reasons |= {"small_gap": gap < pairing.min_gap, "large_gap": gap > pairing.max_gap}
+        reasons["tied"] = gap <= 0
+        reasons["small_gap"] = gap < pairing.min_gap
+        reasons["large_gap"] = gap > pairing.max_gap
     return np.select(list(reasons.values()), list(reasons), default="")
 
 
@@ -156,27 +138,24 @@ def build_rows(
     pairing: Pairing,
     asked: list[str] | None = None,
     excluded: Iterable[str] = (),
-) -> tuple[list[Row], PairingReport]:
-    """Rows for the prompts ``asked`` (all, by id, if None), in that order, and their report.
+) -> tuple[list[Row], dict[str, int]]:
+    """Rows for the prompts ``asked`` (all, by id, if None), in that order, and what was counted.
 
-    ``excluded`` prompts are left out and counted. Only the chosen texts are ever in memory.
+    The counts are ``prompts``, ``kept``, and how many were left out for which reason; ``excluded``
+    prompts are. Only the chosen texts are ever in memory.
     """
-    roles = choose(table.frame, pairing).reindex(table.prompts if asked is None else asked)
+    ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
+    roles = choose(table.frame, pairing).reindex(ids)
     reasons = left_out(roles, table.frame, pairing, excluded)
-    report = PairingReport(len(roles), Counter(reasons[reasons != ""].tolist()))
     kept = roles.loc[reasons == "", pairing.roles].astype(int)
     responses = table.fetch(kept.to_numpy().ravel().tolist())
-    rows = []
-    preferred, *lost = pairing.roles[-2:]
-    for positions in kept.to_dict("records"):
-        said = {name: responses[at] for name, at in positions.items()}
-        if any(said[preferred]["text"] == said[role]["text"] for role in lost):
-            report.dropped["identical"] += 1
-        else:
-            report.winners[said[preferred]["model"]] += 1
-            rows.append(_row(said, pairing))
-    report.kept = len(rows)
-    return rows, report
+    said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
+    whole = [row for row in said if len({row[role]["text"] for role in pairing.roles[-2:]}) > 1]
+    if pairing.pairs == "sft":
+        whole = said
+    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0, "missing": 0}
+    counts |= {"identical": len(said) - len(whole), **Counter(reasons[reasons != ""].tolist())}
+    return [_row(row, pairing) for row in whole], counts
 
 
 def _row(said: dict[str, Row], pairing: Pairing) -> Row:
@@ -204,52 +183,54 @@ def write_pairs(
     split: Split | None = None,
     part: str = "all",
     excluded: Iterable[str] = (),
-) -> PairingReport:
+) -> dict[str, int]:
     """Pair the responses of ``table`` into ``out``, and write ``<out>.report.json``.
 
     The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
     their ids. Nothing is left at ``out`` when a prompt is malformed or nothing can be paired.
+    Returns the counts of :func:`build_rows`.
     """
-    rows, report = build_rows(table, pairing, split.part(part) if split else None, excluded)
+    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
     files = [str(path) for path in table.files]
     where = ", ".join(files)
     for row in rows:
         for what in prompt_problems(row["prompt"]):
             raise WRPOError(f"{where}, prompt {row['prompt_id']!r}, field 'prompt': {what}")
     if not rows:
-        raise WRPOError(f"{where}: {report.sentence()}; nothing to write")
+        raise WRPOError(f"{where}: no prompt can be paired ({summary(counts)})")
     write_rows(rows, out)
+    winners = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
     record = {
         "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
         "tie_rule": TIE_RULE,
         "files": files,
-        "responses": len(table),
-        "empty": int((table.frame["length"] == 0).sum()),
-        "truncated": int(table.frame["truncated"].sum()),
         "part": part,
         "split": {"seed": split.seed, "share": split.share} if split else None,
-        **report.as_dict(),
-        "chosen_from": dict(report.winners.most_common()),
+        **counts,
+        "chosen_from": dict(winners.most_common()),
         "provenance": provenance(),
     }
     stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
     write_json(out.with_name(f"{stem}.report.json"), record)
-    return report
+    return counts
+
+
+def summary(counts: dict[str, int]) -> str:
+    """The counts of :func:`build_rows` in one line."""
+    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
 
 
 def build_quadruples(
     prompts: dict[str, list[dict[str, str]]],
     sources: pd.DataFrame,
     target: pd.DataFrame,
-    rejected_from: str = "target",
     **options: Any,
-) -> tuple[list[Row], PairingReport]:
+) -> tuple[list[Row], dict[str, int]]:
     """Pair scored responses held in data frames into quadruples.
 
     ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
-    (prompt_id, model, sample, text, reward). ``rejected_from="source"`` takes y_l from the sources
-    instead, which gives DPO-off its pairs (paper Figure 1; how its pairs are chosen is inferred).
-    ``options`` are fields of :class:`Pairing`.
+    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`. Returns
+    what :func:`build_rows` does.
     """
     import pandas as pd
 
@@ -260,6 +241,6 @@ def build_quadruples(
     frame["length"] = frame["text"].str.strip().str.len()
     frame["truncated"] = False
     (name,) = target["model"].unique()
-    pairing = Pairing(target=name, rejected_from=rejected_from, **options)
-    rows, report = build_rows(ResponseTable(frame), pairing, list(prompts))
-    return [{**row, "prompt": prompts[row["prompt_id"]]} for row in rows], report
+    table, pairing = ResponseTable(frame), Pairing(target=name, **options)
+    rows, counts = build_rows(table, pairing, list(prompts))
+    return [{**row, "prompt": prompts[row["prompt_id"]]} for row in rows], counts

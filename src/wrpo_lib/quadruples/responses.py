@@ -41,11 +41,6 @@ class ResponseTable:
     def __len__(self) -> int:
         return len(self.frame)
 
-    @property
-    def prompts(self) -> list[str]:
-        """The ids of all prompts, in alphabetical order."""
-        return sorted(self.frame["prompt_id"].unique())
-
     def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
         """The whole rows at ``positions``, by position; each file is read once."""
         wanted = self.frame.loc[sorted(set(positions))]

@@ -34,9 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "gap of at least 1": {"min_gap": 1.0},
     "gap of at least 3": {"min_gap": 3.0},
-    "at most twice as long": {"max_length_ratio": 2.0},
     "no truncated response": {"drop_truncated": True},
-    "identical texts kept": {"keep_identical": True},
     "second best source response": {"rank": 2},
 }
 
@@ -146,9 +144,7 @@ def option_table(table: ResponseTable, responses: pd.DataFrame) -> pd.DataFrame:
             row["y_wt_gap"] = (kept["target_chosen_reward"] - kept["rejected_reward"]).mean()
             row["y_ws_longer"] = longer.mean()
         rows.append(row)
-    counted = ["small_gap", "length_ratio"]
-    frame = pd.DataFrame(rows).reindex(columns=list(dict.fromkeys([*rows[0], *counted])))
-    return frame.fillna(dict.fromkeys(counted, 0)).astype(dict.fromkeys(counted, int))
+    return pd.DataFrame(rows).fillna({"small_gap": 0}).astype({"small_gap": int})
 
 
 def result_tables(table: ResponseTable, count: Callable[[str], int]) -> dict[str, pd.DataFrame]:

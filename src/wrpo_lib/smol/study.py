@@ -121,5 +121,4 @@ def run(study: Study, engine: Callable[[], Engine], weights: str) -> ResponseTab
 
 def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The quadruples under some options of pairing, and the counts of what was left out."""
-    rows, report = build_rows(table, Pairing(target=TARGET, **options))
-    return rows, report.as_dict()
+    return build_rows(table, Pairing(target=TARGET, **options))
