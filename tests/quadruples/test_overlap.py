@@ -64,9 +64,8 @@ def test_the_command_writes_what_it_found(tmp_path: Path, wrpo: Any) -> None:
     write_rows(({"prompt_id": i, "prompt": text} for i, text in prompts.items()), file)
     code, said, _ = wrpo("data", "overlap", file, "--benchmark", benchmark, "--out", out)
     assert (code, "1 prompts overlap" in said) == (0, True)
-    (row,) = read_rows(out)
     expected = {"prompt_id": "theirs", "benchmark": "b", "question_id": "95", "ngram_share": 1.0}
-    assert row == expected
+    assert read_rows(out) == [expected]
     write_rows([{"question": "x"}], file)
     with pytest.raises(WRPOError, match=r"prompts\.jsonl, row 1: no instruction, turns or prompt"):
         find_overlap(file, [benchmark])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +67,12 @@ def test_a_bad_row_is_named(tmp_path: Path, field: str, value: Any, what: str) -
         read_quadruples(path)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-@pytest.mark.parametrize(
-    ("name", "damage", "what"),
-    [
-        ("q.jsonl", cut, "line 2: not JSON"),
-        ("q.jsonl.gz", cut, "truncated, copy it again"),
-        ("q.parquet", cut, "truncated, copy it again"),
-        ("q.jsonl", lambda p: p.write_text(""), "has no rows"),
-        ("q.jsonl", lambda p: p.write_text("[1]\n"), "line 1: not a JSON object"),
-        ("q.jsonl", lambda p: p.unlink(), "does not exist"),
-    ],
-)
-def test_a_damaged_file_is_said(
-    tmp_path: Path, name: str, damage: Callable[[Path], Any], what: str
-) -> None:
-    path = tmp_path / name
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
+def test_a_file_cut_short_is_said(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"q{suffix}"
     write_quadruples([row(1), row(2)], path)
-    damage(path)
-    with pytest.raises(WRPOError, match=what):
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(WRPOError, match="truncated, copy it again"):
         read_quadruples(path)
 
 

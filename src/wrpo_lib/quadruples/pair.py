@@ -150,9 +150,8 @@ def build_rows(
     kept = roles.loc[reasons == "", pairing.roles].astype(int)
     responses = table.fetch(kept.to_numpy().ravel().tolist())
     said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
-    whole = [row for row in said if len({row[role]["text"] for role in pairing.roles[-2:]}) > 1]
-    if pairing.pairs == "sft":
-        whole = said
+    compared = pairing.roles[-2:]
+    whole = [row for row in said if len({row[r]["text"] for r in compared}) == len(compared)]
     counts = {"prompts": len(roles), "kept": len(whole), "tied": 0, "missing": 0}
     counts |= {"identical": len(said) - len(whole), **Counter(reasons[reasons != ""].tolist())}
     return [_row(row, pairing) for row in whole], counts
@@ -167,7 +166,7 @@ def _row(said: dict[str, Row], pairing: Pairing) -> Row:
             row[name] = [{"role": "assistant", "content": response["text"]}]
             row |= {f"{name}_model": response["model"], f"{name}_reward": float(response["reward"])}
         return row
-    if pairing.rejected_from == "source":
+    if pairing.roles[-1] == "source_rejected":
         said["rejected"] = said.pop("source_rejected")
     for role, response in said.items():
         row |= {role: response["text"], f"{role}_reward": float(response["reward"])}
