@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -93,11 +92,9 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     with pytest.raises(WRPOError, match="row 2, field 'rejected'"):
         write_quadruples([row(1), row(2, rejected="")], path)
     with pytest.raises(TypeError):
-        write_quadruples([row(1, extra={1, 2})], path)  # fails midway, in the JSON writer
+        write_quadruples([row(1), row(2, extra={1, 2})], path)  # fails midway, in the JSON writer
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    with gzip.open(path, "rt") as file:
-        assert json.loads(file.read()) == row(1)
 
 
 text = st.text(min_size=1).filter(str.strip)

@@ -1,9 +1,7 @@
 """Files of responses and rewards: their numbers in a data frame, their texts fetched on demand.
 
-A row has ``prompt_id``, ``prompt`` (messages), ``model``, ``sample`` (a whole number from 0),
-``text``, optionally ``n_tokens``, ``finish_reason`` and ``seed``, and, once scored, ``reward`` and
-``reward_model``. A first pass over the files keeps numbers only (about 50 bytes per row); a second
-one fetches the few rows whose text is wanted.
+The fields of a row are in :mod:`wrpo_lib.quadruples.schema`. A first pass over the files keeps
+numbers only (about 50 bytes per row); a second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
@@ -30,9 +28,8 @@ class ResponseTable:
     """Responses by number, in the order of the files.
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
-    ``length`` (characters, 0 for a blank text), ``truncated`` (the token limit ended the response),
-    and of rows that lie in ``files`` the number of the ``file`` and the ``row`` in it, from 0.
-    Without files the frame has the texts too.
+    ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
+    for rows in ``files`` the numbers of ``file`` and ``row`` from 0; without files also the texts.
     """
 
     frame: pd.DataFrame
@@ -91,21 +88,16 @@ def _numbers(path: Path, kind: str) -> Iterator[pa.Table]:
     try:
         for block in _blocks(path):
             names = {name: block[name].dictionary_encode() for name in KEY[:2]}
-            numbers = pa.table(
-                {
-                    **names,
-                    **{name: block[name] for name in ("sample", "reward")},
-                    "length": pc.utf8_length(pc.utf8_trim_whitespace(block["text"])),
-                    "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
-                }
-            )
+            columns = {**names, "sample": block["sample"], "reward": block["reward"]}
+            columns["length"] = pc.utf8_length(pc.utf8_trim_whitespace(block["text"]))
+            columns["truncated"] = pc.equal(pc.fill_null(block["finish_reason"], ""), "length")
             known = {name for found in names.values() for name in found.unique().to_pylist()}
             numeric = pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
-            if any(numbers[name].null_count for name in needed) or not (
+            if any(columns[name].null_count for name in needed) or not (
                 numeric and all(map(str.strip, known)) and pc.min(block["sample"]).as_py() >= 0
             ):
                 raise ValueError("a row lacks a field")
-            yield numbers
+            yield pa.table(columns)
     except (ValueError, KeyError, OSError, EOFError) as error:
         for number, row in enumerate(iter_rows(path), 1):
             require(row, number, kind, str(path))

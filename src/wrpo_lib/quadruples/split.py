@@ -67,9 +67,7 @@ def make_split(prompt_ids: Iterable[str], seed: int, share: float = SHARE) -> Sp
 
 def read_split(path: Path) -> Split:
     """A recorded split; a file that is none is named."""
-    if not path.is_file():
-        raise WRPOError(f"{path} does not exist; record a split with `wrpo data split`")
     try:
         return Split(**parse_row(path.read_bytes(), str(path)))
-    except TypeError as error:
-        raise WRPOError(f"{path} is no recorded split ({error}); make it again") from error
+    except (OSError, TypeError) as error:
+        raise WRPOError(f"{path} is no recorded split ({error}); draw one") from error
