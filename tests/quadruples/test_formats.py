@@ -115,7 +115,10 @@ def test_real_alpaca_eval_outputs(shared: Path, tmp_path: Path, wrpo: Any) -> No
         ([{**SIMPO, "all_generated_responses": [None]}], "'all_generated_responses.0': missing"),
         ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt': missing"),
         ([{**ALPACA, "output": None}], "row 1, field 'output': missing"),
-        ([OFFICIAL, {**OFFICIAL, "chosen": []}], "row 2, field 'chosen': needs a list of 2"),
+        (
+            [OFFICIAL, {**OFFICIAL, "chosen": []}],
+            "row 2, field 'chosen': [] List should have at least 2",
+        ),
     ],
 )
 def test_a_bad_file_of_any_kind_is_one_sentence(

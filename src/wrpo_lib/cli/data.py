@@ -17,16 +17,23 @@ app = typer.Typer(help="Check, convert and split files of the data stages.", no_
 
 def _read(file: Path) -> tuple[str, Iterator[Row]]:
     """The format of a file's rows, by the first, and all rows; official ones as quadruples."""
-    from wrpo_lib.quadruples.convert import from_official, kind_of
+    from wrpo_lib.quadruples.convert import kind_of
 
     rows = iter_rows(file)
     first = next(rows, None)
     if first is None:
         raise WRPOError(f"{file} has no rows; write at least one")
     kind, rows = kind_of(first, f"{file}, row 1"), chain([first], rows)
-    if kind == "official":
-        rows = (from_official(row, f"{file}, row {n}") for n, row in enumerate(rows, 1))
-    return kind, rows
+    return kind, _as_quadruples(rows, str(file)) if kind == "official" else rows
+
+
+def _as_quadruples(rows: Iterator[Row], where: str) -> Iterator[Row]:
+    from wrpo_lib.quadruples import from_official
+    from wrpo_lib.quadruples.schema import require
+
+    for number, row in enumerate(rows, 1):
+        require(row, number, "official", where)
+        yield from_official(row)
 
 
 @app.command()

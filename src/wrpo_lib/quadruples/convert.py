@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row
@@ -59,9 +58,9 @@ def as_responses(
         prompt = row["prompt"] if kind == "simpo" else row["instruction"]
         texts = row["all_generated_responses"] if kind == "simpo" else [row["output"]]
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
-        if rewards is not None and len(rewards) != len(texts):
+        if rewards and len(rewards) != len(texts):
             raise WRPOError(f"{here}: {len(texts)} responses, {len(rewards)} scores; complete them")
-        if not isinstance(name, str):
+        if not name:
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
         prompt_id = row.get("prompt_id") or prompt_hash(prompt)
         for k, text in enumerate(texts):
@@ -76,15 +75,9 @@ def as_responses(
             seen[prompt_id, name] += 1
 
 
-def from_official(row: Row, where: str = "official row") -> Row:
-    """An official row as a quadruple; ``where`` names it in errors. Other fields are kept."""
-    texts: list[Any] = []
-    for field, count in (("chosen", 2), ("rejected", 1)):
-        messages = row.get(field)
-        if not isinstance(messages, list) or len(messages) != count:
-            what = f"needs a list of {count} message(s); complete it"
-            raise WRPOError(f"{where}, field {field!r}: {what}")
-        texts += [m.get("content") if isinstance(m, dict) else m for m in messages]
+def from_official(row: Row) -> Row:
+    """A row that is of the ``official`` kind as a quadruple. Other fields are kept."""
+    texts = [message.get("content") for message in (*row["chosen"], *row["rejected"])]
     rest = {k: v for k, v in row.items() if k not in ("chosen", "rejected")}
     if isinstance(row.get("prompt"), dict):
         rest["prompt"] = [row["prompt"]]

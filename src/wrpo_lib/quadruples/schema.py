@@ -61,11 +61,17 @@ NEEDED: dict[str, dict[str, Any]] = {
     "pairs": {"prompt": Prompt, "chosen": Side, "rejected": Side},
     "simpo": {"prompt": str, "all_generated_responses": list[str]},
     "alpaca_eval": {"instruction": str, "output": str},
+    "official": {
+        "prompt": Any,
+        "chosen": Annotated[list[dict[str, Any]], Field(min_length=2, max_length=2)],
+        "rejected": Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1)],
+    },
 }
 """Kind of row -> the fields that it must have."""
 OPTIONAL: dict[str, Any] = {
     "prompt": Prompt,
     "finish_reason": str,
+    "generator": str,
     "source_rejected": Text,
     "all_rm_scores": list[Reward],
     "reward": Reward,
