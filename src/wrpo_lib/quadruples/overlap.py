@@ -55,7 +55,7 @@ def find_overlap(file: Path, benchmarks: list[Path]) -> list[Row]:
     for prompt_id, text in first_turns(file).items():
         held = Counter(known for gram in ngrams(text) for known in holders.get(gram, ()))
         for (benchmark, question_id, size), n in held.items():
+            match = {"prompt_id": prompt_id, "benchmark": benchmark, "question_id": question_id}
             if n >= SHARE * size:
-                match = {"benchmark": benchmark, "question_id": question_id}
-                found.append({"prompt_id": prompt_id, **match, "ngram_share": n / size})
+                found.append({**match, "ngram_share": n / size})
     return found

@@ -152,8 +152,9 @@ def build_rows(
     said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
     compared = pairing.roles[-2:]
     whole = [row for row in said if len({row[r]["text"] for r in compared}) == len(compared)]
-    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0, "missing": 0}
-    counts |= {"identical": len(said) - len(whole), **Counter(reasons[reasons != ""].tolist())}
+    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0}
+    counts |= {"identical": len(said) - len(whole), "missing": 0}
+    counts |= Counter(reasons[reasons != ""].tolist())
     return [_row(row, pairing) for row in whole], counts
 
 
