@@ -1,9 +1,8 @@
-"""Prompts that overlap with benchmark prompts.
+"""Prompts that overlap with benchmark prompts (the paper does not say whether its were checked).
 
-One is reported when it holds at least 70 % of a benchmark prompt's 8-grams of words (the rule
-of PaLM's contamination analysis; the paper does not say whether its prompts were checked). A
-benchmark prompt of fewer than eight words counts as found only when the whole prompt is the same,
-since a few common words prove nothing.
+One is reported when it holds at least 70 % of a benchmark prompt's 8-grams of words (the rule of
+PaLM's contamination analysis). A benchmark prompt of fewer than eight words counts as found only
+when the whole prompt is the same, since a few common words prove nothing.
 """
 
 from __future__ import annotations
