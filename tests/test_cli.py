@@ -52,7 +52,7 @@ def test_official_rows_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixt
     write(mine, GOOD)
     for command in (["check", mine], ["export", mine, theirs], ["import", theirs, back]):
         assert wrpo(capsys, "data", *command)[0] == 0
-    assert "official format" in wrpo(capsys, "data", "check", theirs)[1]
+    assert "(official)" in wrpo(capsys, "data", "check", theirs)[1]
     assert json.loads(back.read_text()) == GOOD
     bad = write(tmp_path / "bad.jsonl", {"prompt_id": "p", "chosen": [], "rejected": []})
     assert wrpo(capsys, "data", "import", bad, tmp_path / "out.jsonl")[0] == 2

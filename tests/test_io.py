@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import resource
 import signal
 import subprocess
 import sys
@@ -52,8 +51,8 @@ def test_a_file_cut_anywhere_loses_the_last_line_only(tmp_path: Path, cut: int) 
     data = filled(path).read_bytes()
     cut = min(cut, len(data))
     path.write_bytes(data[:cut])
-    whole = sum(len(data[:cut]) >= len(b"".join(data.splitlines(True)[: k + 1])) - 1
-                for k in range(3))  # fmt: skip
+    ends = [len(b"".join(data.splitlines(True)[: k + 1])) for k in range(3)]
+    whole = sum(cut >= end - 1 for end in ends)
     with Store(path, KEY) as store:
         assert store.keys() == {(f"p{k}", 0) for k in range(whole)}
         for k in range(whole, 3):
@@ -75,10 +74,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, sentence: str) -> None:
     lines = path.read_text().splitlines()
     path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
     before = path.read_bytes()
-    with pytest.raises(WRPOError, match="line 2") as error:
+    with pytest.raises(WRPOError, match=rf"rows\.jsonl, {sentence}"):
         Store(path, KEY)
-    assert sentence in str(error.value)
-    assert str(path) in str(error.value)
     assert path.read_bytes() == before
 
 
@@ -95,32 +92,18 @@ def test_a_row_is_refused_before_it_is_written(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-class FullDisk:
-    """A file that takes ``room`` bytes more, then fails as a full disk does."""
-
-    def __init__(self, file: Any, room: int) -> None:
-        self.file, self.room = file, room
-
-    def write(self, data: bytes) -> int:
-        if self.room == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        part = data[: self.room]
-        self.room -= len(part)
-        return int(self.file.write(part))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
 def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
+    """Files may grow by ten bytes, so part of a line is written and then no more."""
     path = filled(tmp_path / "rows.jsonl")
-    before = path.read_bytes()
+    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     with Store(path, KEY) as store:
-        store._file = FullDisk(store._file, room=10)  # type: ignore[assignment]
-        with pytest.raises(WRPOError, match=r"No space left.*3 finished rows are kept"):
-            store.append(row(3))
-    assert path.read_bytes() == before
-    with Store(path, KEY) as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limit[1]))
+        try:
+            with pytest.raises(WRPOError, match=r"too large.*3 finished rows are kept"):
+                store.append(row(3))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert path.read_bytes() == before
         store.append(row(3))
     assert len(path.read_text().splitlines()) == 4
 

@@ -13,8 +13,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from wrpo_lib.errors import WRPOError
 
@@ -31,9 +32,7 @@ def parse_row(line: str | bytes, where: str) -> Row:
         row = json.loads(line)
     except ValueError as error:
         what = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-        raise WRPOError(
-            f"{where}: not JSON ({what}); the line is malformed or cut short, correct or remove it"
-        ) from error
+        raise WRPOError(f"{where}: not JSON ({what}); correct or remove the line") from error
     if not isinstance(row, dict):
         raise WRPOError(f"{where}: not a JSON object; write one row a line")
     return row
@@ -55,10 +54,10 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
     read = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}[suffix]
     try:
         yield from read(path)
-    except (OSError, EOFError) as error:
-        raise WRPOError(
-            f"{path} cannot be read ({error}); it is truncated, copy it again"
-        ) from error
+    except WRPOError:
+        raise
+    except (OSError, EOFError, ValueError) as error:  # ValueError: of json and pyarrow
+        raise WRPOError(f"{path} cannot be read ({error}); truncated, copy it again") from error
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -82,26 +81,17 @@ def _iter_jsonl(path: Path) -> Iterator[Row]:
 
 def _iter_json(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
-        try:
-            rows = json.load(file)
-        except ValueError as error:
-            raise WRPOError(f"{path}: no whole JSON ({error}); copy it again") from error
+        rows = json.load(file)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
     yield from rows
 
 
 def _iter_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-            yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise WRPOError(
-            f"{path} is no whole parquet file; it is truncated, copy it again"
-        ) from error
+    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+        yield from batch.to_pylist()
 
 
 def file_hash(path: Path) -> str:
@@ -110,15 +100,22 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` that is renamed over it at the end, and removed if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -129,23 +126,18 @@ def write_json(path: Path, value: Any) -> None:
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
     path = check_suffix(path, WRITABLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
-    try:
+    with _replacing(path) as part:
         if path.suffix == ".parquet":
             from datasets import Dataset
 
             Dataset.from_list(list(rows)).to_parquet(str(part))
-        else:
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(part, "wt", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+            return
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(part, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-class Store:
+class Store(AbstractContextManager["Store"]):
     """One row a line, told apart by the fields ``key``; only the keys are held in memory.
 
     Opening drops a last line that a kill cut short. A malformed line, a missing key field or a
@@ -160,9 +152,8 @@ class Store:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in close())
         except OSError as error:
-            raise WRPOError(
-                f"{self.path} cannot be opened for writing ({error.strerror}); choose another path"
-            ) from error
+            what = f"cannot be opened for writing ({error.strerror}); choose another path"
+            raise WRPOError(f"{self.path} {what}") from error
         try:
             self._lock()
             self._load()
@@ -185,7 +176,7 @@ class Store:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
             raise WRPOError(
-                f"the row {key} for {self.path} holds NaN or infinity; make it again"
+                f"{key} for {self.path} holds NaN or infinity; make it again"
             ) from error
         self._write(line.encode("utf-8", "replace") + b"\n")
         self._keys.add(key)
@@ -197,10 +188,8 @@ class Store:
                 line = line[self._file.write(line) :]
         except OSError as error:
             self._file.truncate(end)
-            raise WRPOError(
-                f"writing to {self.path} failed ({error.strerror}); its {len(self._keys)} finished "
-                "rows are kept: make room and run again to go on"
-            ) from error
+            what = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
+            raise WRPOError(f"writing {self.path} failed ({error.strerror}); {what}") from error
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -208,9 +197,6 @@ class Store:
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
         return _iter_jsonl(self.path)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -223,10 +209,7 @@ class Store:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise WRPOError(
-                f"{self.path} is being written by another process; wait for it or choose another "
-                "path"
-            ) from error
+            raise WRPOError(f"{self.path} is written by another process; wait for it") from error
         except OSError:  # a file system without locks, as some network ones are
             return
 
@@ -252,10 +235,8 @@ class Store:
         """The key of a row that no earlier row has."""
         for field in self.key:
             if not isinstance(row.get(field), str | int):
-                raise WRPOError(
-                    f"{where}, field {field!r}: missing or neither text nor a whole number; it is "
-                    "part of the key, add it"
-                )
+                what = "missing or neither text nor a whole number; the key needs it, add it"
+                raise WRPOError(f"{where}, field {field!r}: {what}")
         key = tuple(row[field] for field in self.key)
         if key in self._keys:
             name = ", ".join(f"{field} {row[field]!r}" for field in self.key)

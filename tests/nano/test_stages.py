@@ -44,9 +44,10 @@ def test_three_commands_build_the_quadruples_of_the_study(
         assert wrpo(capsys, "sample", prompts, *model, *options, "--out", sampled)[0] == 0
         assert wrpo(capsys, "score", sampled, "--nano", "--out", scored)[0] == 0
         files.append(scored)
-    drawn = ["--split", tmp_path / "split.json", "--seed", world.seed]
-    out = tmp_path / "quadruples.jsonl"
-    assert wrpo(capsys, "pair", *files, "--target", study.TARGET, *drawn, "--out", out)[0] == 0
+    drawn = ["data", "split", tmp_path / "all.jsonl", tmp_path, "--seed", world.seed]
+    assert wrpo(capsys, *drawn)[0] == 0
+    out, part = tmp_path / "quadruples.jsonl", ("--split", tmp_path / "split.json")
+    assert wrpo(capsys, "pair", *files, "--target", study.TARGET, *part, "--out", out)[0] == 0
     assert json.loads((tmp_path / "split.json").read_text())["preference"] == split.preference
     assert read_rows(out) == read_rows(made)
     assert not list(validate_quadruples(read_rows(out)))

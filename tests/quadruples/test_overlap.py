@@ -9,90 +9,63 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows, write_rows
-from wrpo_lib.quadruples.overlap import BenchmarkPrompt, Benchmarks, find_overlap, read_benchmark
+from wrpo_lib.quadruples.overlap import find_overlap, first_turns
 
-FILES = ("alpaca_eval/gpt4_1106_preview.json.gz", "eval/mtbench_questions.jsonl",
-         "eval/arena_hard_v01_questions.jsonl.gz")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def real(shared: Path) -> list[BenchmarkPrompt]:
-    return [p for name in FILES for p in read_benchmark(shared / name)]
+ALPACA, MT_BENCH, ARENA = (
+    "alpaca_eval/gpt4_1106_preview.json.gz",
+    "eval/mtbench_questions.jsonl",
+    "eval/arena_hard_v01_questions.jsonl.gz",
+)
 
 
-@pytest.fixture(scope="module")
-def index(real: list[BenchmarkPrompt]) -> Benchmarks:
-    return Benchmarks(real)
+def found(tmp_path: Path, benchmarks: list[Path], *texts: str) -> list[set[str]]:
+    """The ids of the questions that each text overlaps with."""
+    path = tmp_path / "prompts.jsonl"
+    write_rows(({"prompt_id": str(k), "prompt": text} for k, text in enumerate(texts)), path)
+    matches = find_overlap(path, benchmarks)
+    return [
+        {m["question_id"] for m in matches if m["prompt_id"] == str(k)} for k in range(len(texts))
+    ]
 
 
-def ids(index: Benchmarks, text: str) -> set[tuple[str, str]]:
-    return {(m.benchmark, m.question_id) for m in index.matches({"x": text})}
-
-
-def test_planted_copies_are_found(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
+def test_planted_copies_are_found(shared: Path, tmp_path: Path) -> None:
     """Verbatim, in another case, without punctuation, with a word changed, inside a longer text."""
-    long = [p for p in real if 12 <= len(p.text.split()) <= 60][::25]
-    assert len(long) > 20
-    for prompt in long:
-        key = (prompt.benchmark, prompt.question_id)
-        words = prompt.text.split()
-        assert key in ids(index, prompt.text)
-        assert key in ids(index, prompt.text.upper().replace(",", " "))
-        assert key in ids(index, " ".join([*words[:-1], "indeed"]))
-        around = "Please help me with the following, and answer at length. "
-        assert key in ids(index, around + prompt.text + " Thank you very much for your help!")
+    files = [shared / name for name in (ALPACA, MT_BENCH, ARENA)]
+    known = [
+        q for path in files for q in first_turns(path).items() if 12 <= len(q[1].split()) <= 60
+    ]
+    for question_id, text in known[::50]:
+        changed = " ".join([*text.split()[:-1], "indeed"])
+        around = f"Please help me with the following. {text} Thank you very much for your help!"
+        copies = (text, text.upper().replace(",", " "), changed, around)
+        assert all(question_id in ids for ids in found(tmp_path, files, *copies))
 
 
-def test_a_short_prompt_must_be_the_same(real: list[BenchmarkPrompt], index: Benchmarks) -> None:
-    short = next(p for p in real if len(p.text.split()) == 5)
-    assert (short.benchmark, short.question_id) in ids(index, short.text.lower() + "!")
-    assert not ids(index, "hello, what is this all about then, I wonder " + short.text)
+def test_a_short_prompt_must_be_the_same(tmp_path: Path) -> None:
+    benchmark = tmp_path / "b.jsonl"
+    questions = ["Who made Berlin?", "!!!", "日本語の質問です"]
+    write_rows(({"turns": [{"role": "user", "content": q}]} for q in questions), benchmark)
+    texts = ("who made berlin", "hello, tell me: who made Berlin?", "", "日本語の質問です")
+    assert found(tmp_path, [benchmark], *texts) == [{"0"}, set(), set(), {"2"}]
 
 
-def test_benchmarks_overlap_only_where_they_do(
-    real: list[BenchmarkPrompt], index: Benchmarks
-) -> None:
+def test_benchmarks_overlap_only_where_they_do(shared: Path) -> None:
     """AlpacaEval holds two MT-Bench questions word for word; nothing else crosses benchmarks."""
-    alpaca = {p.question_id: p for p in real[:805]}
-    crossing = {
-        (m.prompt_id, m.question_id): (m.ngram_share, m.similarity)
-        for m in index.matches({i: p.text for i, p in alpaca.items()})
-        if m.benchmark != alpaca[m.prompt_id].benchmark
-    }
-    assert crossing == {("791", "130"): (1.0, 1.0), ("801", "81"): (1.0, 1.0)}
+    matches = find_overlap(shared / ALPACA, [shared / MT_BENCH, shared / ARENA])
+    pairs = {(m["prompt_id"], m["question_id"], m["ngram_share"]) for m in matches}
+    assert pairs == {("791", "130", 1.0), ("801", "81", 1.0)}
 
 
-def test_the_command_reports_and_drops(
-    real: list[BenchmarkPrompt], shared: Path, tmp_path: Path, wrpo: Any
-) -> None:
-    copied = next(p for p in real if p.benchmark == "mtbench_questions" and p.question_id == "95")
-    prompts = {"mine": "Which birds nest in the reeds of a lake at home?", "theirs": copied.text}
-    file, out, keep = (tmp_path / f"{name}.jsonl" for name in ("prompts", "overlap", "kept"))
+def test_the_command_writes_what_it_found(tmp_path: Path, wrpo: Any) -> None:
+    file, benchmark, out = (tmp_path / f"{name}.jsonl" for name in ("prompts", "b", "overlap"))
+    asked = "What is it that you would say of the birds in the reeds of this lake?"
+    write_rows([{"question_id": 95, "turns": [asked]}], benchmark)
+    prompts = {"mine": "Which birds nest in the reeds?", "theirs": asked}
     write_rows(({"prompt_id": i, "prompt": text} for i, text in prompts.items()), file)
-    asked = [a for name in FILES for a in ("--benchmark", shared / name)]
-    code, said, _ = wrpo("data", "overlap", file, *asked, "--out", out, "--keep", keep)
-    assert (code, "1 of 2 prompts overlap with 1385 benchmark prompts" in said) == (0, True)
-    (row,) = read_rows(out)
-    assert (row["prompt_id"], row["question_id"]) == ("theirs", "95")
-    assert (row["ngram_share"], row["similarity"]) == (1.0, 1.0)
-    assert [r["prompt_id"] for r in read_rows(keep)] == ["mine"]
-
-
-def test_bad_input_is_named(tmp_path: Path) -> None:
-    index = Benchmarks([BenchmarkPrompt("b", "1", "what is it that you say of it now")])
-    with pytest.raises(WRPOError, match="f, row 1, field 'prompt': missing"):
-        find_overlap([{"prompt_id": "x"}], index, "f")
-    with pytest.raises(WRPOError, match="f, row 1, field 'prompt_id': missing"):
-        find_overlap([{"prompt": "x"}], index, "f")
-    path = tmp_path / "b.jsonl"
-    path.write_text('{"question": "x"}\n')
-    with pytest.raises(WRPOError, match="row 1: has no instruction, turns or prompt"):
-        read_benchmark(path)
-
-
-def test_odd_texts_match_nothing_by_accident() -> None:
-    index = Benchmarks(
-        [BenchmarkPrompt("b", "1", "!!!"), BenchmarkPrompt("b", "2", "日本語の質問です")]
-    )
-    found = index.matches({"empty": "", "same": "日本語の質問です"})
-    assert [(m.prompt_id, m.question_id) for m in found] == [("same", "2")]
+    code, said, _ = wrpo("data", "overlap", file, "--benchmark", benchmark, "--out", out)
+    assert (code, "1 prompts overlap" in said) == (0, True)
+    expected = {"prompt_id": "theirs", "benchmark": "b", "question_id": "95", "ngram_share": 1.0}
+    assert read_rows(out) == [expected]
+    write_rows([{"question": "x"}], file)
+    with pytest.raises(WRPOError, match=r"prompts\.jsonl, row 1: no instruction, turns or prompt"):
+        find_overlap(file, [benchmark])

@@ -5,17 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows, write_rows
-from wrpo_lib.quadruples import Pairing, build_rows, read_quadruples, read_responses
-from wrpo_lib.quadruples.schema import row_problems
-from wrpo_lib.quadruples.split import make_split, read_split
+from wrpo_lib.quadruples import (
+    Pairing,
+    build_quadruples,
+    build_rows,
+    make_split,
+    read_quadruples,
+    read_responses,
+    validate_quadruples,
+)
 
 Wrpo = Callable[..., tuple[int, str, str]]
 
@@ -27,16 +36,12 @@ def said(prompt: str, model: str, sample: int, reward: float, **changes: Any) ->
         "model": model,
         "sample": sample,
         "text": f"{model} says {prompt} {sample}",
-        "n_tokens": 4,
-        "finish_reason": "stop",
-        "seed": 13,
-        "reward_model": "test",
         "reward": reward,
         **changes,
     }
 
 
-REWARDS = {"a": (1.0, 4.0), "b": (3.0, 2.0), "t": (0.5, 0.9)}
+REWARDS = {"a": (3.0, 4.0), "b": (1.0, 2.0), "t": (0.5, 0.9)}
 """The rewards of two samples of sources a and b and of the target t, the same for every prompt."""
 
 
@@ -64,47 +69,48 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def paired(path: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    table = read_responses([path])
-    found, report = build_rows(table, Pairing(target="t", **options))
-    assert report.kept == len(found)
-    assert report.prompts == report.kept + sum(report.dropped.values())
-    return found, {k: n for k, n in report.dropped.items() if n}
+    found, counts = build_rows(read_responses([path]), Pairing(target="t", **options))
+    prompts, kept = counts.pop("prompts"), counts.pop("kept")
+    assert (kept, prompts) == (len(found), kept + sum(counts.values()))
+    return found, {reason: n for reason, n in counts.items() if n}
 
 
 @pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.parquet"])
 def test_every_kind_of_file_gives_the_same_rows(write: Any, name: str) -> None:
     (row, _), dropped = paired(write(rows("x", "y"), name))
     assert not dropped
-    assert {k: row[k] for k in ("prompt_id", "source_chosen", "target_chosen", "rejected")} == {
+    assert row == {
         "prompt_id": "x",
+        "prompt": [{"role": "user", "content": "do x"}],
         "source_chosen": "a says x 1",
+        "source_model": "a",
+        "source_chosen_reward": 4.0,
         "target_chosen": "t says x 1",
+        "target_chosen_reward": 0.9,
         "rejected": "t says x 0",
+        "rejected_reward": 0.5,
     }
-    assert (row["source_model"], row["source_chosen_reward"]) == ("a", 4.0)
-    assert row["prompt"] == [{"role": "user", "content": "do x"}]
 
 
 @pytest.mark.parametrize(
-    ("options", "chosen"),
+    ("options", "role", "chosen"),
     [
-        ({"rank": 2}, "b says x 0"),
-        ({"rank": 4}, "a says x 0"),
-        ({"sources": ("b",)}, "b says x 0"),
-        ({"sources": ("b", "a"), "rank": 3}, "b says x 1"),
+        ({"rank": 2}, "source_chosen", "a says x 0"),
+        ({"rank": 4}, "source_chosen", "b says x 0"),
+        ({"sources": ("b",)}, "source_chosen", "b says x 1"),
+        ({"sources": ("b", "a"), "rank": 3}, "source_chosen", "b says x 1"),
+        ({"dispreferred": True}, "source_rejected", "b says x 0"),
+        ({"dispreferred": True}, "rejected", "t says x 0"),
+        ({"rejected_from": "source"}, "rejected", "b says x 0"),
+        ({"rejected_from": "source"}, "target_chosen", "t says x 1"),
     ],
 )
-def test_rank_and_group_of_sources(write: Any, options: dict[str, Any], chosen: str) -> None:
+def test_options_change_who_is_chosen(
+    write: Any, options: dict[str, Any], role: str, chosen: str
+) -> None:
     (row,), _ = paired(write(rows("x")), **options)
-    assert row["source_chosen"] == chosen
-
-
-def test_a_dispreferred_source_response(write: Any) -> None:
-    rewards = {"a": (3.0, 4.0), "b": (1.0, 2.0), "t": (0.5, 0.9)}
-    (row,), _ = paired(write(rows("x", rewards=rewards)), dispreferred=True)
-    assert not list(row_problems(row, 1))
-    assert (row["source_chosen"], row["source_rejected"]) == ("a says x 1", "b says x 0")
-    assert (row["source_rejected_model"], row["source_rejected_reward"]) == ("b", 1.0)
+    assert row[role] == chosen
+    assert not list(validate_quadruples([row]))
 
 
 @pytest.mark.parametrize(
@@ -113,194 +119,187 @@ def test_a_dispreferred_source_response(write: Any) -> None:
         ("dpo-on", "t says x 1", "t says x 0"),
         ("dpo-hybrid", "a says x 1", "t says x 0"),
         ("dpo-off", "a says x 1", "b says x 0"),
-        ("within-source", "a says x 1", "a says x 0"),
     ],
 )
 def test_pair_sets_are_in_trl_format(write: Any, pairs: str, won: str, lost: str) -> None:
     from trl.data_utils import is_conversational
 
-    rewards = {"a": (3.0, 4.0), "b": (1.0, 2.0), "t": (0.5, 0.9)}
-    (row,), _ = paired(write(rows("x", rewards=rewards)), pairs=pairs)
+    (row,), _ = paired(write(rows("x")), pairs=pairs)
     assert is_conversational(row)
-    assert row["chosen"] == [{"role": "assistant", "content": won}]
-    assert row["rejected"] == [{"role": "assistant", "content": lost}]
-    assert (row["chosen_model"], row["rejected_model"]) == (won.split()[0], lost.split()[0])
+    for side, text in (("chosen", won), ("rejected", lost)):
+        assert row[side] == [{"role": "assistant", "content": text}]
+        assert row[f"{side}_model"] == text.split()[0]
     assert row["chosen_reward"] > row["rejected_reward"]
 
 
 def test_sft_rows_need_no_target(write: Any) -> None:
-    sources = [r for r in rows("x") if r["model"] != "t"]
-    table = read_responses([write(sources)])
-    (row,), _ = build_rows(table, Pairing(pairs="sft"))
-    assert row["source_chosen"] == "a says x 1"
-    assert set(row) == {"prompt_id", "prompt", "source_chosen", "source_model",
-                        "source_chosen_reward"}  # fmt: skip
+    (row,), _ = build_rows(read_responses([write(rows("x")[:4])]), Pairing(pairs="sft"))
+    expected = {"source_chosen": "a says x 1", "source_model": "a", "source_chosen_reward": 4.0}
+    assert row == {"prompt_id": "x", "prompt": row["prompt"], **expected}
 
 
 def test_the_order_of_rows_and_files_changes_nothing(write: Any) -> None:
     same = {"a": (1.0, 1.0), "b": (1.0, 1.0), "t": (0.2, 0.7, 0.7, 0.2)}
     all_rows = rows("x", "y", "z", rewards=same)
     expected, _ = paired(write(all_rows))
-    assert expected[0]["source_chosen"] == "a says x 0"
-    assert expected[0]["target_chosen"] == "t says x 1"
-    assert expected[0]["rejected"] == "t says x 0"
+    texts = [expected[0][role] for role in ("source_chosen", "target_chosen", "rejected")]
+    assert texts == ["a says x 0", "t says x 1", "t says x 0"]
     for seed in range(5):
         random.Random(seed).shuffle(all_rows)
-        path, other = write(all_rows[:7]), write(all_rows[7:], "s.parquet")
-        table = read_responses([other, path])
+        table = read_responses([write(all_rows[7:], "s.parquet"), write(all_rows[:7])])
         assert build_rows(table, Pairing(target="t"))[0] == expected
 
 
-LEFT_OUT: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
-    "equal rewards": (rows("x", rewards={**REWARDS, "t": (0.5, 0.5)}), {}, "tied"),
-    "same text": (
-        [{**r, "text": "same"} if r["model"] == "t" else r for r in rows("x")], {}, "identical"
-    ),
-    "small gap": (rows("x"), {"min_gap": 0.5}, "small_gap"),
-    "large gap": (rows("x"), {"max_gap": 0.3}, "large_gap"),
-    "length": (
-        [{**r, "text": r["text"] * 9} if r["reward"] == 0.9 else r for r in rows("x")],
-        {"max_length_ratio": 8}, "length_ratio",
-    ),
-    "no source": ([r for r in rows("x") if r["model"] == "t"], {}, "missing_source"),
-    "no target": ([r for r in rows("x") if r["model"] != "t"], {}, "missing_target"),
-    "only empty": (
-        [{**r, "text": " \n"} if r["model"] == "t" else r for r in rows("x")], {}, "missing_target"
-    ),
-}  # fmt: skip
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.5, 1.0])] * 6), min_size=1, max_size=4))
+def test_data_frames_pair_as_plain_python_does(rewards: list[tuple[float, ...]]) -> None:
+    """Against ``max`` and ``min`` over rows in the order of the tie rule."""
+    made = [
+        said(f"p{p}", model, k % 2, reward)
+        for p, six in enumerate(rewards)
+        for k, (model, reward) in enumerate(zip("aabbtt", six, strict=True))
+    ]
+    prompts = {row["prompt_id"]: row["prompt"] for row in made}
+    frame = pd.DataFrame(made[::-1])
+    target = frame["model"] == "t"
+    found, counts = build_quadruples(prompts, frame[~target], frame[target])
+    expected = []
+    for p, (*_, first, second) in enumerate(rewards):
+        mine = sorted(made[6 * p : 6 * p + 6], key=lambda r: -r["reward"])  # a stable sort
+        source = next(r for r in mine if r["model"] != "t")
+        if first != second:
+            expected.append((source["text"], f"t says p{p} {int(second > first)}"))
+    assert [(r["source_chosen"], r["target_chosen"]) for r in found] == expected
+    kept = {"prompts": len(rewards), "kept": len(expected), "tied": len(rewards) - len(expected)}
+    assert counts == {**kept, "identical": 0, "missing": 0}
 
 
-@pytest.mark.parametrize("case", LEFT_OUT)
-def test_what_is_left_out_is_counted_by_reason(write: Any, case: str) -> None:
-    bad, options, reason = LEFT_OUT[case]
-    found, dropped = paired(write(bad + rows("good", rewards={**REWARDS, "t": (0.5, 0.9)})),
-                            **options)  # fmt: skip
-    if case == "same text":
-        assert len(paired(write(bad), keep_identical=True)[0]) == 1
-    assert dropped.pop(reason) == (1 if case not in ("small gap", "large gap") else 2)
-    assert not dropped
-    assert {r["prompt_id"] for r in found} <= {"good"}
+def test_unusable_data_frames_are_named() -> None:
+    frame = pd.DataFrame(rows("x"))
+    sources, target = frame[frame["model"] != "t"], frame[frame["model"] == "t"]
+    with pytest.raises(WRPOError, match="target responses, row 2, field 'reward': nan"):
+        build_quadruples({}, sources, target.assign(reward=[0.1, float("nan")]))
+    with pytest.raises(WRPOError, match="choose 'target' or 'source'"):
+        build_quadruples({}, sources, target, rejected_from="judge")
+
+
+def changed(model: str, **changes: Any) -> list[dict[str, Any]]:
+    return [{**r, **changes} if r["model"] == model else r for r in rows("x")]
+
+
+@pytest.mark.parametrize(
+    ("bad", "options", "reason"),
+    [
+        (rows("x", rewards={**REWARDS, "t": (0.5, 0.5)}), {}, "tied"),
+        (changed("t", text="same"), {}, "identical"),
+        (rows("x", rewards={**REWARDS, "t": (0.5, 0.6)}), {"min_gap": 0.3}, "small_gap"),
+        (rows("x", rewards={**REWARDS, "t": (0.5, 2.9)}), {"max_gap": 0.5}, "large_gap"),
+        ([r for r in rows("x") if r["model"] == "t"], {}, "missing"),
+        ([r for r in rows("x") if r["model"] != "t"], {}, "missing"),
+        (changed("t", text=" \n"), {}, "missing"),
+    ],
+)
+def test_what_is_left_out_is_counted_by_reason(
+    write: Any, bad: list[Any], options: dict[str, Any], reason: str
+) -> None:
+    found, dropped = paired(write(bad + rows("good")), **options)
+    assert dropped == {reason: 1}
+    assert [r["prompt_id"] for r in found] == ["good"]
 
 
 def test_empty_and_truncated_responses_are_never_chosen(write: Any) -> None:
-    changed = [{**r, "text": ""} if r["reward"] == 4.0 else r for r in rows("x")]
-    (row,), _ = paired(write(changed))
-    assert row["source_chosen"] == "b says x 0"
-    changed = [{**r, "finish_reason": "length"} if r["reward"] == 4.0 else r for r in rows("x")]
-    assert paired(write(changed))[0][0]["source_model"] == "a"
-    assert paired(write(changed), drop_truncated=True)[0][0]["source_model"] == "b"
+    (row,), _ = paired(write(changed("a", text="")))
+    assert row["source_chosen"] == "b says x 1"
+    path = write(changed("a", finish_reason="length"))
+    assert paired(path)[0][0]["source_model"] == "a"
+    assert paired(path, drop_truncated=True)[0][0]["source_model"] == "b"
 
 
-def test_the_three_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
+def test_the_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
     """SFT rows from sources alone, then quadruples from the rest of the same split."""
     prompts = [f"p{i:02d}" for i in range(30)]
     files = [write([r for r in rows(*prompts) if r["model"] == m], f"{m}.jsonl") for m in "abt"]
-    split = tmp_path / "split.json"
-    code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", "--split", split, "--seed", 7,
-                        "--out", tmp_path / "sft.jsonl")  # fmt: skip
-    assert (code, "10 of 10 prompts kept" in out) == (0, True)
-    seen = write([{"prompt_id": make_split(prompts, 7).preference[0]}], "overlap.jsonl")
-    code, out, err = wrpo("pair", *files, "--target", "t", "--split", split, "--exclude", seen,
-                          "--out", tmp_path / "q.jsonl")  # fmt: skip
-    assert (code, "19 of 20 prompts kept; left out: excluded 1" in out) == (0, True), err
-    parts = read_split(split)
-    assert parts == make_split(reversed(prompts), 7)
-    sft = [r["prompt_id"] for r in read_rows(tmp_path / "sft.jsonl")]
-    quadruples = read_quadruples(tmp_path / "q.jsonl")["prompt_id"]
-    assert sft == parts.sft
-    assert list(quadruples) == parts.preference[1:]
+    assert wrpo("data", "split", files[0], tmp_path, "--seed", 7)[0] == 0
+    parts, split = make_split(reversed(prompts), 7), ("--split", tmp_path / "split.json")
+    sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
+    code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
+    assert (code, "prompts 10, kept 10" in out) == (0, True)
+    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "overlap.jsonl"))
+    code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
+    assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
+    assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft
+    assert list(read_quadruples(quadruples)["prompt_id"]) == parts.preference[1:]
     report = json.loads((tmp_path / "q.report.json").read_text())
     assert (report["kept"], report["part"], report["split"]["seed"]) == (19, "preference", 7)
-    assert report["chosen_from"] == {"t": 19}
-    assert "alphabetical" in report["tie_rule"]
+    assert report["chosen_from"] == {"a": 19}
+
+
+def test_the_split_is_a_third_disjoint_and_seeded() -> None:
+    ids = [f"p{i}" for i in range(3600)]
+    made = make_split(ids, seed=1)
+    assert (len(made.sft), sorted(made.part("all"))) == (1200, sorted(ids))
+    assert make_split(ids, seed=1) == made
+    assert make_split(ids, seed=2).sft != made.sft
 
 
 def broken(**changes: Any) -> list[Any]:
     return [*rows("x"), {**said("x", "a", 2, 0.3), **changes}]
 
 
-NOT_NUMBER = json.dumps(said("x", "a", 2, float("nan")))
-BAD = {
-    "malformed": ([*rows("x"), '{"prompt_id": "x", '], "line 7: not JSON"),
-    "two rows": ([*rows("x"), '{"a": 1} {"a": 2}'], "line 7: not JSON"),
-    "blank line": ([*rows("x"), "", *rows("y")], "line 7: not JSON"),
-    "no object": ([*rows("x"), "[1]"], "line 7: not a JSON object"),
-    "no text": (broken(text=None), "row 7, field 'text': missing"),
-    "id a number": (broken(prompt_id=3), "row 7, field 'prompt_id': missing or not text"),
-    "empty model": (broken(model=" "), "row 7, field 'model': missing"),
-    "sample a text": (broken(sample="2"), "row 7, field 'sample': missing or no whole number"),
-    "negative sample": (broken(sample=-1), "row 7, field 'sample'"),
-    "not scored": (broken(reward=None), "row 7, field 'reward': missing; score it first"),
-    "text reward": (broken(reward="high"), "row 7, field 'reward': is 'high'"),
-    "NaN reward": ([*rows("x"), NOT_NUMBER], "row 7, field 'reward': is nan"),
-    "duplicate": (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
-    "no rows": ([], "no rows"),
-    "unknown target": ([r for r in rows("x") if r["model"] != "t"], "no response of 't'"),
-    "no prompt": ([{**r, "prompt": None} for r in rows("x")], "field 'prompt': is missing"),
-    "all tied": (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "nothing to write"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize(
+    ("bad", "sentence"),
+    [
+        ([*rows("x"), '{"prompt_id": "x", '], "line 7: not JSON"),
+        ([*rows("x"), '{"a": 1} {"a": 2}'], "line 7: not JSON"),
+        ([*rows("x"), "", *rows("y")], "line 7: not JSON"),
+        ([*rows("x"), "[1]"], "line 7: not a JSON object"),
+        (broken(text=None), "row 7, field 'text': missing"),
+        (broken(prompt_id=3), "row 7, field 'prompt_id': 3 should be a valid string"),
+        (broken(model=" "), "row 7, field 'model': is empty"),
+        (broken(sample="2"), "row 7, field 'sample': '2' should be a valid integer"),
+        (broken(sample=-1), "row 7, field 'sample': -1"),
+        (broken(reward=None), "row 7, field 'reward': missing; score it"),
+        (broken(reward=float("nan")), "row 7, field 'reward': nan"),
+        (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
+        ([], "no rows"),
+        ([{**r, "prompt": None} for r in rows("x")], "field 'prompt': is missing"),
+        (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "(prompts 1, tied 1)"),
+    ],
+)
 def test_bad_input_is_one_sentence_and_leaves_nothing(
-    write: Any, wrpo: Wrpo, tmp_path: Path, case: str
+    write: Any, wrpo: Wrpo, tmp_path: Path, bad: list[Any], sentence: str
 ) -> None:
-    bad, sentence = BAD[case]
     path = write(bad)
     code, out, err = wrpo("pair", path, "--target", "t", "--out", tmp_path / "q.jsonl")
-    assert (code, out) == (2, "")
+    assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
     assert sentence in err
-    assert len(err.strip().splitlines()) == 1
-    assert str(path) in err or case in ("no prompt", "unknown target")
+    assert str(path) in err
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def parquet_cases() -> Iterator[tuple[list[dict[str, Any]], str]]:
-    yield [*rows("x"), said("x", "a", 2, float("nan"))], "row 7, field 'reward': is nan"
-    yield broken(text=None), "row 7, field 'text': missing"
-    yield [{k: v for k, v in r.items() if k != "model"} for r in rows("x")], "field 'model'"
-
-
-@pytest.mark.parametrize(("bad", "sentence"), list(parquet_cases()))
-def test_bad_parquet_is_named_too(write: Any, bad: list[dict[str, Any]], sentence: str) -> None:
-    with pytest.raises(WRPOError, match=sentence):
-        read_responses([write(bad, "r.parquet")])
+def test_bad_parquet_is_named_too(write: Any) -> None:
+    with pytest.raises(WRPOError, match=r"r\.parquet, row 7, field 'text': missing"):
+        read_responses([write(broken(text=None), "r.parquet")])
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--pairs", "best"], "choose one of quadruples"),
-        ([], "needs the target's name"),
-        (["--target", "t", "--rank", "0"], "must be 1 or more"),
-        (
-            ["--target", "t", "--sources", "a,c"],
-            "no response of 'c' in the files; they have a, b, t",
-        ),
-        (["--target", "t", "--seed", "3"], "belong to a recorded split"),
-        (["--target", "t", "--out", "q.csv"], "q.csv: unknown kind of file"),
-        (["--target", "t", "--exclude", "none.jsonl"], "none.jsonl does not exist"),
+        ("--pairs best", "choose one of quadruples"),
+        ("--rank 1", "needs the target's name"),
+        ("--target t --rank 0", "must be 1 or more"),
+        ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
+        ("--target t --split none.json", "none.json is no recorded split"),
+        ("--target t --split r.jsonl", "r.jsonl: not JSON"),
+        ("--target t --split one.json", "one.json is no recorded split"),
+        ("--target t --exclude none.jsonl", "none.jsonl does not exist"),
+        ("--target t --out q.csv", "q.csv: unknown kind of file"),
     ],
 )
 def test_bad_options_are_one_sentence(
-    write: Any, wrpo: Wrpo, tmp_path: Path, options: list[str], sentence: str
+    write: Any, wrpo: Wrpo, monkeypatch: Any, tmp_path: Path, options: str, sentence: str
 ) -> None:
-    out = [] if "--out" in options else ["--out", tmp_path / "q.jsonl"]
-    code, _, err = wrpo("pair", write(rows("x")), *out, *options)
-    assert code == 2
+    monkeypatch.chdir(tmp_path)
+    write(['{"seed": 1}'], "one.json")
+    code, _, err = wrpo("pair", write(rows("x")), "--out", "q.jsonl", *options.split())
+    assert (code, len(err.strip().splitlines())) == (2, 1)
     assert sentence in err
-    assert len(err.strip().splitlines()) == 1
-
-
-def test_a_recorded_split_is_not_drawn_again(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
-    path, split = write(rows("x", "y", "z")), tmp_path / "split.json"
-    make_split("xyz", 1).write(split)
-    asked = ("pair", path, "--target", "t", "--split", split, "--out", tmp_path / "q.jsonl")
-    code, _, err = wrpo(*asked, "--seed", 2)
-    assert (code, "was drawn with seed 1" in err) == (2, True)
-    split.write_text('{"seed": 1}')
-    code, _, err = wrpo(*asked)
-    assert (code, "is no recorded split" in err) == (2, True)
-    split.write_text('{"seed": 1, "share": 0.3, "sft": ["x"], "preference": ["x"]}')
-    code, _, err = wrpo(*asked)
-    assert (code, "'x' stands in both parts" in err) == (2, True)

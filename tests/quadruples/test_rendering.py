@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,7 @@ BARE = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
-SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|start|>", "<|stop|>", "<|eot_id|>",
-           "<start_of_turn>", "<end_of_turn>", "<eos>"]  # fmt: skip
+SPECIAL = sorted({*re.findall(r"<[|\w]+>", CHATML + LLAMA3 + GEMMA), "<eos>"})
 PROMPT = [{"role": "user", "content": "say it"}]
 
 
@@ -63,22 +63,19 @@ def case(request: pytest.FixtureRequest) -> tuple[PreTrainedTokenizerFast, str]:
 
 
 def test_each_response_is_its_text_and_one_end_token(case: Any) -> None:
+    """And prompt and response join to what the template writes."""
     tok, end = case
-    _, texts = render_text(tok, PROMPT, ["fine", f"done{end}", f"twice{end}{end}"])
+    start, texts = render_text(tok, PROMPT, ["fine", f"done{end}", f"twice{end}{end}"])
     assert texts == [f"fine{end}", f"done{end}", f"twice{end}"]
+    trimmed = "fine" if tok.chat_template == LLAMA3 else "fine "
+    assert render_text(tok, PROMPT, ["fine "])[1] == [trimmed + end]
+    turns = [*PROMPT, {"role": "assistant", "content": "fine"}]
+    whole = tok.apply_chat_template(turns, tokenize=False)
+    assert start == tok.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
+    assert start + texts[0] == whole.rstrip("\n").removesuffix(end) + end
     row = render(tok, PROMPT, ["fine"])
     assert row.response_ids[0].count(tok.convert_tokens_to_ids(end)) == 1
     assert row.response_ids[0][-1] == tok.convert_tokens_to_ids(end)
-
-
-def test_prompt_and_response_join_to_what_the_template_writes(case: Any) -> None:
-    tok, end = case
-    start, (text,) = render_text(tok, PROMPT, ["fine"])
-    whole = tok.apply_chat_template(
-        [*PROMPT, {"role": "assistant", "content": "fine"}], tokenize=False
-    )
-    assert start == tok.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
-    assert (start + text).rstrip("\n").removesuffix(end) == whole.rstrip("\n").removesuffix(end)
 
 
 def test_no_default_system_turn_inside_a_response() -> None:
@@ -90,18 +87,16 @@ def test_no_default_system_turn_inside_a_response() -> None:
     assert text == "fine<|im_end|>"
 
 
-def test_a_template_that_trims_is_honoured() -> None:
-    assert render_text(tokenizer(LLAMA3, "<eos>"), PROMPT, ["  fine "])[1] == ["fine<|eot_id|>"]
-
-
 def test_a_short_response_is_never_cut_for_a_long_one() -> None:
-    tok = tokenizer(CHATML, "<|im_end|>")
+    tok, counts = tokenizer(CHATML, "<|im_end|>"), Truncation()
     row = render(tok, PROMPT, ["a" * 10, "b" * 400], max_length=200, max_prompt_length=150)
     assert row.response_truncated == [False, True]
     assert len(row.response_ids[0]) == 11
     assert row.response_ids[0][-1] == tok.convert_tokens_to_ids("<|im_end|>")
     assert len(row.prompt_ids) + len(row.response_ids[1]) == 200
     assert len(row.response_ids[1]) > 200 - 150  # where the official code cuts all three
+    counts.add(row, ["target_chosen", "rejected"])
+    assert counts.report() == "truncated in 1 rows: rejected 1"
 
 
 def test_the_prompt_is_cut_first_and_from_the_left() -> None:
@@ -125,14 +120,6 @@ def test_training_renders_what_was_sampled_from(case: Any) -> None:
     assert row.prompt_ids == renderer.ids(prompt)
     assert counts["folded"] == renderer.folded == (tok.chat_template == GEMMA)
     assert ("the system turn of 1 prompts" in counts.report()) == bool(renderer.folded)
-
-
-def test_truncation_is_counted_and_said() -> None:
-    tok, counts = tokenizer(CHATML, "<|im_end|>"), Truncation()
-    for text in ("short", "l" * 500):
-        counts.add(render(tok, PROMPT, [text], max_length=200, max_prompt_length=150), ["rejected"])
-    assert counts.report() == "truncated in 2 rows: rejected 1"
-    assert Truncation(rows=3).report() == "nothing truncated in 3 rows"
 
 
 def test_what_cannot_be_rendered_is_one_sentence() -> None:

@@ -1,49 +1,58 @@
-"""Choosing by reward: which response of each prompt is y_ws, y_wt and y_l (paper section 3.2).
+"""Choosing by reward which response of each prompt is y_ws, y_wt and y_l (paper section 3.2).
 
 For a prompt x: y_ws is the response with the highest reward among all responses of all sources,
 y_wt the best and y_l the worst of the target's own samples. Ties are resolved by a rule that does
-not depend on the order of rows or files (the paper is silent; ours).
+not depend on the order of rows or files (the paper is silent; ours). A report says what was left
+out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import Row, write_json, write_rows
+from wrpo_lib.quadruples.responses import KEY, ResponseTable
+from wrpo_lib.quadruples.schema import require
+from wrpo_lib.quadruples.split import Split
+from wrpo_lib.records import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
+OWN = {"target_chosen", "rejected"}  # the roles that the target's samples play
 TIE_RULE = "equal rewards: model name in alphabetical order, then the lowest sample number"
-PAIRS: dict[str, tuple[str, str]] = {
-    "quadruples": ("target_chosen", "rejected"),
-    "dpo-on": ("target_chosen", "rejected"),
-    "dpo-hybrid": ("source_chosen", "rejected"),
-    "dpo-off": ("source_chosen", "source_rejected"),
-    "within-source": ("within_chosen", "within_rejected"),
-    "sft": ("source_chosen", ""),
+PAIRS = {
+    "quadruples": ["source_chosen", "target_chosen", "rejected"],
+    "dpo-on": ["target_chosen", "rejected"],
+    "dpo-hybrid": ["source_chosen", "rejected"],
+    "dpo-off": ["source_chosen", "source_rejected"],
+    "sft": ["source_chosen"],
 }
-"""What is written -> the preferred and the dispreferred role, which the gap options compare."""
+"""What is written -> its roles; the last two are the preferred and the dispreferred one."""
 
 
 @dataclass(frozen=True)
 class Pairing:
     """What to pair and what to leave out.
 
-    ``target``: the model whose samples give y_wt and y_l (``sft``, ``dpo-off`` and
-    ``within-source`` need none); ``sources``: the models that may give y_ws, every other one if
-    None; ``rank``: 1 for the best source response, 2 for the second best and so on (Table 9);
-    ``dispreferred``: also the worst source response (Table 10).
+    ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
+    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 1 for the best
+    source response, 2 for the second best and so on (Table 9); ``dispreferred``: also the worst
+    source response (Table 10); ``rejected_from="source"``: that one in place of y_l, which gives
+    DPO-off its pairs (paper Figure 1; how its pairs are chosen is inferred).
 
-    A prompt is left out when its preferred and dispreferred response differ in reward by less than
-    ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01 and 0.1 with ArmoRM), when the
-    longer has more than ``max_length_ratio`` times the characters of the shorter, or when both are
-    the same text (unless ``keep_identical``). Equal rewards are always left out. With
-    ``drop_truncated`` a response that hit the token limit is never chosen; an empty one never is.
+    A prompt is left out when its preferred and dispreferred response have the same reward or text,
+    or differ in reward by less than ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01
+    and 0.1 with ArmoRM). With ``drop_truncated`` a response that hit the token limit is never
+    chosen; an empty one never is.
     """
 
     target: str | None = None
@@ -53,9 +62,7 @@ class Pairing:
     dispreferred: bool = False
     rejected_from: str = "target"
     min_gap: float = 0.0
-    max_gap: float | None = None
-    max_length_ratio: float | None = None
-    keep_identical: bool = False
+    max_gap: float = float("inf")
     drop_truncated: bool = False
 
     def __post_init__(self) -> None:
@@ -65,28 +72,17 @@ class Pairing:
             raise WRPOError(f"rejected_from is {self.rejected_from!r}; choose 'target' or 'source'")
         if self.rank < 1:
             raise WRPOError(f"rank {self.rank} must be 1 or more; raise it")
-        if self.needs_target and not self.target:
+        if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
 
     @property
-    def needs_target(self) -> bool:
-        """Whether y_wt or y_l is part of what is written."""
-        return self.pairs in ("quadruples", "dpo-on", "dpo-hybrid")
-
-    @property
-    def roles(self) -> tuple[str, str]:
-        """The preferred and the dispreferred role."""
-        if self.pairs == "quadruples" and self.rejected_from == "source":
-            return "source_chosen", "source_rejected"
-        return PAIRS[self.pairs]
-
-    @property
-    def written(self) -> list[str]:
-        """The roles whose texts a row holds."""
+    def roles(self) -> list[str]:
+        """The roles whose texts a row holds, the preferred and the dispreferred one last."""
         if self.pairs != "quadruples":
-            return [name for name in self.roles if name]
-        more = ["source_rejected"] if self.dispreferred else []
-        return list(dict.fromkeys(["source_chosen", "target_chosen", self.roles[1], *more]))
+            return PAIRS[self.pairs]
+        if self.rejected_from == "source":
+            return ["target_chosen", *PAIRS["dpo-off"]]
+        return [*(["source_rejected"] if self.dispreferred else []), *PAIRS[self.pairs]]
 
 
 def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.DataFrame:
@@ -99,33 +95,24 @@ def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.Dat
     return ranked.groupby("prompt_id", observed=True).nth(rank - 1).set_index("prompt_id")
 
 
-def worst(responses: pd.DataFrame) -> pd.DataFrame:
-    """The response with the lowest reward of each prompt, by prompt_id; ties: ``TIE_RULE``."""
-    return best(responses, lowest=True)
-
-
 def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     """The position in ``frame`` of every needed role, by prompt_id; NaN where there is none."""
     import pandas as pd
 
     models = sorted(frame["model"].unique())
-    own_names = [pairing.target] if pairing.needs_target else []
+    own_names = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
     names = pairing.sources or [name for name in models if name != pairing.target]
     for name in (*names, *own_names):
         if name not in models:
             raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
-    frame = frame.assign(position=np.arange(len(frame)))
-    usable = frame[(frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])]
-    source, own = (usable[usable["model"].isin(group)] for group in (names, own_names))
+    usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
+    frame = frame.assign(position=np.arange(len(frame)))[usable]
+    source, own = (frame[frame["model"].isin(group)] for group in (names, own_names))
     chosen = {"source_chosen": best(source, pairing.rank)}
-    if pairing.needs_target:
-        chosen |= {"target_chosen": best(own), "rejected": worst(own)}
-    if "source_rejected" in pairing.written:
-        chosen["source_rejected"] = worst(source)
-    if pairing.pairs == "within-source":
-        winner = chosen["source_chosen"]["model"].astype(str)
-        same = source[source["prompt_id"].map(winner).astype(str) == source["model"]]
-        chosen |= {"within_chosen": best(same), "within_rejected": worst(same)}
+    if "source_rejected" in pairing.roles:
+        chosen["source_rejected"] = best(source, lowest=True)
+    if own_names:
+        chosen |= {"target_chosen": best(own), "rejected": best(own, lowest=True)}
     return pd.DataFrame(
         {name: found["position"].rename(index=str) for name, found in chosen.items()}
     )
@@ -135,22 +122,125 @@ def left_out(
     roles: pd.DataFrame, frame: pd.DataFrame, pairing: Pairing, excluded: Iterable[str] = ()
 ) -> np.ndarray:
     """Why each prompt of ``roles`` is left out: the first reason, empty if it is kept."""
-    own = roles.columns.isin(["target_chosen", "rejected"])
-    reasons = {
-        "excluded": roles.index.isin(list(excluded)),
-        "missing_source": roles.loc[:, ~own].isna().any(axis=1),
-        "missing_target": roles.loc[:, own].isna().any(axis=1),
-    }
-    preferred, lost = pairing.roles
-    if lost:
-        at = roles[[preferred, lost]].fillna(0).to_numpy(int)  # 0 where a reason is found already
-        reward, length = (frame[name].to_numpy()[at] for name in ("reward", "length"))
+    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
+    if len(pairing.roles) > 1:
+        at = roles[pairing.roles[-2:]].fillna(0).to_numpy(int)  # 0 where a reason is found already
+        reward = frame["reward"].to_numpy()[at]
         gap = reward[:, 0] - reward[:, 1]
-        limit = np.inf if pairing.max_length_ratio is None else pairing.max_length_ratio
-        reasons |= {
-            "tied": gap <= 0,
-            "small_gap": gap < pairing.min_gap,
-            "large_gap": gap > (np.inf if pairing.max_gap is None else pairing.max_gap),
-            "length_ratio": length.max(1) > limit * np.maximum(length.min(1), 1),
-        }
+        reasons["tied"] = gap <= 0
+        reasons["small_gap"] = gap < pairing.min_gap
+        reasons["large_gap"] = gap > pairing.max_gap
     return np.select(list(reasons.values()), list(reasons), default="")
+
+
+def build_rows(
+    table: ResponseTable,
+    pairing: Pairing,
+    asked: list[str] | None = None,
+    excluded: Iterable[str] = (),
+) -> tuple[list[Row], dict[str, int]]:
+    """Rows for the prompts ``asked`` (all, by id, if None), in that order, and what was counted.
+
+    The counts are ``prompts``, ``kept``, and how many were left out for which reason; ``excluded``
+    prompts are. Only the chosen texts are ever in memory.
+    """
+    ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
+    roles = choose(table.frame, pairing).reindex(ids)
+    reasons = left_out(roles, table.frame, pairing, excluded)
+    kept = roles.loc[reasons == "", pairing.roles].astype(int)
+    responses = table.fetch(kept.to_numpy().ravel().tolist())
+    said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
+    compared = pairing.roles[-2:]
+    whole = [row for row in said if len({row[r]["text"] for r in compared}) == len(compared)]
+    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0}
+    counts |= {"identical": len(said) - len(whole), "missing": 0}
+    counts |= Counter(reasons[reasons != ""].tolist())
+    return [_row(row, pairing) for row in whole], counts
+
+
+def _row(said: dict[str, Row], pairing: Pairing) -> Row:
+    """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
+    first = next(iter(said.values()))
+    row = {"prompt_id": first["prompt_id"], "prompt": first.get("prompt")}
+    if pairing.pairs.startswith("dpo"):
+        for name, response in zip(("chosen", "rejected"), said.values(), strict=True):
+            row[name] = [{"role": "assistant", "content": response["text"]}]
+            row |= {f"{name}_model": response["model"], f"{name}_reward": float(response["reward"])}
+        return row
+    if pairing.roles[-1] == "source_rejected":
+        said["rejected"] = said.pop("source_rejected")
+    for role, response in said.items():
+        row |= {role: response["text"], f"{role}_reward": float(response["reward"])}
+        if role.startswith("source"):
+            row[f"{role.removesuffix('_chosen')}_model"] = response["model"]
+    return row
+
+
+def write_pairs(
+    table: ResponseTable,
+    out: Path,
+    pairing: Pairing,
+    split: Split | None = None,
+    part: str = "all",
+    excluded: Iterable[str] = (),
+) -> dict[str, int]:
+    """Pair the responses of ``table`` into ``out``, and write ``<out>.report.json``.
+
+    The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
+    their ids. Nothing is left at ``out`` when a prompt is malformed or nothing can be paired.
+    Returns the counts of :func:`build_rows`.
+    """
+    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
+    files = [str(path) for path in table.files]
+    where = ", ".join(files)
+    for row in rows:
+        for what in prompt_problems(row["prompt"]):
+            raise WRPOError(f"{where}, prompt {row['prompt_id']!r}, field 'prompt': {what}")
+    if not rows:
+        raise WRPOError(f"{where}: no prompt can be paired ({summary(counts)})")
+    write_rows(rows, out)
+    winners = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
+    record = {
+        "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
+        "tie_rule": TIE_RULE,
+        "files": files,
+        "part": part,
+        "split": {"seed": split.seed, "share": split.share} if split else None,
+        **counts,
+        "chosen_from": dict(winners.most_common()),
+        "provenance": provenance(),
+    }
+    stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
+    write_json(out.with_name(f"{stem}.report.json"), record)
+    return counts
+
+
+def summary(counts: dict[str, int]) -> str:
+    """The counts of :func:`build_rows` in one line."""
+    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
+
+
+def build_quadruples(
+    prompts: dict[str, list[dict[str, str]]],
+    sources: pd.DataFrame,
+    target: pd.DataFrame,
+    **options: Any,
+) -> tuple[list[Row], dict[str, int]]:
+    """Pair scored responses held in data frames into quadruples.
+
+    ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
+    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`. Returns
+    what :func:`build_rows` does.
+    """
+    import pandas as pd
+
+    for what, frame in (("source", sources), ("target", target)):
+        for number, row in enumerate(frame.to_dict("records"), 1):
+            require(row, number, "rewards", f"{what} responses")
+    frame = pd.concat([sources, target], ignore_index=True)[[*KEY, "text", "reward"]]
+    frame["length"] = frame["text"].str.strip().str.len()
+    frame["truncated"] = False
+    (name,) = target["model"].unique()
+    table, pairing = ResponseTable(frame), Pairing(target=name, **options)
+    rows, counts = build_rows(table, pairing, list(prompts))
+    return [{**row, "prompt": prompts[row["prompt_id"]]} for row in rows], counts

@@ -1,22 +1,19 @@
 """Files of responses and rewards: their numbers in a data frame, their texts fetched on demand.
 
-A row has ``prompt_id``, ``prompt`` (messages), ``model``, ``sample`` (a whole number from 0),
-``text``, optionally ``n_tokens``, ``finish_reason`` and ``seed``, and, once scored, ``reward`` and
-``reward_model``. A first pass over the files keeps numbers only (about 50 bytes per row); a second
-one fetches the few rows whose text is wanted.
+The fields of a row are in :mod:`wrpo_lib.quadruples.schema`. A first pass over the files keeps
+numbers only (about 50 bytes per row); a second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import check_suffix, iter_rows, open_binary, parse_row
-from wrpo_lib.quadruples.schema import row_problems
+from wrpo_lib.io import WRITABLE, Row, check_suffix, iter_rows, open_binary, parse_row
+from wrpo_lib.quadruples.schema import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,9 +28,8 @@ class ResponseTable:
     """Responses by number, in the order of the files.
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
-    ``length`` (characters, 0 for a blank text), ``truncated`` (the token limit ended the response),
-    and of rows that lie in ``files`` the number of the ``file`` and the ``row`` in it, from 0.
-    Without files the frame has the texts too.
+    ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
+    for rows in ``files`` the numbers of ``file`` and ``row`` from 0; without files also the texts.
     """
 
     frame: pd.DataFrame
@@ -42,17 +38,12 @@ class ResponseTable:
     def __len__(self) -> int:
         return len(self.frame)
 
-    @property
-    def prompts(self) -> list[str]:
-        """The ids of all prompts, in alphabetical order."""
-        return sorted(self.frame["prompt_id"].unique())
-
-    def fetch(self, positions: Iterable[int]) -> dict[int, dict[str, Any]]:
+    def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
         """The whole rows at ``positions``, by position; each file is read once."""
         wanted = self.frame.loc[sorted(set(positions))]
         if not self.files:
             return wanted.to_dict("index")
-        found: dict[int, dict[str, Any]] = {}
+        found: dict[int, Row] = {}
         for k, path in enumerate(self.files):
             here = wanted.loc[wanted["file"] == k, "row"]
             found.update(zip(here.index.tolist(), _rows_at(path, here.tolist()), strict=True))
@@ -68,7 +59,11 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     import pyarrow as pa
 
     kind = "rewards" if scored else "responses"
-    parts = [_numbers(block, k) for k, path in enumerate(files) for block in _blocks(path, kind)]
+    parts = [
+        numbers.append_column("file", pa.repeat(pa.scalar(k, pa.int16()), len(numbers)))
+        for k, path in enumerate(files)
+        for numbers in _numbers(path, kind)
+    ]
     if not parts:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
     frame = pa.concat_tables(parts).unify_dictionaries().to_pandas()
@@ -77,65 +72,50 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     repeated = frame.duplicated(KEY)
     if repeated.any():
         row = frame.loc[repeated.idxmax()]
-        raise WRPOError(
-            f"{files[row['file']]}, row {row['row'] + 1}: sample {row['sample']} of "
-            f"{row['model']!r} for prompt {row['prompt_id']!r} stands in an earlier row already; "
-            "remove one or number the samples"
-        )
+        what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
+        where = f"{files[row['file']]}, row {row['row'] + 1}"
+        raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
     return ResponseTable(frame, files)
 
 
-def _numbers(block: pa.Table, file: int) -> pa.Table:
-    """The numbers of one block of a file's rows."""
+def _numbers(path: Path, kind: str) -> Iterator[pa.Table]:
+    """The numbers of a file, block by block; a bad row is named by reading it with the schema."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pa.table(
-        {
-            "prompt_id": block["prompt_id"].dictionary_encode(),
-            "model": block["model"].dictionary_encode(),
-            "sample": block["sample"],
-            "reward": block["reward"],
-            "length": _lengths(block["text"]),
-            "truncated": pc.equal(pc.fill_null(block["finish_reason"], ""), "length"),
-            "file": pa.repeat(pa.scalar(file, pa.int16()), len(block)),
-        }
-    )
-
-
-def _blocks(path: Path, kind: str) -> Iterator[pa.Table]:
-    """Blocks of a file's rows with the columns we need; a bad row is named by reading it again."""
-    from pyarrow.dataset import dataset
-
-    check_suffix(path)
+    needed = [*KEY, "length", *(["reward"] if kind == "rewards" else [])]
+    check_suffix(path, WRITABLE)
     try:
-        if path.suffix == ".parquet":
-            blocks = dataset(path, _schema(), "parquet").to_batches(batch_size=2**15)
-        else:
-            blocks = _json_blocks(path)
-        for block in blocks:
-            if not _is_sound(block, kind):
-                raise ValueError
-            yield block
+        for block in _blocks(path):
+            names = {name: block[name].dictionary_encode() for name in KEY[:2]}
+            columns = {**names, "sample": block["sample"], "reward": block["reward"]}
+            columns["length"] = pc.utf8_length(pc.utf8_trim_whitespace(block["text"]))
+            columns["truncated"] = pc.equal(pc.fill_null(block["finish_reason"], ""), "length")
+            known = {name for found in names.values() for name in found.unique().to_pylist()}
+            numeric = pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
+            if any(columns[name].null_count for name in needed) or not (
+                numeric and all(map(str.strip, known)) and pc.min(block["sample"]).as_py() >= 0
+            ):
+                raise ValueError("a row lacks a field")
+            yield pa.table(columns)
     except (ValueError, KeyError, OSError, EOFError) as error:
         for number, row in enumerate(iter_rows(path), 1):
-            for problem in row_problems(row, number, kind):
-                raise WRPOError(problem.sentence(str(path))) from error
+            require(row, number, kind, str(path))
         raise WRPOError(f"{path}: {error}; write one JSON object a line (.jsonl)") from error
 
 
-def _schema() -> pa.Schema:
-    import pyarrow as pa
-
-    text = dict.fromkeys(("prompt_id", "model", "text", "finish_reason"), pa.string())
-    return pa.schema({**text, "sample": pa.int32(), "reward": pa.float64()})
-
-
-def _json_blocks(path: Path) -> Iterator[pa.Table]:
+def _blocks(path: Path) -> Iterator[pa.Table]:
+    """Blocks of a file's rows with the columns we need."""
     import pyarrow as pa
     import pyarrow.json as pj
+    from pyarrow.dataset import dataset
 
-    parse = pj.ParseOptions(_schema(), unexpected_field_behavior="ignore")
+    text = dict.fromkeys(("prompt_id", "model", "text", "finish_reason"), pa.string())
+    schema = pa.schema({**text, "sample": pa.int32(), "reward": pa.float64()})
+    if path.suffix == ".parquet":
+        yield from dataset(path, schema, "parquet").to_batches(batch_size=2**15)
+        return
+    parse = pj.ParseOptions(schema, unexpected_field_behavior="ignore")
     with open_binary(path) as file:
         while lines := file.readlines(BLOCK):
             data = b"".join(lines)
@@ -146,53 +126,15 @@ def _json_blocks(path: Path) -> Iterator[pa.Table]:
             yield block
 
 
-def _lengths(text: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Characters of each text, 0 where it is blank."""
-    import pyarrow.compute as pc
-
-    return pc.if_else(pc.utf8_is_space(text), 0, pc.utf8_length(text))
-
-
-def _is_sound(block: pa.Table, kind: str) -> bool:
-    """Whether all needed fields are there and make sense (a quick yes for a whole block)."""
-    import pyarrow.compute as pc
-
-    needed = ["prompt_id", "model", "sample", "text", *(["reward"] if kind == "rewards" else [])]
-    return bool(
-        not any(block[name].null_count for name in needed)
-        and pc.min(_lengths(block["prompt_id"])).as_py()
-        and pc.min(_lengths(block["model"])).as_py()
-        and pc.min(block["sample"]).as_py() >= 0
-        and pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
-    )
-
-
-def _rows_at(path: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
+def _rows_at(path: Path, numbers: list[int]) -> Iterator[Row]:
     """The rows of a file with the given numbers, which rise."""
-    if path.suffix != ".parquet":
-        with open_binary(path) as file:
-            done = 0
-            for number in numbers:
-                line = next(islice(file, number - done, None))
-                done = number + 1
-                yield parse_row(line, f"{path}, line {number + 1}")
-    elif numbers:
-        from pyarrow.dataset import dataset
+    from pyarrow.dataset import dataset
 
+    if path.suffix == ".parquet":
         yield from dataset(path).take(numbers).to_pylist()
-
-
-def sum_up_responses(table: ResponseTable) -> str:
-    """A line for each model: responses, prompts, lengths, rewards, empty and truncated ones."""
-    models = table.frame.groupby("model", observed=True)
-    found = models.agg(
-        responses=("sample", "size"),
-        prompts=("prompt_id", "nunique"),
-        median_characters=("length", "median"),
-        empty=("length", lambda length: (length == 0).sum()),
-        truncated=("truncated", "sum"),
-        mean_reward=("reward", "mean"),
-        least=("reward", "min"),
-        greatest=("reward", "max"),
-    )
-    return str(found.dropna(axis=1, how="all").to_string(float_format="%.4g"))
+        return
+    wanted = set(numbers)
+    with open_binary(path) as file:
+        for number, line in enumerate(file):
+            if number in wanted:
+                yield parse_row(line, f"{path}, line {number + 1}")

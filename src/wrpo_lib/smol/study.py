@@ -52,9 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "gap of at least 1": {"min_gap": 1.0},
     "gap of at least 3": {"min_gap": 3.0},
-    "at most twice as long": {"max_length_ratio": 2.0},
     "no truncated response": {"drop_truncated": True},
-    "identical texts kept": {"keep_identical": True},
     "second best source response": {"rank": 2},
 }
 
@@ -118,8 +116,7 @@ def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
 
 def paired(table: ResponseTable, **options: Any) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The quadruples under some options of pairing, and the counts of what was left out."""
-    rows, report = build_rows(table, Pairing(target=TARGET, **options))
-    return rows, report.as_dict()
+    return build_rows(table, Pairing(target=TARGET, **options))
 
 
 def response_table(table: ResponseTable, count: Callable[[str], int]) -> pd.DataFrame:
@@ -214,7 +211,7 @@ def option_table(table: ResponseTable, responses: pd.DataFrame) -> pd.DataFrame:
             row["y_ws_reward"] = kept["source_chosen_reward"].mean()
             row["y_wt_gap"] = (kept["target_chosen_reward"] - kept["rejected_reward"]).mean()
             row["y_ws_longer"] = longer.mean()
-        rows.append({**row, **{k: counts.get(k, 0) for k in ("small_gap", "length_ratio")}})
+        rows.append({**row, "small_gap": counts.get("small_gap", 0)})
     return pd.DataFrame(rows)
 
 
