@@ -100,7 +100,7 @@ def test_the_draw_is_seeded_and_needs_enough_prompts(published: Path, tmp_path: 
     drawn = []
     for k, seed in enumerate((0, 0, 1)):
         study = Study(tmp_path / f"s{k}", published, 4, seed, SHORT)
-        drawn.append(set(run(study, Sayer(), "weights").prompts))
+        drawn.append(set(run(study, Sayer(), "weights").frame["prompt_id"]))
     assert drawn[0] == drawn[1] != drawn[2]
     with pytest.raises(WRPOError, match="8 prompts that every file answers once, not 9"):
         run(study_of(published, tmp_path, prompts=9), Sayer(), "weights")
