@@ -19,7 +19,7 @@ from wrpo_lib.chat import render
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
 from wrpo_lib.training import inputs
-from wrpo_lib.training.arguments import training_arguments
+from wrpo_lib.training.inputs import training_arguments
 
 Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""
@@ -148,7 +148,6 @@ class Plan:
         }
 
 
-@inputs.known_warnings()
 def plan_recipe(
     recipe: Recipe, gpus: int = 1, data: str = "", means: tuple[int, int] = (200, 400), n: int = 0
 ) -> Plan:
