@@ -7,17 +7,10 @@ import warnings
 from wrpo_lib.training.collator import WRPOCollator
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.sft import sft_config, sft_trainer
+from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
-__all__ = [
-    "DynamicsCallback",
-    "WRPOCollator",
-    "WRPOConfig",
-    "WRPOTrainer",
-    "sft_config",
-    "sft_trainer",
-]
+__all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]
 
 # TRL and PEFT read a name that transformers deprecates; nothing for the user to do
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)

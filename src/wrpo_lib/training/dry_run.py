@@ -14,13 +14,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedTokenizerFast,
-    Trainer,
-    set_seed,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from wrpo_lib.io import write_rows
 from wrpo_lib.recipes import Recipe
@@ -51,7 +45,7 @@ TEMPLATE = (
 )
 
 
-def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Trainer:
+def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Any:
     """Run ``recipe`` in small, load what it saved, and say what was replaced.
 
     Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
@@ -59,11 +53,7 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
     with tempfile.TemporaryDirectory() as folder:
         if recipe.data and Path(recipe.data).is_file():
             say(f"dry run: {recipe.data} has {len(load_data(recipe))} good rows")
-        say(f"dry run: model {recipe.model} -> a random {recipe.architecture} in float32")
-        say(f"dry run: data {recipe.data} -> {ROWS} invented rows, as tokens of one byte")
-        say(f"dry run: {', '.join(f'{name} {value}' for name, value in SMALL.items())}")
-        if recipe.quantization or recipe.launch:
-            say(f"dry run: left out: quantization {recipe.quantization}, launch {recipe.launch}")
+        say(f"dry run: a random {recipe.architecture} in float32, {ROWS} invented rows, {SMALL}")
         out = output_dir or Path(folder) / "out"
         small = shrink(recipe, Path(folder))
         trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))

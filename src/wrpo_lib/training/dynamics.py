@@ -7,25 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    ProgressCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import ProgressCallback, TrainerCallback
 
 from wrpo_lib.io import write_rows
 
-LIVE = {
-    "alpha": "alpha",
-    "loss": "loss",
-    "rewards/source_chosen": "r_ws",
-    "rewards/target_chosen": "r_wt",
-    "rewards/rejected": "r_l",
-    "rewards/accuracies": "acc",
-}
-"""What the live line shows of a log, by its short name."""
+LIVE = ("alpha", "loss", "rewards/margins", "rewards/accuracies")
+"""What the bar shows of a log."""
 
 
 class DynamicsCallback(TrainerCallback):
@@ -40,9 +27,7 @@ class DynamicsCallback(TrainerCallback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the lines of steps that will not be trained again."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
@@ -52,14 +37,7 @@ class DynamicsCallback(TrainerCallback):
         if state.is_world_process_zero:
             write_rows(kept, self.path)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Append one line; evaluation logs and the closing summary are not dynamics."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
@@ -77,7 +55,7 @@ class DynamicsCallback(TrainerCallback):
 class LiveLine(ProgressCallback):
     """transformers' progress bar, the last metrics at its end instead of a line per log."""
 
-    def on_log(self, *args: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(self, *args: Any, logs: Any = None, **kwargs: Any) -> None:
         """Replace the metrics on the bar."""
         if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix({LIVE[name]: logs[name] for name in LIVE if name in logs})
+            self.training_bar.set_postfix({name: logs[name] for name in LIVE if name in logs})

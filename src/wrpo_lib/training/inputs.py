@@ -15,13 +15,7 @@ import yaml
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import (
-    AutoConfig,
-    BitsAndBytesConfig,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, BitsAndBytesConfig
 from trl import SFTConfig, TrlParser
 
 from wrpo_lib import models
@@ -47,9 +41,6 @@ def named(recipe: Recipe) -> Iterator[None]:
         raise WRPOError(f"{recipe.where}: {reason.rstrip('.')}{remedy}") from error
 
 
-# --- training arguments -----------------------------------------------------------------------
-
-
 class _Parser(TrlParser):
     """TRL's parser of configuration fields; a fault is a sentence, not a page of usage."""
 
@@ -57,14 +48,13 @@ class _Parser(TrlParser):
         raise WRPOError(f"{message}; see the fields of {self.prog}")
 
 
-def config_class(recipe: Recipe) -> Any:
-    """The class that holds the fields under ``training``."""
-    return SFTConfig if recipe.stage == "sft" else WRPOConfig
+KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}
+"""The class that holds the fields under ``training``, by stage."""
 
 
 def _parse(recipe: Recipe, words: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The recipe's ``training`` with ``words`` on top, in the fields' types; other words."""
-    kind = config_class(recipe)
+    kind = KINDS[recipe.stage]
     parser = _Parser(kind, allow_abbrev=False, prog=kind.__name__)
     for action in parser._actions:
         action.default = argparse.SUPPRESS  # only what is given counts
@@ -90,7 +80,7 @@ def override(recipe: Recipe, words: list[str]) -> Recipe:
     for option, value in zip_longest(parts, parts, fillvalue=""):
         section, _, key = option.lstrip("-").partition(".")
         if section not in MAPPINGS[1:] or not key:
-            known = [field.name for field in fields(config_class(recipe))]
+            known = [field.name for field in fields(KINDS[recipe.stage])]
             raise WRPOError(f"unknown option {option!r}; {nearest(section, [*known, *MAPPINGS])}")
         given = changes.setdefault(section, dict(getattr(recipe, section) or {}))
         given[key] = yaml.safe_load(value)
@@ -117,13 +107,10 @@ def training_arguments(
             **_parse(recipe, [])[0],
             "output_dir": str(output_dir),
         }
-        args = config_class(recipe)(**values)
+        args = KINDS[recipe.stage](**values)
     if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
         args._n_gpu = 1
     return args
-
-
-# --- model, tokenizer, data -------------------------------------------------------------------
 
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
@@ -138,7 +125,7 @@ def model_name(recipe: Recipe) -> str:
     return recipe.model
 
 
-def load_config(recipe: Recipe, **options: Any) -> PretrainedConfig:
+def load_config(recipe: Recipe, **options: Any) -> Any:
     """The model's configuration; of an adapter's folder, its base model's."""
     with named(recipe):
         adapter = models.adapter_config(model_name(recipe))
@@ -146,18 +133,13 @@ def load_config(recipe: Recipe, **options: Any) -> PretrainedConfig:
         return models.load_with(AutoConfig, name, options)
 
 
-def load_tokenizer(recipe: Recipe, **options: Any) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; it needs a chat template, and a token to pad with."""
+def load_tokenizer(recipe: Recipe, **options: Any) -> Any:
+    """The model's tokenizer."""
     with named(recipe):
-        tokenizer = models.load_tokenizer(model_name(recipe), **options)
-        if not tokenizer.chat_template:
-            raise WRPOError(f"{recipe.model!r} has no chat template; use an instruct model")
-        if tokenizer.pad_token is None and tokenizer.eos_token is None:
-            raise WRPOError(f"{recipe.model!r} has neither a pad nor an eos token; set one")
-        return tokenizer
+        return models.load_tokenizer(model_name(recipe), **options)
 
 
-def load_model(recipe: Recipe) -> PreTrainedModel:
+def load_model(recipe: Recipe) -> Any:
     """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
     options: dict[str, Any] = dict(recipe.load)
     with named(recipe):

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-)
+from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_atomically, write_json
+from wrpo_lib.io import file_hash, write_atomically, write_json
+from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
+from wrpo_lib.records import provenance
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import (
     load_data,
@@ -31,16 +30,17 @@ from wrpo_lib.training.inputs import (
     named,
     training_arguments,
 )
-from wrpo_lib.training.record import RECORD, check_folder, describe, last_checkpoint, rows_per_step
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
-DYNAMICS = "dynamics.jsonl"
+RECORD = "run.json"
+FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
+"""Training fields (by their beginning) that may change on resume: the steps stay the same."""
 
 
 def load_inputs(
     recipe: Recipe, model: str | None = None, data: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
+) -> tuple[Any, Any, Dataset]:
     """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
     recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
     rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
@@ -49,15 +49,15 @@ def load_inputs(
 
 def train(
     recipe: Recipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     data: Dataset,
     output_dir: Path,
     *,
     seed: int,
     dynamics_file: Path | None = None,
     **extra: Any,
-) -> Trainer:
+) -> Any:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
 
     ``data`` holds quadruples (``stage: preference``) or prompts with y_ws (``stage: sft``);
@@ -73,15 +73,15 @@ def train(
 def build_trainer(
     recipe: Recipe,
     args: Any,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     data: Dataset,
     eval_data: Dataset | None = None,
     dynamics_file: Path | None = None,
-) -> Trainer:
+) -> Any:
     """The trainer of the recipe's stage, its bar and dynamics in place."""
     make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
-    trainer: Trainer = make(
+    trainer: Any = make(
         model=model,
         args=args,
         train_dataset=data,
@@ -100,7 +100,7 @@ def build_trainer(
 
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
-) -> Trainer:
+) -> Any:
     """Everything that ``wrpo train`` and ``wrpo sft`` do with a recipe.
 
     ``output_dir`` gets the run record, the training dynamics and checkpoints while the run goes on,
@@ -126,7 +126,7 @@ def run(
             f"(per device {args.train_batch_size} x accumulation "
             f"{args.gradient_accumulation_steps} x processes {args.world_size})"
         )
-        dynamics = output_dir / DYNAMICS
+        dynamics = output_dir / "dynamics.jsonl"
         model = load_model(recipe)
         trainer = build_trainer(recipe, args, model, tokenizer, data, eval_data, dynamics)
     if checkpoint:
@@ -143,7 +143,7 @@ def run(
     return trainer
 
 
-def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
+def fit(trainer: Any, checkpoint: Path | None, output_dir: Path) -> None:
     """Train; whatever stops it leaves a note on how to go on."""
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -164,7 +164,7 @@ def how_to_resume(output_dir: Path) -> str:
     return f"{output_dir} holds no checkpoint; start again, with a smaller --save_steps"
 
 
-def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
+def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     """Model or adapter, tokenizer, TRL's model card; merged if the recipe says so."""
     state = PartialState()
     target = output_dir / "adapter" if recipe.merge else output_dir
@@ -183,3 +183,72 @@ def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
     state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its trainer state comes last."""
+    for path in map(Path, reversed(sort_checkpoints(str(folder)))):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a kill cut it short
+        return path
+    return None
+
+
+def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
+    """The record of a run about to start; ``settings`` must be the same when it is resumed."""
+    training = {k: v for k, v in recipe.training.items() if not k.startswith(FREE)}
+    place, gguf = locate(str(recipe.model))
+    weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
+    record = {
+        "status": "running",
+        "recipe": f"{recipe.profile}/{recipe.name}",
+        "settings": {
+            "stage": recipe.stage,
+            "model": {path.name: file_hash(path) for path in weights} or recipe.model,
+            "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
+            "rows_per_step": rows_per_step(args),
+            "lora": recipe.lora,
+            "load": recipe.load,
+            "quantization": recipe.quantization,
+            **{f"training.{key}": value for key, value in training.items()},
+            "training.seed": args.seed,
+        },
+        "data": recipe.data,
+        "processes": args.world_size,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        **provenance(),
+        "arguments": args.to_sanitized_dict(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(record))
+    return plain
+
+
+def rows_per_step(args: Any) -> int:
+    """Rows of one optimiser step, over all devices."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint to resume from, or None for a fresh run.
+
+    :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
+        nothing or of a run with other settings, with the first difference.
+    """
+    checkpoint, path = last_checkpoint(folder), folder / RECORD
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not resume:
+        if checkpoint or old.get("status") == "finished":
+            raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
+        return None
+    if not checkpoint or not old:
+        raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
+    before, now = old["settings"], record["settings"]
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise WRPOError(
+                f"{folder} was started with {name} {before.get(name)!r}, this run has "
+                f"{now.get(name)!r}; resume with the same recipe, or use another --output_dir"
+            )
+    return checkpoint

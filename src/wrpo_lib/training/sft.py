@@ -9,20 +9,6 @@ from trl import SFTConfig, SFTTrainer
 
 from wrpo_lib.training.data import tokenize
 
-PAPER = {
-    "learning_rate": 7e-6,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,  # a share of all steps
-    "num_train_epochs": 1,
-    "max_length": 2048,
-}
-"""The paper's SFT settings (section 4.1), with 128 blocks a step; it packs (``packing=True``)."""
-
-
-def sft_config(output_dir: str, **overrides: Any) -> SFTConfig:
-    """TRL's ``SFTConfig`` with the paper's settings; ``overrides`` replace or add fields."""
-    return SFTConfig(output_dir, **{"activation_checkpointing": True, **PAPER, **overrides})
-
 
 def sft_trainer(
     model: Any,

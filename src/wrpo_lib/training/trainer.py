@@ -145,12 +145,9 @@ class WRPOTrainer(DPOTrainer):
 
     def _obstacle(self) -> str | None:
         """Why prompts cannot be shared; None when they can."""
-        peft = isinstance(self.model, PeftModel)
         if self.args.share_prompt == "false":
             return "share_prompt is false"
-        if self.args.share_prompt_backend == "flex" and self.accelerator.device.type == "cpu":
-            return "FlexAttention has no backward pass on CPU"
-        if peft and self.model.active_peft_config.is_prompt_learning:
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
             return "the adapter puts tokens of its own before the prompt"
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
@@ -225,14 +222,23 @@ class WRPOTrainer(DPOTrainer):
         """Add a batch's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
-            bad = [k for k, loss in enumerate(result.losses.tolist()) if not math.isfinite(loss)]
-            ids = inputs.get("prompt_id") or [f"row {k} of the batch" for k in range(len(logps))]
+            pairs = zip(inputs["prompt_id"], result.losses.tolist(), strict=True)
+            bad = [name for name, loss in pairs if not math.isfinite(loss)]
             raise WRPOError(
                 f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
-                f"{', '.join(ids[k] for k in bad[:8])}; look at these rows or lower the learning "
-                "rate, then go on from the last checkpoint"
+                f"{', '.join(bad[:8])}; look at these rows or lower the learning rate, then go on "
+                "from the last checkpoint"
             )
-        values = self._values(result, logps)
+        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
+        source, target, fused, rejected = result.rewards
+        for name, reward in (("source", source), ("target", target)):
+            if f"{name}_chosen" in self.responses:
+                values[f"rewards/{name}_chosen"] = reward
+                values[f"rewards/{name}_accuracies"] = reward > rejected
+        values["rewards/fused"] = fused
+        values["rewards/rejected"] = rejected
+        values["rewards/margins"] = fused - rejected
+        values["rewards/accuracies"] = fused > rejected
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, mean in zip(values, table.mean(dim=0).tolist(), strict=True):
             self._metrics[mode][name].append(mean)
@@ -241,19 +247,3 @@ class WRPOTrainer(DPOTrainer):
             tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
-
-    def _values(self, result: Objective, logps: Tensor) -> dict[str, Tensor]:
-        """Metrics of every example, (B,) each, by the names of the class's description."""
-        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
-        source, target, fused, rejected = result.rewards
-        for name, reward in (("source", source), ("target", target)):
-            if f"{name}_chosen" in self.responses:
-                values[f"rewards/{name}_chosen"] = reward
-                values[f"rewards/{name}_accuracies"] = reward > rejected
-        return {
-            **values,
-            "rewards/fused": fused,
-            "rewards/rejected": rejected,
-            "rewards/margins": fused - rejected,
-            "rewards/accuracies": fused > rejected,
-        }
