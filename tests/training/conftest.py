@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.dynamics import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
@@ -131,7 +132,8 @@ def trainer(
         ref_model: Any = None,
         eval_dataset: Any = None,
         peft_config: Any = None,
-        callbacks: Any = None,
+        callbacks: Any = (),
+        dynamics_file: Path | None = None,
         **overrides: Any,
     ) -> WRPOTrainer:
         return WRPOTrainer(
@@ -142,7 +144,7 @@ def trainer(
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             peft_config=peft_config,
-            callbacks=callbacks,
+            callbacks=[*callbacks, *([DynamicsCallback(dynamics_file)] if dynamics_file else [])],
         )
 
     return build

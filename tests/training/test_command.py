@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,11 +18,10 @@ from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe, recipes_dir
 from wrpo_lib.training.dry_run import shrink
-from wrpo_lib.training.run import fit, last_checkpoint
+from wrpo_lib.training.run import last_checkpoint
 
 STEPS = {
     "per_device_train_batch_size": 4,
@@ -167,25 +165,6 @@ def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     hint = f"add --resume to the same command to go on from step {step} ({newest})"
     assert f"wrpo: interrupted; {hint}" in err.splitlines()
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), WRPOError("the loss is nan")])
-@pytest.mark.parametrize("saved", [True, False])
-def test_a_crash_says_how_to_resume(tmp_path: Path, error: Exception, saved: bool) -> None:
-    class Crash:
-        callback_handler = SimpleNamespace(callbacks=[])
-
-        def train(self, **kwargs: Any) -> None:
-            raise error
-
-    if saved:
-        (tmp_path / "checkpoint-20").mkdir()
-        (tmp_path / "checkpoint-20" / "trainer_state.json").write_text("{}")
-    hint = "go on from step 20" if saved else "no checkpoint had been written"
-    with pytest.raises(type(error), match=str(error)) as raised:
-        fit(Crash(), None, tmp_path)  # type: ignore[arg-type]
-    said = [str(raised.value), *getattr(raised.value, "__notes__", [])]
-    assert hint in said[0 if isinstance(error, WRPOError) else -1]
 
 
 # --- several processes ------------------------------------------------------------------------
@@ -360,63 +339,6 @@ def test_bad_input_is_one_sentence_before_training(
     assert "steps done" not in printed
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"chat_template": None}, "has no chat template; use an instruct model"),
-        ({"pad_token": None, "eos_token": None}, "has neither a pad nor an eos token"),
-    ],
-)
-def test_tokenizers_that_cannot_serve(
-    small: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    change: dict[str, None],
-    sentence: str,
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(small / "model", model)
-    config = json.loads((model / "tokenizer_config.json").read_text())
-    (model / "tokenizer_config.json").write_text(json.dumps({**config, **change}))
-    if "chat_template" in change:
-        (model / "chat_template.jinja").unlink()
-    arguments = [*words(small, tmp_path / "out"), "--model", str(model)]
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *arguments)
-    assert (code, sentence in err) == (2, True), err
-
-
-RECIPE = "stage: preference\nload: {dtype: float32}\ntraining:\n  learning_rate: 1e-5\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (
-            RECIPE + "  bta: 3\n",
-            "mine.yaml: unknown key 'bta' under `training`; did you mean 'beta'",
-        ),
-        (RECIPE + "modle: x\n", "mine.yaml: unknown key 'modle'; did you mean 'model'?"),
-        (RECIPE + "base: other\n", "other.yaml cannot be read (No such file or directory)"),
-        (RECIPE + "base: mine\n", "its `base` leads back to itself"),
-        (RECIPE + "lora: all\n", "`lora` is no mapping"),
-        ("stage: preference\n", "`training` is missing"),
-        ("stage: dpo\n", "stage is 'dpo'; write one of sft, preference"),
-        ("stage: [\n", "line 2, column 1"),
-        (RECIPE.replace("preference", "sft"), "is of stage 'sft'; run it with `wrpo sft`"),
-        (None, "mine.yaml cannot be read"),
-    ],
-)
-def test_a_recipe_of_ones_own_is_checked(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, sentence: str
-) -> None:
-    path = tmp_path / "mine.yaml"
-    if text is not None:
-        path.write_text(text)
-    code, _, err = wrpo(capsys, "train", path)
-    assert (code, sentence in err) == (2, True), err
-    assert len(err.strip().splitlines()) == 1
-
-
 def test_a_recipe_may_stand_on_one_of_the_checkout(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,13 +351,6 @@ def test_a_recipe_may_stand_on_one_of_the_checkout(
     settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
     found = [settings[f"training.{key}"] for key in ("objective", "tau", "learning_rate")]
     assert found == ["ipo", 0.1, 1e-3]
-
-
-@pytest.mark.parametrize("text", ["smol", "smol/none", "none/wrpo", "--beta"])
-def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    code, _, err = wrpo(capsys, "train", text)
-    assert code == 2
-    assert len(err.strip().splitlines()) == 1
 
 
 # --- a real model -----------------------------------------------------------------------------

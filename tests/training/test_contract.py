@@ -8,7 +8,6 @@ from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
-import pytest
 import torch
 from accelerate.utils import send_to_device
 from transformers import (
@@ -21,7 +20,7 @@ from transformers import (
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.utils import add_fused_lm_head, use_adapter
+from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib.packing import Branches
 from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
@@ -44,50 +43,10 @@ def test_version_is_the_pinned_one() -> None:
     assert version.startswith("1.16."), f"{WHERE}written for TRL 1.16, found {version}"
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
-def test_overridden_methods_have_the_parents_signature(name: str) -> None:
-    parent = inspect.signature(getattr(DPOTrainer, name)).parameters
-    ours = inspect.signature(getattr(WRPOTrainer, name)).parameters
-    assert list(parent) == SIGNATURES[name], f"{WHERE}DPOTrainer.{name}"
-    assert list(ours) == SIGNATURES[name]
-
-
 def test_no_other_method_of_the_parents_is_overridden() -> None:
     ours = {name for name, value in vars(WRPOTrainer).items() if inspect.isfunction(value)}
     inherited = {name for name in ours if hasattr(DPOTrainer, name)}
     assert inherited == {"__init__", *SIGNATURES}, f"{WHERE}a helper of ours now hides one of TRL's"
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "self._metrics[mode]",
-        "self._total_train_tokens",
-        "self._tp_size",
-        "self.precompute_ref_logps = args.precompute_ref_log_probs",
-        "self.aux_loss_enabled",
-        "self.router_aux_loss_coef",
-    ],
-)
-def test_attributes_we_read_are_set_by_the_parent(name: str) -> None:
-    assert name in inspect.getsource(DPOTrainer), f"{WHERE}DPOTrainer no longer has {name}"
-
-
-def test_parent_takes_what_we_pass() -> None:
-    parameters = inspect.signature(DPOTrainer.__init__).parameters
-    for name in (
-        "model",
-        "ref_model",
-        "args",
-        "data_collator",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "peft_config",
-        "callbacks",
-    ):
-        assert name in parameters, f"{WHERE}DPOTrainer.__init__ lacks {name}"
-    assert list(inspect.signature(use_adapter).parameters) == ["model", "adapter_name"], WHERE
 
 
 def test_a_batch_mean_is_divided_by_the_accumulation_steps() -> None:
