@@ -17,14 +17,6 @@ from wrpo_lib.training.dry_run import dry_run, shrink
 RECIPES = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 
 
-def test_there_is_something_to_dry_run() -> None:
-    assert profiles() == ["nano", "paper", "smol", "workstation"]
-    forms = {"wrpo", "wrpo_ipo", "wrpo_simpo", "dpo_on", "dpo_off", "dpo_hybrid", "simpo", "ipo"}
-    for profile in profiles():
-        assert {*forms, "sft"} <= set(recipe_names(profile))
-    assert {"wrpo_4bit", "sft_4bit", "wrpo_full"} <= set(recipe_names("workstation"))
-
-
 @pytest.mark.parametrize(("profile", "name"), RECIPES)
 def test_recipe(profile: str, name: str, tmp_path: Path) -> None:
     recipe = load_recipe(profile, name)

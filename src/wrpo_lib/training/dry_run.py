@@ -21,14 +21,6 @@ from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.inputs import load_data, load_model, named
 from wrpo_lib.training.run import run
 
-TINY = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
 ROWS = 32
 SMALL: dict[str, Any] = {
     "per_device_train_batch_size": 2,
@@ -94,7 +86,12 @@ def _write_model(architecture: str, folder: Path) -> None:
     )
     config = AutoConfig.for_model(
         architecture,
-        **TINY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
         vocab_size=len(tokenizer),
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

@@ -148,20 +148,14 @@ def fit(trainer: Any, checkpoint: Path | None, output_dir: Path) -> None:
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt as stop:
+        how = f"add --resume to the same command to go on from {last_checkpoint(output_dir)}"
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, LiveLine) and callback.training_bar is not None:
                 callback.training_bar.close()  # so that what follows stands on its own line
-        raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
+        raise KeyboardInterrupt(f"interrupted; {how}") from stop
     except Exception as error:
-        error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
+        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
         raise
-
-
-def how_to_resume(output_dir: Path) -> str:
-    """What to type after a run has stopped."""
-    if checkpoint := last_checkpoint(output_dir):
-        return f"add --resume to the same command to go on from {checkpoint}"
-    return f"{output_dir} holds no checkpoint; start again, with a smaller --save_steps"
 
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
@@ -215,8 +209,6 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
             **{f"training.{key}": value for key, value in training.items()},
             "training.seed": args.seed,
         },
-        "data": recipe.data,
-        "processes": args.world_size,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         **provenance(),
         "arguments": args.to_sanitized_dict(),
