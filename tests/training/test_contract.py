@@ -27,6 +27,12 @@ SIGNATURES = {
     "compute_ref_log_probs": ["self", "model", "inputs"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
 }
+OWN = """objective alpha alpha_schedule tau gamma max_prompt_length alpha_rejected score_unused
+share_prompt share_prompt_backend ref_cache_dir"""
+USED = """activation_offloading beta dataset_num_proc disable_dropout discopop_tau
+f_alpha_divergence_coef learning_rate max_length model_init_kwargs pad_to_multiple_of
+precompute_ref_batch_size precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps
+router_aux_loss_coef trust_remote_code"""
 
 
 def test_version_is_the_pinned_one() -> None:
@@ -53,32 +59,14 @@ def test_config_fields_we_refuse_or_override_exist() -> None:
     parent = {field.name for field in fields(DPOConfig)}
     missing = set(UNSUPPORTED) - parent
     assert not missing, f"{WHERE}DPOConfig dropped {missing}"
-    own = set(
-        [
-            "objective",
-            "alpha",
-            "alpha_schedule",
-            "tau",
-            "gamma",
-            "max_prompt_length",
-            "alpha_rejected",
-            "score_unused",
-            "share_prompt",
-            "share_prompt_backend",
-            "ref_cache_dir",
-        ]
-    )
+    own = set(OWN.split())
     assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
     assert {field.name for field in fields(WRPOConfig)} - parent == own
 
 
 def test_new_config_fields_are_looked_at() -> None:
     """A new option of DPOConfig may change its loss: support it, or add it to UNSUPPORTED."""
-    used = """activation_offloading beta dataset_num_proc disable_dropout discopop_tau
-    f_alpha_divergence_coef learning_rate max_length model_init_kwargs pad_to_multiple_of
-    precompute_ref_batch_size precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps
-    router_aux_loss_coef trust_remote_code"""
-    known = {*UNSUPPORTED, *used.split()} - {"train_sampling_strategy"}
+    known = {*UNSUPPORTED, *USED.split()} - {"train_sampling_strategy"}
     declared = set(DPOConfig.__annotations__) - {"_VALID_DICT_FIELDS"}
     assert declared == known, f"{WHERE}DPOConfig gained {declared - known}, lost {known - declared}"
 

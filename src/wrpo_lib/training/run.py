@@ -54,8 +54,10 @@ def train(
     data: Dataset,
     output_dir: Path,
     *,
-    seed: int,
+    seed: int | None = None,
     dynamics_file: Path | None = None,
+    eval_data: Dataset | None = None,
+    checkpoint: Path | None = None,
     **extra: Any,
 ) -> Any:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
@@ -64,37 +66,32 @@ def train(
     ``extra`` are further training arguments of the machine at hand. :func:`run` does the same and
     loads, checks, records and saves around it.
     """
-    args = training_arguments(recipe, output_dir, seed, **extra)
-    trainer = build_trainer(recipe, args, model, tokenizer, data, dynamics_file=dynamics_file)
-    trainer.train()
-    return trainer
-
-
-def build_trainer(
-    recipe: Recipe,
-    args: Any,
-    model: Any,
-    tokenizer: Any,
-    data: Dataset,
-    eval_data: Dataset | None = None,
-    dynamics_file: Path | None = None,
-) -> Any:
-    """The trainer of the recipe's stage, its bar and dynamics in place."""
     make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
-    trainer: Any = make(
-        model=model,
-        args=args,
-        train_dataset=data,
-        eval_dataset=eval_data,
-        processing_class=tokenizer,
-        peft_config=lora_config(recipe),
-        callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
-    )
-    if args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
-    else:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(LiveLine())
+    with named(recipe):
+        trainer = make(
+            model=model,
+            args=training_arguments(recipe, output_dir, seed, **extra),
+            train_dataset=data,
+            eval_dataset=eval_data,
+            processing_class=tokenizer,
+            peft_config=lora_config(recipe),
+            callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
+        )
+    trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
+    trainer.remove_callback(ProgressCallback)
+    live = LiveLine()
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(live)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt as stop:
+        if live.training_bar is not None:
+            live.training_bar.close()  # so that what follows stands on its own line
+        how = f"add --resume to the same command to go on from {last_checkpoint(output_dir)}"
+        raise KeyboardInterrupt(f"interrupted; {how}") from stop
+    except Exception as error:
+        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
+        raise
     return trainer
 
 
@@ -128,11 +125,19 @@ def run(
         )
         dynamics = output_dir / "dynamics.jsonl"
         model = load_model(recipe)
-        trainer = build_trainer(recipe, args, model, tokenizer, data, eval_data, dynamics)
     if checkpoint:
         say(f"resuming from {checkpoint}")
     say(f"writing to {output_dir}; {dynamics} grows while it trains")
-    fit(trainer, checkpoint, output_dir)
+    trainer = train(
+        recipe,
+        model,
+        tokenizer,
+        data,
+        output_dir,
+        dynamics_file=dynamics,
+        eval_data=eval_data,
+        checkpoint=checkpoint,
+    )
     save(recipe, trainer, output_dir)
     if state.is_main_process:
         done = {"status": "finished", "steps": trainer.state.global_step}
@@ -141,21 +146,6 @@ def run(
         write_json(output_dir / RECORD, {**record, **done})
     say(f"{trainer.state.global_step} steps done; model, tokenizer, card, record: {output_dir}")
     return trainer
-
-
-def fit(trainer: Any, checkpoint: Path | None, output_dir: Path) -> None:
-    """Train; whatever stops it leaves a note on how to go on."""
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt as stop:
-        how = f"add --resume to the same command to go on from {last_checkpoint(output_dir)}"
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, LiveLine) and callback.training_bar is not None:
-                callback.training_bar.close()  # so that what follows stands on its own line
-        raise KeyboardInterrupt(f"interrupted; {how}") from stop
-    except Exception as error:
-        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
-        raise
 
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
