@@ -29,24 +29,21 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 class Recipe:
     """What one training run needs.
 
-    - ``stage``: ``sft`` or ``preference``.
-    - ``start_from``: ``target`` or ``target_sft``; ``rejected_from``: whose worst response is y_l.
-    - ``model``: a hub id, a folder, a GGUF file or ``package:NAME``; ``data``, ``eval_data``: files
-      of quadruples. None on nano, where the world provides them.
-    - ``architecture``: the model's ``model_type``, which a dry run builds in small.
-    - ``lora``: fields of peft's ``LoraConfig``, or None for full fine-tuning; ``merge``: write the
-      base model with the trained adapter merged into it, and the adapter in a folder inside.
-    - ``load``: keyword arguments of ``from_pretrained``; ``quantization``: fields of transformers'
-      ``BitsAndBytesConfig``, for a base model in 4 or 8 bits.
-    - ``launch``: the file under ``recipes/accelerate`` that the batch arithmetic is written for.
-    - ``output``: where the trained model goes, by default ``runs/<profile>/<name>``.
+    ``rejected_from`` says whose worst response is y_l. A ``model`` is a hub id, a folder, a GGUF
+    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples; none on nano, where
+    the world provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
+
+    ``lora`` holds fields of peft's ``LoraConfig`` (None: full fine-tuning), ``quantization`` of
+    transformers' ``BitsAndBytesConfig``, ``load`` keyword arguments of ``from_pretrained``. With
+    ``merge`` the base model with the trained adapter in it is written, too. ``launch`` is the file
+    under ``recipes/accelerate`` that the batch arithmetic is written for.
     """
 
     profile: str
     name: str
-    stage: str
+    stage: str  # sft or preference
     training: dict[str, Any]
-    start_from: str = "target_sft"
+    start_from: str = "target_sft"  # or target
     rejected_from: str = "target"
     model: str | None = None
     data: str | None = None
@@ -58,8 +55,7 @@ class Recipe:
     quantization: dict[str, Any] | None = None
     launch: str | None = None
     output: str | None = None
-    where: str = "this recipe"
-    """The recipe as an error names it."""
+    where: str = "this recipe"  # as an error names it
 
     @property
     def output_dir(self) -> Path:

@@ -275,26 +275,6 @@ def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precomp
     assert set(run.truncation) == {"train", "eval"}
 
 
-def test_every_example_counts_the_same_in_evaluation(
-    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
-) -> None:
-    """Batches of 3, 3 and 1: the last, smaller one must not weigh as much as the others."""
-    run = trainer(
-        ref_model=copy.deepcopy(model),
-        alpha=0.5,
-        alpha_schedule="constant",
-        eval_dataset=quadruples.select(range(7)),
-        per_device_eval_batch_size=3,
-    )
-    with torch.no_grad():
-        run.model.lm_head.weight.mul_(1.5)
-    found = run.evaluate()["eval_loss"]
-    batch = run.data_collator(list(run.eval_dataset))
-    logps = torch.cat(run.compute_ref_log_probs(run.model, batch), dim=1)
-    expected = run._objective(logps, batch).losses.mean().item()
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
 # --- bad input ------------------------------------------------------------------------------
 
 

@@ -87,7 +87,8 @@ def train(
     except KeyboardInterrupt as stop:
         if live.training_bar is not None:
             live.training_bar.close()  # so that what follows stands on its own line
-        how = f"add --resume to the same command to go on from {last_checkpoint(output_dir)}"
+        found = last_checkpoint(output_dir)
+        how = f"add --resume to the same command to go on from {found}" if found else "start again"
         raise KeyboardInterrupt(f"interrupted; {how}") from stop
     except Exception as error:
         error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
