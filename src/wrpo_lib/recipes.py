@@ -30,8 +30,8 @@ class Recipe:
     """What one training run needs.
 
     ``rejected_from`` says whose worst response is y_l. A ``model`` is a hub id, a folder, a GGUF
-    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples; none on nano, where
-    the world provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
+    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples. On nano the world
+    provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
 
     ``lora`` holds fields of peft's ``LoraConfig`` (None: full fine-tuning), ``quantization`` of
     transformers' ``BitsAndBytesConfig``, ``load`` keyword arguments of ``from_pretrained``. With

@@ -170,15 +170,8 @@ def test_two_processes_give_the_losses_of_one(
     code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, one, max_steps=4))
     assert code == 0, err
     command = words(small, two, per_device_train_batch_size=2, max_steps=4)
-    launcher = [
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "wrpo_lib.cli",
-    ]
-    run = start(*launcher, "train", "smol/wrpo", *command)
+    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    run = start(*launcher, "wrpo_lib.cli", "train", "smol/wrpo", *command)
     printed, err = run.communicate(timeout=HANGS)
     assert run.returncode == 0, err
     assert "4 per step (per device 2 x accumulation 1 x processes 2)" in printed

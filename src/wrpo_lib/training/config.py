@@ -31,15 +31,11 @@ FORMS: dict[str, tuple[Callable[..., Objective], Callable[..., Objective], tuple
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "loss_type": ("sigmoid", ["sigmoid"]),  # `objective` says the form
-    "loss_weights": (None,),
-    "ld_alpha": (None,),
+    **dict.fromkeys(("loss_weights", "ld_alpha", "pad_token"), (None,)),
+    **dict.fromkeys(("use_weighting", "padding_free", "sync_ref_model"), (False,)),
     "f_divergence_type": ("reverse_kl",),
     "label_smoothing": (0.0,),
-    "use_weighting": (False,),
-    "padding_free": (False,),
-    "sync_ref_model": (False,),
     "truncation_mode": ("keep_start",),
-    "pad_token": (None,),
     "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""

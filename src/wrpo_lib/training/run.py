@@ -119,26 +119,18 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        say(
-            f"{recipe.profile}/{recipe.name}: {len(data)} rows, {rows_per_step(args)} per step "
-            f"(per device {args.train_batch_size} x accumulation "
-            f"{args.gradient_accumulation_steps} x processes {args.world_size})"
-        )
-        dynamics = output_dir / "dynamics.jsonl"
         model = load_model(recipe)
+    batch = (
+        f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
+        f"{args.gradient_accumulation_steps} x processes {args.world_size})"
+    )
+    say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
     if checkpoint:
         say(f"resuming from {checkpoint}")
-    say(f"writing to {output_dir}; {dynamics} grows while it trains")
-    trainer = train(
-        recipe,
-        model,
-        tokenizer,
-        data,
-        output_dir,
-        dynamics_file=dynamics,
-        eval_data=eval_data,
-        checkpoint=checkpoint,
-    )
+    say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
+    extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
+    extra["dynamics_file"] = output_dir / "dynamics.jsonl"
+    trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
     save(recipe, trainer, output_dir)
     if state.is_main_process:
         done = {"status": "finished", "steps": trainer.state.global_step}
