@@ -90,10 +90,9 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps; an epoch's last, partial batch counts unless it is dropped."""
-        size = self.args.per_device_train_batch_size * self.gpus
-        n = self.n - self.n % size * self.args.dataloader_drop_last
-        epoch = max(ceil(ceil(n / size) / self.args.gradient_accumulation_steps), 1)
+        """Optimiser steps; the last, partial one of an epoch counts."""
+        size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        epoch = ceil(self.n / (size * self.gpus))
         asked = int(self.args.max_steps)
         return asked if asked > 0 else ceil(epoch * self.args.num_train_epochs)
 

@@ -105,7 +105,6 @@ def test_memory_follows_the_textbook() -> None:
     ("name", "changes", "n", "steps"),
     [
         ("paper/wrpo", {}, 39_918, 312),
-        ("paper/wrpo", {"dataloader_drop_last": True}, 128 + 15, 1),
         ("paper/wrpo", {"num_train_epochs": 3}, 128 + 15, 6),
         ("paper/wrpo", {"max_steps": 7}, 39_918, 7),
         ("paper/sft", {}, 19_958, 46),  # 19,958 x 600 tokens in blocks of 2,048, 128 a step
