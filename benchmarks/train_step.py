@@ -38,7 +38,6 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_json
 from wrpo_lib.records import provenance, results_dir
 from wrpo_lib.training import WRPOConfig, WRPOTrainer
-from wrpo_lib.training.inputs import known_warnings
 
 THREADS = 2
 BATCHES = 3
@@ -121,7 +120,7 @@ class Stepper:
 
 def trainer(model: Any, tokenizer: Any, rows: list[Row], variant: str) -> WRPOTrainer:
     """Our trainer with the reference computed, which is the model as it is now."""
-    with tempfile.TemporaryDirectory() as folder, known_warnings():
+    with tempfile.TemporaryDirectory() as folder:
         args = WRPOConfig(
             output_dir=folder,
             alpha=ALPHA,

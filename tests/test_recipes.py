@@ -93,7 +93,7 @@ def test_a_base_is_added_to_and_bad_recipes_are_one_sentence(tmp_path: Path) -> 
     assert (mine.name, mine.lora, mine.model) == ("mine", base.lora, base.model)
     bad = {
         "base: mine": "leads back to itself",
-        "stage: sft": "`training` is missing",
+        "stage: sft": "needs a `stage`, sft or preference, and fields",
         "stagee: sft": "did you mean 'stage'",
         "lora: 8": "`lora` is no mapping",
         "training: [": "not valid YAML",

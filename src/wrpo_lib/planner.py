@@ -12,26 +12,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
 from wrpo_lib.chat import render
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
 from wrpo_lib.training import inputs
-from wrpo_lib.training.arguments import training_arguments
 
 Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
-SHAPE = """vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads
-num_key_value_heads tie_word_embeddings""".split()  # noqa: SIM905 - else a line each
-PUBLISHED = {  # config.json of each on the hub, so that planning needs no network
-    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
-    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
-}
+# config.json of each on the hub, so that planning needs no network
+PUBLISHED = yaml.safe_load("""
+meta-llama/Meta-Llama-3-8B-Instruct: {vocab_size: 128256, hidden_size: 4096,
+  intermediate_size: 14336, num_hidden_layers: 32, num_attention_heads: 32,
+  num_key_value_heads: 8, tie_word_embeddings: false}
+meta-llama/Llama-3.2-1B-Instruct: {vocab_size: 128256, hidden_size: 2048,
+  intermediate_size: 8192, num_hidden_layers: 16, num_attention_heads: 32,
+  num_key_value_heads: 8, tie_word_embeddings: true}
+HuggingFaceTB/SmolLM2-135M-Instruct: {vocab_size: 49152, hidden_size: 576,
+  intermediate_size: 1536, num_hidden_layers: 30, num_attention_heads: 9,
+  num_key_value_heads: 3, tie_word_embeddings: true}
+""")
 
 
 class Parameters(NamedTuple):
@@ -49,11 +53,8 @@ def count_parameters(config: PretrainedConfig, lora: dict[str, Any] | None = Non
         model: Any = AutoModelForCausalLM.from_config(config)
         total = sum(p.numel() for p in model.parameters())
         ends = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())]
-        try:
-            if lora:
-                model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
-        except ValueError as error:
-            raise WRPOError(f"LoRA does not fit: {error}; correct target_modules") from error
+        if lora:
+            model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Parameters(total, total - sum(p.numel() for p in set(ends)), ends[1].numel(), trainable)
 
@@ -89,10 +90,9 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps; an epoch's last, partial batch counts unless it is dropped."""
-        size = self.args.per_device_train_batch_size * self.gpus
-        n = self.n - self.n % size * self.args.dataloader_drop_last
-        epoch = max(ceil(ceil(n / size) / self.args.gradient_accumulation_steps), 1)
+        """Optimiser steps; the last, partial one of an epoch counts."""
+        size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        epoch = ceil(self.n / (size * self.gpus))
         asked = int(self.args.max_steps)
         return asked if asked > 0 else ceil(epoch * self.args.num_train_epochs)
 
@@ -148,7 +148,6 @@ class Plan:
         }
 
 
-@inputs.known_warnings()
 def plan_recipe(
     recipe: Recipe, gpus: int = 1, data: str = "", means: tuple[int, int] = (200, 400), n: int = 0
 ) -> Plan:
@@ -157,14 +156,12 @@ def plan_recipe(
     :param means: tokens of a prompt and of a response where there are no data.
     :raises WRPOError: for a model without a known shape, bad data, settings training would refuse.
     """
-    plain = {**recipe.training, "bf16": False}  # which a machine without a GPU would refuse
-    args = training_arguments(replace(recipe, training=plain), Path("plan"))
-    args.bf16 = recipe.training.get("bf16", False)
+    args = inputs.training_arguments(recipe, Path("plan"))
     if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
         others = [load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile)]
         made = [r.model for r in others if r.stage == "sft" and str(r.output_dir) == recipe.model]
         recipe = replace(recipe, model=(made or [recipe.model])[0])  # not made yet: its SFT's model
-    shape = dict(zip(SHAPE, PUBLISHED.get(recipe.model or "", ()), strict=False))
+    shape = PUBLISHED.get(recipe.model or "")
     config = LlamaConfig(**shape) if shape else inputs.load_config(recipe)
     if data or Path(recipe.data or "").is_file():
         lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
@@ -187,7 +184,8 @@ def plan_recipe(
     reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
-    p = count_parameters(config, recipe.lora)
+    with inputs.named(recipe):
+        p = count_parameters(config, recipe.lora)
     return Plan(recipe, args, config, p, gpus, n, batches, reference)
 
 

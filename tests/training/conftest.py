@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.dynamics import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
@@ -124,26 +125,14 @@ def trainer(
 ) -> Callable[..., WRPOTrainer]:
     """Build a WRPOTrainer; arguments of the trainer by name, all others go to its config."""
 
-    def build(
-        model: Any = model,
-        train_dataset: Any = quadruples,
-        processing_class: Any = tokenizer,
-        ref_model: Any = None,
-        eval_dataset: Any = None,
-        peft_config: Any = None,
-        callbacks: Any = None,
-        **overrides: Any,
-    ) -> WRPOTrainer:
-        return WRPOTrainer(
-            model=copy.deepcopy(model),
-            ref_model=ref_model,
-            args=config(**overrides),
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            peft_config=peft_config,
-            callbacks=callbacks,
-        )
+    def build(model: Any = model, dynamics_file: Path | None = None, **given: Any) -> WRPOTrainer:
+        own: dict[str, Any] = {"train_dataset": quadruples, "processing_class": tokenizer}
+        for name in (*own, "ref_model", "eval_dataset", "peft_config", "callbacks"):
+            if name in given:
+                own[name] = given.pop(name)
+        if dynamics_file:
+            own["callbacks"] = [*own.get("callbacks", []), DynamicsCallback(dynamics_file)]
+        return WRPOTrainer(copy.deepcopy(model), args=config(**given), **own)
 
     return build
 

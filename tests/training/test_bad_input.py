@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 
 from wrpo_lib.errors import WRPOError
@@ -48,16 +47,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
 
 
-def test_rows_without_ids_are_named_by_their_place(trainer: Build, quadruples: Dataset) -> None:
-    run = trainer(
-        train_dataset=quadruples.map(lambda row: {"prompt_id": None}),
-        callbacks=[Poison(1)],
-        train_sampling_strategy="sequential",
-    )
-    with pytest.raises(WRPOError, match="for the prompts row 3, row 4;"):
-        run.train()
-
-
 def test_data_that_are_all_truncated_are_refused(trainer: Build, quadruples: Dataset) -> None:
     with pytest.raises(WRPOError, match="every response of the train data is longer than max_leng"):
         trainer(max_length=8, max_prompt_length=6)
@@ -70,22 +59,3 @@ def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
         trainer(max_length=7, max_prompt_length=None)
     run = trainer(max_length=14, max_prompt_length=8)
     assert run.truncation["train"]["prompt"] > 0
-
-
-def test_nothing_but_safetensors_is_saved(trainer: Build, tmp_path: Path) -> None:
-    for name, peft in (("full", None), ("lora", LoraConfig(r=4, target_modules=["q_proj"]))):
-        run = trainer(
-            output_dir=str(tmp_path / name),
-            save_strategy="steps",
-            save_steps=2,
-            max_steps=2,
-            peft_config=peft,
-        )
-        run.train()
-        run.save_model(str(tmp_path / name / "final"))
-        folders = [tmp_path / name / "checkpoint-2", tmp_path / name / "final"]
-        for folder in folders:
-            weights = {p.name for p in folder.iterdir() if "model" in p.name}
-            assert {n for n in weights if n.endswith((".bin", ".pt", ".pth"))} == set()
-            assert any(n.endswith(".safetensors") for n in weights)
-    assert run.args.push_to_hub is False

@@ -46,11 +46,6 @@ def test_a_pad_token_that_is_also_content_stays_unmasked() -> None:
     assert batch["attention_mask"][2].tolist() == [1, 1, 1, 1]
 
 
-def test_width_is_a_multiple_where_asked() -> None:
-    assert WRPOCollator(0, pad_to_multiple_of=8)(ROWS)["input_ids"].shape == (6, 8)
-    assert WRPOCollator(0, pad_to_multiple_of=4)(ROWS)["input_ids"].shape == (6, 4)
-
-
 def test_reference_columns_travel() -> None:
     extra = {"ref_chosen_logps": [-1.0, -2.5], "ref_rejected_logps": [-3.0]}
     batch = WRPOCollator(0)([{**row, **extra} for row in ROWS])

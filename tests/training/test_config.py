@@ -39,17 +39,11 @@ def test_the_other_defaults_of_section_4_1(tmp_path: Path) -> None:
         ("alpha", -0.1),
         ("alpha", 1.1),
         ("alpha", math.nan),
-        ("beta", 0.0),
-        ("beta", -1.0),
-        ("beta", math.nan),
-        ("tau", 0.0),
-        ("tau", math.inf),
-        ("gamma", -0.5),
         ("objective", "hinge"),
         ("alpha_schedule", "decay"),
-        ("max_length", 0),
-        ("max_prompt_length", 64),
-        ("train_sampling_strategy", "group_by_length"),
+        ("share_prompt", "maybe"),
+        ("share_prompt_backend", "eager"),
+        *((name, "other") for name in UNSUPPORTED),
     ],
 )
 def test_values_without_meaning_are_refused(
@@ -58,30 +52,3 @@ def test_values_without_meaning_are_refused(
     with pytest.raises(WRPOError, match=field) as error:
         config(**{field: value})
     assert "\n" not in str(error.value)
-
-
-OTHER = {
-    "loss_type": "ipo",
-    "loss_weights": [1.0],
-    "ld_alpha": 0.5,
-    "f_divergence_type": "js_divergence",
-    "label_smoothing": 0.1,
-    "use_weighting": True,
-    "padding_free": True,
-    "sync_ref_model": True,
-    "truncation_mode": "keep_end",
-    "pad_token": "<end>",
-}
-
-
-@pytest.mark.parametrize("field", UNSUPPORTED)
-def test_options_of_the_parent_that_wrpo_lacks_are_refused(
-    config: Callable[..., WRPOConfig], field: str
-) -> None:
-    with pytest.raises(WRPOError, match=f"{field}=.*no meaning for WRPO"):
-        config(**{field: OTHER[field]})
-
-
-def test_no_length_limit_is_allowed(config: Callable[..., WRPOConfig]) -> None:
-    assert config(max_length=None, max_prompt_length=None).max_length is None
-    assert config(loss_type="sigmoid").loss_type == ["sigmoid"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commandline import HANGS
@@ -20,33 +21,13 @@ from wrpo_lib.training.trainer import WRPOTrainer
 
 SCRIPT = Path(__file__).with_name("distributed_run.py")
 SOURCE = Path(__file__).parents[2] / "src"
-LAUNCH = [
-    "-m",
-    "accelerate.commands.launch",
-    "--num_machines",
-    "1",
-    "--num_processes",
-    "2",
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-    "--main_process_ip",
-    "127.0.0.1",
-]
+LAUNCH = """-m accelerate.commands.launch --num_machines 1 --num_processes 2 --mixed_precision no
+--dynamo_backend no --main_process_ip 127.0.0.1"""
 KINDS = {
-    "MULTI_CPU": ["--multi_gpu"],  # DDP; accelerate finds no GPU and takes gloo
-    "FSDP": [
-        "--use_fsdp",
-        "--fsdp_version",
-        "2",
-        "--fsdp_auto_wrap_policy",
-        "TRANSFORMER_BASED_WRAP",
-        "--fsdp_transformer_layer_cls_to_wrap",
-        "LlamaDecoderLayer",
-        "--fsdp_cpu_ram_efficient_loading",
-        "false",
-    ],
+    "MULTI_CPU": "--multi_gpu",  # DDP; accelerate finds no GPU and takes gloo
+    "FSDP": """--use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false
+    --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+    --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer""",
 }
 
 
@@ -69,43 +50,34 @@ def test_two_processes_give_the_losses_of_one(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     quadruples: Dataset,
+    settings: dict[str, Any],
     tmp_path: Path,
     kind: str,
     tuning: str,
 ) -> None:
     """As recipes are launched: the launcher, the trainer, shared prompts, the reference once."""
     peft = LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if tuning == "lora" else None
-    single = trainer(
-        dynamics_file=str(tmp_path / "one.jsonl"),
+    common = {"alpha": 0.5, "share_prompt": True}
+    trainer(
+        dynamics_file=tmp_path / "one.jsonl",
         per_device_train_batch_size=4,
-        alpha=0.5,
-        share_prompt=True,
         peft_config=peft,
-    )
-    single.train()
+        **common,
+    ).train()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     quadruples.to_json(tmp_path / "quadruples.jsonl")
+    (tmp_path / "settings.json").write_text(json.dumps({**settings, **common}))
+    launch = f"{LAUNCH} --main_process_port {free_port()} {KINDS[kind]}".split()
     done = subprocess.run(
-        [
-            sys.executable,
-            *LAUNCH,
-            "--main_process_port",
-            free_port(),
-            *KINDS[kind],
-            str(SCRIPT),
-            str(tmp_path),
-            "two",
-            "2",
-            tuning,
-        ],
+        [sys.executable, *launch, str(SCRIPT), str(tmp_path), tuning],
         env={**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=HANGS,
     )
     assert done.returncode == 0, done.stderr[-6000:]
-    assert json.loads((tmp_path / "two.json").read_text())["kind"] == kind
+    assert (tmp_path / "kind").read_text() == kind
     one, two = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
         for name in ("one", "two")

@@ -16,8 +16,10 @@ import pytest
 import torch
 from datasets import Dataset
 
-from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.training import DynamicsCallback, WRPOConfig, WRPOTrainer
+
+NAMES = dict(zip(("y_ws", "y_wt", "y_l"), RESPONSES, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +42,10 @@ def train(
     settings, steps = oracle["config"], oracle["steps"]
     with gzip.open(shared / "oracle" / f"{name}.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in file][: len(steps) * settings["batch"]]
-    data = Dataset.from_list(
-        [
-            {
-                "prompt": r["prompt"],
-                "source_chosen": r["y_ws"],
-                "target_chosen": r["y_wt"],
-                "rejected": r["y_l"],
-            }
-            for r in rows
-        ]
-    )
+    data = Dataset.from_list(rows).rename_columns(NAMES).select_columns(["prompt", *RESPONSES])
     model, tokenizer = copy.deepcopy(smollm2[0]), smollm2[1]
     args = WRPOConfig(
         output_dir=str(tmp_path),
-        dynamics_file=str(tmp_path / "dynamics.jsonl"),
         per_device_train_batch_size=settings["batch"],
         num_train_epochs=1,
         learning_rate=settings["lr"],
@@ -77,13 +68,17 @@ def train(
         dataloader_pin_memory=False,
         share_prompt=sharing,
     )
-    trainer = WRPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    trainer = WRPOTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        callbacks=[DynamicsCallback(tmp_path / "dynamics.jsonl")],
+    )
     assert trainer.truncation["train"].report() == f"nothing truncated in {len(rows)} rows"
     for row, made in zip(rows, trainer.train_dataset, strict=True):
-        lengths = [len(made[k]) for k in ("source_chosen_ids", "target_chosen_ids", "rejected_ids")]
-        assert [len(made["prompt_ids"]), *lengths] == [
-            row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")
-        ]
+        lengths = [len(made[f"{name}_ids"]) for name in ("prompt", *RESPONSES)]
+        assert lengths == [row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")]
     assert trainer.shares_prompts is sharing
     trainer.train()
     ours = [json.loads(line) for line in (tmp_path / "dynamics.jsonl").read_text().splitlines()]
@@ -102,13 +97,8 @@ def assert_same_steps(
     """
     assert len(ours) == len(steps)
     # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows
-    rewards = {
-        "source_chosen": "source_chosen",
-        "target_chosen": "target_chosen",
-        "fused": "chosen",
-        "rejected": "rejected",
-        "margins": "margins",
-    }
+    names = ("source_chosen", "target_chosen", "rejected", "margins")
+    rewards = {"fused": "chosen", **{name: name for name in names}}
     responses = {"source_chosen": "source", "target_chosen": "target", "rejected": "rejected"}
     for mine, theirs in zip(ours, steps, strict=True):
         assert mine["alpha"] == pytest.approx(theirs["alpha"], abs=1e-12)
@@ -122,11 +112,8 @@ def assert_same_steps(
             mean = sum(recorded) / len(recorded)
             assert mine[f"logps/{name}"] == pytest.approx(mean, rel=3e-5)
         assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
-    drift = [
-        mine["rewards/margins"] - theirs["rewards/margins"]
-        for mine, theirs in zip(ours, steps, strict=True)
-    ]
-    assert abs(sum(drift) / len(drift)) < 2e-6, "the deviations lean to one side"
+    margins = [sum(step["rewards/margins"] for step in run) / len(run) for run in (ours, steps)]
+    assert abs(margins[0] - margins[1]) < 2e-6, "the deviations lean to one side"
 
 
 @pytest.mark.parametrize("sharing", [True, False], ids=["shared", "padded"])

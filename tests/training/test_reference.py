@@ -79,12 +79,3 @@ def test_whatever_a_value_depends_on_makes_it_computed_again(
         forwards.clear()
         trainer(**change, **cache)
         assert sum(forwards) == 12, change
-
-
-def test_values_are_those_computed_at_every_step(trainer: Build, steps: Steps) -> None:
-    once, always = (trainer(alpha=0.5, precompute_ref_log_probs=p) for p in (True, False))
-    assert once.ref_model is None
-    assert always.ref_model is not None
-    once.train()
-    always.train()
-    assert steps(once) == pytest.approx(steps(always), rel=1e-5)

@@ -63,7 +63,7 @@ def test_resume_gives_the_identical_trajectory(
     def build(name: str, **kwargs: Any) -> WRPOTrainer:
         return trainer(
             output_dir=str(tmp_path / name),
-            dynamics_file=str(tmp_path / f"{name}.jsonl"),
+            dynamics_file=tmp_path / f"{name}.jsonl",
             peft_config=peft,
             precompute_ref_log_probs=precompute,
             share_prompt=share,
@@ -97,7 +97,7 @@ def test_seconds_and_tokens_go_on_after_a_resume(
     trainer: Callable[..., WRPOTrainer], tmp_path: Path
 ) -> None:
     file = tmp_path / "dynamics.jsonl"
-    kwargs = {"dynamics_file": str(file), "save_strategy": "steps", "save_steps": 2}
+    kwargs = {"dynamics_file": file, "save_strategy": "steps", "save_steps": 2}
     trainer(**kwargs).train()
     before = lines(file)
     before[1]["seconds"] = 1000.0
@@ -110,21 +110,12 @@ def test_seconds_and_tokens_go_on_after_a_resume(
     assert after[0]["tokens"] > 0
 
 
-def test_a_fresh_run_starts_the_file_anew(
-    trainer: Callable[..., WRPOTrainer], tmp_path: Path
-) -> None:
-    file = tmp_path / "new" / "dynamics.jsonl"
-    for _ in range(2):
-        trainer(dynamics_file=str(file), max_steps=2).train()
-    assert [row["step"] for row in lines(file)] == [1, 2]
-
-
 def test_sparse_logging_gives_means_over_the_interval(
     trainer: Callable[..., WRPOTrainer], tmp_path: Path
 ) -> None:
     files = [tmp_path / "every.jsonl", tmp_path / "second.jsonl"]
     for interval, file in enumerate(files, 1):
-        trainer(dynamics_file=str(file), logging_steps=interval).train()
+        trainer(dynamics_file=file, logging_steps=interval).train()
     every, second = map(lines, files)
     assert [row["step"] for row in second] == [2, 4]
     for key in ("alpha", "loss", "rewards/fused", "logps/rejected"):

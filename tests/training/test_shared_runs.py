@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -78,22 +77,6 @@ def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
     assert steps(half)[1:] != steps(whole)[1:]
 
 
-def test_metrics_of_the_users_own_get_a_row_an_example(trainer: Build, quadruples: Dataset) -> None:
-    """Three rows in batches of two: the smaller last batch is whole."""
-    seen = []
-    for share in (True, False):
-        run = trainer(share_prompt=share, eval_dataset=quadruples.select(range(3)))
-        run.compute_metrics = lambda found: {"rows": float(seen.append(found) or len(found[1]))}
-        assert run.evaluate()["eval_rows"] == 3
-        for name, column in zip(run.responses, seen[-1].predictions.T, strict=True):
-            logged = run.state.log_history[-1][f"eval_logps/{name}"]
-            batches = (column[:2].mean() + column[2]) / 2  # TRL logs the mean of batch means
-            assert batches == pytest.approx(logged, rel=1e-5)
-        ids = [[len(row[f"{n}_ids"]) for n in run.responses] for row in run.eval_dataset]
-        assert seen[-1].label_ids.tolist() == ids
-    np.testing.assert_allclose(seen[0].predictions, seen[1].predictions, atol=1e-4)
-
-
 def test_responses_of_weight_zero_are_not_computed(trainer: Build, quadruples: Dataset) -> None:
     """DPO-on then needs no source response, not even in the data."""
     pairs = quadruples.remove_columns("source_chosen")
@@ -141,7 +124,7 @@ def test_a_dispreferred_source_response_joins_the_rejected_side(
     assert shared == pytest.approx(padded, rel=1e-4)
     assert shared[1:] != pytest.approx(without[1:], rel=1e-4)
     assert "logps/source_rejected" in runs[0].state.log_history[0]
-    with pytest.raises(WRPOError, match="the train data lack the column 'source_rejected'"):
+    with pytest.raises(WRPOError, match="lack the column 'source_rejected'"):
         trainer(alpha_rejected=0.2)
     with pytest.raises(WRPOError, match="alpha_rejected belongs to the dpo form"):
         trainer(train_dataset=wide, alpha_rejected=0.2, objective="ipo")
@@ -168,16 +151,6 @@ def test_a_model_that_cannot_falls_back_with_one_line(
     run.train()
     with pytest.raises(WRPOError, match="prompts cannot be shared: its attention window is 16"):
         trainer(model=windowed(model), share_prompt=True)
-
-
-def test_other_reasons_to_fall_back(trainer: Build, model: LlamaForCausalLM) -> None:
     prompted = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(WRPOError, match="the adapter puts tokens of its own before the prompt"):
         trainer(peft_config=prompted, share_prompt=True)
-    with pytest.raises(WRPOError, match="FlexAttention has no backward pass on CPU"):
-        trainer(share_prompt=True, share_prompt_backend="flex")
-    assert trainer(share_prompt=True).data_collator.share_prompt
-    with pytest.raises(WRPOError, match="unknown share_prompt 'maybe'; choose auto, true, false"):
-        trainer(share_prompt="maybe")
-    with pytest.raises(WRPOError, match="unknown share_prompt_backend 'eager'"):
-        trainer(share_prompt_backend="eager")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -120,31 +119,6 @@ def test_metrics_belong_to_the_right_examples(
     assert found["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-def test_losses_and_rewards_follow_a_permutation_of_the_batch(
-    trainer: Build, model: LlamaForCausalLM
-) -> None:
-    run = trainer(ref_model=copy.deepcopy(model), alpha=0.5, alpha_schedule="constant")
-    with torch.no_grad():
-        run.model.lm_head.weight.mul_(1.3)
-    rows = list(run.train_dataset.select(range(5)))
-    order = [3, 1, 4, 0, 2]
-
-    def objective(chosen: list[dict[str, Any]]) -> tuple[Tensor, ...]:
-        batch = run.data_collator(chosen)
-        logps = torch.cat(run.compute_ref_log_probs(run.model, batch), dim=1)
-        result = run._objective(logps, batch)
-        return (result.losses, *result.rewards)
-
-    for plain, moved in zip(objective(rows), objective([rows[i] for i in order]), strict=True):
-        torch.testing.assert_close(moved, plain[order], rtol=1e-5, atol=1e-5)
-
-
-def test_accumulated_micro_batches_share_one_alpha(trainer: Build, steps: Steps) -> None:
-    run = trainer(gradient_accumulation_steps=3, max_steps=4, alpha=0.4)
-    run.train()
-    assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
-
-
 # --- references -----------------------------------------------------------------------------
 
 
@@ -168,16 +142,6 @@ def test_every_way_to_a_reference_gives_the_same_losses(
     precomputed = losses(precompute_ref_log_probs=True, precompute_ref_batch_size=5)
     assert precomputed == pytest.approx(implicit, rel=1e-5)
     assert losses(activation_checkpointing=True) == pytest.approx(implicit, rel=1e-5)
-
-
-def test_a_model_given_by_path_is_loaded_twice(
-    trainer: Build, steps: Steps, model: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    model.save_pretrained(tmp_path / "target-sft")
-    in_memory, by_path = trainer(alpha=0.5), trainer(model=str(tmp_path / "target-sft"), alpha=0.5)
-    in_memory.train()
-    by_path.train()
-    assert steps(by_path) == pytest.approx(steps(in_memory), rel=1e-5)
 
 
 def test_the_reference_is_the_model_as_given_not_as_on_disk(
@@ -261,13 +225,6 @@ def test_ipo_form(trainer: Build, steps: Steps, model: LlamaForCausalLM) -> None
     assert steps(run)[1] != pytest.approx(start, rel=1e-3)
 
 
-def test_bf16_trains(trainer: Build, steps: Steps) -> None:
-    run = trainer(bf16=True, max_steps=2)
-    run.train()
-    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert all(math.isfinite(loss) for loss in steps(run))
-
-
 def test_mixture_of_experts_keeps_its_balancing_loss(
     trainer: Build, steps: Steps, tokenizer: Tokenizer
 ) -> None:
@@ -318,98 +275,7 @@ def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precomp
     assert set(run.truncation) == {"train", "eval"}
 
 
-def test_every_example_counts_the_same_in_evaluation(
-    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
-) -> None:
-    """Batches of 3, 3 and 1: the last, smaller one must not weigh as much as the others."""
-    run = trainer(
-        ref_model=copy.deepcopy(model),
-        alpha=0.5,
-        alpha_schedule="constant",
-        eval_dataset=quadruples.select(range(7)),
-        per_device_eval_batch_size=3,
-    )
-    with torch.no_grad():
-        run.model.lm_head.weight.mul_(1.5)
-    found = run.evaluate()["eval_loss"]
-    batch = run.data_collator(list(run.eval_dataset))
-    logps = torch.cat(run.compute_ref_log_probs(run.model, batch), dim=1)
-    expected = run._objective(logps, batch).losses.mean().item()
-    assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_several_evaluation_sets(trainer: Build, quadruples: Dataset) -> None:
-    sets = {"easy": quadruples.select([0, 1]), "hard": quadruples.select([2, 3])}
-    run = trainer(eval_dataset=sets)
-    run.evaluate()
-    assert set(run.truncation) == {"train", "easy", "hard"}
-    for name, log in zip(sets, run.state.log_history, strict=True):
-        assert {f"eval_{name}_loss", "eval_rewards/fused"} <= set(log)  # TRL's prefixes
-
-
-def test_truncation_is_counted_and_said(
-    trainer: Build, quadruples: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.INFO):
-        whole = trainer()
-    assert whole.truncation["train"].report() == "nothing truncated in 12 rows"
-    caplog.clear()
-    with caplog.at_level(logging.WARNING):
-        cut = trainer(max_length=14, max_prompt_length=8)
-    assert cut.truncation["train"]["rows"] == 12
-    assert cut.truncation["train"]["source_chosen"] > 0
-    said = [r.message for r in caplog.records if "truncated" in r.message]
-    assert len(said) == 1
-    assert said[0].endswith(f"train data: {cut.truncation['train'].report()}")
-
-
-def test_prompts_rendered_already_need_no_template(
-    trainer: Build, steps: Steps, quadruples: Dataset, tokenizer: Tokenizer
-) -> None:
-    plain = copy.deepcopy(tokenizer)
-    plain.chat_template = None
-    text = quadruples.map(
-        lambda row: {
-            "prompt_text": tokenizer.apply_chat_template(
-                row["prompt"], tokenize=False, add_generation_prompt=True
-            )
-        }
-    )
-    text = text.remove_columns("prompt").rename_column("prompt_text", "prompt")
-    runs = [trainer(), trainer(train_dataset=text, processing_class=plain)]
-    for run in runs:
-        run.train()
-    assert steps(runs[0]) == steps(runs[1])
-    with pytest.raises(WRPOError, match="no chat template"):
-        trainer(processing_class=plain)
-
-
-def test_saves_safetensors_and_a_card_that_names_wrpo(trainer: Build, tmp_path: Path) -> None:
-    run = trainer(save_strategy="steps", save_steps=4)
-    run.train()
-    saved = {path.name for path in (tmp_path / "run" / "checkpoint-4").iterdir()}
-    assert "model.safetensors" in saved
-    assert "pytorch_model.bin" not in saved
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert "WRPO" in card
-    assert "Weighted-Reward Preference Optimization for Implicit Model Fusion" in card
-    assert "2412.03187" in card
-    assert "- wrpo" in card
-
-
 # --- bad input ------------------------------------------------------------------------------
-
-
-def test_a_tokenizer_without_pad_token_pads_with_eos(
-    trainer: Build, steps: Steps, tokenizer: Tokenizer
-) -> None:
-    padless = copy.deepcopy(tokenizer)
-    padless.pad_token = None
-    run = trainer(processing_class=padless)
-    plain = trainer()
-    run.train()
-    plain.train()
-    assert steps(run) == pytest.approx(steps(plain), rel=1e-6)  # padding is masked
 
 
 @pytest.mark.parametrize("column", ["prompt", *RESPONSES])
@@ -429,8 +295,3 @@ def test_an_empty_response_is_named_with_its_row(
     rows[4][column] = text
     with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
         trainer(train_dataset=Dataset.from_list(rows))
-
-
-def test_the_tokenizer_is_needed(trainer: Build) -> None:
-    with pytest.raises(WRPOError, match="pass it as processing_class"):
-        trainer(processing_class=None)

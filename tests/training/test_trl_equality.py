@@ -23,18 +23,12 @@ def lora() -> LoraConfig:
 
 
 def pairs(quadruples: Dataset, chosen: str) -> Dataset:
-    def message(text: str) -> list[dict[str, str]]:
-        return [{"role": "assistant", "content": text}]
-
-    return Dataset.from_list(
-        [
-            {
-                "prompt": row["prompt"],
-                "chosen": message(row[chosen]),
-                "rejected": message(row["rejected"]),
-            }
-            for row in quadruples
-        ]
+    return quadruples.map(
+        lambda row: {
+            "chosen": [{"role": "assistant", "content": row[chosen]}],
+            "rejected": [{"role": "assistant", "content": row["rejected"]}],
+        },
+        remove_columns=quadruples.column_names[2:],
     )
 
 

@@ -32,7 +32,7 @@ def plan(
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
     from wrpo_lib.planner import plan_recipe
     from wrpo_lib.recipes import find_recipe
-    from wrpo_lib.training.arguments import override
+    from wrpo_lib.training.inputs import override
 
     found, means = override(find_recipe(recipe), context.args), (prompt_tokens, response_tokens)
     found = replace(found, model=model or found.model)

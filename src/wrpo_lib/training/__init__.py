@@ -1,27 +1,16 @@
-"""WRPO training, thin over TRL: configuration, collator, trainer, SFT, dynamics.
-
-Import from the submodules, or lazily from here: ``from wrpo_lib.training import WRPOTrainer``.
-"""
+"""WRPO training, thin over TRL: configuration, collator, trainer, SFT, dynamics."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+import warnings
 
-_HOMES = {
-    "WRPOConfig": "config",
-    "WRPOCollator": "collator",
-    "WRPOTrainer": "trainer",
-    "DynamicsCallback": "dynamics",
-    "sft_config": "sft",
-    "sft_trainer": "sft",
-    "train": "run",
-}
-__all__ = sorted(_HOMES)
+from wrpo_lib.training.collator import WRPOCollator
+from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.dynamics import DynamicsCallback
+from wrpo_lib.training.sft import sft_trainer
+from wrpo_lib.training.trainer import WRPOTrainer
 
+__all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]
 
-def __getattr__(name: str) -> Any:
-    """Load a name from its submodule on first use, so importing the library stays light."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+# TRL and PEFT read a name that transformers deprecates; nothing for the user to do
+warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)

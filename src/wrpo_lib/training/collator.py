@@ -40,19 +40,17 @@ class WRPOCollator:
         answers = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
         lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in answers])
         batch: dict[str, Any] = {"lengths": lengths}  # first: accelerate counts examples by it
-        batch |= (
-            self._packed(prompts, answers) if self.share_prompt else self._rows(prompts, answers)
-        )
+        if self.share_prompt:
+            fill = {"pad_token_id": self.pad_token_id, "multiple": self.pad_to_multiple_of or 1}
+            batch |= packing.pack(prompts, answers, **fill)
+        else:
+            batch |= self._rows(prompts, answers)
         for name in REF_LOGPS:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
         if "prompt_id" in rows[0]:
             batch["prompt_id"] = [row["prompt_id"] for row in rows]
         return batch
-
-    def _packed(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
-        multiple = self.pad_to_multiple_of or 1
-        return packing.pack(prompts, answers, pad_token_id=self.pad_token_id, multiple=multiple)
 
     def _rows(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
         pairs = [
@@ -66,10 +64,6 @@ class WRPOCollator:
             "completion_mask": ([[0] * len(p) + [1] * len(r) for p, r in pairs], 0),
         }
         return {
-            name: pad(
-                [torch.tensor(ids) for ids in values],
-                padding_value=filler,
-                pad_to_multiple_of=self.pad_to_multiple_of,
-            )
-            for name, (values, filler) in columns.items()
+            name: pad(list(map(torch.tensor, rows)), filler, "right", self.pad_to_multiple_of)
+            for name, (rows, filler) in columns.items()
         }

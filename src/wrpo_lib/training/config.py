@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,20 +28,25 @@ FORMS: dict[str, tuple[Callable[..., Objective], Callable[..., Objective], tuple
     "simpo": (simpo_loss, wrpo_simpo_loss, ("beta", "gamma")),
 }
 """A form of the objective: its pairwise loss, WRPO's, and the fields both take."""
-SHARING = ("auto", "true", "false")
-UNSUPPORTED: dict[str, Any] = {
-    "loss_type": ["sigmoid"],  # `objective` says the form
-    "loss_weights": None,
-    "ld_alpha": None,
-    "f_divergence_type": "reverse_kl",
-    "label_smoothing": 0.0,
-    "use_weighting": False,
-    "padding_free": False,
-    "sync_ref_model": False,
-    "truncation_mode": "keep_start",
-    "pad_token": None,
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "loss_type": ("sigmoid", ["sigmoid"]),  # `objective` says the form
+    **dict.fromkeys(("loss_weights", "ld_alpha", "pad_token"), (None,)),
+    **dict.fromkeys(("use_weighting", "padding_free", "sync_ref_model"), (False,)),
+    "f_divergence_type": ("reverse_kl",),
+    "label_smoothing": (0.0,),
+    "truncation_mode": ("keep_start",),
+    "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
 }
-"""Parent fields that WRPO gives no meaning to, with the only value they may have."""
+"""Parent fields that WRPO gives no other meaning to, with the values they may have."""
+
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "objective": tuple(FORMS),
+    "alpha_schedule": tuple(SCHEDULES),
+    "share_prompt": ("auto", "true", "false"),
+    "share_prompt_backend": tuple(BACKENDS),
+    **UNSUPPORTED,
+}
 
 
 def _field(default: Any, help_text: str) -> Any:
@@ -53,45 +57,21 @@ def _field(default: Any, help_text: str) -> Any:
 class WRPOConfig(DPOConfig):
     """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`; defaults are the paper's.
 
-    Every field of TRL's ``DPOConfig`` and of ``TrainingArguments`` is there too. The paper trains
-    on batches of 128: 2 per device × 8 accumulation × 8 GPUs (facts of section 4.1), which depends
-    on the machine and so belongs into a recipe.
+    Every field of TRL's ``DPOConfig`` and of ``TrainingArguments`` is there too. The defaults are
+    those of WRPO in its DPO form; Table 6 has for IPO tau 0.01, learning rate 1e-6; for SimPO beta
+    10, gamma 0, alpha 0.5, learning rate 6e-7. SimPO has no reference model.
 
-    The defaults are those of WRPO in its DPO form. Table 6 has for the others: IPO tau 0.01,
-    learning rate 1e-6; SimPO beta 10, gamma 0, alpha 0.5, learning rate 6e-7.
+    Alpha is the weight of the source response in [0, 1]: 0 is DPO on (y_wt, y_l), 1 is DPO on
+    (y_ws, y_l); :func:`wrpo_lib.objective.alpha_at` has the schedules. Higher ``beta`` and ``tau``
+    keep the policy closer to the reference; in the simpo form ``beta`` sharpens.
 
-    - ``objective``: the form of the loss, ``dpo`` (the paper's main form), ``ipo`` or ``simpo``.
-      SimPO has no reference model: none is loaded, copied or computed.
-    - ``alpha``: fusion coefficient that the schedule rises to, the weight of the source response
-      in [0, 1]; 0 is DPO on (y_wt, y_l), 1 is DPO on (y_ws, y_l).
-    - ``alpha_schedule``: ``linear`` (the paper), ``constant``, ``quadratic``; see
-      :func:`wrpo_lib.objective.alpha_at`.
-    - ``beta``: of the dpo and simpo forms. Higher keeps the dpo form closer to the reference and
-      sharpens the simpo form.
-    - ``tau``: of the ipo form; higher keeps closer to the reference.
-    - ``gamma``: target margin of the simpo form.
-    - ``max_prompt_length``: tokens a prompt keeps, the last ones, when prompt and response
-      together exceed ``max_length``; then each response is cut on its own to what is left.
-    - ``alpha_rejected``: weight of the dispreferred source response ``source_rejected`` on the
-      rejected side, rising as alpha does; 0, the paper's, leaves it alone.
-    - ``score_unused``: compute the log-probabilities of a response whose weight is 0 all along
-      (y_ws when alpha is 0, y_wt when it is a constant 1) for the metrics. They are a third of the
-      tokens and the loss does not need them: turn it off for DPO runs whose dynamics of the unused
-      response nobody will look at.
-    - ``share_prompt``: ``auto`` computes a prompt once for all its responses where the model can
-      (:mod:`wrpo_lib.sharing`) and says in one line of the log where it cannot; ``true`` makes that
-      an error; ``false`` computes a padded row per response.
-    - ``share_prompt_backend``: attention of shared prompts, ``sdpa`` (runs everywhere) or ``flex``
-      (FlexAttention, on GPU).
-    - ``precompute_ref_log_probs``: compute the reference's log-probabilities once, before
-      training, and free the reference; off, at every step.
-    - ``ref_cache_dir``: folder in which TRL keeps them, for runs that share data and reference;
-      None is ``reference`` in ``output_dir``.
-    - ``dynamics_file``: JSONL that gets one line a logged step, see
-      :class:`~wrpo_lib.training.dynamics.DynamicsCallback`.
+    A prompt is cut to its last ``max_prompt_length`` tokens when prompt and response together
+    exceed ``max_length``; then each response is cut on its own to what is left. A response of
+    weight 0 all along costs a third of the tokens: ``score_unused=False`` leaves it out.
+    ``share_prompt`` computes prompts once where the model can (``auto``), or it is an error
+    (``true``); see :mod:`wrpo_lib.sharing`.
 
-    :raises WRPOError: for a value outside its range, and for an option of the parent that WRPO
-        does not support, rather than ignoring it.
+    :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
 
     objective: str = _field("dpo", "Form of the loss: dpo, ipo or simpo.")
@@ -116,86 +96,34 @@ class WRPOConfig(DPOConfig):
     share_prompt: str = _field("auto", "Compute a prompt once: auto, true or false (ours).")
     share_prompt_backend: str = _field("sdpa", "Attention of shared prompts: sdpa or flex (ours).")
     precompute_ref_log_probs: bool = _field(True, "Compute the reference once (ours).")
-    ref_cache_dir: str | None = _field(None, "Folder or file of reference log-probabilities.")
-    dynamics_file: str | None = _field(None, "JSONL file for the training dynamics.")
+    ref_cache_dir: str | None = _field(None, "Reference log-probabilities; else in output_dir.")
 
     def __post_init__(self) -> None:
         """Reject values without a meaning before anything is loaded."""
-        if self.objective not in FORMS:
-            raise WRPOError(f"unknown objective {self.objective!r}; choose {', '.join(FORMS)}")
-        if self.alpha_schedule not in SCHEDULES:
-            raise WRPOError(
-                f"unknown alpha_schedule {self.alpha_schedule!r}; choose {', '.join(SCHEDULES)}"
-            )
+        self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such
+        for name, known in CHOICES.items():
+            value = vars(self)[name]
+            if value not in known:
+                options = ", ".join(map(str, known))
+                raise WRPOError(f"{name} is {value!r}, which WRPO cannot use; choose {options}")
         for name in ("alpha", "alpha_rejected"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise WRPOError(f"{name} is {getattr(self, name)}, outside [0, 1]; lower it")
+            if not 0.0 <= vars(self)[name] <= 1.0:
+                raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
         if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
             raise WRPOError(
                 "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"
             )
-        for name in ("beta", "tau"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise WRPOError(f"{name} is {getattr(self, name)}; choose a value above 0")
-        if not 0 <= self.gamma < math.inf:
-            raise WRPOError(f"gamma is {self.gamma}; choose a margin of 0 or more")
-        self._check_lengths()
-        self._check_sharing()
-        self._check_unsupported()
         if self.objective == "simpo":  # has no reference, and so TRL loads none
             self.precompute_ref_log_probs = True
         super().__post_init__()
 
     @property
     def responses(self) -> tuple[str, ...]:
-        """Names of the responses a run computes, chosen ones first."""
-        return computed_responses(vars(self))
-
-    def _check_sharing(self) -> None:
-        self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such
-        for name, known in (("share_prompt", SHARING), ("share_prompt_backend", BACKENDS)):
-            if getattr(self, name) not in known:
-                raise WRPOError(
-                    f"unknown {name} {getattr(self, name)!r}; choose {', '.join(known)}"
-                )
-
-    def _check_lengths(self) -> None:
-        for name in ("max_length", "max_prompt_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise WRPOError(f"{name} is {value}; choose at least 1 token, or None for no limit")
-        limits = (self.max_prompt_length, self.max_length)
-        if None not in limits and self.max_prompt_length >= self.max_length:  # type: ignore[operator]
-            raise WRPOError(
-                f"max_prompt_length {self.max_prompt_length} leaves no room for a response in "
-                f"max_length {self.max_length}; lower it"
-            )
-
-    def _check_unsupported(self) -> None:
-        values = self.__dict__
-        if isinstance(values["loss_type"], str):
-            values["loss_type"] = [values["loss_type"]]
-        for name, only in UNSUPPORTED.items():
-            if values[name] != only:
-                raise WRPOError(
-                    f"{name}={values[name]!r} has no meaning for WRPO; leave it at {only!r}"
-                )
-        if self.train_sampling_strategy not in ("random", "sequential"):
-            raise WRPOError(
-                f"train_sampling_strategy={self.train_sampling_strategy!r} needs one length a row, "
-                "but a quadruple has three; choose 'random' or 'sequential'"
-            )
-
-
-def computed_responses(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """The responses that a run with these fields of :class:`WRPOConfig` computes, chosen first.
-
-    One whose weight is 0 all along is left out unless it is scored for the metrics.
-    """
-    unused = ""
-    if not fields.get("score_unused", True) and fields.get("alpha") == 0:
-        unused = "source_chosen"
-    elif not fields.get("score_unused", True) and fields.get("alpha") == 1:
-        unused = "target_chosen" if fields.get("alpha_schedule") == "constant" else ""
-    extra = ("source_rejected",) if fields.get("alpha_rejected") else ()
-    return (*(name for name in RESPONSES if name != unused), *extra)
+        """Names of the responses that a run computes, chosen ones first."""
+        unused = ""
+        if not self.score_unused and self.alpha == 0:
+            unused = "source_chosen"
+        if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
+            unused = "target_chosen"
+        extra = ("source_rejected",) if self.alpha_rejected else ()
+        return (*(name for name in RESPONSES if name != unused), *extra)

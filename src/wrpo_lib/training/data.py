@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, load_from_disk
@@ -15,65 +14,42 @@ from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import row_problems
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 logger = get_logger(__name__)
 
 
-def check_columns(dataset: Any, fields: tuple[str, ...], name: str) -> None:
-    """A map-style data set with rows, a prompt and the responses ``fields``."""
-    if not isinstance(dataset, Dataset):
-        kind = type(dataset).__name__
-        raise WRPOError(f"the {name} data is a {kind}; give a datasets.Dataset of quadruples")
-    for column in ("prompt", *fields):
-        if column not in dataset.column_names:
-            raise WRPOError(f"the {name} data lack the column {column!r}; give whole quadruples")
-    if len(dataset) == 0:
-        raise WRPOError(f"the {name} data have no rows; give at least one quadruple")
-
-
 def tokenize(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    fields: tuple[str, ...],
-    *,
-    max_length: int | None,
-    max_prompt_length: int | None,
-    num_proc: int | None,
-    name: str,
+    dataset: Dataset, tokenizer: Any, fields: tuple[str, ...], args: Any, name: str
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``, and what was cut, logged too.
 
-    Never from a cache: its key could not see a change in how we render.
+    ``args`` has the limits; ``name`` says which data. Never from a cache: its key could not see a
+    change in how we render.
 
-    :raises WRPOError: for a bad prompt or response or a prompt that leaves no room for one, with
-        its row, and where every response is cut; ``name`` says which data.
+    :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
+        room for one, with its row, and where every response is cut.
     """
-    check_columns(dataset, fields, name)
+    for column in ("prompt", *fields):
+        if column not in dataset.column_names or len(dataset) == 0:
+            raise WRPOError(f"the {name} data lack the column {column!r} or any row; give them")
+    limits = (args.max_length, getattr(args, "max_prompt_length", None))
     rows = dataset.map(
         _tokenize_row,
         with_indices=True,
-        fn_kwargs={
-            "tokenizer": tokenizer,
-            "fields": fields,
-            "limits": (max_length, max_prompt_length),
-            "name": name,
-        },
+        fn_kwargs={"tokenizer": tokenizer, "fields": fields, "limits": limits, "name": name},
         remove_columns=dataset.column_names,
-        num_proc=num_proc,
+        num_proc=args.dataset_num_proc,
         load_from_cache_file=False,
         desc=f"Rendering the {name} data",
     )
-    counts = np.array(rows["counted"][:]).sum(axis=0).tolist()
-    found = dict(zip(("folded", "prompt", *fields), counts, strict=True))
+    counts = zip(*rows["counted"][:], strict=True)
+    found = dict(zip(("folded", "prompt", *fields), map(sum, counts), strict=True))
     truncation = Truncation({"rows": len(rows), **found})
     if min(found[field] for field in fields) == len(rows):
         raise WRPOError(
-            f"every response of the {name} data is longer than max_length {max_length} allows, so "
+            f"every response of the {name} data is longer than max_length {limits[0]} allows, so "
             "no response would be seen to its end; raise max_length"
         )
-    log = logger.warning if any(counts) else logger.info
+    log = logger.warning if any(found.values()) else logger.info
     log(f"{name} data: {truncation.report()}")
     return rows.remove_columns("counted"), truncation
 
@@ -81,7 +57,7 @@ def tokenize(
 def _tokenize_row(
     row: dict[str, Any],
     index: int,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     fields: tuple[str, ...],
     limits: tuple[int | None, int | None],
     name: str,
@@ -108,12 +84,12 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
     TRL caches the reference pass beside the data set's own file, under a fingerprint of data and
     model; in memory there is no such file. Runs over alpha, beta or the objective find it there.
     """
-    folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
     digest = hashlib.sha256(repr((args.bf16, args.fp16)).encode())
     for name in sorted(name for name in rows.column_names if name.endswith("_ids")):
         for chunk in rows.data.column(name).chunks:
             digest.update(chunk.value_lengths().to_numpy(zero_copy_only=False))
             digest.update(chunk.flatten().to_numpy())
+    folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
     path = folder / digest.hexdigest()[:16]
     with PartialState().main_process_first():
         if not (path / "state.json").is_file():

@@ -1,83 +1,116 @@
-"""What a recipe names, checked and loaded: device, fields, data, tokenizer, model."""
+"""What a recipe names, checked and loaded: training arguments, data, tokenizer, model."""
 
 from __future__ import annotations
 
-import warnings
+import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from dataclasses import fields, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
+import yaml
+from accelerate import PartialState
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoConfig, BitsAndBytesConfig
-from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig, TrlParser
 
 from wrpo_lib import models
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples.schema import RESPONSES, validate_quadruples
-from wrpo_lib.recipes import Recipe, nearest
-from wrpo_lib.training.config import computed_responses
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-@contextmanager
-def known_warnings() -> Iterator[None]:
-    """TRL and PEFT read a name that transformers deprecates; nothing for the user to do."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
-        yield
+from wrpo_lib.recipes import MAPPINGS, Recipe, nearest
+from wrpo_lib.training.config import WRPOConfig
 
 
 @contextmanager
 def named(recipe: Recipe) -> Iterator[None]:
-    """A fault found inside begins with the recipe's file."""
+    """What a library cannot do with a recipe, as one sentence that begins with the recipe."""
     try:
         yield
-    except WRPOError as error:
-        raise WRPOError(f"{recipe.where}: {error}") from error
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        said = str(error).strip().splitlines()
+        reason = said[0] if said else type(error).__name__
+        if reason.startswith(recipe.where):
+            raise
+        ours = isinstance(error, WRPOError)
+        remedy = "" if ours else "; correct the recipe, or try it with --dry-run"
+        raise WRPOError(f"{recipe.where}: {reason.rstrip('.')}{remedy}") from error
 
 
-def check_device(recipe: Recipe) -> None:
-    """bf16, 4 bits and other attention kernels need hardware or packages; say so at once."""
-    check_fields(recipe)
-    if recipe.training.get("bf16") and not is_torch_bf16_gpu_available():
-        found = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-        raise WRPOError(
-            f"{recipe.where} trains in bf16, which this machine cannot ({found}); pass --bf16 "
-            "false --load.dtype float32, or try the recipe with --dry-run"
-        )
-    if recipe.quantization and find_spec("bitsandbytes") is None:
-        raise WRPOError(
-            f"{recipe.where} quantises the base model, which needs the package bitsandbytes; "
-            'pip install -e ".[gpu]", or try the recipe with --dry-run'
-        )
-    flash = recipe.load.get("attn_implementation") == "flash_attention_2"
-    if flash and not find_spec("flash_attn"):
-        raise WRPOError(
-            f"{recipe.where} asks for flash_attention_2, which needs the package flash-attn; "
-            "install it, or pass --load.attn_implementation sdpa"
-        )
+class _Parser(TrlParser):
+    """TRL's parser of configuration fields; a fault is a sentence, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WRPOError(f"{message}; see the fields of {self.prog}")
 
 
-def check_fields(recipe: Recipe) -> None:
-    """Fields under ``quantization`` and ``lora`` that their classes have; an adapter for 4 bits."""
-    for name, fields in (("quantization", BitsAndBytesConfig), ("lora", LoraConfig)):
-        known = sorted(signature(fields).parameters)
-        for key in getattr(recipe, name) or {}:
-            if key not in known:
-                raise WRPOError(
-                    f"{recipe.where}: unknown key {key!r} under `{name}`; {nearest(key, known)}"
-                )
-    if recipe.quantization and not recipe.lora:
-        raise WRPOError(
-            f"{recipe.where} quantises the model and trains it in full, which cannot be; add `lora`"
-        )
+KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}
+"""The class that holds the fields under ``training``, by stage."""
+
+
+def _parse(recipe: Recipe, words: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The recipe's ``training`` with ``words`` on top, in the fields' types; other words."""
+    kind = KINDS[recipe.stage]
+    parser = _Parser(kind, allow_abbrev=False, prog=kind.__name__)
+    for action in parser._actions:
+        action.default = argparse.SUPPRESS  # only what is given counts
+    if unknown := parser.set_defaults_with_config(**recipe.training):
+        key = unknown[0].removeprefix("--")
+        known = [field.name for field in fields(kind)]
+        raise WRPOError(f"unknown key {key!r} under `training`; {nearest(key, known)}")
+    found, rest = parser.parse_known_args(words)
+    return vars(found), rest
+
+
+def override(recipe: Recipe, words: list[str]) -> Recipe:
+    """``recipe`` with command-line ``words`` in place of its values.
+
+    ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
+    or ``load.dtype=float32`` fields of the other mappings, whose values are read as YAML.
+    """
+    flags = [f"--{w}" if "=" in w and not w.startswith("-") else w for w in words]
+    with named(recipe):
+        training, rest = _parse(recipe, flags)
+    changes: dict[str, Any] = {"training": training}
+    parts = iter([part for word in rest for part in word.split("=", 1)])
+    for option, value in zip_longest(parts, parts, fillvalue=""):
+        section, _, key = option.lstrip("-").partition(".")
+        if section not in MAPPINGS[1:] or not key:
+            known = [field.name for field in fields(KINDS[recipe.stage])]
+            raise WRPOError(f"unknown option {option!r}; {nearest(section, [*known, *MAPPINGS])}")
+        given = changes.setdefault(section, dict(getattr(recipe, section) or {}))
+        given[key] = yaml.safe_load(value)
+    return replace(recipe, **changes)
+
+
+def training_arguments(
+    recipe: Recipe, output_dir: Path, seed: int | None = None, **extra: Any
+) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe; a bad field names the recipe.
+
+    ``extra`` are arguments of the machine at hand, which the recipe's own replace.
+    """
+    with named(recipe):
+        values = {
+            "seed": 42 if seed is None else seed,  # paper section 4.1
+            "report_to": "none",
+            "logging_steps": 1,
+            "use_cpu": not torch.cuda.is_available(),
+            "bf16": False,
+            "activation_checkpointing": False,
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            **extra,
+            **_parse(recipe, [])[0],
+            "output_dir": str(output_dir),
+        }
+        args = KINDS[recipe.stage](**values)
+    if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
+        args._n_gpu = 1
+    return args
 
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
@@ -92,46 +125,36 @@ def model_name(recipe: Recipe) -> str:
     return recipe.model
 
 
-def load_config(recipe: Recipe, **options: Any) -> PretrainedConfig:
+def load_config(recipe: Recipe, **options: Any) -> Any:
     """The model's configuration; of an adapter's folder, its base model's."""
     with named(recipe):
         adapter = models.adapter_config(model_name(recipe))
         name = adapter.base_model_name_or_path if adapter else model_name(recipe)
-        config: PretrainedConfig = models.load_with(AutoConfig, name, options)
-        return config
+        return models.load_with(AutoConfig, name, options)
 
 
-def load_tokenizer(recipe: Recipe, **options: Any) -> PreTrainedTokenizerBase:
-    """The model's tokenizer; it needs a chat template, and a token to pad with."""
+def load_tokenizer(recipe: Recipe, **options: Any) -> Any:
+    """The model's tokenizer."""
     with named(recipe):
-        tokenizer = models.load_tokenizer(model_name(recipe), **options)
-        if not tokenizer.chat_template:
-            raise WRPOError(f"{recipe.model!r} has no chat template; use an instruct model")
-        if tokenizer.pad_token is None and tokenizer.eos_token is None:
-            raise WRPOError(
-                f"the tokenizer of {recipe.model!r} has neither a pad nor an eos token; set one in "
-                "its tokenizer_config.json"
-            )
-        return tokenizer
+        return models.load_tokenizer(model_name(recipe), **options)
 
 
-@known_warnings()
-def load_model(recipe: Recipe) -> PreTrainedModel:
+def load_model(recipe: Recipe) -> Any:
     """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
     options: dict[str, Any] = dict(recipe.load)
-    if recipe.quantization:
-        from accelerate import PartialState
-
-        # every process holds the whole quantised model, on its own GPU
-        options["device_map"] = {"": PartialState().local_process_index}
-        options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
     with named(recipe):
+        if recipe.quantization:  # every process holds the whole model, on its own GPU
+            options["device_map"] = {"": PartialState().local_process_index}
+            options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
         return models.load_trainable(model_name(recipe), **options)
 
 
 def responses(recipe: Recipe) -> tuple[str, ...]:
     """The responses that a run of ``recipe`` reads: y_ws for SFT, those it computes otherwise."""
-    return ("source_chosen",) if recipe.stage == "sft" else computed_responses(recipe.training)
+    if recipe.stage == "sft":
+        return ("source_chosen",)
+    wanted: tuple[str, ...] = training_arguments(recipe, recipe.output_dir).responses
+    return wanted
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
@@ -142,13 +165,13 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
 
     :raises WRPOError: for the first thing wrong, with file, row and field.
     """
-    from datasets import Dataset
-
     data = data or recipe.data
     if not data:
         raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
     wanted = responses(recipe)
-    rows = [_from_pair(row, wanted, f"{data}, row {i}") for i, row in enumerate(read_rows(data), 1)]
+    rows = read_rows(data)
+    if len(wanted) == 2:
+        rows = [_from_pair(row, wanted[0]) for row in rows]
     unread = set(RESPONSES) - set(wanted)
     if recipe.stage == "sft":
         unread |= {"prompt_id", *(f"{name}_reward" for name in RESPONSES)}
@@ -159,31 +182,12 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     return Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
 
 
-def _from_pair(row: dict[str, Any], wanted: tuple[str, ...], where: str) -> dict[str, Any]:
-    """A preference pair as the two responses that the recipe reads; other rows as they are."""
-    if "chosen" not in row or any(name in row for name in wanted if name != "rejected"):
+def _from_pair(row: dict[str, Any], preferred: str) -> dict[str, Any]:
+    """A preference pair with its chosen response as ``preferred``; other rows as they are."""
+    if "chosen" not in row or preferred in row:
         return row
-    if len(wanted) != 2 or "rejected" not in wanted:
-        raise WRPOError(
-            f"{where} is a preference pair or a row of the official format, and this recipe reads "
-            f"{', '.join(wanted)}; make quadruples with `wrpo pair` or `wrpo data import`"
-        )
-    texts = {
-        name: side[-1].get("content") if isinstance(side, list) and len(side) == 1 else side
-        for name, side in ((name, row.get(name)) for name in ("chosen", "rejected"))
-    }
-    chosen = next(name for name in wanted if name != "rejected")
-    rest = {key: value for key, value in row.items() if key not in texts}
-    return {**rest, chosen: texts["chosen"], "rejected": texts["rejected"]}
-
-
-def load_inputs(
-    recipe: Recipe, model: str | None = None, data: str | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Dataset]:
-    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
-    from dataclasses import replace
-
-    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
-    check_device(recipe)
-    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
-    return load_model(recipe), tokenizer, rows
+    sides = {preferred: row["chosen"], "rejected": row.get("rejected")}
+    for name, side in sides.items():
+        if isinstance(side, list) and len(side) == 1 and isinstance(side[0], dict):
+            sides[name] = side[0].get("content")
+    return {**row, **sides}

@@ -2,210 +2,155 @@
 
 from __future__ import annotations
 
-import shutil
-import time
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from peft.utils.error import NoMatchingPeftModuleError
+from datasets import Dataset
+from peft import PeftModel
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_atomically, write_json
-from wrpo_lib.recipes import ACCELERATE, Recipe
-from wrpo_lib.training.arguments import training_arguments
+from wrpo_lib.io import file_hash, write_atomically, write_json
+from wrpo_lib.models import locate
+from wrpo_lib.recipes import Recipe
+from wrpo_lib.records import provenance
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import (
-    check_device,
-    known_warnings,
     load_data,
-    load_inputs,
     load_model,
     load_tokenizer,
     lora_config,
-)
-from wrpo_lib.training.record import (
-    RECORD,
-    batch,
-    check_rows,
-    checkpoint_step,
-    describe,
-    last_checkpoint,
-    notes,
-    outcome,
-    start,
+    named,
+    training_arguments,
 )
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-
-__all__ = ["build_trainer", "last_checkpoint", "load_inputs", "run", "train"]
-
-DYNAMICS = "dynamics.jsonl"
+RECORD = "run.json"
+FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
+"""Training fields (by their beginning) that may change on resume: the steps stay the same."""
 
 
-@known_warnings()
+def load_inputs(
+    recipe: Recipe, model: str | None = None, data: str | None = None
+) -> tuple[Any, Any, Dataset]:
+    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
+    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
+    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
+    return load_model(recipe), tokenizer, rows
+
+
 def train(
     recipe: Recipe,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    tokenizer: Any,
     data: Dataset,
     output_dir: Path,
     *,
-    seed: int,
+    seed: int | None = None,
     dynamics_file: Path | None = None,
-    resume: bool = False,
+    eval_data: Dataset | None = None,
+    checkpoint: Path | None = None,
     **extra: Any,
-) -> Trainer:
+) -> Any:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
 
     ``data`` holds quadruples (``stage: preference``) or prompts with y_ws (``stage: sft``);
     ``extra`` are further training arguments of the machine at hand. :func:`run` does the same and
     loads, checks, records and saves around it.
     """
-    args = training_arguments(recipe, output_dir, seed, **extra)
-    trainer = build_trainer(recipe, args, model, tokenizer, data, dynamics_file=dynamics_file)
-    checkpoint = last_checkpoint(output_dir) if resume else None
-    if resume and checkpoint is None:
-        raise WRPOError(f"{output_dir} holds no whole checkpoint to resume from; start afresh")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trainer
-
-
-def build_trainer(
-    recipe: Recipe,
-    args: Any,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Dataset,
-    eval_data: Dataset | None = None,
-    dynamics_file: Path | None = None,
-) -> Trainer:
-    """The trainer of the recipe's stage, its bar and dynamics in place."""
-    check_rows(len(data), args, recipe.where)
-    make = sft_trainer if recipe.stage == "sft" else WRPOTrainer
-    try:
-        trainer: Trainer = make(
+    make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
+    with named(recipe):
+        trainer = make(
             model=model,
-            args=args,
+            args=training_arguments(recipe, output_dir, seed, **extra),
             train_dataset=data,
             eval_dataset=eval_data,
             processing_class=tokenizer,
             peft_config=lora_config(recipe),
+            callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
         )
-    except NoMatchingPeftModuleError as error:
-        raise WRPOError(f"{recipe.where}, `lora`: {error}") from error
-    check_rows(len(trainer.train_dataset), args, recipe.where, "blocks after packing")
-    if dynamics_file is not None:
-        trainer.add_callback(DynamicsCallback(dynamics_file))
-    if trainer.args.disable_tqdm:
-        trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
-    else:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(LiveLine())
-    return trainer
-
-
-@known_warnings()
-def run(
-    recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
-) -> Trainer:
-    """Everything that ``wrpo train`` and ``wrpo sft`` do with a recipe.
-
-    What can be checked is checked before the model is loaded. ``output_dir`` gets the run record,
-    the training dynamics and checkpoints while the run goes on, and at its end the model, the
-    tokenizer and a model card.
-
-    :raises WRPOError: for bad input; what stops a run says how to resume it.
-    """
-    began = time.perf_counter()
-    check_device(recipe)
-    if str(recipe.training.get("eval_strategy", "no")) != "no" and not recipe.eval_data:
-        raise WRPOError(f"{recipe.where} evaluates while it trains; pass --eval_data")
-    args = training_arguments(recipe, output_dir)
-    state = PartialState()
-    if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
-        raise WRPOError(
-            f"{recipe.where} merges its adapter, which cannot be done under DeepSpeed; start it "
-            f"with recipes/{ACCELERATE}/ddp.yaml"
-        )
-    data = load_data(recipe)
-    check_rows(len(data), args, recipe.where)
-    eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-    tokenizer = load_tokenizer(recipe)
-    with state.main_process_first():
-        record = describe(recipe, args, len(data))
-        checkpoint = start(output_dir, record, resume)
-    say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch(args)} a step")
-    for note in notes(recipe, args):
-        say(f"note: {note}")
-    dynamics = Path(getattr(args, "dynamics_file", None) or output_dir / DYNAMICS)
-    args.dynamics_file = None
-    model = load_model(recipe)
-    trainer = build_trainer(recipe, args, model, tokenizer, data, eval_data, dynamics)
-    if checkpoint:
-        say(f"resuming from step {checkpoint_step(checkpoint)}")
-    say(f"writing to {output_dir}; {dynamics} grows while it trains")
-    fit(trainer, checkpoint, output_dir)
-    save(recipe, trainer, output_dir)
-    if state.is_main_process:
-        seconds = round(time.perf_counter() - began, 1)
-        finished = {**record, "status": "finished", "seconds": seconds, **outcome(trainer)}
-        write_json(output_dir / RECORD, finished)
-    say(
-        f"{trainer.state.global_step} steps done; model, tokenizer, card and {RECORD}: {output_dir}"
-    )
-    return trainer
-
-
-# --- training and saving ------------------------------------------------------------------------
-
-
-def fit(trainer: Trainer, checkpoint: Path | None, output_dir: Path) -> None:
-    """Train; whatever stops it leaves a note on how to go on."""
+    trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
+    trainer.remove_callback(ProgressCallback)
+    live = LiveLine()
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(live)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"interrupted; {how_to_resume(output_dir)}") from stop
-    except WRPOError as error:
-        raise WRPOError(f"{error}; {how_to_resume(output_dir)}") from error
+        if live.training_bar is not None:
+            live.training_bar.close()  # so that what follows stands on its own line
+        found = last_checkpoint(output_dir)
+        how = f"add --resume to the same command to go on from {found}" if found else "start again"
+        raise KeyboardInterrupt(f"interrupted; {how}") from stop
     except Exception as error:
-        error.add_note(f"wrpo: the run stopped; {how_to_resume(output_dir)}")
+        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
         raise
-    finally:
-        for callback in trainer.callback_handler.callbacks:
-            if isinstance(callback, LiveLine) and callback.training_bar is not None:
-                callback.training_bar.close()  # so that what follows stands on its own line
+    return trainer
 
 
-def how_to_resume(output_dir: Path) -> str:
-    """What to type after a run has stopped, and what was lost."""
-    checkpoint = last_checkpoint(output_dir)
-    if checkpoint is None:
-        return (
-            f"no checkpoint had been written to {output_dir}; start again, with a smaller "
-            "--save_steps to lose less"
-        )
-    step = checkpoint_step(checkpoint)
-    return f"add --resume to the same command to go on from step {step} ({checkpoint})"
+def run(
+    recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
+) -> Any:
+    """Everything that ``wrpo train`` and ``wrpo sft`` do with a recipe.
+
+    ``output_dir`` gets the run record, the training dynamics and checkpoints while the run goes on,
+    and at its end the model, the tokenizer and a model card.
+
+    :raises WRPOError: for bad input, in one sentence that begins with the recipe.
+    """
+    with named(recipe):
+        args = training_arguments(recipe, output_dir)
+        state = PartialState()
+        if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
+            raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
+        data = load_data(recipe)
+        eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
+        tokenizer = load_tokenizer(recipe)
+        record = describe(recipe, args, len(data))
+        with state.main_process_first():
+            checkpoint = check_folder(output_dir, record, resume)
+            if state.is_main_process:
+                write_json(output_dir / RECORD, record)
+        model = load_model(recipe)
+    batch = (
+        f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
+        f"{args.gradient_accumulation_steps} x processes {args.world_size})"
+    )
+    say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
+    if checkpoint:
+        say(f"resuming from {checkpoint}")
+    say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
+    extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
+    extra["dynamics_file"] = output_dir / "dynamics.jsonl"
+    trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
+    save(recipe, trainer, output_dir)
+    if state.is_main_process:
+        done = {"status": "finished", "steps": trainer.state.global_step}
+        done |= {"truncation": trainer.truncation, "log": trainer.state.log_history[-2:]}
+        done["revision"] = getattr(model.config, "_commit_hash", None)  # of a model from the hub
+        write_json(output_dir / RECORD, {**record, **done})
+    say(f"{trainer.state.global_step} steps done; model, tokenizer, card, record: {output_dir}")
+    return trainer
 
 
-def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
+def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     """Model or adapter, tokenizer, TRL's model card; merged if the recipe says so."""
     state = PartialState()
     target = output_dir / "adapter" if recipe.merge else output_dir
     trainer.save_model(str(target))
-    (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-    if recipe.merge and state.is_main_process:
-        merge(recipe, target, output_dir)
     if state.is_main_process:
+        (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
+        if recipe.merge:  # into the base, not quantised
+            base = load_model(replace(recipe, quantization=None))
+            PeftModel.from_pretrained(base, target).merge_and_unload().save_pretrained(output_dir)
         trainer.processing_class.save_pretrained(output_dir)
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
         card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
@@ -217,14 +162,68 @@ def save(recipe: Recipe, trainer: Trainer, output_dir: Path) -> None:
         trainer.push_to_hub()
 
 
-def merge(recipe: Recipe, adapter: Path, output_dir: Path) -> None:
-    """Write the recipe's base model, not quantised, with ``adapter`` merged into it."""
-    from peft import PeftModel
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole: its trainer state comes last."""
+    for path in map(Path, reversed(sort_checkpoints(str(folder)))):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # a kill cut it short
+        return path
+    return None
 
-    base = load_model(replace(recipe, quantization=None))
-    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
-    part = output_dir / "merged.part"
-    merged.save_pretrained(part)
-    for file in part.iterdir():
-        file.replace(output_dir / file.name)
-    shutil.rmtree(part)
+
+def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
+    """The record of a run about to start; ``settings`` must be the same when it is resumed."""
+    training = {k: v for k, v in recipe.training.items() if not k.startswith(FREE)}
+    place, gguf = locate(str(recipe.model))
+    weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
+    record = {
+        "status": "running",
+        "recipe": f"{recipe.profile}/{recipe.name}",
+        "settings": {
+            "stage": recipe.stage,
+            "model": {path.name: file_hash(path) for path in weights} or recipe.model,
+            "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
+            "rows_per_step": rows_per_step(args),
+            "lora": recipe.lora,
+            "load": recipe.load,
+            "quantization": recipe.quantization,
+            **{f"training.{key}": value for key, value in training.items()},
+            "training.seed": args.seed,
+        },
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        **provenance(),
+        "arguments": args.to_sanitized_dict(),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(record))
+    return plain
+
+
+def rows_per_step(args: Any) -> int:
+    """Rows of one optimiser step, over all devices."""
+    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+
+
+def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint to resume from, or None for a fresh run.
+
+    :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
+        nothing or of a run with other settings, with the first difference.
+    """
+    checkpoint, path = last_checkpoint(folder), folder / RECORD
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not resume:
+        if checkpoint or old.get("status") == "finished":
+            raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
+        return None
+    if not checkpoint or not old:
+        raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
+    before, now = old["settings"], record["settings"]
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            raise WRPOError(
+                f"{folder} was started with {name} {before.get(name)!r}, this run has "
+                f"{now.get(name)!r}; resume with the same recipe, or use another --output_dir"
+            )
+    return checkpoint

@@ -30,7 +30,6 @@ from wrpo_lib.objective import Objective, alpha_at
 from wrpo_lib.training.collator import REF_LOGPS, WRPOCollator
 from wrpo_lib.training.config import FORMS, WRPOConfig
 from wrpo_lib.training.data import keep_on_disk, tokenize
-from wrpo_lib.training.dynamics import DynamicsCallback, metrics_of
 
 logger = get_logger(__name__)
 
@@ -38,18 +37,16 @@ logger = get_logger(__name__)
 class WRPOTrainer(DPOTrainer):
     """Train on quadruples (x, y_ws, y_wt, y_l).
 
-    ``train_dataset`` and ``eval_dataset`` have the columns ``prompt``, ``source_chosen``,
-    ``target_chosen``, ``rejected`` (see :mod:`wrpo_lib.quadruples`); what was truncated is counted
-    in ``truncation``, by data set. Every other argument is ``DPOTrainer``'s. The reference is the
-    model as it is given, the base model where an adapter is trained, or ``ref_model``; SimPO has
-    none. ``shares_prompts`` says whether prompts are computed once for all responses.
+    The data have the columns ``prompt``, ``source_chosen``, ``target_chosen``, ``rejected`` (see
+    :mod:`wrpo_lib.quadruples`); what was truncated is counted in ``truncation``, by data set. The
+    reference is the model as it is given, the base model where an adapter is trained, or
+    ``ref_model``; SimPO has none. ``shares_prompts`` says whether prompts are computed once.
 
     Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
     against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
     ``logps/{source_chosen,target_chosen,rejected}``. Evaluation takes alpha as it stands at that
-    step: compare rewards between steps, not losses. ``compute_metrics`` gets log-probabilities
-    and lengths of the responses, both (rows, R).
+    step: compare rewards between steps, not losses.
 
     :raises WRPOError: for bad rows; in training, for a loss that is not finite.
     """
@@ -75,17 +72,14 @@ class WRPOTrainer(DPOTrainer):
         model: Any,
         ref_model: Any = None,
         args: WRPOConfig | None = None,
-        data_collator: Any = None,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | dict[str, Dataset] | None = None,
-        processing_class: Any = None,
+        *,
+        processing_class: Any,
         **kwargs: Any,
     ) -> None:
-        self.responses = (args := args or WRPOConfig("WRPO")).responses
+        args = args or WRPOConfig("WRPO")
+        self.responses = args.responses
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        if processing_class is None:
-            raise WRPOError("WRPOTrainer needs the model's tokenizer; pass it as processing_class")
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token  # padding is masked
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
@@ -93,36 +87,22 @@ class WRPOTrainer(DPOTrainer):
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
-        if data_collator is None:
-            data_collator = WRPOCollator(
-                processing_class.pad_token_id, args.pad_to_multiple_of, self.responses
-            )
-        super().__init__(
-            model=model,
-            ref_model=ref_model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            **kwargs,
-        )
+        pad = processing_class.pad_token_id
+        kwargs["data_collator"] = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
+        super().__init__(model, ref_model, args, processing_class=processing_class, **kwargs)
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
-        if args.dynamics_file:
-            self.add_callback(DynamicsCallback(args.dynamics_file))
 
-    def alpha(self) -> float:
+    def alpha(self, end: float | None = None) -> float:
         """The fusion coefficient α(t) of the next update, t optimiser steps being done.
 
         All micro-batches of an accumulated step share it, and a resumed run goes on with it.
+        ``end`` replaces the configured value that the schedule rises to.
         """
-        return self._scheduled(self.args.alpha)
-
-    def _scheduled(self, alpha_max: float) -> float:
-        state = self.state
-        return alpha_at(self.args.alpha_schedule, state.global_step, state.max_steps, alpha_max)
+        args, state = self.args, self.state
+        end = args.alpha if end is None else end
+        return alpha_at(args.alpha_schedule, state.global_step, state.max_steps, end)
 
     # --- data and reference -----------------------------------------------------------------
 
@@ -133,13 +113,7 @@ class WRPOTrainer(DPOTrainer):
         if isinstance(dataset, Dataset) and "prompt_ids" in dataset.column_names:
             return dataset
         rows, self.truncation[dataset_name] = tokenize(
-            dataset,
-            processing_class,
-            self.responses,
-            max_length=args.max_length,
-            max_prompt_length=args.max_prompt_length,
-            num_proc=args.dataset_num_proc,
-            name=dataset_name,
+            dataset, processing_class, self.responses, args, dataset_name
         )
         return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
 
@@ -160,31 +134,25 @@ class WRPOTrainer(DPOTrainer):
         self.shares_prompts = obstacle is None
         if self.shares_prompts:
             self.data_collator.share_prompt = True
-            for model in self._models():
-                sharing.enable(model, self.args.share_prompt_backend)
+            sharing.enable(self._policy(), self.args.share_prompt_backend)
+            if self.ref_model is not None:
+                reference = self.accelerator.unwrap_model(self.ref_model)
+                sharing.enable(reference, self.args.share_prompt_backend)
 
-    def _models(self) -> list[Any]:
-        peft = isinstance(self.model, PeftModel)
-        policy = self.model.get_base_model() if peft else self.model
-        if self.ref_model is None:
-            return [policy]
-        return [policy, self.accelerator.unwrap_model(self.ref_model)]
+    def _policy(self) -> Any:
+        """The policy without its adapter's wrapper."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
 
     def _obstacle(self) -> str | None:
         """Why prompts cannot be shared; None when they can."""
-        peft = isinstance(self.model, PeftModel)
         if self.args.share_prompt == "false":
             return "share_prompt is false"
-        if self.args.share_prompt_backend == "flex" and self.accelerator.device.type == "cpu":
-            return "FlexAttention has no backward pass on CPU"
-        if not isinstance(self.data_collator, WRPOCollator):
-            return "a data_collator was given"
-        if peft and self.model.active_peft_config.is_prompt_learning:
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
             return "the adapter puts tokens of its own before the prompt"
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
         return sharing.obstacle(
-            self._models()[0],  # a reference is as the policy
+            self._policy(),  # a reference is as the policy
             self.args.max_length,
             self.args.share_prompt_backend,
             trial=not is_deepspeed_zero3_enabled(),
@@ -224,7 +192,7 @@ class WRPOTrainer(DPOTrainer):
         loss = result.losses.mean()
         if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        return (loss, {"logps": logps.detach()}) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
         """The loss of the configured form; without y_ws or y_wt (weight 0), the pairwise one."""
@@ -232,8 +200,11 @@ class WRPOTrainer(DPOTrainer):
         policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
+        elif self.precompute_ref_logps:
+            other = torch.cat([inputs[name] for name in REF_LOGPS], dim=1)
         else:
-            other = self._reference(inputs)
+            model = self.ref_model if self.ref_model is not None else self.model
+            other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
         second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
         names = [name for name in self.responses if name != "source_rejected"]
         tensors = [policy[name] for name in names] + [second[name] for name in names]
@@ -244,45 +215,30 @@ class WRPOTrainer(DPOTrainer):
         if "source_rejected" in policy:
             options["policy_dispreferred"] = policy["source_rejected"]
             options["ref_dispreferred"] = second["source_rejected"]
-            options["alpha_rejected"] = self._scheduled(args.alpha_rejected)
+            options["alpha_rejected"] = self.alpha(args.alpha_rejected)
         return weighted(*tensors, alpha=self.alpha(), **options)
-
-    def _reference(self, inputs: dict[str, Any]) -> Tensor:
-        """(B, R), in the order of ``responses``."""
-        if self.precompute_ref_logps:
-            parts = tuple(inputs[name] for name in REF_LOGPS)
-        else:
-            model = self.ref_model if self.ref_model is not None else self.model
-            parts = self.compute_ref_log_probs(model, inputs)
-        return torch.cat(parts, dim=1)
-
-    def prediction_step(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Loss, log-probabilities (B, R) and lengths (B, R): what ``compute_metrics`` gets."""
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        if prediction_loss_only:
-            return loss, None, None
-        return loss, outputs["logps"], inputs["lengths"]
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
-            bad = [k for k, loss in enumerate(result.losses.tolist()) if not math.isfinite(loss)]
-            ids = inputs.get("prompt_id") or [f"row {k} of the batch" for k in range(len(logps))]
+            pairs = zip(inputs["prompt_id"], result.losses.tolist(), strict=True)
+            bad = [name for name, loss in pairs if not math.isfinite(loss)]
             raise WRPOError(
                 f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
-                f"{', '.join(ids[k] for k in bad[:8])}; look at these rows or lower the learning "
-                "rate, then go on from the last checkpoint"
+                f"{', '.join(bad[:8])}; look at these rows or lower the learning rate, then go on "
+                "from the last checkpoint"
             )
-        values = metrics_of(result, dict(zip(self.responses, logps.unbind(1), strict=True)))
+        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
+        source, target, fused, rejected = result.rewards
+        for name, reward in (("source", source), ("target", target)):
+            if f"{name}_chosen" in self.responses:
+                values[f"rewards/{name}_chosen"] = reward
+                values[f"rewards/{name}_accuracies"] = reward > rejected
+        values["rewards/fused"] = fused
+        values["rewards/rejected"] = rejected
+        values["rewards/margins"] = fused - rejected
+        values["rewards/accuracies"] = fused > rejected
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, mean in zip(values, table.mean(dim=0).tolist(), strict=True):
             self._metrics[mode][name].append(mean)
