@@ -45,7 +45,8 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
     with tempfile.TemporaryDirectory() as folder:
         if recipe.data and Path(recipe.data).is_file():
             say(f"dry run: {recipe.data} has {len(load_data(recipe))} good rows")
-        say(f"dry run: a random {recipe.architecture} in float32, {ROWS} invented rows, {SMALL}")
+        sizes = ", ".join(f"{name} {value}" for name, value in SMALL.items())
+        say(f"dry run: a random {recipe.architecture} in float32, {ROWS} invented rows, {sizes}")
         out = output_dir or Path(folder) / "out"
         small = shrink(recipe, Path(folder))
         trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
