@@ -10,7 +10,7 @@ import sacrebleu
 from wrpo_lib.generation import Sampling, make_engine
 from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples.schema import validate_quadruples
-from wrpo_lib.smol.study import Study, run
+from wrpo_lib.smol.study import Study, paired, run
 
 
 def test_quadruples_of_real_text(smollm2_file: Path, shared: Path, tmp_path: Path) -> None:
@@ -21,21 +21,19 @@ def test_quadruples_of_real_text(smollm2_file: Path, shared: Path, tmp_path: Pat
     for name in names:
         (published / f"{name}.json.gz").symlink_to(shared / "alpaca_eval" / f"{name}.json.gz")
     study = Study(tmp_path, published, prompts=3, sampling=Sampling(n=3, max_tokens=12))
-    run(study, lambda: make_engine("transformers", str(smollm2_file)), "weights")
-    made, scored = read_rows(study.file("target")), read_rows(study.file("scored"))
+    table = run(study, make_engine("transformers", str(smollm2_file)), "weights")
+    made, scored = (read_rows(tmp_path / f"{name}.jsonl") for name in ("target", "scored"))
     assert len({r["text"] for r in made}) > 6
     assert all(r["n_tokens"] <= 12 for r in made)
-    answers = {r["instruction"]: r["output"] for r in read_rows(study.reference_file)}
+    answers = {r["instruction"]: r["output"] for r in read_rows(published / f"{names[-1]}.json.gz")}
     for r in scored:
         reference = answers[r["prompt"][0]["content"]]
         assert r["reward"] == pytest.approx(sacrebleu.sentence_bleu(r["text"], [reference]).score)
-    rows = read_rows(study.file("quadruples"))
+    rows, _ = paired(table)
     assert not list(validate_quadruples(rows))
     for row in rows:
         sources = [
-            r
-            for r in scored
-            if r["prompt_id"] == row["prompt_id"] and r["model"].startswith("source-")
+            r for r in scored if r["prompt_id"] == row["prompt_id"] and r["model"] != "target"
         ]
         assert row["source_chosen"] == max(sources, key=lambda r: r["reward"])["text"]
         assert row["target_chosen_reward"] > row["rejected_reward"]

@@ -118,10 +118,11 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
     core = Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="a"))
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", chat_template="-")
+    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", chat_template=template)
     made.save_pretrained(tmp_path)
     rows = []
-    for i in range(4):  # prompts as text that was rendered before
+    for i in range(4):
         texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}
         rows.append({"prompt_id": str(i), "prompt": "a " * (i + 1), **texts, "rejected": "c "})
     write_rows(rows, tmp_path / "q.jsonl")
