@@ -1,0 +1,290 @@
+"""Mutated files of every accepted form at every command that reads one: the right result or one
+sentence, never a traceback, an endless run or a text that changed on the way."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import random
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commandline import HANGS, wrpo
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.recipes import load_recipe
+from wrpo_lib.training.inputs import load_data
+
+Row = dict[str, Any]
+ODD: list[Any] = [
+    *(None, True, 7, -1, 0.5, 10**400, [], {}, [None], {"a": [1, "x"]}, "", " ", "7", "é\u2028x"),
+    *("a\ud800b", [{"role": "user"}], [{"role": "user", "content": 7}], [["a"]], "$ERROR$"),
+    [{"role": "assistant", "content": "no question"}],
+]
+
+
+def ask(k: int) -> list[Row]:
+    return [{"role": "user", "content": f"question {k} with é"}]
+
+
+def say(text: str) -> Row:
+    return {"role": "assistant", "content": text}
+
+
+def response(k: int, model: str, sample: int) -> Row:
+    named = {"prompt_id": f"p{k}", "prompt": ask(k), "model": model, "sample": sample}
+    return {**named, "text": f"{model} says {sample} to {k}"}
+
+
+def reward(k: int, model: str, sample: int) -> Row:
+    return {**response(k, model, sample), "reward": k + sample / 2, "reward_model": "rm"}
+
+
+def quadruple(k: int) -> Row:
+    texts = {name: f"{name} {k}" for name in ("source_chosen", "target_chosen", "rejected")}
+    return {"prompt_id": f"p{k}", "prompt": ask(k), **texts}
+
+
+def official(k: int) -> Row:
+    sides = {"chosen": [say(f"s {k}"), say(f"t {k}")], "rejected": [say(f"l {k}")]}
+    return {"prompt_id": f"p{k}", "prompt": ask(k)[0], **sides}
+
+
+def binarized(k: int) -> Row:
+    both = {name: [*ask(k), say(f"{name} {k}")] for name in ("chosen", "rejected")}
+    return {"prompt": ask(k)[0]["content"], "prompt_id": f"p{k}", **both}
+
+
+def choices(k: int) -> Row:
+    turns = [f"first {k}", f"second {k}"]
+    question = ["shift-fcff-copy", "shift-hcdf-copy", "nobody-asks"][k]
+    return {"question_id": question, "model_id": "m", "choices": [{"index": 0, "turns": turns}]}
+
+
+def annotation(k: int) -> Row:
+    sides = {"generator_1": "gpt4_1106_preview", "generator_2": "m"}
+    outputs = {"output_1": f"theirs {k}", "output_2": f"ours, longer {k}"}
+    about = {"instruction": f"question {k}", "annotator": "weighted_alpaca_eval_gpt4_turbo"}
+    return {**about, **sides, **outputs, "preference": 1.2 + k / 5}
+
+
+def graded(k: int) -> Row:
+    return {
+        "question_id": 81 + k,
+        "model": "m",
+        "judge": ["gpt-4", "single-v1"],
+        "turn": 1,
+        "score": k + 5,
+    }
+
+
+def games(k: int) -> Row:
+    found = {"question_id": f"q{k}", "model": "m", "judge": "gpt-4"}
+    return {**found, "games": [{"score": "A>B"}, {"score": "B>>A"}]}
+
+
+def battle(k: int) -> Row:
+    return {"question_id": f"q{k}", "model_a": "gpt-4-0314", "model_b": "m", "winner": "model_b"}
+
+
+DATA = ["data check {f}", "data import {f} {o}.jsonl --model m", "data export {f} {o}.jsonl"]
+FORMS: dict[str, tuple[list[Row], list[str]]] = {
+    "quadruples": (
+        [quadruple(k) for k in range(3)],
+        [*DATA, "data import {f} {o}.parquet", "train"],
+    ),
+    "official": ([official(k) for k in range(3)], DATA),
+    "binarized": ([binarized(k) for k in range(3)], [*DATA, "train"]),
+    "pairs": (
+        [{"prompt": ask(k), "chosen": [say(f"c {k}")], "rejected": f"l {k}"} for k in range(3)],
+        [*DATA, "train"],
+    ),
+    "simpo": (
+        [
+            {"prompt": f"q {k}", "all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
+            for k in range(3)
+        ],
+        DATA,
+    ),
+    "outputs": (
+        [{"instruction": f"q {k}", "output": f"said {k}", "generator": "g"} for k in range(3)],
+        [*DATA, "judge alpaca-eval --answers {f} --judge j --estimate --out {o}.jsonl"],
+    ),
+    "prompts": (
+        [{"prompt_id": f"p{k}", "prompt": ask(k)} for k in range(3)],
+        ["data split {f} {o}", "data overlap {f} --benchmark {g} --out {o}.jsonl"],
+    ),
+    "responses": (
+        [response(k, "m", s) for k in range(2) for s in range(2)],
+        ["data check {f}", "score {f} --nano --out {o}.jsonl"],
+    ),
+    "rewards": (
+        [reward(k, m, s) for k in range(2) for m in ("t", "b") for s in range(2)],
+        ["data check {f}", "pair {f} --target t --out {o}.jsonl"],
+    ),
+    "choices": (
+        [choices(k) for k in range(2)],
+        ["judge mt-bench --answers {f} --judge j --estimate --out {o}.jsonl"],
+    ),
+    "annotations": (
+        [annotation(k) for k in range(6)],
+        ["summarise alpaca-eval {f} --replicates 2"],
+    ),
+    "graded": (
+        [graded(k) for k in range(4)],
+        ["summarise mt-bench {f}", "agreement mt-bench {f} {g}"],
+    ),
+    "games": ([games(k) for k in range(3)], ["summarise arena-hard {f}"]),
+    "battles": ([battle(k) for k in range(3)], ["summarise arena-hard {f}"]),
+}
+
+
+def mutate_rows(draw: random.Random, rows: list[Row]) -> list[Row]:
+    """One or two fields of the rows, at any depth, dropped, doubled or made odd."""
+    rows = copy.deepcopy(rows)
+    for _ in range(draw.choice((0, 1, 1, 2))):
+        place: Any = draw.choice(rows)
+        while True:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            if not keys:
+                break
+            key = draw.choice(keys)
+            if isinstance(place[key], dict | list) and draw.random() < 0.5:
+                place = place[key]
+                continue
+            change = draw.randrange(4)
+            if change == 0:
+                del place[key]
+            elif change == 1 and isinstance(place, dict):
+                place["odd field"] = draw.choice(ODD)
+            else:
+                place[key] = copy.deepcopy(draw.choice(ODD))
+            break
+    if draw.random() < 0.2:
+        rows.insert(draw.randrange(len(rows)), copy.deepcopy(draw.choice(rows)))
+    return rows
+
+
+def mutate_file(draw: random.Random, rows: list[Row]) -> tuple[str, bytes]:
+    """Suffix and bytes of a file of the rows in one of the ways in which people's files differ."""
+    lines = [json.dumps(row, ensure_ascii=draw.random() < 0.5) for row in rows]
+    text = "\n".join(lines) + "\n"
+    data = text.encode("utf-8", "surrogatepass")
+    cut = draw.randrange(1, len(data))
+    flipped = data[:cut] + bytes([draw.randrange(256)]) + data[cut + 1 :]
+    deep = ('{"a":' * 3000 + "1" + "}" * 3000 + "\n").encode()
+    kinds: dict[str, tuple[str, bytes]] = {
+        "plain": (".jsonl", data),
+        "bom": (".jsonl", b"\xef\xbb\xbf" + data),
+        "utf-16": (".jsonl", text.encode("utf-16", "surrogatepass")),
+        "latin-1": (".jsonl", text.encode("latin-1", "replace")),
+        "crlf": (".ndjson", data.replace(b"\n", b"\r\n")),
+        "blank line": (".JSONL", data + b"\n"),
+        "cut": (".jsonl", data[:cut]),
+        "flipped": (".jsonl", flipped),
+        "null": (".jsonl", b"null\n" + data),
+        "deep": (".jsonl", data + deep),
+        "long number": (".jsonl", data.replace(b'"p0"', b"9" * 5000)),
+        "doubled key": (".jsonl", data.replace(b'{"prompt_id"', b'{"prompt_id": 1, "prompt_id"')),
+        "list": (".json", f"[{','.join(lines)}]".encode("utf-8", "surrogatepass")),
+        "gz": (".jsonl.gz", gzip.compress(data)),
+        "cut gz": (".jsonl.gz", gzip.compress(data)[: max(cut % 60, 12)]),
+        "empty": (".jsonl", b""),
+    }
+    return kinds[draw.choice([*kinds, "plain", "plain", "plain", "plain"])]
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON."""
+    if isinstance(value, str):
+        yield value
+    for part in (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    ):
+        yield from texts(part)
+
+
+def invented(source: bytes, made: Path) -> set[str]:
+    """Texts of the rows in ``made`` that no row of ``source`` has, but for ids and names."""
+    source = gzip.decompress(source) if source[:2] == b"\x1f\x8b" else source
+    known = source.decode("utf-8-sig", "surrogatepass")
+    given = {text for line in known.split("\n") if line.strip() for text in texts(json.loads(line))}
+    plain = {re.sub("[\ud800-\udfff]", "?", text) for text in given}
+    ours = {"user", "assistant", "m", "unknown", "", "nano"}
+    found = {
+        text
+        for line in made.read_text("utf-8").split("\n")
+        if line
+        for text in texts(json.loads(line))
+    }
+    return {
+        text for text in found - plain - ours if not re.fullmatch(r"[0-9a-f]{8,64}|row \d+", text)
+    }
+
+
+def run(capsys: pytest.CaptureFixture[str], seed: int, folder: Path) -> str | None:
+    """What went wrong with the mutation of this number, None where nothing did."""
+    draw = random.Random(seed)
+    form = draw.choice(list(FORMS))
+    rows, commands = FORMS[form]
+    suffix, data = mutate_file(draw, mutate_rows(draw, rows))
+    path, good, out = folder / f"{seed}{suffix}", folder / f"{form}.jsonl", folder / f"out{seed}"
+    path.write_bytes(data)
+    good.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = draw.choice(commands)
+    words = command.format(f=path, g=good, o=out).split()
+    about = f"{seed}: {form} {suffix} at {command}"
+    try:
+        code, _, err = train(path) if words == ["train"] else wrpo(capsys, *words)
+    except BaseException as error:
+        return f"{about}: {type(error).__name__}: {str(error)[:200]}"
+    if code == 2 and len(err.strip().splitlines()) == 1:
+        return None
+    if code != 0:
+        return f"{about}: status {code}, {err[-300:]}"
+    made = out.with_suffix(".jsonl")
+    converts = words[:2] in (["data", "import"], ["data", "export"]) and made.is_file()
+    if converts and suffix != ".json" and (new := invented(data, made)):
+        return f"{about}: wrote {sorted(new)[:3]}"
+    return None
+
+
+def train(path: Path) -> tuple[int, str, str]:
+    """What training reads of a file."""
+    try:
+        load_data(load_recipe("smol", "dpo_on"), str(path))
+    except WRPOError as error:
+        return 2, "", str(error)
+    return 0, "", ""
+
+
+def stopped(*_: Any) -> None:
+    raise TimeoutError("this run does not end")
+
+
+def check(capsys: pytest.CaptureFixture[str], seeds: range, folder: Path) -> None:
+    before = signal.signal(signal.SIGALRM, stopped)
+    try:
+        faults = []
+        for seed in seeds:
+            signal.alarm(int(HANGS))
+            faults.append(run(capsys, seed, folder))
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    found = [fault for fault in faults if fault]
+    assert not found, "\n".join(found)
+
+
+def test_a_sample_of_mutations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    check(capsys, range(60), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_thousand_mutations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    check(capsys, range(1000), tmp_path)
