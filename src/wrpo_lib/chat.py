@@ -1,13 +1,14 @@
 """Rendering a prompt and its responses into token ids, alike for sampling, scoring and training.
 
 The chat template renders the prompt, up to where the model answers; a response is trained as it was
-sampled: its own text, and the one token that ends a turn. Prompt and response are tokenised
-together and cut at the boundary, since some tokenizers write another first token for a text that
-stands alone. A template that cannot take a system turn gets its text at the head of the user turn.
+sampled: its own text, and the one token that ends a turn. Both are tokenised together and cut at
+the boundary, since some tokenizers begin a text that stands alone with another token. A template
+that cannot take a system turn gets its text at the head of the user turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -190,15 +191,9 @@ def render_text(
         renderer = Renderer(tokenizer)
         start = _apply(tokenizer, renderer.fit(as_messages(prompt, "the prompt")))
     before, after, end = _around_response(tokenizer, str(tokenizer.chat_template or ""))
-    texts = [_without(text, end).removeprefix(before) for text in responses]
+    own_ends = re.compile(rf"(?:{re.escape(end)}\s*)+\Z")
+    texts = [own_ends.sub("", text).removeprefix(before) for text in responses]
     return start, [before + text + after + end for text in texts]
-
-
-def _without(text: str, end: str) -> str:
-    """The text without end tokens of its own at its end, and the space around them."""
-    while text.rstrip().endswith(end):
-        text = text.rstrip().removesuffix(end)
-    return text
 
 
 def render(
@@ -287,10 +282,10 @@ class Truncation(Counter[str]):
 
     def report(self) -> str:
         """One line for the log."""
-        other = ("rows", *NOTES)
-        cut = ", ".join(f"{name} {n}" for name, n in self.items() if name not in other and n)
-        rows = self["rows"]
-        what = f"truncated in {rows} rows: {cut}" if cut else f"nothing truncated in {rows} rows"
+        known = ("rows", *NOTES)
+        cut = ", ".join(f"{name} {n}" for name, n in self.items() if name not in known and n)
+        rows = f"in {self['rows']} rows"
+        what = f"truncated {rows}: {cut}" if cut else f"nothing truncated {rows}"
         notes = (sentence.format(self[name]) for name, sentence in NOTES.items() if self[name])
         return "; ".join([what, *notes])
 
