@@ -5,26 +5,24 @@ The plain padded computation, one response per prompt, that everything else is h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from wrpo_lib.chat import render
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    import numpy as np
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-Prompt = str | list[dict[str, str]]
+from wrpo_lib.chat import Prompt, render
 
 
-@dataclass(frozen=True)
-class ResponseLogprobs:
+class ResponseLogprobs(NamedTuple):
     """``logps``: (N,) summed over response tokens, nats; ``n_tokens``: (N,) end token included."""
 
     logps: np.ndarray
     n_tokens: np.ndarray
 
 
+@torch.no_grad()
 def response_logprobs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -36,43 +34,31 @@ def response_logprobs(
 ) -> ResponseLogprobs:
     """log πθ(y|x) of one response per prompt, in the order given.
 
-    Rendered as in training (:func:`wrpo_lib.chat.render`), batched by length,
-    computed in the model's dtype with the log-softmax in float32.
+    Rendered as in training (:func:`wrpo_lib.chat.render`), batched by length, computed in the
+    model's dtype with the log-softmax in float32.
     """
-    import numpy as np
-    import torch
-
-    rows = [
-        render(tokenizer, p, [r], max_length, None) for p, r in zip(prompts, responses, strict=True)
-    ]
+    pairs = zip(prompts, responses, strict=True)
+    rows = [render(tokenizer, prompt, [text], max_length) for prompt, text in pairs]
     ids = [(row.prompt_ids, row.response_ids[0]) for row in rows]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i][0]) + len(ids[i][1]))
     logps = np.zeros(len(ids))
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            logps[batch] = _batch_logprobs(model, tokenizer, [ids[i] for i in batch])
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        logps[batch] = _batch_logprobs(model, [ids[i] for i in batch])
     model.train(was_training)
-    return ResponseLogprobs(logps, np.array([len(r) for _, r in ids]))
+    return ResponseLogprobs(logps, np.array([len(response) for _, response in ids]))
 
 
-def _batch_logprobs(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[tuple[list[int], list[int]]],
-) -> list[float]:
+def _batch_logprobs(model: PreTrainedModel, rows: list[tuple[list[int], list[int]]]) -> list[float]:
     """Summed response log-probabilities of one right-padded batch."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    ids = [torch.tensor(prompt + response) for prompt, response in rows]
+    whole = [torch.tensor(prompt + response) for prompt, response in rows]
     wanted = [torch.tensor([0] * len(prompt) + [1] * len(response)) for prompt, response in rows]
-    padded = pad_sequence(ids, True, tokenizer.pad_token_id).to(model.device)
-    mask = pad_sequence([torch.ones_like(row) for row in ids], True).to(model.device)
-    logits = model(input_ids=padded, attention_mask=mask).logits[:, :-1]
+    ids = pad_sequence(whole, True).to(model.device)
+    mask = pad_sequence([torch.ones_like(row) for row in whole], True).to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
     token_logps = logits.float().log_softmax(-1)  # (B, T-1, V)
-    picked = token_logps.gather(-1, padded[:, 1:, None]).squeeze(-1)
+    picked = token_logps.gather(-1, ids[:, 1:, None]).squeeze(-1)
     found: list[float] = (picked * pad_sequence(wanted, True)[:, 1:].to(picked)).sum(-1).tolist()
     return found
