@@ -12,7 +12,8 @@ import pytest
 
 from wrpo_lib.io import iter_rows, read_rows
 from wrpo_lib.quadruples import read_responses
-from wrpo_lib.quadruples.convert import kind_of, prompt_hash
+from wrpo_lib.quadruples.convert import prompt_hash
+from wrpo_lib.quadruples.schema import kind_of
 
 PROMPT = [{"role": "user", "content": "Say it."}]
 SIMPO = {
@@ -65,7 +66,7 @@ def jsonl(path: Path, *rows: Any) -> Path:
 def test_a_format_is_known_by_its_fields(
     tmp_path: Path, wrpo: Any, rows: list[Any], kind: str, said: str
 ) -> None:
-    assert kind_of(rows[0], "here") == kind
+    assert kind_of(rows[0]) == kind
     code, out, err = wrpo("data", "check", jsonl(tmp_path / "f.jsonl", *rows))
     assert (code, err) == (0, "")
     assert said in out

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import iter_rows
-from wrpo_lib.quadruples import from_official, read_quadruples, to_official, write_quadruples
+from wrpo_lib.io import iter_rows, write_rows
+from wrpo_lib.quadruples import from_official, read_quadruples, to_official
 
 
 def row(number: int = 1, **changes: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def row(number: int = 1, **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
 def test_every_kind_of_file_gives_back_what_was_written(tmp_path: Path, suffix: str) -> None:
     rows = [row(1), row(2, source_chosen="ünïcode\n\nlines")]
-    write_quadruples(rows, tmp_path / f"q{suffix}")
+    write_rows(rows, tmp_path / f"q{suffix}")
     assert read_quadruples(tmp_path / f"q{suffix}").to_list() == rows
     assert [p.name for p in tmp_path.iterdir()] == [f"q{suffix}"]
 
@@ -69,7 +69,7 @@ def test_a_bad_row_is_named(tmp_path: Path, field: str, value: Any, what: str) -
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet"])
 def test_a_file_cut_short_is_said(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"q{suffix}"
-    write_quadruples([row(1), row(2)], path)
+    write_rows([row(1), row(2)], path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(WRPOError, match="truncated, copy it again"):
         read_quadruples(path)
@@ -87,12 +87,12 @@ def test_a_broken_json_file_is_named(tmp_path: Path, text: str, what: str) -> No
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl.gz"
-    write_quadruples([row(1)], path)
+    write_rows([row(1)], path)
     before = path.read_bytes()
     with pytest.raises(WRPOError, match="row 2, field 'rejected'"):
-        write_quadruples([row(1), row(2, rejected="")], path)
+        write_rows([row(1), row(2, rejected="")], path)
     with pytest.raises(TypeError):
-        write_quadruples([row(1), row(2, extra={1, 2})], path)  # fails midway, in the JSON writer
+        write_rows([row(1), row(2, extra={1, 2})], path)  # fails midway, in the JSON writer
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

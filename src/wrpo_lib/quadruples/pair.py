@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, write_json, write_rows
+from wrpo_lib.io import Row, check_output, write_json, write_rows
+from wrpo_lib.quadruples.prompts import Split
 from wrpo_lib.quadruples.responses import KEY, ResponseTable
-from wrpo_lib.quadruples.schema import require
-from wrpo_lib.quadruples.split import Split
+from wrpo_lib.quadruples.schema import as_written, require
 from wrpo_lib.records import provenance
 
 if TYPE_CHECKING:
@@ -68,12 +67,12 @@ class Pairing:
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:
             raise WRPOError(f"cannot pair {self.pairs!r}; choose one of {', '.join(PAIRS)}")
-        if self.rejected_from not in ("target", "source"):
-            raise WRPOError(f"rejected_from is {self.rejected_from!r}; choose 'target' or 'source'")
         if self.rank < 1:
             raise WRPOError(f"rank {self.rank} must be 1 or more; raise it")
         if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
+        if self.target in (self.sources or ()):
+            raise WRPOError(f"{self.target!r} is target and source; take it out of --sources")
 
     @property
     def roles(self) -> list[str]:
@@ -100,22 +99,20 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     import pandas as pd
 
     models = sorted(frame["model"].unique())
-    own_names = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
+    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
     names = pairing.sources or [name for name in models if name != pairing.target]
-    for name in (*names, *own_names):
+    for name in (*names, *own):
         if name not in models:
             raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
     frame = frame.assign(position=np.arange(len(frame)))[usable]
-    source, own = (frame[frame["model"].isin(group)] for group in (names, own_names))
-    chosen = {"source_chosen": best(source, pairing.rank)}
-    if "source_rejected" in pairing.roles:
-        chosen["source_rejected"] = best(source, lowest=True)
-    if own_names:
-        chosen |= {"target_chosen": best(own), "rejected": best(own, lowest=True)}
-    return pd.DataFrame(
-        {name: found["position"].rename(index=str) for name, found in chosen.items()}
-    )
+    chosen = {}
+    for role in {"source_chosen", *pairing.roles}:
+        group = frame[frame["model"].isin(names if role.startswith("source") else own)]
+        rank = pairing.rank if role == "source_chosen" else 1
+        found = best(group, rank, lowest=role.endswith("rejected"))
+        chosen[role] = found["position"].rename(index=str)
+    return pd.DataFrame(chosen)
 
 
 def left_out(
@@ -161,7 +158,7 @@ def build_rows(
 def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
     first = next(iter(said.values()))
-    row = {"prompt_id": first["prompt_id"], "prompt": first.get("prompt")}
+    row = {"prompt_id": first["prompt_id"], "prompt": as_written(first.get("prompt"))}
     if pairing.pairs.startswith("dpo"):
         for name, response in zip(("chosen", "rejected"), said.values(), strict=True):
             row[name] = [{"role": "assistant", "content": response["text"]}]
@@ -190,16 +187,13 @@ def write_pairs(
     their ids. Nothing is left at ``out`` when a prompt is malformed or nothing can be paired.
     Returns the counts of :func:`build_rows`.
     """
+    check_output(out, *table.files)
     rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
     files = [str(path) for path in table.files]
-    where = ", ".join(files)
-    for row in rows:
-        for what in prompt_problems(row["prompt"]):
-            raise WRPOError(f"{where}, prompt {row['prompt_id']!r}, field 'prompt': {what}")
     if not rows:
-        raise WRPOError(f"{where}: no prompt can be paired ({summary(counts)})")
+        raise WRPOError(f"{', '.join(files)}: no prompt can be paired ({summary(counts)})")
     write_rows(rows, out)
-    winners = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
+    won = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
     record = {
         "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
         "tie_rule": TIE_RULE,
@@ -207,11 +201,11 @@ def write_pairs(
         "part": part,
         "split": {"seed": split.seed, "share": split.share} if split else None,
         **counts,
-        "chosen_from": dict(winners.most_common()),
+        "chosen_from": dict(won.most_common()) if "source_chosen" in pairing.roles else {},
         "provenance": provenance(),
     }
-    stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
-    write_json(out.with_name(f"{stem}.report.json"), record)
+    whole = out.with_suffix("") if out.suffix.lower() == ".gz" else out
+    write_json(whole.with_suffix(".report.json"), record)
     return counts
 
 
@@ -236,7 +230,7 @@ def build_quadruples(
 
     for what, frame in (("source", sources), ("target", target)):
         for number, row in enumerate(frame.to_dict("records"), 1):
-            require(row, number, "rewards", f"{what} responses")
+            require({"prompt": "see prompts", **row}, number, "rewards", f"{what} responses")
     frame = pd.concat([sources, target], ignore_index=True)[[*KEY, "text", "reward"]]
     frame["length"] = frame["text"].str.strip().str.len()
     frame["truncated"] = False
