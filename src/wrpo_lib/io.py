@@ -252,9 +252,8 @@ class Store(AbstractContextManager["Store"]):
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
-            raise WRPOError(
-                f"{key} for {self.path} holds NaN or infinity; make it again"
-            ) from error
+            what = "holds NaN or infinity; make it again"
+            raise WRPOError(f"{key} for {self.path} {what}") from error
         self._write(line.encode("utf-8", "replace") + b"\n")
         self._keys.add(key)
 

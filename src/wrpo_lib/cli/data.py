@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Literal
 
 import typer
@@ -12,6 +11,7 @@ import typer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, check_output, iter_rows, write_json, write_rows
 
+Part = Literal["sft", "preference", "all"]
 app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
 
@@ -28,7 +28,7 @@ def check(
     """
     from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import open_rows
-    from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, checked_rows
+    from wrpo_lib.quadruples.schema import IMPORTED, checked_rows
 
     form, given = open_rows(file, "unnamed", "unknown")
     kind = IMPORTED.get(form, form)
@@ -41,9 +41,6 @@ def check(
         rows = list(given) if kind == "responses" else checked_rows(given, kind, str(file))
         given, size = iter(rows), len(rows)
         lines = [f"`wrpo data import` makes {kind} of them"] if form in IMPORTED else []
-        for name in RESPONSES if kind == "quadruples" else ():
-            middle = median(len(row[name]) for row in rows)
-            lines.append(f"{name}: {middle:.0f} characters (median)")
     if tokenizer:
         lines.append(_rendered(given, kind, tokenizer, str(file), max_length, max_prompt_length))
     typer.echo("\n  ".join([f"{file}: {size} rows ({form}), nothing wrong", *lines]))
@@ -136,53 +133,34 @@ def pair(
     files: Annotated[list[Path], typer.Argument(help="scored responses of sources and target")],
     out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],
     target: Annotated[str, typer.Option(help="the model whose samples give y_wt and y_l")] = "",
-    pairs: Annotated[
-        str, typer.Option(help="quadruples, sft, dpo-on, dpo-off or dpo-hybrid")
-    ] = "quadruples",
+    pairs: Annotated[str, typer.Option(help="or sft, dpo-on, dpo-off, dpo-hybrid")] = "quadruples",
     sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
-    dispreferred: Annotated[
-        bool, typer.Option(help="also the worst source response, as source_rejected (Table 10)")
-    ] = False,
-    split: Annotated[
-        Path | None, typer.Option(help="split.json of `wrpo data split`; default: all prompts")
-    ] = None,
-    part: Annotated[
-        Literal["sft", "preference", "all"] | None, typer.Option(help="default: by --pairs")
-    ] = None,
-    exclude: Annotated[
-        Path | None, typer.Option(help="file of prompt_ids to leave out (`wrpo data overlap`)")
-    ] = None,
+    dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
+    split: Annotated[Path | None, typer.Option(help="split.json; default: all prompts")] = None,
+    part: Annotated[Part | None, typer.Option(help="of the split; default: by --pairs")] = None,
+    exclude: Annotated[Path | None, typer.Option(help="file of prompt_ids to leave out")] = None,
     min_gap: Annotated[float, typer.Option(help="least difference in reward")] = 0.0,
     max_gap: Annotated[float, typer.Option(help="greatest difference in reward")] = float("inf"),
-    drop_truncated: Annotated[
-        bool, typer.Option(help="never choose a response that hit the token limit")
-    ] = False,
+    drop_truncated: Annotated[bool, typer.Option(help="not what hit the token limit")] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
     from wrpo_lib.quadruples import Pairing, read_responses, read_split, write_pairs
     from wrpo_lib.quadruples.pair import summary
     from wrpo_lib.quadruples.schema import require
 
-    pairing = Pairing(
-        target=target or None,
-        pairs=pairs,
-        sources=tuple(s.strip() for s in sources.split(",")) if sources else None,
-        rank=rank,
-        dispreferred=dispreferred,
-        min_gap=min_gap,
-        max_gap=max_gap,
-        drop_truncated=drop_truncated,
-    )
+    group = tuple(name.strip() for name in sources.split(",")) if sources else None
+    how = (rank, dispreferred, min_gap, max_gap, drop_truncated)
+    pairing = Pairing(target or None, pairs, group, *how)
     check_output(out, *files)
     if part and not split:
         raise WRPOError(f"--part {part} is a part of a recorded split; give --split FILE too")
-    parts = read_split(split) if split else None
-    default = "sft" if pairs == "sft" else "preference"
+    part = part or ("sft" if pairs == "sft" else "preference")
     excluded = set()
     for number, row in enumerate(iter_rows(exclude) if exclude else [], 1):
         require(row, number, "prompts", str(exclude))
         excluded.add(row["prompt_id"])
     table = read_responses(files)
-    counts = write_pairs(table, out, pairing, parts, part or default, excluded)
+    drawn = read_split(split) if split else None
+    counts = write_pairs(table, out, pairing, drawn, part, excluded)
     typer.echo(f"{out}: {summary(counts)}")

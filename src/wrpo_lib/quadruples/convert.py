@@ -17,14 +17,7 @@ from pathlib import Path
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.quadruples.schema import (
-    IMPORTED,
-    RESPONSES,
-    as_turns,
-    as_written,
-    kind_of,
-    require,
-)
+from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
 
 
 def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[Row]]:
@@ -44,16 +37,8 @@ def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[
         return form, rows
     if IMPORTED[form] == "responses":
         return form, as_responses(rows, where, model, reward_model)
-    return form, (_converted(row, form, f"{where}, row {n}") for n, row in enumerate(rows, 1))
-
-
-def _converted(row: Row, form: str, where: str) -> Row:
-    if form == "conversations":
-        return as_pair(row, where)
-    if kind_of(row) != form:
-        what = f"is of the {kind_of(row)} form, the first of the {form} form; separate them"
-        raise WRPOError(f"{where}: {what}")
-    return from_official(row)
+    convert = from_official if form == "official" else as_pair
+    return form, (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
 
 
 def prompt_hash(text: str) -> str:
@@ -81,8 +66,8 @@ def as_responses(
             raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
         if not name:
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
+        prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
-            prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
             made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}
             made |= {"sample": seen[prompt_id, name], "text": text}
             if rewards:
@@ -111,12 +96,13 @@ def as_pair(row: Row, where: str) -> Row:
     return {**made, "prompt": asked}
 
 
-def from_official(row: Row) -> Row:
-    """A row that is of the ``official`` kind as a quadruple. Other fields are kept."""
-    texts = [message["content"] for message in (*row["chosen"], *row["rejected"])]
-    rest = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
-    rest["prompt"] = as_written(row.get("prompt"))
-    return {**rest, **dict(zip(RESPONSES, texts, strict=True))}
+def from_official(row: Row, where: str = "the row") -> Row:
+    """An official row as a quadruple; other fields are kept, ``where`` names it in errors."""
+    if kind_of(row) != "official":
+        raise WRPOError(f"{where}: two chosen and one rejected assistant turn are needed; add them")
+    made = {name: value for name, value in row.items() if name != "chosen"}
+    texts = [turn["content"] for turn in (*row["chosen"], *row["rejected"])]
+    return {**made, "prompt": as_written(row.get("prompt")), **dict(zip(RESPONSES, texts))}
 
 
 def to_official(row: Row) -> Row:

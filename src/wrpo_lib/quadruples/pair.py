@@ -59,10 +59,10 @@ class Pairing:
     sources: tuple[str, ...] | None = None
     rank: int = 1
     dispreferred: bool = False
-    rejected_from: str = "target"
     min_gap: float = 0.0
     max_gap: float = float("inf")
     drop_truncated: bool = False
+    rejected_from: str = "target"
 
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:

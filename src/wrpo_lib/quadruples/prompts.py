@@ -31,18 +31,16 @@ def read_prompts(path: str | Path) -> Iterator[tuple[str, Messages]]:
     template already is refused, since every model has a template of its own. A repeated id is an
     error, but in a file of responses (which has a ``sample`` field) the prompt may repeat with it.
     """
-    seen: dict[str, int] = {}
+    seen: dict[str, Messages] = {}
     for number, row in enumerate(iter_rows(path), 1):
         require(row, number, "prompts", str(path))
-        where = f"{path}, row {number}"
-        messages, prompt_id = as_messages(row.get("prompt"), where), row["prompt_id"]
-        content = hash(str(messages))
-        if prompt_id not in seen:
-            seen[prompt_id] = content
-            yield prompt_id, messages
-        elif "sample" not in row or seen[prompt_id] != content:
-            what = f"{prompt_id!r} stands in an earlier row already; make ids unique"
-            raise WRPOError(f"{where}, field 'prompt_id': {what}")
+        messages = as_messages(row.get("prompt"), f"{path}, row {number}")
+        first = seen.setdefault(row["prompt_id"], messages)
+        if first is messages:
+            yield row["prompt_id"], messages
+        elif "sample" not in row or first != messages:
+            what = f"{row['prompt_id']!r} stands in an earlier row already; make ids unique"
+            raise WRPOError(f"{path}, row {number}, field 'prompt_id': {what}")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,10 @@ text is wanted.
 
 from __future__ import annotations
 
-import math
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEY = ["prompt_id", "model", "sample"]
-COLUMNS = {**dict.fromkeys([*KEY, "length", "truncated", "file", "row"], "i"), "reward": "d"}
-"""Column -> the code of the array that holds it while the files are read."""
+COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
+NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
 
 
 @dataclass(frozen=True)
@@ -65,29 +63,27 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     """
     import pandas as pd
 
-    kind = "rewards" if scored else "responses"
-    held = {name: array(code) for name, code in COLUMNS.items()}
     models: dict[str, int] = {}
     seen: dict[str, Row] = {}
-    for k, path in enumerate(files):
-        for number, row in enumerate(iter_rows(path), 1):
-            require(row, number, kind, str(path))
-            new = {"at": len(seen), "prompt": row["prompt"], "reward_model": None}
-            first = seen.setdefault(row["prompt_id"], new)
-            _compare(row, first, f"{path}, row {number}", scored)
-            model = models.setdefault(row["model"], len(models))
-            length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
-            reward = row["reward"] if scored else math.nan
-            values = first["at"], model, row["sample"], length, cut, k, number, reward
-            for column, value in zip(held.values(), values, strict=True):
-                column.append(value)
+
+    def numbers() -> Iterator[tuple[Any, ...]]:
+        for k, path in enumerate(files):
+            for number, row in enumerate(iter_rows(path), 1):
+                require(row, number, "rewards" if scored else "responses", str(path))
+                new = {"at": len(seen), "prompt": row["prompt"], "reward_model": None}
+                first = seen.setdefault(row["prompt_id"], new)
+                _compare(row, first, f"{path}, row {number}", scored)
+                model = models.setdefault(row["model"], len(models))
+                length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
+                reward = row["reward"] if scored else np.nan
+                yield first["at"], model, row["sample"], length, k, number, cut, reward
+
+    frame = pd.DataFrame(np.fromiter(numbers(), NUMBERS))
     if not seen:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
-    frame = pd.DataFrame({name: np.asarray(numbers) for name, numbers in held.items()})
     frame["prompt_id"] = pd.Categorical.from_codes(frame["prompt_id"], list(seen))
     named = pd.Categorical.from_codes(frame["model"], list(models))
     frame["model"] = named.reorder_categories(sorted(models))
-    frame["truncated"] = frame["truncated"].astype(bool)
     repeated = frame.duplicated(KEY)
     if repeated.any():
         row = frame.loc[repeated.idxmax()]

@@ -49,8 +49,6 @@ Prompt = Annotated[Any, AfterValidator(_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
 Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
-
-
 REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
@@ -75,11 +73,10 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def _schema(kind: str) -> type[BaseModel]:
-    fields: dict[str, Any] = {"prompt_id": Text | None, **KINDS[kind]}
-    made: dict[str, Any] = {
-        n: (t, None if type(None) in get_args(t) else ...) for n, t in fields.items()
-    }
-    return pydantic.create_model(kind, __config__=pydantic.ConfigDict(strict=True), **made)
+    fields: dict[str, Any] = {}
+    for name, held in {"prompt_id": Text | None, **KINDS[kind]}.items():
+        fields[name] = (held, None if type(None) in get_args(held) else ...)
+    return pydantic.create_model(kind, __config__=pydantic.ConfigDict(strict=True), **fields)
 
 
 SCHEMAS = {kind: _schema(kind) for kind in KINDS}
@@ -102,12 +99,10 @@ def kind_of(row: Row) -> str | None:
     if fields & {"source_chosen", "target_chosen"}:
         return "quadruples" if fields & {"target_chosen", "rejected"} else "sft"
     if "chosen" in fields:
-        won, lost = (
-            [turn["role"] for turn in as_turns(row.get(k))] for k in ("chosen", "rejected")
-        )
-        if (won, lost) == (["assistant"] * 2, ["assistant"]):
+        roles = [turn["role"] for turn in as_turns(row["chosen"])]
+        if roles == ["assistant"] * 2 and side_text(row.get("rejected")) != row.get("rejected"):
             return "official"
-        whole = side_text(row["chosen"]) is row["chosen"] and won[-1:] == ["assistant"]
+        whole = side_text(row["chosen"]) is row["chosen"] and roles[-1:] == ["assistant"]
         return "conversations" if whole else "pairs"
     if fields & {"text", "model", "sample"}:
         return "rewards" if "reward" in fields else "responses"
@@ -156,16 +151,16 @@ def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Pr
     except pydantic.ValidationError as error:
         form = kind_of(row)
         for found in error.errors():
-            known = SCHEMAS[kind].model_fields[str(found["loc"][0])]
-            remedy = known.description or "correct the row or remove it"
-            if form in IMPORTED and form != kind:
-                remedy = f"looks like the {form} form, which `wrpo data import` converts"
+            field = str(found["loc"][0])
+            remedy = SCHEMAS[kind].model_fields[field].description or "correct the row or remove it"
             what = f"{reprlib.repr(found['input'])} {found['msg'].removeprefix('Input ')}; {remedy}"
             if found["type"] == "value_error":
                 what = str(found["ctx"]["error"])
             elif found["type"] == "missing" or found["input"] is None:
                 what = f"missing; {remedy}"
-            yield Problem(number, ".".join(map(str, found["loc"])), what)
+            if form in IMPORTED:
+                what += f" (the row looks like the {form} form: `wrpo data import` converts it)"
+            yield Problem(number, field, what)
 
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
@@ -201,6 +196,6 @@ def read_quadruples(path: str | Path) -> Dataset:
     from datasets import Dataset
 
     rows = checked_rows(read_rows(path), "quadruples", str(path))
+    rows = [{**row, "prompt": as_written(row["prompt"])} for row in rows]
     names = [name for name in KINDS["quadruples"] if any(name in row for row in rows)]
-    read = [{name: row.get(name) for name in names} for row in rows]
-    return Dataset.from_list([{**row, "prompt": as_written(row["prompt"])} for row in read])
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
