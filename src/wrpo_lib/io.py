@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -47,11 +47,10 @@ def check_output(out: Path, *inputs: Path) -> Path:
     return check_suffix(out, WRITABLE)
 
 
-def iter_rows(path: str | Path, wanted: Container[int] | None = None) -> Iterator[Row]:
-    """The rows of a file one by one, or those whose numbers (from 1) are ``wanted``.
+def iter_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a file one by one; JSONL and parquet are never in memory as a whole.
 
-    JSONL and parquet are never in memory as a whole. Text is UTF-8; half a character (a lone
-    surrogate) is read as ``?``, which is said once a file.
+    Text is UTF-8; half a character (a lone surrogate) is read as ``?``, which is said once a file.
     """
     path = check_suffix(path)
     if not path.is_file():
@@ -59,7 +58,7 @@ def iter_rows(path: str | Path, wanted: Container[int] | None = None) -> Iterato
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     read = {".json": _iter_json, ".parquet": _iter_parquet}.get(suffix, _iter_jsonl)
     try:
-        yield from read(path, wanted)
+        yield from read(path)
     except WRPOError:
         raise
     except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
@@ -120,34 +119,26 @@ def open_binary(path: Path) -> Any:
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _iter_jsonl(path: Path, wanted: Container[int] | None) -> Iterator[Row]:
-    blank = 0
+def _iter_jsonl(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
-            if not line.strip():
-                blank = blank or number
-            elif blank:
-                raise WRPOError(f"{path}, line {blank}: blank, as only the end may be; remove it")
-            elif wanted is None or number in wanted:
+            if line.strip():
                 yield parse_row(line, f"{path}, line {number}")
 
 
-def _iter_json(path: Path, wanted: Container[int] | None) -> Iterator[Row]:
+def _iter_json(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
         rows = _parse(file.read(), str(path))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
-    yield from (row for number, row in enumerate(rows, 1) if wanted is None or number in wanted)
+    yield from rows
 
 
-def _iter_parquet(path: Path, wanted: Container[int] | None) -> Iterator[Row]:
+def _iter_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    first = 1
     for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-        kept = [k for k in range(len(batch)) if wanted is None or first + k in wanted]
-        first += len(batch)
-        yield from map(_plain, batch.take(kept).to_pylist())
+        yield from map(_plain, batch.to_pylist())
 
 
 def file_hash(path: Path) -> str:
@@ -181,7 +172,7 @@ def _replacing(path: Path) -> Iterator[Path]:
                 guard.unlink(missing_ok=True)
     except WRPOError:
         raise
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         what = f"cannot be written ({error}); mend the cause, or choose another kind or place"
         raise WRPOError(f"{path} {what}") from error
 

@@ -132,6 +132,20 @@ def test_pair_sets_are_in_trl_format(write: Any, pairs: str, won: str, lost: str
     assert row["chosen_reward"] > row["rejected_reward"]
 
 
+@pytest.mark.parametrize(("pairs", "won"), [("dpo-on", {}), ("dpo-off", {"a": 1})])
+def test_a_report_counts_which_source_won(
+    write: Any, wrpo: Wrpo, tmp_path: Path, pairs: str, won: dict[str, int]
+) -> None:
+    """A prompt as text is written as one user turn, whichever way the rows have it."""
+    text = [{**r, "prompt": "do x"} if r["model"] == "a" else r for r in rows("x")]
+    out = tmp_path / "Pairs.JSONL.gz"
+    command = ("pair", write(text), "--target", "t", "--pairs", pairs, "--out", out)
+    assert wrpo(*command)[0] == 0
+    assert read_rows(out)[0]["prompt"] == [{"role": "user", "content": "do x"}]
+    report = json.loads((tmp_path / "Pairs.report.json").read_text())
+    assert (report["chosen_from"], report["part"]) == (won, "all")
+
+
 def test_sft_rows_need_no_target(write: Any) -> None:
     (row,), _ = build_rows(read_responses([write(rows("x")[:4])]), Pairing(pairs="sft"))
     expected = {"source_chosen": "a says x 1", "source_model": "a", "source_chosen_reward": 4.0}
@@ -178,8 +192,6 @@ def test_unusable_data_frames_are_named() -> None:
     sources, target = frame[frame["model"] != "t"], frame[frame["model"] == "t"]
     with pytest.raises(WRPOError, match="target responses, row 2, field 'reward': nan"):
         build_quadruples({}, sources, target.assign(reward=[0.1, float("nan")]))
-    with pytest.raises(WRPOError, match="choose 'target' or 'source'"):
-        build_quadruples({}, sources, target, rejected_from="judge")
 
 
 def changed(model: str, **changes: Any) -> list[dict[str, Any]]:
@@ -250,7 +262,8 @@ def broken(**changes: Any) -> list[Any]:
     [
         ([*rows("x"), '{"prompt_id": "x", '], "line 7: not JSON"),
         ([*rows("x"), '{"a": 1} {"a": 2}'], "line 7: not JSON"),
-        ([*rows("x"), "", *rows("y")], "line 7: not JSON"),
+        (["null", *rows("x")], "line 1: not a JSON object"),
+        (["", '{"a": 1}{"a": 2}', *rows("x")], "line 2: not JSON"),
         ([*rows("x"), "[1]"], "line 7: not a JSON object"),
         (broken(text=None), "row 7, field 'text': missing"),
         (broken(prompt_id=3), "row 7, field 'prompt_id': 3 should be a valid string"),
@@ -261,7 +274,15 @@ def broken(**changes: Any) -> list[Any]:
         (broken(reward=float("nan")), "row 7, field 'reward': nan"),
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
-        ([{**r, "prompt": None} for r in rows("x")], "field 'prompt': is missing"),
+        ([{**r, "prompt": None} for r in rows("x")], "row 1, field 'prompt': is missing"),
+        (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
+        (
+            [
+                {**r, "reward_model": "ArmoRM" if r["model"] == "a" else "Skywork"}
+                for r in rows("x")
+            ],
+            "row 3, field 'reward_model': 'Skywork', where 'ArmoRM' scored this prompt before",
+        ),
         (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "(prompts 1, tied 1)"),
     ],
 )
@@ -287,6 +308,9 @@ def test_bad_parquet_is_named_too(write: Any) -> None:
         ("--pairs best", "choose one of quadruples"),
         ("--rank 1", "needs the target's name"),
         ("--target t --rank 0", "must be 1 or more"),
+        ("--target t --sources a,t", "'t' is target and source"),
+        ("--target t --part sft", "--part sft is a part of a recorded split; give --split"),
+        ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
         ("--target t --split r.jsonl", "r.jsonl: not JSON"),

@@ -101,8 +101,9 @@ def from_official(row: Row, where: str = "the row") -> Row:
     if kind_of(row) != "official":
         raise WRPOError(f"{where}: two chosen and one rejected assistant turn are needed; add them")
     made = {name: value for name, value in row.items() if name != "chosen"}
-    texts = [turn["content"] for turn in (*row["chosen"], *row["rejected"])]
-    return {**made, "prompt": as_written(row.get("prompt")), **dict(zip(RESPONSES, texts))}
+    for name, turn in zip(RESPONSES, (*row["chosen"], *row["rejected"]), strict=True):
+        made[name] = turn["content"]
+    return {**made, "prompt": as_written(row.get("prompt"))}
 
 
 def to_official(row: Row) -> Row:

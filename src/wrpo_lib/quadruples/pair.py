@@ -198,7 +198,7 @@ def write_pairs(
         "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
         "tie_rule": TIE_RULE,
         "files": files,
-        "part": part,
+        "part": part if split else "all",
         "split": {"seed": split.seed, "share": split.share} if split else None,
         **counts,
         "chosen_from": dict(won.most_common()) if "source_chosen" in pairing.roles else {},

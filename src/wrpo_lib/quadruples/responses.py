@@ -49,8 +49,10 @@ class ResponseTable:
             return wanted.to_dict("index")
         found: dict[int, Row] = {}
         for k, path in enumerate(self.files):
-            here = wanted.loc[wanted["file"] == k, "row"]
-            found.update(zip(here.index.tolist(), iter_rows(path, set(here)), strict=True))
+            here = wanted.index[wanted["file"] == k]
+            at = dict(zip(wanted.loc[here, "row"], here, strict=True))
+            rows = enumerate(iter_rows(path) if at else (), 1)
+            found |= {at[number]: row for number, row in rows if number in at}
         return found
 
 

@@ -26,12 +26,6 @@ if TYPE_CHECKING:
 RESPONSES = ("source_chosen", "target_chosen", "rejected")
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty; correct the row or remove it")
-    return text
-
-
 def _prompt(prompt: Any) -> Any:
     for what in prompt_problems(prompt):
         raise ValueError(what)
@@ -44,7 +38,7 @@ def side_text(side: Any) -> Any:
     return one.get("content") if isinstance(one, dict) and one.get("role") == "assistant" else side
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, Field(pattern=r"\S")]
 Prompt = Annotated[Any, AfterValidator(_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
@@ -156,6 +150,8 @@ def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Pr
             what = f"{reprlib.repr(found['input'])} {found['msg'].removeprefix('Input ')}; {remedy}"
             if found["type"] == "value_error":
                 what = str(found["ctx"]["error"])
+            elif found["type"] == "string_pattern_mismatch":
+                what = "is empty; correct the row or remove it"
             elif found["type"] == "missing" or found["input"] is None:
                 what = f"missing; {remedy}"
             if form in IMPORTED:
