@@ -209,9 +209,8 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
 class Store(AbstractContextManager["Store"]):
     """One row a line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
 
-    Opening drops a last line that a kill cut short, once all lines before are rows with the key. A
-    malformed line, a missing key field or a repeated key is a :class:`WRPOError` that names file
-    and line. One process at a time may hold a store open.
+    Opening drops a last line that a kill cut short, once all lines before are rows with new keys;
+    any other fault is an error. One process at a time may hold a store open.
     """
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
@@ -234,11 +233,7 @@ class Store(AbstractContextManager["Store"]):
         return self._keys
 
     def append(self, row: Row) -> None:
-        """Write one row as one whole line, at once; half a character becomes ``?``.
-
-        When the disk is full the half-written line is taken back, so that every earlier row stays
-        readable.
-        """
+        """Write one row as one whole line, at once; one that does not fit is taken back."""
         key = self._new_key(row, f"a row for {self.path}")
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""Quadruples (x, y_ws, y_wt, y_l): schema, pairing, formats, split, overlap."""
+"""Quadruples (x, y_ws, y_wt, y_l): schema, pairing, published forms, prompts."""
 # ruff: noqa: F401 (names for readers of the book and its notebooks)
 
 from wrpo_lib.chat import render, render_text

@@ -32,7 +32,7 @@ def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[
     form, rows = kind_of(first), chain([first], rows)
     if form is None:
         names = ", ".join(sorted(first))
-        raise WRPOError(f"{file}, row 1: the fields {names} are of no known format; rename them")
+        raise WRPOError(f"{file}, row 1: the fields {names} are of no known form; rename them")
     if form not in IMPORTED:
         return form, rows
     if IMPORTED[form] == "responses":
@@ -109,8 +109,7 @@ def from_official(row: Row, where: str = "the row") -> Row:
 def to_official(row: Row) -> Row:
     """A quadruple as an official row; a one-message prompt becomes that message."""
     source, target, rejected = ({"role": "assistant", "content": row[k]} for k in RESPONSES)
-    made = {k: v for k, v in row.items() if k not in RESPONSES}
-    made |= {"chosen": [source, target], "rejected": [rejected]}
+    rest = {name: value for name, value in row.items() if name not in RESPONSES}
     prompt = as_written(row["prompt"])
-    made["prompt"] = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
-    return made
+    asked = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    return {**rest, "prompt": asked, "chosen": [source, target], "rejected": [rejected]}

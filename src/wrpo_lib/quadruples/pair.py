@@ -2,8 +2,7 @@
 
 For a prompt x: y_ws is the response with the highest reward among all responses of all sources,
 y_wt the best and y_l the worst of the target's own samples. Ties are resolved by a rule that does
-not depend on the order of rows or files (the paper is silent; ours). A report says what was left
-out.
+not depend on the order of rows or files (the paper is silent; ours).
 """
 
 from __future__ import annotations
@@ -43,15 +42,13 @@ class Pairing:
     """What to pair and what to leave out.
 
     ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
-    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 1 for the best
-    source response, 2 for the second best and so on (Table 9); ``dispreferred``: also the worst
-    source response (Table 10); ``rejected_from="source"``: that one in place of y_l, which gives
-    DPO-off its pairs (paper Figure 1; how its pairs are chosen is inferred).
+    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 2 for the second
+    best source response (Table 9); ``dispreferred``: also the worst source response (Table 10);
+    ``rejected_from="source"``: that one in place of y_l, for DPO-off (paper Figure 1; inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
     or differ in reward by less than ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01
-    and 0.1 with ArmoRM). With ``drop_truncated`` a response that hit the token limit is never
-    chosen; an empty one never is.
+    and 0.1 with ArmoRM). An empty response is never chosen, nor with ``drop_truncated`` a cut one.
     """
 
     target: str | None = None
@@ -184,12 +181,11 @@ def write_pairs(
     """Pair the responses of ``table`` into ``out``, and write ``<out>.report.json``.
 
     The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
-    their ids. Nothing is left at ``out`` when a prompt is malformed or nothing can be paired.
-    Returns the counts of :func:`build_rows`.
+    their ids. Returns the counts of :func:`build_rows`.
     """
     check_output(out, *table.files)
-    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
     files = [str(path) for path in table.files]
+    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
     if not rows:
         raise WRPOError(f"{', '.join(files)}: no prompt can be paired ({summary(counts)})")
     write_rows(rows, out)
@@ -220,11 +216,10 @@ def build_quadruples(
     target: pd.DataFrame,
     **options: Any,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Pair scored responses held in data frames into quadruples.
+    """Pair scored responses held in data frames into quadruples, as :func:`build_rows` does.
 
     ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
-    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`. Returns
-    what :func:`build_rows` does.
+    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`.
     """
     import pandas as pd
 

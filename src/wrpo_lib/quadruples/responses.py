@@ -1,8 +1,7 @@
 """Files of responses and rewards: their numbers in a data frame, their texts fetched on demand.
 
-The fields of a row are in :mod:`wrpo_lib.quadruples.schema`. A first pass over the files checks
-every row and keeps numbers only (about 50 bytes per row); a second one fetches the few rows whose
-text is wanted.
+A first pass over the files checks every row and keeps numbers only (about 40 bytes per row); a
+second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ class ResponseTable:
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
     ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
-    for rows in ``files`` the numbers of ``file``, from 0, and ``row``, from 1; without files also
-    the texts.
+    where each row stands: ``file``, from 0, and ``row``, from 1; without files it has the texts.
     """
 
     frame: pd.DataFrame
@@ -51,7 +49,7 @@ class ResponseTable:
         for k, path in enumerate(self.files):
             here = wanted.index[wanted["file"] == k]
             at = dict(zip(wanted.loc[here, "row"], here, strict=True))
-            rows = enumerate(iter_rows(path) if at else (), 1)
+            rows = enumerate(iter_rows(path), 1)
             found |= {at[number]: row for number, row in rows if number in at}
         return found
 
@@ -97,9 +95,8 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
 
 def _compare(row: Row, first: Row, where: str, scored: bool) -> None:
     """Refuse a row that cannot be compared with the ``first`` one of its prompt_id."""
-    if row["prompt"] != first["prompt"] and as_written(row["prompt"]) != as_written(
-        first["prompt"]
-    ):
+    asked, before = row["prompt"], first["prompt"]
+    if asked != before and as_written(asked) != as_written(before):
         what = "is another one than before under this prompt_id; make ids unique"
         raise WRPOError(f"{where}, field 'prompt': {what}")
     judge = row.get("reward_model") if scored else None
