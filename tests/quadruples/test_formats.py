@@ -149,6 +149,8 @@ def test_the_official_format_there_and_back(
     official = to_official(mine)
     assert [m["content"] for m in official["chosen"]] == [source, target]
     assert from_official(official) == mine
+    (problem, *_) = validate_quadruples([official])  # what training says of such a file
+    assert "official form: `wrpo data import` converts it" in problem.sentence("q.jsonl")
 
 
 def test_fields_that_nobody_reads_may_be_anything(tmp_path: Path, wrpo: Any) -> None:
@@ -222,11 +224,6 @@ def test_a_bad_file_of_any_kind_is_one_sentence(
     assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
     assert "f.jsonl, " in err
     assert sentence in err
-
-
-def test_training_refers_a_published_form_to_the_command() -> None:
-    said = [problem.sentence("d.jsonl") for problem in validate_quadruples([OFFICIAL])]
-    assert "official form: `wrpo data import` converts it" in said[0]
 
 
 def test_what_training_would_cut_is_counted(tmp_path: Path, wrpo: Any) -> None:

@@ -46,10 +46,10 @@ Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrp
 REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
-    "prompt": Prompt,
     "model": Text,
     "sample": Sample,
     "text": str,  # may be empty
+    "prompt": Prompt,
     "finish_reason": str | None,
     "reward_model": str | None,
 }
