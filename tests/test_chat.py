@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from wrpo_lib.chat import Renderer, Truncation, render, render_text
 from wrpo_lib.errors import WRPOError
@@ -24,6 +26,12 @@ MISTRAL = (
 ZEPHYR = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+CHATML = (  # with a default system turn, as Qwen2.5 has one
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful<|im_end|>\n"
+    "{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LINES = (  # a line feed between content and end, and a second token after it
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n<|end|><|stop|>\n{% endfor %}"
@@ -144,3 +152,49 @@ def test_a_plain_text_prompt_is_one_user_turn() -> None:
     assert as_text.prompt_ids == as_turn.prompt_ids
     whole = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
     assert render(tokenizer, whole, ["fine"]).prompt_ids == as_turn.prompt_ids
+
+
+def test_no_default_system_turn_inside_a_response() -> None:
+    tokenizer = byte_level(CHATML, ["<|im_start|>", "<|im_end|>"])
+    lone = tokenizer.apply_chat_template([{"role": "assistant", "content": "x"}], tokenize=False)
+    assert "You are helpful" in lone  # the official way: a system block inside every response
+    start, (text,) = render_text(tokenizer, PROMPT, ["fine"])
+    assert ("You are helpful" in start, text) == (True, "fine<|im_end|>")
+
+
+def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:
+    tokenizer, counts = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"]), Truncation()
+    prompt, said = [{"role": "user", "content": "x" * 300}], ["a" * 10, "b" * 400]
+    whole, row = render(tokenizer, prompt, said), render(tokenizer, prompt, said, 200, 150)
+    assert row.prompt_ids == whole.prompt_ids[-150:]
+    assert row.response_ids == [whole.response_ids[0], whole.response_ids[1][:50]]
+    counts.add(row, ["target_chosen", "rejected"])
+    assert counts.report() == "truncated in 1 rows: prompt 1, rejected 1"
+    assert not render(tokenizer, prompt, said[:1], 1000, 100).prompt_truncated
+    with pytest.raises(WRPOError, match="max_prompt_length"):
+        render(tokenizer, prompt, said, 30, 30)
+
+
+@pytest.mark.parametrize("system", ["", "{{ raise_exception('no system turn') }}"])
+def test_a_system_turn_is_folded_alike_for_sampling_and_training(system: str) -> None:
+    skip = "{% for m in messages %}{% if m.role == 'system' %}" + system + "{% else %}"
+    template = ZEPHYR.replace("{% for m in messages %}", skip).replace(
+        "{% end", "{% endif %}{% end", 1
+    )
+    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>"])
+    prompt = [{"role": "system", "content": "be brief"}, *PROMPT]
+    renderer, row = Renderer(tokenizer), render(tokenizer, prompt, ["fine"])
+    assert row.prompt_ids == renderer.ids(prompt)
+    assert (row.folded, renderer.folded) == (True, 1)
+    assert "be brief\n\nsay it" in tokenizer.decode(row.prompt_ids)
+
+
+@pytest.mark.parametrize("name", ["short", "ordinary"])
+def test_the_oracle_token_counts(shared: Path, smollm2_file: Path, name: str) -> None:
+    tok = AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
+    with gzip.open(shared / "oracle" / f"{name}.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    for row in rows:
+        made = render(tok, row["prompt"], [row[k] for k in ("y_ws", "y_wt", "y_l")])
+        counts = [len(made.prompt_ids), *map(len, made.response_ids)]
+        assert counts == [row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")]

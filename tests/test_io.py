@@ -1,8 +1,11 @@
-"""Append-only files that survive kills, full disks and malformed lines."""
+"""Files of rows: all spellings are read, faults are one sentence, kills lose nothing."""
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
+import logging
 import resource
 import signal
 import subprocess
@@ -10,12 +13,112 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Store
+from wrpo_lib.io import Store, iter_rows, read_rows, write_json, write_rows
+
+ROWS = [{"id": "é", "n": 1}, {"id": "b", "more": {"deep": ["東京"]}}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+LIST = json.dumps(ROWS).encode()
+BOM = codecs.BOM_UTF8
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("r.jsonl", LINES),
+        ("r.ndjson", LINES.replace(b"\n", b"\r\n")),
+        ("R.JSONL", BOM + LINES + b"\n"),
+        ("r.JSONL.gz", gzip.compress(BOM + LINES)),
+        ("r.json", BOM + LIST),
+        ("r.json.GZ", gzip.compress(LIST)),
+    ],
+)
+def test_every_spelling_is_read(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read_rows(tmp_path / name) == ROWS
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.large_string(), pa.binary()])
+def test_every_kind_of_parquet_is_read(tmp_path: Path, kind: Any) -> None:
+    nested = pa.struct([("deep", pa.list_(kind)), ("day", pa.date32())])
+    more = [{"deep": [b"ab" if kind == pa.binary() else "ab"], "day": 1}, None]
+    ids = pa.array(["é", "b"]).cast(kind)
+    pq.write_table(pa.table({"id": ids, "more": pa.array(more, nested)}), tmp_path / "r.parquet")
+    rows = [{"id": "é", "more": {"deep": ["ab"], "day": "1970-01-02"}}, {"id": "b", "more": None}]
+    assert read_rows(tmp_path / "r.parquet") == rows
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson.gz", "PARQUET"])
+def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
+    """Fields that only later rows have included."""
+    write_rows(iter(ROWS), tmp_path / f"r.{suffix}")
+    found = read_rows(tmp_path / f"r.{suffix}")
+    assert [{k: v for k, v in row.items() if v is not None} for row in found] == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == [f"r.{suffix}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "sentence"),
+    [
+        ("r.jsonl", LINES.decode().encode("utf-16"), "line 1: .*byte 1 is 0xff, as in UTF-16"),
+        ("r.jsonl", b'{}\n{"id": "Rh\xf4ne"}', "line 2: .*byte 11 is 0xf4, as in Latin-1"),
+        ("r.jsonl", b'{"id": ' + b"[" * 10**5, "line 1: not JSON"),
+        ("r.jsonl", b'{"id": ' + b"9" * 5000 + b"}", "line 1: not JSON .*digits"),
+        ("r.jsonl", b"null\n" + LINES, "line 1: not a JSON object"),
+        ("r.jsonl.gz", gzip.compress(LINES)[:-20], "damaged, copy it again"),
+        ("r.jsonl.gz", gzip.compress(LINES)[:12] + b"damage" * 9, "damaged, copy it again"),
+        ("r.parquet", LINES, "damaged, copy it again"),
+        ("r.json", b'[{"a": 1}', "not JSON"),
+        ("r.json", b'{"a": 1}', "not a JSON list"),
+        ("r.json", b"[1]", "not a JSON list"),
+        ("r.csv", LINES, "unknown kind of file; use"),
+    ],
+)
+def test_a_fault_is_one_sentence(tmp_path: Path, name: str, data: bytes, sentence: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(WRPOError, match=rf"{name}.*{sentence}"):
+        list(iter_rows(tmp_path / name))
+
+
+def test_half_a_character_is_replaced_and_said_once(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "r.jsonl").write_text('{"id": "a \\ud83d"}\n' * 2)
+    with caplog.at_level(logging.WARNING):
+        assert read_rows(tmp_path / "r.jsonl") == [{"id": "a ?"}] * 2
+    assert len(caplog.records) == 1
+    write_rows([{"id": "\ud83d"}], tmp_path / "r.jsonl")
+    assert read_rows(tmp_path / "r.jsonl") == [{"id": "?"}]
+
+
+@pytest.mark.parametrize("odd", [["a", 1], [{}], [10**30]])
+def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, odd: list[Any]) -> None:
+    path = tmp_path / "r.parquet"
+    write_rows(ROWS, path)
+    before = path.read_bytes()
+    with pytest.raises(WRPOError, match=r"r\.parquet cannot be written"):
+        write_rows([{"id": value} for value in odd], path)
+    with pytest.raises(WRPOError, match=r"in a file cannot be written"):
+        write_json(path / "in a file", {})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_one_output_has_one_writer(tmp_path: Path) -> None:
+    def rows() -> Any:
+        yield ROWS[0]
+        with pytest.raises(WRPOError, match="written by another process"):
+            write_rows(ROWS, tmp_path / "r.jsonl")
+
+    write_rows(rows(), tmp_path / "r.jsonl")
+    assert read_rows(tmp_path / "r.jsonl") == ROWS[:1]
+
+
+# --- stores --------------------------------------------------------------------------------------
 
 KEY = ("prompt_id", "sample")
 
@@ -34,7 +137,7 @@ def filled(path: Path, n: int = 3) -> Path:
 def test_rows_and_keys_there_and_back(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     with Store(path, KEY) as store:
-        assert (len(store), store.keys()) == (0, set())
+        assert store.keys() == set()
         store.append(row(0, "ä \n ' \" 東京 \ud83d"))
         store.append(row(1))
         assert [r["prompt_id"] for r in store] == ["p0", "p1"]
@@ -60,23 +163,29 @@ def test_a_file_cut_anywhere_loses_the_last_line_only(tmp_path: Path, cut: int) 
     assert path.read_bytes() == data
 
 
+P0, P1 = (json.dumps(row(k)) + "\n" for k in (0, 1))
+
+
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    ("name", "text", "sentence"),
     [
-        ("{broken", "line 2: not JSON"),
-        ("[1]", "line 2: not a JSON object"),
-        ('{"prompt_id": "p7"}', "line 2, field 'sample': missing"),
-        ('{"prompt_id": "p0", "sample": 0}', "line 2: the row prompt_id 'p0', sample 0 stands in"),
+        ("r.jsonl", P0 + "{broken\n" + P1, "line 2: not JSON"),
+        ("r.jsonl", P0 + "[1]\n" + P1, "line 2: not a JSON object"),
+        ("r.jsonl", P0 + '{"prompt_id": "p7"}\n' + P1, "line 2, field 'sample': missing"),
+        ("r.jsonl", P0 + P0, "line 2: the row prompt_id 'p0', sample 0 stands in"),
+        ("notes.txt", "my notes\nthis line matters", "unknown kind of file"),
+        ("notes.jsonl", "this line matters", "line 1: not JSON"),
+        ("list.jsonl", '[\n {"a": 1},\n {"b": 2}', "line 1: not JSON"),
+        ("other.jsonl", '{"id": 1}\n{"id": 2, "te', "line 1, field 'prompt_id': missing"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: str, sentence: str) -> None:
-    path = filled(tmp_path / "rows.jsonl")
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], line, *lines[1:]]) + "\n")
-    before = path.read_bytes()
-    with pytest.raises(WRPOError, match=rf"rows\.jsonl, {sentence}"):
-        Store(path, KEY)
-    assert path.read_bytes() == before
+def test_any_other_fault_is_named_and_the_file_stays(
+    tmp_path: Path, name: str, text: str, sentence: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(WRPOError, match=rf"{name}.*{sentence}"):
+        Store(tmp_path / name, KEY)
+    assert (tmp_path / name).read_text() == text
 
 
 def test_a_row_is_refused_before_it_is_written(tmp_path: Path) -> None:
@@ -112,14 +221,15 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     with Store(path, KEY), pytest.raises(WRPOError, match="written by another process"):
         Store(path, KEY)
-    Store(path, KEY).close()
+    with Store(path, KEY):
+        pass
 
 
 WRITER = """
 import sys
 from wrpo_lib.io import Store
 with Store(sys.argv[1], ("prompt_id", "sample")) as store:
-    for k in range(len(store), 10**9):
+    for k in range(len(store.keys()), 10**9):
         store.append({"prompt_id": f"p{k}", "sample": 0, "text": "x" * (k * 7919 % 50_000)})
         print(k, flush=True)
 """
@@ -137,6 +247,6 @@ def test_killed_writers_leave_whole_rows(tmp_path: Path) -> None:
             writer.send_signal(signal.SIGKILL)
         with Store(path, KEY) as store:
             rows = list(store)
-            assert [r["prompt_id"] for r in rows] == [f"p{k}" for k in range(len(store))]
+            assert [r["prompt_id"] for r in rows] == [f"p{k}" for k in range(len(rows))]
             assert len(rows) > said, "a row that was reported as written is lost"
     assert json.loads(path.read_text().splitlines()[-1])

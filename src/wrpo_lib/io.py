@@ -1,8 +1,8 @@
 """Files of rows: the one place that parses a line, writes whole files, and appends to one.
 
-A file is JSONL (``.jsonl``, ``.jsonl.gz``), a JSON list of objects (``.json``, ``.json.gz``) or
-parquet. Nothing half-written ever replaces a file: :func:`write_rows` and :func:`write_json` write
-beside it and rename. A stage that makes rows one by one appends them to a :class:`Store`.
+A file is JSONL (``.jsonl``, ``.ndjson``), a JSON list of objects (``.json``), both also gzipped, or
+parquet. Nothing half-written ever replaces a file. A stage that makes rows one by one appends them
+to a :class:`Store`.
 """
 
 from __future__ import annotations
@@ -11,53 +11,58 @@ import fcntl
 import gzip
 import hashlib
 import json
+import logging
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from pydantic_core import from_json
 
 from wrpo_lib.errors import WRPOError
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
 
-WRITABLE = (".jsonl", ".jsonl.gz", ".parquet")
+WRITABLE = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 SUFFIXES = (*WRITABLE, ".json", ".json.gz")
-
-
-def parse_row(line: str | bytes, where: str) -> Row:
-    """One JSON object; ``where`` names the line in errors."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-        raise WRPOError(f"{where}: not JSON ({what}); correct or remove the line") from error
-    if not isinstance(row, dict):
-        raise WRPOError(f"{where}: not a JSON object; write one row a line")
-    return row
+_say_once = cache(logging.getLogger(__name__).warning)
 
 
 def check_suffix(path: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
-    """The path, if its name ends in one of ``suffixes``."""
-    if not str(path).endswith(suffixes):
+    """The path, if its name ends in one of ``suffixes``, in whatever case."""
+    if not str(path).lower().endswith(suffixes):
         raise WRPOError(f"{path}: unknown kind of file; use {', '.join(suffixes)}")
     return Path(path)
 
 
+def check_output(out: Path, *inputs: Path) -> Path:
+    """The path ``out``, if rows can be written there and it is none of the ``inputs``."""
+    if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
+        raise WRPOError(f"{out} is read and would be overwritten; choose another output")
+    return check_suffix(out, WRITABLE)
+
+
 def iter_rows(path: str | Path) -> Iterator[Row]:
-    """The rows of a file one by one; JSONL and parquet are never in memory as a whole."""
+    """The rows of a file one by one; JSONL and parquet are never in memory as a whole.
+
+    Text is UTF-8; half a character (a lone surrogate) is read as ``?``, which is said once a file.
+    """
     path = check_suffix(path)
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; check the path, or run the stage that writes it")
-    suffix = Path(path.name.removesuffix(".gz")).suffix
-    read = {".jsonl": _iter_jsonl, ".json": _iter_json, ".parquet": _iter_parquet}[suffix]
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    read = {".json": _iter_json, ".parquet": _iter_parquet}.get(suffix, _iter_jsonl)
     try:
         yield from read(path)
     except WRPOError:
         raise
-    except (OSError, EOFError, ValueError) as error:  # ValueError: of json and pyarrow
-        raise WRPOError(f"{path} cannot be read ({error}); truncated, copy it again") from error
+    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
+        raise WRPOError(f"{path} cannot be read ({error}); damaged, copy it again") from error
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -68,20 +73,62 @@ def read_rows(path: str | Path) -> list[Row]:
     return rows
 
 
+def parse_row(line: bytes, where: str) -> Row:
+    """One JSON object; ``where`` names file and line in errors."""
+    row = _parse(line, where)
+    if not isinstance(row, dict):
+        raise WRPOError(f"{where}: not a JSON object; write one row a line")
+    return row
+
+
+def _parse(data: bytes, where: str) -> Any:
+    try:
+        return from_json(data)
+    except ValueError:  # a fault, or what only Python's parser reads: a BOM, half a character
+        pass
+    try:
+        value = json.loads(str(data, "utf-8-sig"))
+        plain = _plain(value)
+    except (ValueError, RecursionError) as error:
+        what = str(getattr(error, "msg", error)).partition(";")[0]
+        if isinstance(error, UnicodeDecodeError):
+            kind = "UTF-16" if b"\0" in data else "Latin-1"
+            what = f"byte {error.start + 1} is {data[error.start]:#04x}, as in {kind}"
+        remedy = "correct or remove the line, or save the file as UTF-8"
+        raise WRPOError(f"{where}: not JSON in UTF-8 ({what}); {remedy}") from error
+    if plain != value:
+        _say_once("%s: half characters are read as '?'", where.partition(", line")[0])
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON in UTF-8 has it; what JSON has no form for, such as a date, as text."""
+    if isinstance(value, dict):
+        return {_plain(name): _plain(held) for name, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(held) for held in value]
+    if isinstance(value, str):
+        value = value.encode("utf-8", "replace")
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return value if value is None or isinstance(value, int | float) else str(value)
+
+
 def open_binary(path: Path) -> Any:
     """A file opened for reading bytes, decompressed where its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def _iter_jsonl(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
-            yield parse_row(line, f"{path}, line {number}")
+            if line.strip():
+                yield parse_row(line, f"{path}, line {number}")
 
 
 def _iter_json(path: Path) -> Iterator[Row]:
     with open_binary(path) as file:
-        rows = json.load(file)
+        rows = _parse(file.read(), str(path))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
     yield from rows
@@ -91,7 +138,7 @@ def _iter_parquet(path: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
+        yield from map(_plain, batch.to_pylist())
 
 
 def file_hash(path: Path) -> str:
@@ -100,16 +147,34 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _lock(file: Any, path: Path) -> None:
+    """Be the only process that writes ``path``."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise WRPOError(f"{path} is written by another process; wait for it") from error
+    except OSError:  # a file system without locks, as some network ones are
+        return
+
+
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` that is renamed over it at the end, and removed if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
+    """A path in a folder of its own beside ``path``, renamed over it if nothing fails."""
+    guard = path.with_name(f".{path.name}.lock")
     try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with guard.open("ab") as file, TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
+            _lock(file, path)
+            try:
+                yield Path(own, path.name)
+                os.replace(Path(own, path.name), path)
+            finally:
+                guard.unlink(missing_ok=True)
+    except WRPOError:
+        raise
+    except (OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        what = f"cannot be written ({error}); mend the cause, or choose another kind or place"
+        raise WRPOError(f"{path} {what}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -127,38 +192,40 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
     path = check_suffix(path, WRITABLE)
     with _replacing(path) as part:
-        if path.suffix == ".parquet":
-            from datasets import Dataset
+        if path.suffix.lower() == ".parquet":
+            import pyarrow as pa
+            import pyarrow.parquet as pq
 
-            Dataset.from_list(list(rows)).to_parquet(str(part))
+            found = list(rows)
+            names = dict.fromkeys(name for row in found for name in row)
+            columns = {name: [row.get(name) for row in found] for name in names}
+            pq.write_table(pa.table(columns), part)
             return
-        opener = gzip.open if path.suffix == ".gz" else open
-        with opener(part, "wt", encoding="utf-8") as file:
+        opener = gzip.open if path.suffix.lower() == ".gz" else open
+        with opener(part, "wt", encoding="utf-8", errors="replace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 class Store(AbstractContextManager["Store"]):
-    """One row a line, told apart by the fields ``key``; only the keys are held in memory.
+    """One row a line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
 
-    Opening drops a last line that a kill cut short. A malformed line, a missing key field or a
-    repeated key anywhere else is a :class:`WRPOError` that names file and line. One process at a
-    time may hold a store open.
+    Opening drops a last line that a kill cut short, once all lines before are rows with new keys;
+    any other fault is an error. One process at a time may hold a store open.
     """
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
-        self.path, self.key = Path(path), key
-        self._keys: set[Key] = set()
+        self.path, self.key, self._keys = check_suffix(path, (".jsonl",)), key, set[Key]()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in close())
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in __exit__)
         except OSError as error:
             what = f"cannot be opened for writing ({error.strerror}); choose another path"
             raise WRPOError(f"{self.path} {what}") from error
         try:
-            self._lock()
+            _lock(self._file, self.path)
             self._load()
         except BaseException:
-            self.close()
+            self._file.close()
             raise
 
     def keys(self) -> set[Key]:
@@ -166,18 +233,13 @@ class Store(AbstractContextManager["Store"]):
         return self._keys
 
     def append(self, row: Row) -> None:
-        """Write one row as one whole line, at once.
-
-        Lone surrogates, which some servers send for half an emoji, become ``?``. When the disk is
-        full the half-written line is taken back, so that every earlier row stays readable.
-        """
+        """Write one row as one whole line, at once; one that does not fit is taken back."""
         key = self._new_key(row, f"a row for {self.path}")
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
-            raise WRPOError(
-                f"{key} for {self.path} holds NaN or infinity; make it again"
-            ) from error
+            what = "holds NaN or infinity; make it again"
+            raise WRPOError(f"{key} for {self.path} {what}") from error
         self._write(line.encode("utf-8", "replace") + b"\n")
         self._keys.add(key)
 
@@ -191,27 +253,13 @@ class Store(AbstractContextManager["Store"]):
             what = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
             raise WRPOError(f"writing {self.path} failed ({error.strerror}); {what}") from error
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
-        return _iter_jsonl(self.path)
+        return iter_rows(self.path)
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Give the file back to other processes."""
         self._file.close()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WRPOError(f"{self.path} is written by another process; wait for it") from error
-        except OSError:  # a file system without locks, as some network ones are
-            return
 
     def _load(self) -> None:
         """Collect the keys; drop a last line cut short, end one that lacks only its line feed."""
@@ -222,8 +270,8 @@ class Store(AbstractContextManager["Store"]):
                 try:
                     row = parse_row(line, where)
                 except WRPOError:
-                    if line.endswith(b"\n"):
-                        raise
+                    if line.endswith(b"\n") or not line.startswith(b"{"):
+                        raise  # not cut short by a kill, or not ours
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
                 self._keys.add(self._new_key(row, where))

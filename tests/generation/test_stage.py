@@ -17,7 +17,7 @@ from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.tasks import ALPHABET
 from wrpo_lib.quadruples import read_responses
-from wrpo_lib.quadruples.split import read_prompts
+from wrpo_lib.quadruples.prompts import read_prompts
 
 SHORT = Sampling(n=2, max_tokens=8)
 

@@ -1,4 +1,4 @@
-"""Published formats, in and checked; every file here is made in the test in the documented form."""
+"""Kinds of rows and published forms: what one command passes, the others can use."""
 
 from __future__ import annotations
 
@@ -9,39 +9,51 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_chat import ZEPHYR, byte_level
 
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import iter_rows, read_rows
-from wrpo_lib.quadruples import read_responses
-from wrpo_lib.quadruples.convert import kind_of, prompt_hash
+from wrpo_lib.quadruples import from_official, read_quadruples, read_responses, to_official
+from wrpo_lib.quadruples.convert import prompt_hash
+from wrpo_lib.quadruples.schema import validate_quadruples
 
-PROMPT = [{"role": "user", "content": "Say it."}]
+
+def turn(role: str, content: Any = "x") -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def human(role: str, content: str) -> dict[str, str]:
+    """The same in ShareGPT's words."""
+    return {"from": role, "value": content}
+
+
+PROMPT = [turn("user", "Say it.")]
+GOOD, BAD = turn("assistant", "good"), turn("assistant", "bad")
 SIMPO = {
     "prompt_id": "3ebac",
     "prompt": "Say it.",
     "all_generated_responses": ["one", "two", "three"],
     "all_rm_scores": [0.1, 0.3, 0.2],
-    "chosen": [*PROMPT, {"role": "assistant", "content": "two"}],
-    "rejected": [*PROMPT, {"role": "assistant", "content": "one"}],
+    "chosen": [*PROMPT, turn("assistant", "two")],
+    "rejected": [*PROMPT, turn("assistant", "one")],
 }
 ALPACA = {"dataset": "koala", "instruction": "Say it.", "output": "It.", "generator": "m"}
 OFFICIAL = {
     "prompt_id": "3ebac",
-    "prompt": {"role": "user", "content": "Say it."},
-    "chosen": [{"role": "assistant", "content": t} for t in ("best of all", "good")],
-    "rejected": [{"role": "assistant", "content": "bad"}],
+    "prompt": PROMPT[0],
+    "chosen": [turn("assistant", "best of all"), GOOD],
+    "rejected": [BAD],
 }
 RESPONSE = {"prompt_id": "p", "prompt": PROMPT, "model": "m", "sample": 0, "text": "It."}
 CUT = {**RESPONSE, "sample": 1, "text": "", "finish_reason": "length"}
 REWARD = {**RESPONSE, "reward": 1}
-PAIR = {
-    "prompt_id": "p",
-    "prompt": PROMPT,
-    "chosen": [{"role": "assistant", "content": "good"}],
-    "rejected": [{"role": "assistant", "content": "bad"}],
-    "chosen_reward": 8,
-}
+PAIR = {"prompt": PROMPT, "chosen": [GOOD], "rejected": [BAD], "chosen_reward": 8}
 SFT = {"prompt_id": "p", "prompt": PROMPT, "source_chosen": "best"}
 QUADRUPLE = {**SFT, "target_chosen": "good", "rejected": "bad", "source_model": "m"}
+WHOLE = {"chosen": [*PROMPT, GOOD], "rejected": [*PROMPT, BAD]}
+SYSTEM = [turn("system", "Be brief."), *PROMPT]
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
@@ -50,25 +62,49 @@ def jsonl(path: Path, *rows: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("rows", "kind", "said"),
+    ("rows", "said"),
     [
-        ([SIMPO], "simpo", "3 rows (simpo), nothing wrong"),
-        ([ALPACA], "alpaca_eval", "1 rows (alpaca_eval), nothing wrong"),
-        ([OFFICIAL], "official", "1 rows (official), nothing wrong"),
-        ([RESPONSE, CUT], "responses", "2 rows (responses), nothing wrong"),
-        ([REWARD, {**REWARD, "sample": 1}], "rewards", "2 rows (rewards), nothing wrong"),
-        ([PAIR], "pairs", "1 rows (pairs), nothing wrong"),
-        ([SFT], "sft", "1 rows (sft), nothing wrong"),
-        ([QUADRUPLE], "quadruples", "1 rows (quadruples), nothing wrong"),
+        ([SIMPO], "3 rows (simpo), nothing wrong"),
+        ([ALPACA], "1 rows (alpaca_eval), nothing wrong"),
+        ([OFFICIAL], "1 rows (official), nothing wrong"),
+        ([WHOLE], "1 rows (conversations), nothing wrong"),
+        ([RESPONSE, CUT], "2 rows (responses), nothing wrong"),
+        ([REWARD, {**REWARD, "sample": 1}], "2 rows (rewards), nothing wrong"),
+        ([PAIR, PAIR], "2 rows (pairs), nothing wrong"),
+        ([{**PAIR, "prompt": "Say it.", "chosen": "good"}], "1 rows (pairs), nothing wrong"),
+        ([SFT], "1 rows (sft), nothing wrong"),
+        ([QUADRUPLE], "1 rows (quadruples), nothing wrong"),
     ],
 )
-def test_a_format_is_known_by_its_fields(
-    tmp_path: Path, wrpo: Any, rows: list[Any], kind: str, said: str
-) -> None:
-    assert kind_of(rows[0], "here") == kind
+def test_a_form_is_known_by_its_fields(tmp_path: Path, wrpo: Any, rows: Any, said: str) -> None:
     code, out, err = wrpo("data", "check", jsonl(tmp_path / "f.jsonl", *rows))
     assert (code, err) == (0, "")
     assert said in out
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (WHOLE, PROMPT),
+        ({**WHOLE, "prompt": "Say it.", "prompt_id": "u0", "score_chosen": 8.5}, PROMPT),
+        ({**WHOLE, "prompt": PROMPT, "rejected": [BAD]}, PROMPT),
+        ({k: [SYSTEM[0], *WHOLE[k]] for k in WHOLE} | {"prompt": "Say it."}, SYSTEM),
+        (
+            {
+                "conversations": [human("system", "Be brief."), human("human", "Say it.")],
+                "chosen": human("gpt", "good"),
+                "rejected": human("gpt", "bad"),
+            },
+            SYSTEM,
+        ),
+    ],
+)
+def test_whole_conversations_become_pairs(tmp_path: Path, wrpo: Any, row: Any, prompt: Any) -> None:
+    path, out = jsonl(tmp_path / "f.jsonl", row), tmp_path / "pairs.jsonl"
+    assert wrpo("data", "import", path, out)[0] == 0
+    (pair,) = read_rows(out)
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == (prompt, [GOOD], [BAD])
+    assert "1 rows (pairs), nothing wrong" in wrpo("data", "check", out)[1]
 
 
 def test_the_simpo_pipeline_gives_scored_responses(tmp_path: Path, wrpo: Any) -> None:
@@ -100,25 +136,85 @@ def test_real_alpaca_eval_outputs(shared: Path, tmp_path: Path, wrpo: Any) -> No
     assert read_responses([out], scored=False).frame["prompt_id"].nunique() == 805
 
 
+text = st.text(min_size=1).filter(str.strip)
+
+
+@given(st.lists(text, min_size=1, max_size=3), text, text, text)
+def test_the_official_format_there_and_back(
+    turns: list[str], source: str, target: str, rejected: str
+) -> None:
+    prompt = [turn("user", content) for content in turns]
+    said = {"source_chosen": source, "target_chosen": target, "rejected": rejected}
+    mine = {"prompt_id": "p", "prompt": prompt, **said, "rejected_reward": 0.1}
+    official = to_official(mine)
+    assert [m["content"] for m in official["chosen"]] == [source, target]
+    assert from_official(official) == mine
+    (problem, *_) = validate_quadruples([official])  # what training says of such a file
+    assert "official form: `wrpo data import` converts it" in problem.sentence("q.jsonl")
+
+
+def test_fields_that_nobody_reads_may_be_anything(tmp_path: Path, wrpo: Any) -> None:
+    """And prompts may be text in one row and messages in the next."""
+    odd: list[Any] = [{"a": 1}, {}, "text", 10**30, [1, "b"]]
+    rows = [{**QUADRUPLE, "prompt_id": str(k), "meta": meta} for k, meta in enumerate(odd)]
+    rows[1]["prompt"] = "Say it."
+    mine, theirs, back = (tmp_path / n for n in ("q.jsonl", "official.jsonl", "back.jsonl"))
+    jsonl(mine, *rows)
+    for command in (["check", mine], ["export", mine, theirs], ["import", theirs, back]):
+        assert wrpo("data", *command)[0] == 0
+    assert read_rows(back) == [{**row, "prompt": PROMPT} for row in rows]
+    assert read_quadruples(mine)["prompt"][:] == [PROMPT] * 5
+    code, _, err = wrpo("data", "import", theirs, tmp_path / "back.parquet")
+    assert (code, len(err.strip().splitlines())) == (2, 1)
+    assert "back.parquet cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "what"),
+    [
+        ("rejected", None, "missing"),
+        ("source_chosen", "", "is empty"),
+        ("target_chosen", " \n", "is empty"),
+        ("rejected", 3, "3 should be a valid string"),
+        ("source_rejected", " ", "is empty"),
+        ("prompt", [], "missing or not a list of messages"),
+        ("prompt", 7, "missing or not a list of messages"),
+        ("prompt", " ", "is empty"),
+        ("prompt", [turn("user", None)], "message 1 has no text content"),
+        ("prompt", [turn("robot")], "role 'robot'; use one of"),
+        ("prompt", [turn("assistant")], "does not end in a user turn"),
+        ("prompt_id", "", "is empty"),
+        ("prompt_id", "p", "'p' stands in row 1 already"),
+        ("rejected_reward", math.nan, "nan should be a finite number"),
+        ("rejected_reward", "0.2", "'0.2' should be a valid number"),
+    ],
+)
+def test_a_bad_quadruple_is_named(tmp_path: Path, field: str, value: Any, what: str) -> None:
+    bad = {**QUADRUPLE, "prompt_id": "q", field: value}
+    with pytest.raises(WRPOError, match=rf"q\.jsonl, row 2, field '{field}': .*{what}"):
+        read_quadruples(jsonl(tmp_path / "q.jsonl", QUADRUPLE, bad))
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
         ([RESPONSE, RESPONSE], "row 2: sample 0 of 'm' for prompt 'p' stands in"),
         ([RESPONSE, {**RESPONSE, "text": 3}], "row 2, field 'text': 3 should be a valid string"),
+        ([RESPONSE, {**CUT, "prompt": 7}], "row 2, field 'prompt': is missing or not a list"),
+        ([RESPONSE, {**CUT, "prompt": "Else."}], "row 2, field 'prompt': is another one than"),
         ([REWARD, {**RESPONSE, "sample": 1}], "row 2, field 'reward'"),
         ([{**RESPONSE, "reward": math.nan}], "row 1, field 'reward': nan"),
-        ([PAIR, {**PAIR, "prompt_id": "q", "chosen": []}], "row 2, field 'chosen': missing"),
-        ([PAIR, PAIR], "row 2, field 'prompt_id': 'p' stands in row 1"),
+        ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': [] should be"),
+        ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
+        ([{**PAIR, "chosen": [turn("user")]}], "row 1, field 'chosen'"),
+        ([{**WHOLE, "prompt": "Else."}], "row 1, field 'chosen': is no conversation of the prompt"),
         ([{**SFT, "source_chosen": " "}], "row 1, field 'source_chosen': is empty"),
-        ([{"a": 1}], "row 1: the fields a are of no known format"),
-        ([{**SIMPO, "all_rm_scores": [0.1]}], "row 1: 3 responses, 1 scores"),
-        ([{**SIMPO, "all_generated_responses": [None]}], "'all_generated_responses.0': missing"),
-        ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt': missing"),
-        ([{**ALPACA, "output": None}], "row 1, field 'output': missing"),
-        (
-            [OFFICIAL, {**OFFICIAL, "chosen": []}],
-            "row 2, field 'chosen': [] List should have at least 2",
-        ),
+        ([{"a": 1}], "row 1: the fields a are of no known form"),
+        ([{**SIMPO, "all_rm_scores": [0.1]}], "row 1: as many scores as responses are needed"),
+        ([{**SIMPO, "all_generated_responses": [None] * 3}], "row 1, field 'text': missing"),
+        ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt'"),
+        ([{**ALPACA, "output": None}], "row 1, field 'text': missing"),
+        ([OFFICIAL, {**OFFICIAL, "rejected": []}], "row 2: two chosen and one rejected assistant"),
     ],
 )
 def test_a_bad_file_of_any_kind_is_one_sentence(
@@ -128,6 +224,20 @@ def test_a_bad_file_of_any_kind_is_one_sentence(
     assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
     assert "f.jsonl, " in err
     assert sentence in err
+
+
+def test_what_training_would_cut_is_counted(tmp_path: Path, wrpo: Any) -> None:
+    template = ZEPHYR.replace("messages %}", "messages if m.role != 'system' %}", 1)
+    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    row = {**QUADRUPLE, "prompt": SYSTEM, "target_chosen": "a<|user|>b", "rejected": "b" * 99}
+    rows = jsonl(tmp_path / "q.jsonl", row), jsonl(tmp_path / "p.jsonl", PAIR)
+    limits = ("--tokenizer", tmp_path / "model", "--max-length", 60, "--max-prompt-length", 20)
+    code, out, err = wrpo("data", "check", rows[0], *limits)
+    assert code == 0, err
+    for what in ("truncated in 1 rows: prompt 1, rejected 1", "system turn of 1", "special token"):
+        assert what in out
+    assert "nothing truncated in 1 rows" in wrpo("data", "check", rows[1], *limits)[1]
 
 
 def test_prompts_are_split_and_the_draw_recorded(tmp_path: Path, wrpo: Any) -> None:
@@ -141,3 +251,12 @@ def test_prompts_are_split_and_the_draw_recorded(tmp_path: Path, wrpo: Any) -> N
     jsonl(path, *[{"prompt_id": "p", "prompt": "x"}] * 2)
     code, _, err = wrpo("data", "split", path, tmp_path / "again")
     assert (code, "row 2, field 'prompt_id': 'p' stands in" in err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["import {f} {f}", "overlap {f} --benchmark {b} --out {b}"])
+def test_no_command_writes_over_what_it_reads(tmp_path: Path, wrpo: Any, command: str) -> None:
+    files = {name: jsonl(tmp_path / f"{name}.jsonl", OFFICIAL) for name in "fb"}
+    before = [path.read_bytes() for path in files.values()]
+    code, _, err = wrpo("data", *command.format(**files).split())
+    assert (code, "is read and would be overwritten" in err) == (2, True)
+    assert [path.read_bytes() for path in files.values()] == before

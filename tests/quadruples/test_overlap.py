@@ -9,7 +9,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows, write_rows
-from wrpo_lib.quadruples.overlap import find_overlap, first_turns
+from wrpo_lib.quadruples.prompts import find_overlap, first_turns
 
 ALPACA, MT_BENCH, ARENA = (
     "alpaca_eval/gpt4_1106_preview.json.gz",

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from trl.data_utils import is_conversational
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.quadruples import (
     Pairing,
@@ -114,28 +114,28 @@ def test_options_change_who_is_chosen(
 
 
 @pytest.mark.parametrize(
-    ("pairs", "won", "lost"),
+    ("pairs", "won", "lost", "sources"),
     [
-        ("dpo-on", "t says x 1", "t says x 0"),
-        ("dpo-hybrid", "a says x 1", "t says x 0"),
-        ("dpo-off", "a says x 1", "b says x 0"),
+        ("dpo-on", "t says x 1", "t says x 0", {}),
+        ("dpo-hybrid", "a says x 1", "t says x 0", {"a": 1}),
+        ("dpo-off", "a says x 1", "b says x 0", {"a": 1}),
     ],
 )
-def test_pair_sets_are_in_trl_format(write: Any, pairs: str, won: str, lost: str) -> None:
-    from trl.data_utils import is_conversational
-
-    (row,), _ = paired(write(rows("x")), pairs=pairs)
+def test_pairs_are_in_trls_form_and_the_report_counts_sources(
+    write: Any, wrpo: Wrpo, tmp_path: Path, pairs: str, won: str, lost: str, sources: Any
+) -> None:
+    """A prompt as text is written as one user turn, whichever way the rows have it."""
+    text = [{**r, "prompt": "do x"} if r["model"] == "a" else r for r in rows("x")]
+    command = ("pair", write(text), "--target", "t", "--pairs", pairs)
+    assert wrpo(*command, "--out", tmp_path / "Pairs.JSONL.gz")[0] == 0
+    (row,) = read_rows(tmp_path / "Pairs.JSONL.gz")
     assert is_conversational(row)
-    for side, text in (("chosen", won), ("rejected", lost)):
-        assert row[side] == [{"role": "assistant", "content": text}]
-        assert row[f"{side}_model"] == text.split()[0]
-    assert row["chosen_reward"] > row["rejected_reward"]
-
-
-def test_sft_rows_need_no_target(write: Any) -> None:
-    (row,), _ = build_rows(read_responses([write(rows("x")[:4])]), Pairing(pairs="sft"))
-    expected = {"source_chosen": "a says x 1", "source_model": "a", "source_chosen_reward": 4.0}
-    assert row == {"prompt_id": "x", "prompt": row["prompt"], **expected}
+    assert row["prompt"] == [{"role": "user", "content": "do x"}]
+    for side, said in (("chosen", won), ("rejected", lost)):
+        assert row[side] == [{"role": "assistant", "content": said}]
+        assert row[f"{side}_model"] == said.split()[0]
+    report = json.loads((tmp_path / "Pairs.report.json").read_text())
+    assert (report["chosen_from"], report["part"]) == (sources, "all")
 
 
 def test_the_order_of_rows_and_files_changes_nothing(write: Any) -> None:
@@ -171,15 +171,6 @@ def test_data_frames_pair_as_plain_python_does(rewards: list[tuple[float, ...]])
     assert [(r["source_chosen"], r["target_chosen"]) for r in found] == expected
     kept = {"prompts": len(rewards), "kept": len(expected), "tied": len(rewards) - len(expected)}
     assert counts == {**kept, "identical": 0, "missing": 0}
-
-
-def test_unusable_data_frames_are_named() -> None:
-    frame = pd.DataFrame(rows("x"))
-    sources, target = frame[frame["model"] != "t"], frame[frame["model"] == "t"]
-    with pytest.raises(WRPOError, match="target responses, row 2, field 'reward': nan"):
-        build_quadruples({}, sources, target.assign(reward=[0.1, float("nan")]))
-    with pytest.raises(WRPOError, match="choose 'target' or 'source'"):
-        build_quadruples({}, sources, target, rejected_from="judge")
 
 
 def changed(model: str, **changes: Any) -> list[dict[str, Any]]:
@@ -226,19 +217,12 @@ def test_the_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
     seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "overlap.jsonl"))
     code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
     assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
-    assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft
+    assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft != make_split(prompts, 8).sft
+    assert sorted(parts.part("all")) == prompts
     assert list(read_quadruples(quadruples)["prompt_id"]) == parts.preference[1:]
     report = json.loads((tmp_path / "q.report.json").read_text())
     assert (report["kept"], report["part"], report["split"]["seed"]) == (19, "preference", 7)
     assert report["chosen_from"] == {"a": 19}
-
-
-def test_the_split_is_a_third_disjoint_and_seeded() -> None:
-    ids = [f"p{i}" for i in range(3600)]
-    made = make_split(ids, seed=1)
-    assert (len(made.sft), sorted(made.part("all"))) == (1200, sorted(ids))
-    assert make_split(ids, seed=1) == made
-    assert make_split(ids, seed=2).sft != made.sft
 
 
 def broken(**changes: Any) -> list[Any]:
@@ -249,9 +233,8 @@ def broken(**changes: Any) -> list[Any]:
     ("bad", "sentence"),
     [
         ([*rows("x"), '{"prompt_id": "x", '], "line 7: not JSON"),
-        ([*rows("x"), '{"a": 1} {"a": 2}'], "line 7: not JSON"),
-        ([*rows("x"), "", *rows("y")], "line 7: not JSON"),
-        ([*rows("x"), "[1]"], "line 7: not a JSON object"),
+        (["null", *rows("x")], "line 1: not a JSON object"),
+        (["", '{"a": 1}{"a": 2}', *rows("x")], "line 2: not JSON"),
         (broken(text=None), "row 7, field 'text': missing"),
         (broken(prompt_id=3), "row 7, field 'prompt_id': 3 should be a valid string"),
         (broken(model=" "), "row 7, field 'model': is empty"),
@@ -261,7 +244,15 @@ def broken(**changes: Any) -> list[Any]:
         (broken(reward=float("nan")), "row 7, field 'reward': nan"),
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
-        ([{**r, "prompt": None} for r in rows("x")], "field 'prompt': is missing"),
+        ([{**r, "prompt": None} for r in rows("x")], "row 1, field 'prompt': is missing"),
+        (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
+        (
+            [
+                {**r, "reward_model": "ArmoRM" if r["model"] == "a" else "Skywork"}
+                for r in rows("x")
+            ],
+            "row 3, field 'reward_model': 'Skywork', where 'ArmoRM' scored this prompt before",
+        ),
         (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "(prompts 1, tied 1)"),
     ],
 )
@@ -276,17 +267,15 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_bad_parquet_is_named_too(write: Any) -> None:
-    with pytest.raises(WRPOError, match=r"r\.parquet, row 7, field 'text': missing"):
-        read_responses([write(broken(text=None), "r.parquet")])
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ("--pairs best", "choose one of quadruples"),
         ("--rank 1", "needs the target's name"),
         ("--target t --rank 0", "must be 1 or more"),
+        ("--target t --sources a,t", "'t' is target and source"),
+        ("--target t --part sft", "--part sft is a part of a recorded split; give --split"),
+        ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
         ("--target t --split r.jsonl", "r.jsonl: not JSON"),

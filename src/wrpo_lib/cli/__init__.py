@@ -19,7 +19,6 @@ from wrpo_lib.cli import (
     data,
     generate,
     judge,
-    pair,
     plan,
     study,
     summarise,
@@ -52,7 +51,7 @@ def _top(
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
 generate.register(app)
-pair.register(app)
+app.command()(data.pair)
 train.register(app)
 plan.register(app)
 answer.register(app)

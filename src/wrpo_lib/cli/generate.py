@@ -60,7 +60,7 @@ def sample(
     from wrpo_lib.generation import Sampling, make_engine
     from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.stage import sample_responses
-    from wrpo_lib.quadruples.split import read_prompts
+    from wrpo_lib.quadruples.prompts import read_prompts
     from wrpo_lib.server import Server
 
     _refuse_suffix(out)

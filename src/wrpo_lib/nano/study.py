@@ -25,7 +25,7 @@ from wrpo_lib.nano.reward import quality, read, score_rows
 from wrpo_lib.nano.tasks import Task, World
 from wrpo_lib.quadruples import Pairing, Split, read_quadruples, read_responses, write_pairs
 from wrpo_lib.quadruples.pair import best
-from wrpo_lib.quadruples.split import make_split
+from wrpo_lib.quadruples.prompts import make_split
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.run import train
 

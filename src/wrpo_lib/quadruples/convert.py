@@ -1,10 +1,10 @@
-"""Published data in their own formats, as response rows or quadruples, and the official one out.
+"""Published data in their own forms, as response rows, pairs or quadruples; the official one out.
 
-Recognised by the fields of a row: quadruples; the official format of SLIT-AI/WRPO, where order
-carries the meaning (``chosen`` is [source response, target response], ``rejected`` is [target
-response]); the SimPO pipeline's rows (``prompt``, ``all_generated_responses``, ``all_rm_scores``);
-alpaca_eval's outputs (``instruction``, ``output``, ``generator``); TRL preference pairs; SFT rows;
-rows of responses or rewards.
+:func:`wrpo_lib.quadruples.schema.kind_of` recognises them: the SimPO pipeline's rows (``prompt``,
+``all_generated_responses``, ``all_rm_scores``); alpaca_eval's outputs (``instruction``, ``output``,
+``generator``); the official format of SLIT-AI/WRPO, where order carries the meaning (``chosen`` is
+[source response, target response], ``rejected`` is [target response]); and pairs whose sides are
+whole conversations, as in UltraFeedback-binarized, SimPO's data or ShareGPT.
 """
 
 from __future__ import annotations
@@ -12,27 +12,33 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row
-from wrpo_lib.quadruples.schema import RESPONSES, require
+from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
 
 
-def kind_of(row: Row, where: str) -> str:
-    """The format of a row, by its fields; ``where`` names it in the error for an unknown one."""
-    fields = set(row)
-    if "all_generated_responses" in fields:
-        return "simpo"
-    if {"instruction", "output"} <= fields:
-        return "alpaca_eval"
-    if fields & {"source_chosen", "target_chosen"}:
-        return "quadruples" if fields & {"target_chosen", "rejected"} else "sft"
-    if "chosen" in fields:
-        two = isinstance(row["chosen"], list) and len(row["chosen"]) != 1
-        return "official" if two and "chosen_model" not in fields else "pairs"
-    if fields & {"text", "model", "sample"}:
-        return "rewards" if "reward" in fields else "responses"
-    raise WRPOError(f"{where}: the fields {', '.join(sorted(fields))} are of no known format")
+def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[Row]]:
+    """The form of a file, by its first row, and its rows in the kind that we use.
+
+    ``model`` and ``reward_model`` say whose responses and rewards they are where the rows do not.
+    """
+    where, rows = str(file), iter_rows(file)
+    first = next(rows, None)
+    if first is None:
+        raise WRPOError(f"{file} has no rows; write at least one")
+    form, rows = kind_of(first), chain([first], rows)
+    if form is None:
+        names = ", ".join(sorted(first))
+        raise WRPOError(f"{file}, row 1: the fields {names} are of no known form; rename them")
+    if form not in IMPORTED:
+        return form, rows
+    if IMPORTED[form] == "responses":
+        return form, as_responses(rows, where, model, reward_model)
+    convert = from_official if form == "official" else as_pair
+    return form, (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
 
 
 def prompt_hash(text: str) -> str:
@@ -43,7 +49,7 @@ def prompt_hash(text: str) -> str:
 def as_responses(
     rows: Iterable[Row], where: str, model: str | None = None, reward_model: str = "unknown"
 ) -> Iterator[Row]:
-    """Rows of the SimPO or alpaca_eval format as response rows, with rewards if there are any.
+    """Rows of the SimPO or alpaca_eval form as response rows, with rewards if there are any.
 
     ``model`` names whose responses they are where the rows do not say. A prompt that occurs again
     under the same model gets the next sample numbers.
@@ -51,44 +57,59 @@ def as_responses(
     seen: Counter[tuple[str, str]] = Counter()
     for number, row in enumerate(rows, 1):
         here = f"{where}, row {number}"
-        kind = kind_of(row, here)
-        if kind not in ("simpo", "alpaca_eval"):
-            raise WRPOError(f"{here}: is of the {kind} format; give responses")
-        require(row, number, kind, where)
-        prompt = row["prompt"] if kind == "simpo" else row["instruction"]
-        texts = row["all_generated_responses"] if kind == "simpo" else [row["output"]]
+        if IMPORTED.get(kind_of(row) or "") != "responses":
+            raise WRPOError(f"{here}: is of the {kind_of(row)} form; give responses")
+        prompt = row.get("instruction", row.get("prompt"))
+        texts = row.get("all_generated_responses", [row.get("output")])
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
-        if rewards and len(rewards) != len(texts):
-            raise WRPOError(f"{here}: {len(texts)} responses, {len(rewards)} scores; complete them")
+        if not isinstance(texts, list) or (rewards and len(rewards) != len(texts)):
+            raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
         if not name:
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
-        prompt_id = row.get("prompt_id") or prompt_hash(prompt)
+        prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
-            yield {
-                "prompt_id": prompt_id,
-                "prompt": [{"role": "user", "content": prompt}],
-                "model": name,
-                "sample": seen[prompt_id, name],
-                "text": text,
-                **({"reward_model": reward_model, "reward": rewards[k]} if rewards else {}),
-            }
+            made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}
+            made |= {"sample": seen[prompt_id, name], "text": text}
+            if rewards:
+                made |= {"reward_model": reward_model, "reward": rewards[k]}
+            require(made, number, "rewards" if rewards else "responses", where)
+            yield made
             seen[prompt_id, name] += 1
 
 
-def from_official(row: Row) -> Row:
-    """A row that is of the ``official`` kind as a quadruple. Other fields are kept."""
-    texts = [message.get("content") for message in (*row["chosen"], *row["rejected"])]
-    rest = {k: v for k, v in row.items() if k not in ("chosen", "rejected")}
-    if isinstance(row.get("prompt"), dict):
-        rest["prompt"] = [row["prompt"]]
-    return {**rest, **dict(zip(RESPONSES, texts, strict=True))}
+def as_pair(row: Row, where: str) -> Row:
+    """A preference pair of whole conversations as TRL's: the last turns are the responses.
+
+    :raises WRPOError: where the turns before a response are not the prompt.
+    """
+    made = {name: value for name, value in row.items() if name != "conversations"}
+    prompt = row.get("prompt", row.get("conversations"))
+    asked = [] if prompt is None else as_turns(prompt)
+    for side in ("chosen", "rejected"):
+        *before, said = as_turns(row.get(side) or "")
+        if not asked or (isinstance(prompt, str) and before[-1:] == asked):
+            asked = before  # a prompt as text is the last question of what came before
+        if before not in ([], asked) or said["role"] != "assistant":
+            what = "is no conversation of the prompt and an assistant's response; correct the row"
+            raise WRPOError(f"{where}, field {side!r}: {what}")
+        made[side] = [said]
+    return {**made, "prompt": asked}
+
+
+def from_official(row: Row, where: str = "the row") -> Row:
+    """An official row as a quadruple; other fields are kept, ``where`` names it in errors."""
+    if kind_of(row) != "official":
+        raise WRPOError(f"{where}: two chosen and one rejected assistant turn are needed; add them")
+    made = {name: value for name, value in row.items() if name != "chosen"}
+    for name, turn in zip(RESPONSES, (*row["chosen"], *row["rejected"]), strict=True):
+        made[name] = turn["content"]
+    return {**made, "prompt": as_written(row.get("prompt"))}
 
 
 def to_official(row: Row) -> Row:
     """A quadruple as an official row; a one-message prompt becomes that message."""
     source, target, rejected = ({"role": "assistant", "content": row[k]} for k in RESPONSES)
-    made = {k: v for k, v in row.items() if k not in RESPONSES}
-    made |= {"chosen": [source, target], "rejected": [rejected]}
-    if isinstance(row["prompt"], list) and len(row["prompt"]) == 1:
-        made["prompt"] = row["prompt"][0]
-    return made
+    rest = {name: value for name, value in row.items() if name not in RESPONSES}
+    prompt = as_written(row["prompt"])
+    asked = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
+    return {**rest, "prompt": asked, "chosen": [source, target], "rejected": [rejected]}

@@ -2,8 +2,7 @@
 
 For a prompt x: y_ws is the response with the highest reward among all responses of all sources,
 y_wt the best and y_l the worst of the target's own samples. Ties are resolved by a rule that does
-not depend on the order of rows or files (the paper is silent; ours). A report says what was left
-out.
+not depend on the order of rows or files (the paper is silent; ours).
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wrpo_lib.chat import prompt_problems
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, write_json, write_rows
+from wrpo_lib.io import Row, check_output, write_json, write_rows
+from wrpo_lib.quadruples.prompts import Split
 from wrpo_lib.quadruples.responses import KEY, ResponseTable
-from wrpo_lib.quadruples.schema import require
-from wrpo_lib.quadruples.split import Split
+from wrpo_lib.quadruples.schema import as_written, require
 from wrpo_lib.records import provenance
 
 if TYPE_CHECKING:
@@ -44,15 +42,13 @@ class Pairing:
     """What to pair and what to leave out.
 
     ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
-    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 1 for the best
-    source response, 2 for the second best and so on (Table 9); ``dispreferred``: also the worst
-    source response (Table 10); ``rejected_from="source"``: that one in place of y_l, which gives
-    DPO-off its pairs (paper Figure 1; how its pairs are chosen is inferred).
+    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 2 for the second
+    best source response (Table 9); ``dispreferred``: also the worst source response (Table 10);
+    ``rejected_from="source"``: that one in place of y_l, for DPO-off (paper Figure 1; inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
     or differ in reward by less than ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01
-    and 0.1 with ArmoRM). With ``drop_truncated`` a response that hit the token limit is never
-    chosen; an empty one never is.
+    and 0.1 with ArmoRM). An empty response is never chosen, nor with ``drop_truncated`` a cut one.
     """
 
     target: str | None = None
@@ -60,20 +56,20 @@ class Pairing:
     sources: tuple[str, ...] | None = None
     rank: int = 1
     dispreferred: bool = False
-    rejected_from: str = "target"
     min_gap: float = 0.0
     max_gap: float = float("inf")
     drop_truncated: bool = False
+    rejected_from: str = "target"
 
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:
             raise WRPOError(f"cannot pair {self.pairs!r}; choose one of {', '.join(PAIRS)}")
-        if self.rejected_from not in ("target", "source"):
-            raise WRPOError(f"rejected_from is {self.rejected_from!r}; choose 'target' or 'source'")
         if self.rank < 1:
             raise WRPOError(f"rank {self.rank} must be 1 or more; raise it")
         if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
+        if self.target in (self.sources or ()):
+            raise WRPOError(f"{self.target!r} is target and source; take it out of --sources")
 
     @property
     def roles(self) -> list[str]:
@@ -100,22 +96,20 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     import pandas as pd
 
     models = sorted(frame["model"].unique())
-    own_names = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
+    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
     names = pairing.sources or [name for name in models if name != pairing.target]
-    for name in (*names, *own_names):
+    for name in (*names, *own):
         if name not in models:
             raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
     frame = frame.assign(position=np.arange(len(frame)))[usable]
-    source, own = (frame[frame["model"].isin(group)] for group in (names, own_names))
-    chosen = {"source_chosen": best(source, pairing.rank)}
-    if "source_rejected" in pairing.roles:
-        chosen["source_rejected"] = best(source, lowest=True)
-    if own_names:
-        chosen |= {"target_chosen": best(own), "rejected": best(own, lowest=True)}
-    return pd.DataFrame(
-        {name: found["position"].rename(index=str) for name, found in chosen.items()}
-    )
+    chosen = {}
+    for role in {"source_chosen", *pairing.roles}:
+        group = frame[frame["model"].isin(names if role.startswith("source") else own)]
+        rank = pairing.rank if role == "source_chosen" else 1
+        found = best(group, rank, lowest=role.endswith("rejected"))
+        chosen[role] = found["position"].rename(index=str)
+    return pd.DataFrame(chosen)
 
 
 def left_out(
@@ -161,7 +155,7 @@ def build_rows(
 def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
     first = next(iter(said.values()))
-    row = {"prompt_id": first["prompt_id"], "prompt": first.get("prompt")}
+    row = {"prompt_id": first["prompt_id"], "prompt": as_written(first.get("prompt"))}
     if pairing.pairs.startswith("dpo"):
         for name, response in zip(("chosen", "rejected"), said.values(), strict=True):
             row[name] = [{"role": "assistant", "content": response["text"]}]
@@ -187,31 +181,27 @@ def write_pairs(
     """Pair the responses of ``table`` into ``out``, and write ``<out>.report.json``.
 
     The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
-    their ids. Nothing is left at ``out`` when a prompt is malformed or nothing can be paired.
-    Returns the counts of :func:`build_rows`.
+    their ids. Returns the counts of :func:`build_rows`.
     """
-    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
+    check_output(out, *table.files)
     files = [str(path) for path in table.files]
-    where = ", ".join(files)
-    for row in rows:
-        for what in prompt_problems(row["prompt"]):
-            raise WRPOError(f"{where}, prompt {row['prompt_id']!r}, field 'prompt': {what}")
+    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
     if not rows:
-        raise WRPOError(f"{where}: no prompt can be paired ({summary(counts)})")
+        raise WRPOError(f"{', '.join(files)}: no prompt can be paired ({summary(counts)})")
     write_rows(rows, out)
-    winners = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
+    won = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
     record = {
         "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
         "tie_rule": TIE_RULE,
         "files": files,
-        "part": part,
+        "part": part if split else "all",
         "split": {"seed": split.seed, "share": split.share} if split else None,
         **counts,
-        "chosen_from": dict(winners.most_common()),
+        "chosen_from": dict(won.most_common()) if "source_chosen" in pairing.roles else {},
         "provenance": provenance(),
     }
-    stem = out.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".parquet")
-    write_json(out.with_name(f"{stem}.report.json"), record)
+    whole = out.with_suffix("") if out.suffix.lower() == ".gz" else out
+    write_json(whole.with_suffix(".report.json"), record)
     return counts
 
 
@@ -226,17 +216,16 @@ def build_quadruples(
     target: pd.DataFrame,
     **options: Any,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Pair scored responses held in data frames into quadruples.
+    """Pair scored responses held in data frames into quadruples, as :func:`build_rows` does.
 
     ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
-    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`. Returns
-    what :func:`build_rows` does.
+    (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`.
     """
     import pandas as pd
 
     for what, frame in (("source", sources), ("target", target)):
         for number, row in enumerate(frame.to_dict("records"), 1):
-            require(row, number, "rewards", f"{what} responses")
+            require({"prompt": "see prompts", **row}, number, "rewards", f"{what} responses")
     frame = pd.concat([sources, target], ignore_index=True)[[*KEY, "text", "reward"]]
     frame["length"] = frame["text"].str.strip().str.len()
     frame["truncated"] = False

@@ -1,7 +1,7 @@
 """Files of responses and rewards: their numbers in a data frame, their texts fetched on demand.
 
-The fields of a row are in :mod:`wrpo_lib.quadruples.schema`. A first pass over the files keeps
-numbers only (about 50 bytes per row); a second one fetches the few rows whose text is wanted.
+A first pass over the files checks every row and keeps numbers only (about 40 bytes per row); a
+second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import WRITABLE, Row, check_suffix, iter_rows, open_binary, parse_row
-from wrpo_lib.quadruples.schema import require
+from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.quadruples.schema import as_written, require
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
-BLOCK = 32 * 2**20  # bytes of JSONL parsed at a time
 KEY = ["prompt_id", "model", "sample"]
+COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
+NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ResponseTable:
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
     ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
-    for rows in ``files`` the numbers of ``file`` and ``row`` from 0; without files also the texts.
+    where each row stands: ``file``, from 0, and ``row``, from 1; without files it has the texts.
     """
 
     frame: pd.DataFrame
@@ -45,96 +47,60 @@ class ResponseTable:
             return wanted.to_dict("index")
         found: dict[int, Row] = {}
         for k, path in enumerate(self.files):
-            here = wanted.loc[wanted["file"] == k, "row"]
-            found.update(zip(here.index.tolist(), _rows_at(path, here.tolist()), strict=True))
+            here = wanted.index[wanted["file"] == k]
+            at = dict(zip(wanted.loc[here, "row"], here, strict=True))
+            rows = enumerate(iter_rows(path), 1)
+            found |= {at[number]: row for number, row in rows if number in at}
         return found
 
 
 def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
 
-    :raises WRPOError: naming file and row for a malformed line, a missing or wrong field, a reward
-        that is no finite number, or a second row with the same prompt_id, model and sample.
+    :raises WRPOError: naming file and row for a malformed line, a missing or wrong field, a second
+        row with the same prompt_id, model and sample, or a row whose prompt or reward model is
+        another one than before under the same prompt_id.
     """
-    import pyarrow as pa
+    import pandas as pd
 
-    kind = "rewards" if scored else "responses"
-    parts = [
-        numbers.append_column("file", pa.repeat(pa.scalar(k, pa.int16()), len(numbers)))
-        for k, path in enumerate(files)
-        for numbers in _numbers(path, kind)
-    ]
-    if not parts:
+    models: dict[str, int] = {}
+    seen: dict[str, Row] = {}
+
+    def numbers() -> Iterator[tuple[Any, ...]]:
+        for k, path in enumerate(files):
+            for number, row in enumerate(iter_rows(path), 1):
+                require(row, number, "rewards" if scored else "responses", str(path))
+                new = {"at": len(seen), "prompt": row["prompt"], "reward_model": None}
+                first = seen.setdefault(row["prompt_id"], new)
+                _compare(row, first, f"{path}, row {number}", scored)
+                model = models.setdefault(row["model"], len(models))
+                length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
+                reward = row["reward"] if scored else np.nan
+                yield first["at"], model, row["sample"], length, k, number, cut, reward
+
+    frame = pd.DataFrame(np.fromiter(numbers(), NUMBERS))
+    if not seen:
         raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
-    frame = pa.concat_tables(parts).unify_dictionaries().to_pandas()
-    frame["model"] = frame["model"].cat.set_categories(sorted(frame["model"].cat.categories))
-    frame["row"] = frame.groupby("file").cumcount()
+    frame["prompt_id"] = pd.Categorical.from_codes(frame["prompt_id"], list(seen))
+    named = pd.Categorical.from_codes(frame["model"], list(models))
+    frame["model"] = named.reorder_categories(sorted(models))
     repeated = frame.duplicated(KEY)
     if repeated.any():
         row = frame.loc[repeated.idxmax()]
         what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
-        where = f"{files[row['file']]}, row {row['row'] + 1}"
+        where = f"{files[row['file']]}, row {row['row']}"
         raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
     return ResponseTable(frame, files)
 
 
-def _numbers(path: Path, kind: str) -> Iterator[pa.Table]:
-    """The numbers of a file, block by block; a bad row is named by reading it with the schema."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    needed = [*KEY, "length", *(["reward"] if kind == "rewards" else [])]
-    check_suffix(path, WRITABLE)
-    try:
-        for block in _blocks(path):
-            names = {name: block[name].dictionary_encode() for name in KEY[:2]}
-            columns = {**names, "sample": block["sample"], "reward": block["reward"]}
-            columns["length"] = pc.utf8_length(pc.utf8_trim_whitespace(block["text"]))
-            columns["truncated"] = pc.equal(pc.fill_null(block["finish_reason"], ""), "length")
-            known = {name for found in names.values() for name in found.unique().to_pylist()}
-            numeric = pc.all(pc.is_finite(block["reward"]), min_count=0).as_py()
-            if any(columns[name].null_count for name in needed) or not (
-                numeric and all(map(str.strip, known)) and pc.min(block["sample"]).as_py() >= 0
-            ):
-                raise ValueError("a row lacks a field")
-            yield pa.table(columns)
-    except (ValueError, KeyError, OSError, EOFError) as error:
-        for number, row in enumerate(iter_rows(path), 1):
-            require(row, number, kind, str(path))
-        raise WRPOError(f"{path}: {error}; write one JSON object a line (.jsonl)") from error
-
-
-def _blocks(path: Path) -> Iterator[pa.Table]:
-    """Blocks of a file's rows with the columns we need."""
-    import pyarrow as pa
-    import pyarrow.json as pj
-    from pyarrow.dataset import dataset
-
-    text = dict.fromkeys(("prompt_id", "model", "text", "finish_reason"), pa.string())
-    schema = pa.schema({**text, "sample": pa.int32(), "reward": pa.float64()})
-    if path.suffix == ".parquet":
-        yield from dataset(path, schema, "parquet").to_batches(batch_size=2**15)
-        return
-    parse = pj.ParseOptions(schema, unexpected_field_behavior="ignore")
-    with open_binary(path) as file:
-        while lines := file.readlines(BLOCK):
-            data = b"".join(lines)
-            read = pj.ReadOptions(use_threads=False, block_size=len(data) + 1)
-            block = pj.read_json(pa.BufferReader(data), read, parse)
-            if len(block) != len(lines):
-                raise ValueError("a line holds no row or more than one")
-            yield block
-
-
-def _rows_at(path: Path, numbers: list[int]) -> Iterator[Row]:
-    """The rows of a file with the given numbers, which rise."""
-    from pyarrow.dataset import dataset
-
-    if path.suffix == ".parquet":
-        yield from dataset(path).take(numbers).to_pylist()
-        return
-    wanted = set(numbers)
-    with open_binary(path) as file:
-        for number, line in enumerate(file):
-            if number in wanted:
-                yield parse_row(line, f"{path}, line {number + 1}")
+def _compare(row: Row, first: Row, where: str, scored: bool) -> None:
+    """Refuse a row that cannot be compared with the ``first`` one of its prompt_id."""
+    asked, before = row["prompt"], first["prompt"]
+    if asked != before and as_written(asked) != as_written(before):
+        what = "is another one than before under this prompt_id; make ids unique"
+        raise WRPOError(f"{where}, field 'prompt': {what}")
+    judge = row.get("reward_model") if scored else None
+    first["reward_model"] = first["reward_model"] or judge
+    if judge and judge != first["reward_model"]:
+        what = f"{judge!r}, where {first['reward_model']!r} scored this prompt before; use one only"
+        raise WRPOError(f"{where}, field 'reward_model': {what}")

@@ -1,9 +1,9 @@
 """What each kind of row holds, what is wrong with one, and files of quadruples.
 
-A quadruple has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text that went through
-a chat template already), ``source_chosen`` (y_ws), ``target_chosen`` (y_wt), ``rejected`` (y_l) and
-optionally ``source_model``, the three rewards and ``source_rejected``, a dispreferred source
-response (Table 10). Meaning is in the names, never in an order.
+A quadruple has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text, which is one
+user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``target_chosen``
+(y_wt), ``rejected`` (y_l) and optionally ``source_model``, the three rewards and
+``source_rejected``, a dispreferred source response (Table 10). Meaning is in the names.
 """
 
 from __future__ import annotations
@@ -11,25 +11,19 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
-from wrpo_lib.chat import prompt_problems
+from wrpo_lib.chat import is_rendered, prompt_problems
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, read_rows, write_rows
+from wrpo_lib.io import Row, read_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 RESPONSES = ("source_chosen", "target_chosen", "rejected")
-
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("is empty; correct the row or remove it")
-    return text
 
 
 def _prompt(prompt: Any) -> Any:
@@ -38,55 +32,94 @@ def _prompt(prompt: Any) -> Any:
     return prompt
 
 
-def _last_content(side: Any) -> Any:
-    """The text of one side of a pair; TRL also has it as messages that end in it."""
-    if not isinstance(side, list):
-        return side
-    return side[-1].get("content") if side and isinstance(side[-1], dict) else None
+def side_text(side: Any) -> Any:
+    """The text of one side of a pair, which TRL also has as a list of one assistant message."""
+    one = side[0] if isinstance(side, list) and len(side) == 1 else None
+    return one.get("content") if isinstance(one, dict) and one.get("role") == "assistant" else side
 
 
-Text = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, Field(pattern=r"\S")]
 Prompt = Annotated[Any, AfterValidator(_prompt)]
-Side = Annotated[Text, BeforeValidator(_last_content)]
-Sample = Annotated[int, Field(ge=0, description="number a prompt's samples from 0")]
+Side = Annotated[Text, BeforeValidator(side_text)]
+Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
 Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
-
-RESPONSE = {"prompt_id": Text, "model": Text, "sample": Sample, "text": str}  # text may be empty
-NEEDED: dict[str, dict[str, Any]] = {
+REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
+RESPONSE: dict[str, Any] = {
+    "prompt_id": Text,
+    "model": Text,
+    "sample": Sample,
+    "text": str,  # may be empty
+    "prompt": Prompt,
+    "finish_reason": str | None,
+    "reward_model": str | None,
+}
+KINDS: dict[str, dict[str, Any]] = {
     "prompts": {"prompt_id": Text},
     "responses": RESPONSE,
-    "rewards": {**RESPONSE, "reward": Reward},
-    "sft": {"prompt": Prompt, "source_chosen": Text},
-    "quadruples": {"prompt_id": Text, "prompt": Prompt, **dict.fromkeys(RESPONSES, Text)},
-    "pairs": {"prompt": Prompt, "chosen": Side, "rejected": Side},
-    "simpo": {"prompt": str, "all_generated_responses": list[str]},
-    "alpaca_eval": {"instruction": str, "output": str},
-    "official": {
-        "prompt": Any,
-        "chosen": Annotated[list[dict[str, Any]], Field(min_length=2, max_length=2)],
-        "rejected": Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1)],
-    },
+    "rewards": RESPONSE | {"reward": Reward},
+    "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
+    "quadruples": REWARDS
+    | {"prompt_id": Text, "prompt": Prompt, **dict.fromkeys(RESPONSES, Text)}
+    | {"source_rejected": Text | None, "source_model": str | None},
+    "pairs": REWARDS | {"prompt": Prompt, "chosen": Side, "rejected": Side},
 }
-"""Kind of row -> the fields that it must have."""
-OPTIONAL: dict[str, Any] = {
-    "prompt": Prompt,
-    "finish_reason": str,
-    "generator": str,
-    "source_rejected": Text,
-    "all_rm_scores": list[Reward],
-    "reward": Reward,
-    **{f"{name}_reward": Reward for name in (*RESPONSES, "chosen")},
-}
-"""Fields that a row of any kind may have; others are not looked at."""
+"""Kind of row -> its fields; one that may be None may be missing, others are never looked at."""
 
 
 def _schema(kind: str) -> type[BaseModel]:
-    fields: dict[str, Any] = {name: (wanted | None, None) for name, wanted in OPTIONAL.items()}
-    fields |= {name: (wanted, ...) for name, wanted in NEEDED[kind].items()}
+    fields: dict[str, Any] = {}
+    for name, held in {"prompt_id": Text | None, **KINDS[kind]}.items():
+        fields[name] = (held, None if type(None) in get_args(held) else ...)
     return pydantic.create_model(kind, __config__=pydantic.ConfigDict(strict=True), **fields)
 
 
-SCHEMAS = {kind: _schema(kind) for kind in NEEDED}
+SCHEMAS = {kind: _schema(kind) for kind in KINDS}
+IMPORTED = {
+    "simpo": "responses",
+    "alpaca_eval": "responses",
+    "official": "quadruples",
+    "conversations": "pairs",
+}
+"""Published form -> the kind of rows that `wrpo data import` makes of it."""
+
+
+def kind_of(row: Row) -> str | None:
+    """The form of a row by its fields and, of preference data, its roles; None if unknown."""
+    fields = set(row)
+    if "all_generated_responses" in fields:
+        return "simpo"
+    if {"instruction", "output"} <= fields:
+        return "alpaca_eval"
+    if fields & {"source_chosen", "target_chosen"}:
+        return "quadruples" if fields & {"target_chosen", "rejected"} else "sft"
+    if "chosen" in fields:
+        roles = [turn["role"] for turn in as_turns(row["chosen"])]
+        if roles == ["assistant"] * 2 and side_text(row.get("rejected")) != row.get("rejected"):
+            return "official"
+        whole = side_text(row["chosen"]) is row["chosen"] and roles[-1:] == ["assistant"]
+        return "conversations" if whole else "pairs"
+    if fields & {"text", "model", "sample"}:
+        return "rewards" if "reward" in fields else "responses"
+    return None
+
+
+def as_turns(side: Any) -> list[Row]:
+    """A conversation or a turn of one as messages, from ShareGPT's ``from`` and ``value`` too.
+
+    Text that went through no chat template is one user turn.
+    """
+    found = []
+    for turn in side if isinstance(side, list) else [side]:
+        turn = turn if isinstance(turn, dict) else {"role": "user", "content": turn}
+        role = str(turn.get("role", turn.get("from")))
+        role = {"human": "user", "gpt": "assistant"}.get(role, role)
+        found.append({"role": role, "content": turn.get("content", turn.get("value"))})
+    return found
+
+
+def as_written(prompt: Any) -> Any:
+    """A prompt as our files hold it: messages, or text that went through a chat template."""
+    return prompt if is_rendered(prompt) else as_turns(prompt)
 
 
 class Problem(NamedTuple):
@@ -101,28 +134,29 @@ class Problem(NamedTuple):
         return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
 
 
-def problems(schema: type[BaseModel], row: Row, number: int) -> Iterator[Problem]:
-    """Everything that any pydantic ``schema`` finds wrong with a row, in the order of its fields.
+def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Problem]:
+    """Everything wrong with one row of a ``kind`` of :data:`KINDS`, in the order of its fields.
 
-    The remedy is the field's ``description``; a validator that raises ``ValueError`` says its own.
+    The remedy is the field's ``description``; a row of a published form is referred to the command
+    that converts it. Validators that raise ``ValueError`` say their own.
     """
     try:
-        schema.model_validate(dict(row))
+        SCHEMAS[kind].model_validate(dict(row))
     except pydantic.ValidationError as error:
+        form = kind_of(row)
         for found in error.errors():
-            known = schema.model_fields.get(str(found["loc"][0])) if found["loc"] else None
-            remedy = (known and known.description) or "correct the row or remove it"
+            field = str(found["loc"][0])
+            remedy = SCHEMAS[kind].model_fields[field].description or "correct the row or remove it"
             what = f"{reprlib.repr(found['input'])} {found['msg'].removeprefix('Input ')}; {remedy}"
             if found["type"] == "value_error":
                 what = str(found["ctx"]["error"])
+            elif found["type"] == "string_pattern_mismatch":
+                what = "is empty; correct the row or remove it"
             elif found["type"] == "missing" or found["input"] is None:
                 what = f"missing; {remedy}"
-            yield Problem(number, ".".join(map(str, found["loc"])), what)
-
-
-def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Problem]:
-    """Everything wrong with one row of a ``kind`` of :data:`NEEDED`."""
-    return problems(SCHEMAS[kind], row, number)
+            if form in IMPORTED:
+                what += f" (the row looks like the {form} form: `wrpo data import` converts it)"
+            yield Problem(number, field, what)
 
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
@@ -151,12 +185,13 @@ def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
 
 
 def read_quadruples(path: str | Path) -> Dataset:
-    """Read and validate a file of quadruples; the first problem is raised."""
+    """Read and validate a file of quadruples; the first problem is raised.
+
+    Its columns are the fields of the schema that any row has.
+    """
     from datasets import Dataset
 
-    return Dataset.from_list(checked_rows(read_rows(path), "quadruples", str(path)))
-
-
-def write_quadruples(rows: Iterable[Row], path: str | Path) -> None:
-    """Validate and write quadruples; nothing half-written is ever left at ``path``."""
-    write_rows(checked_rows(rows, "quadruples", "the quadruples to write"), path)
+    rows = checked_rows(read_rows(path), "quadruples", str(path))
+    rows = [{**row, "prompt": as_written(row["prompt"])} for row in rows]
+    names = [name for name in KINDS["quadruples"] if any(name in row for row in rows)]
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})

@@ -33,9 +33,8 @@ from wrpo_lib.io import file_hash, iter_rows, write_rows
 from wrpo_lib.models import load_tokenizer, packaged_weights
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_responses
 from wrpo_lib.quadruples.convert import as_responses
-from wrpo_lib.quadruples.overlap import words
+from wrpo_lib.quadruples.prompts import read_prompts, words
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.quadruples.split import read_prompts
 from wrpo_lib.records import commit, read_run, write_results
 
 TARGET = "target"
