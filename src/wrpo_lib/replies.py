@@ -71,24 +71,31 @@ def join_parts(content: Any) -> str:
     return "".join(part.text or "" for part in parts if part.type == "text")
 
 
+def checked(body: Any) -> _Choice:
+    """The first choice of a chat completion.
+
+    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
+        no choice, a content filter, or a body that is no chat completion.
+    """
+    try:
+        if body.get("error") or not body["choices"]:
+            raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
+        choice = _Choice.model_validate(body["choices"][0])
+    except (ValidationError, LookupError, TypeError, AttributeError) as error:
+        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
+    if choice.error or choice.finish_reason in FAILED:
+        raise WRPOError(f"the server reports {choice.finish_reason!r}: {_words(choice.error)}")
+    return choice
+
+
 def read_reply(body: dict[str, Any]) -> Said:
     """The answer in a chat completion.
 
-    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
-        no choice, a content filter, an empty answer, or a body that is no chat completion.
+    :raises WRPOError: for a failure (:func:`checked`) and for an empty answer.
     """
-    choices = body.get("choices")
-    if body.get("error") or not choices:
-        raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
-    try:
-        choice = _Choice.model_validate(choices[0])
-        thought, answer = split_thought(join_parts(choices[0]["message"].get("content")))
-    except (ValidationError, LookupError, TypeError, AttributeError) as error:
-        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
-    reason = choice.finish_reason or "stop"
-    if choice.error or reason in FAILED:
-        raise WRPOError(f"the server reports {reason!r}: {_words(choice.error)}")
-    message = choice.message
+    choice = checked(body)
+    message, reason = choice.message, choice.finish_reason or "stop"
+    thought, answer = split_thought(join_parts(message.content))
     thought = message.reasoning_content or message.reasoning or thought
     answer = answer or message.refusal or ""
     if not answer.strip():

@@ -16,7 +16,9 @@ from commandline import wait_until, wrpo
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import Answer, LocalServer, said
 
-from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine
+from wrpo_lib.generation import Sampling, TransformersEngine
+from wrpo_lib.generation.engines import ServerEngine
+from wrpo_lib.generation.request import Request
 from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 

@@ -10,7 +10,8 @@ import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import Request, Sampling, TransformersEngine, local, sample
+from wrpo_lib.generation import Sampling, TransformersEngine, local, sample
+from wrpo_lib.generation.request import Request
 
 SHORT = Sampling(n=3, max_tokens=12)
 GREEDY = Sampling(n=1, temperature=0, max_tokens=10)

@@ -12,7 +12,8 @@ from commandline import wrpo
 from generation_rows import Tiny, kill_and_run_again, prompt_rows, write_rows, wrpo_command
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
+from wrpo_lib.generation import Sampling, TransformersEngine
+from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.tasks import ALPHABET

@@ -31,7 +31,9 @@ from generation_rows import (
 from test_engines import DROPS, answers, with_template
 from vllm_run import GREEDY, SAMPLED
 
-from wrpo_lib.generation import Response, ServerEngine, TransformersEngine
+from wrpo_lib.generation import TransformersEngine
+from wrpo_lib.generation.engines import ServerEngine
+from wrpo_lib.generation.request import Response
 from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 

@@ -6,28 +6,18 @@ vLLM 0.30.0 has run on a CPU, see ``tests/generation/test_vllm.py``; not on a GP
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from wrpo_lib.chat import Renderer, fold_system
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.local import TransformersEngine
-from wrpo_lib.generation.request import InProcess, Request, Response
+from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.generation.local import InProcess, Rendered, TransformersEngine
+from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.models import load_causal_lm, load_tokenizer
+from wrpo_lib.replies import read_reply
 from wrpo_lib.server import Server, complete
 
-OPTIONS: dict[str, dict[str, type]] = {
-    "transformers": {"batch_tokens": int},
-    "vllm": {
-        "tensor_parallel_size": int,
-        "max_model_len": int,
-        "gpu_memory_utilization": float,
-        "enforce_eager": bool,
-        "enable_chunked_prefill": bool,
-    },
-    "server": {"timeout": float, "retries": int, "fold_system": bool},
-}
-"""What each kind of engine takes beside what all of them take."""
+SAMPLED = ("temperature", "top_p", "max_tokens")
 
 
 def make_engine(
@@ -35,21 +25,24 @@ def make_engine(
 ) -> TransformersEngine | VLLMEngine | ServerEngine:
     """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
 
-    ``options`` are those of :data:`OPTIONS`, for a server also ``server`` and ``extra_body``;
-    ``hub`` are ``revision``, ``trust_remote_code`` and ``dtype``.
+    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; for a
+    server ``server``, fields of it, ``fold_system`` and ``extra_body``. ``hub`` are ``revision``,
+    ``trust_remote_code`` and ``dtype``.
     """
     own = dict(options or {})
-    if kind == "vllm":
-        return VLLMEngine(model, **hub, **own)
-    if kind == "transformers":
-        return TransformersEngine(*load_causal_lm(model, **hub), **own)
-    if kind != "server":
-        raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
-    server = own.pop("server", Server(""))
-    if not server.base_url:
-        raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-    http = {name: own.pop(name) for name in ("timeout", "retries") if name in own}
-    return ServerEngine(replace(server, **http), model, **own)
+    with explained(f"cannot make the {kind} engine", "correct its options"):
+        if kind == "vllm":
+            return VLLMEngine(model, **hub, **own)
+        if kind == "transformers":
+            return TransformersEngine(*load_causal_lm(model, **hub), **own)
+        if kind != "server":
+            raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
+        server = own.pop("server", Server(""))
+        if not server.base_url:
+            raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
+        of_server = own.keys() & {field.name for field in fields(Server)}
+        server = replace(server, **{name: own.pop(name) for name in of_server})
+        return ServerEngine(server, model, **own)
 
 
 @dataclass
@@ -72,15 +65,13 @@ class ServerEngine:
         """Responses as they arrive."""
         for request, body, error in complete(self.server, ((r, self._body(r)) for r in requests)):
             asked, seed = (request.key, request.sample), request.seed
-            if body is None:
-                yield Response(*asked, "", None, "error", seed, error)
-                continue
-            choice, usage = body["choices"][0], body.get("usage") or {}
-            text = (choice.get("message") or {}).get("content") or ""
-            if not isinstance(text, str):  # in parts
-                text = "".join(part.get("text", "") for part in text)
-            reason = choice.get("finish_reason") or "stop"
-            yield Response(*asked, text, usage.get("completion_tokens"), reason, seed)
+            try:
+                if body is None:
+                    raise WRPOError(error)
+                text, thought, reason, n_tokens = read_reply(body)
+                yield Response(*asked, text, n_tokens, reason, seed, thought=thought)
+            except WRPOError as failure:
+                yield Response(*asked, "", None, "error", seed, str(failure))
 
     def _body(self, request: Request) -> dict[str, Any]:
         messages = request.messages
@@ -88,11 +79,8 @@ class ServerEngine:
             messages = fold_system(messages)
             self.folded += 1
         body = {"model": self.model, "messages": messages, "seed": request.seed}
-        for name in ("temperature", "top_p", "max_tokens"):
-            body[name] = getattr(request.sampling, name)
-        return {
-            name: value for name, value in (body | self.extra_body).items() if value is not None
-        }
+        body |= {name: getattr(request.sampling, name) for name in SAMPLED}
+        return {k: v for k, v in (body | self.extra_body).items() if v is not None}
 
 
 class VLLMEngine(InProcess):
@@ -112,20 +100,24 @@ class VLLMEngine(InProcess):
         except ImportError as error:
             raise WRPOError("vllm is not installed; install the extra `gpu`") from error
         self.renderer = Renderer(load_tokenizer(model, revision, trust_remote_code))
-        own |= {"trust_remote_code": trust_remote_code, "enable_prefix_caching": True}
-        self.llm = LLM(model=model, revision=revision, tokenizer_revision=revision, **own)
+        own = {"load_format": "safetensors", "enable_prefix_caching": True, **own}
+        own |= {"revision": revision, "tokenizer_revision": revision}
+        with explained("vLLM did not start", "see its own words above, and its options"):
+            self.llm = LLM(model, trust_remote_code=trust_remote_code, **own)
         self.context = self.llm.llm_engine.model_config.max_model_len
 
-    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
+    def _generate(self, rendered: Rendered) -> Iterator[Response]:
         from vllm import SamplingParams
 
-        names = ("temperature", "top_p", "max_tokens")
+        if not rendered:
+            return
         prompts = [{"prompt_token_ids": ids} for _, ids in rendered]
         params = [
-            SamplingParams(seed=r.seed, **{name: getattr(r.sampling, name) for name in names})
+            SamplingParams(seed=r.seed, **{name: getattr(r.sampling, name) for name in SAMPLED})
             for r, _ in rendered
         ]
-        outputs = self.llm.generate(prompts, params, use_tqdm=False) if prompts else []
+        with explained("vLLM stopped", "finished rows are kept; run again to go on"):
+            outputs = self.llm.generate(prompts, params, use_tqdm=False)
         for (request, _), output in zip(rendered, outputs, strict=True):
             said = output.outputs[0]
             n_tokens, reason = len(said.token_ids), str(said.finish_reason)

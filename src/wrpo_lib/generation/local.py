@@ -1,21 +1,53 @@
-"""Sampling with a transformers model in this process, in batches that fit."""
+"""Sampling with a model in this process, in batches that fit."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from wrpo_lib.chat import Messages, Renderer
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.request import InProcess, Request, Response, Sampling
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.replies import split_thought
 
 T = TypeVar("T")
+Rendered = list[tuple[Request, list[int]]]
+
+
+class InProcess:
+    """An engine with the model in this process, which draws ``window`` requests at a time."""
+
+    renderer: Renderer
+    context: int | None
+    window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Responses window by window; a prompt that cannot be answered fails alone."""
+        source = iter(requests)
+        while window := list(islice(source, self.window)):
+            rendered: Rendered = []
+            for request in window:
+                try:
+                    ids = self.renderer.ids(request.messages)
+                    if self.context and len(ids) >= self.context:
+                        sizes = f"{len(ids)} tokens, the context {self.context}"
+                        raise WRPOError(f"the prompt has {sizes}")
+                    rendered.append((request, ids))
+                except WRPOError as error:
+                    yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
+            for made in self._generate(rendered):
+                thought, answer = split_thought(made.text)
+                yield replace(made, text=answer, thought=thought)
+
+    def _generate(self, rendered: Rendered) -> Iterator[Response]:
+        raise NotImplementedError
 
 
 class TransformersEngine(InProcess):
@@ -34,11 +66,9 @@ class TransformersEngine(InProcess):
     ) -> None:
         self.renderer = Renderer(tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None)
-        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
+        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, int(batch_tokens)
 
-    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
-        import torch
-
+    def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
         for request, ids in sorted(rendered, key=lambda r: (len(r[1]), r[0].key, r[0].sample)):
             room = self.context - len(ids) if self.context else request.sampling.max_tokens
@@ -86,8 +116,6 @@ def sample(
     (end token included) and ``finish_reason`` (``stop`` or ``length``). Temperature 0 is greedy.
     The global random state is left as it was.
     """
-    import torch
-
     sampling, renderer = Sampling(n, temperature, top_p, max_new_tokens, seed), Renderer(tokenizer)
     ids = [renderer.ids(messages) for messages in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -110,13 +138,10 @@ def generate(
 ) -> list[dict[str, Any]]:
     """One response to each prompt, in order: text, n_tokens, finish_reason.
 
-    Draws from the global generator, without the model's own sampling defaults. A batch that does
-    not fit into GPU memory is halved. The model is left in evaluation mode.
+    Draws from the global generator, without the model's own sampling defaults. The model is left
+    in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
     """
-    import torch
-    from transformers import GenerationConfig
-
-    ends, drawn, output = _end_tokens(model, tokenizer), sampling.temperature > 0, None
+    ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
     settings = GenerationConfig(
         do_sample=drawn,
         temperature=sampling.temperature if drawn else 1.0,
@@ -136,24 +161,14 @@ def generate(
         with torch.inference_mode():
             output = model.eval().generate(**inputs, generation_config=settings)
     except torch.OutOfMemoryError as error:
-        if len(ids) == 1:
-            raise WRPOError(
-                f"one response of {sampling.max_tokens} tokens does not fit into memory; lower "
-                "max_tokens or use a larger GPU"
-            ) from error
-    if output is None:  # outside the handler, which would keep the failed batch alive
-        torch.cuda.empty_cache()
-        halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
-        return [row for half in halves for row in generate(model, tokenizer, half, sampling)]
+        sizes = f"{len(ids)} responses of {sampling.max_tokens} tokens do not fit into memory"
+        raise WRPOError(f"{sizes}; lower batch_tokens (or batch_size) or max_tokens") from error
     width = inputs["input_ids"].shape[1]
     return [_read(tokenizer, tokens, ends) for tokens in output[:, width:].tolist()]
 
 
 def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, torch.Tensor]:
     """``input_ids`` and ``attention_mask`` of rows of different lengths."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
     rows = [torch.tensor(row, device=device) for row in ids]
     mask = [torch.ones_like(row) for row in rows]
     return {

@@ -1,4 +1,4 @@
-"""Rewards of responses: reward models with a single output, and similarity to a reference.
+"""Rewards of responses by reward models with a single output.
 
 A scorer is any callable from rows of responses to (position, reward) pairs, in any order, so that
 what is finished can be kept. Scores depend on the row alone, never on what is scored beside it.
@@ -9,16 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.llama import modeling_llama
 
 from wrpo_lib.chat import Renderer, as_messages
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.local import batches, padded
-from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.models import load_tokenizer, load_with, placement
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wrpo_lib.io import Row
+from wrpo_lib.models import load_model, load_tokenizer, placement
 
 Scorer = Callable[[list[Row]], Iterator[tuple[int, float]]]
 
@@ -55,8 +59,6 @@ class RewardModel:
         return ids[-self.context :]
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
-        import torch
-
         inputs = padded(ids, self.pad or 0, "right", self.model.device)
         with torch.inference_mode():
             output = self.model(**inputs, return_dict=True)
@@ -82,9 +84,6 @@ def load_reward_model(
     Code that comes with a model runs only with ``trust_remote_code``, and from the hub only at a
     pinned commit: what a branch holds tomorrow is not what was read today.
     """
-    from transformers import AutoModelForSequenceClassification
-    from transformers.models.llama import modeling_llama
-
     if trust_remote_code:
         if not Path(model).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
             raise WRPOError(
@@ -94,38 +93,6 @@ def load_reward_model(
         # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
         vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
-    loaded = load_with(AutoModelForSequenceClassification, model, hub)
+    loaded = load_model(AutoModelForSequenceClassification, model, hub)
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
     return RewardModel(loaded, tokenizer, batch_tokens)
-
-
-class Bleu:
-    """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
-
-    It rewards the reference's words and length, not quality: a good answer in other words scores
-    near 0, and single sentences are noisy.
-    """
-
-    def __init__(self, references: dict[str, list[str]]) -> None:
-        from sacrebleu.metrics import BLEU
-
-        self.references, self.bleu = references, BLEU(effective_order=True)
-        # the signature, which names version and settings, exists after a first score
-        self.bleu.sentence_score("a", ["a"])
-        self.name = f"bleu|{self.bleu.get_signature()}"
-
-    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
-        """(position, reward) of each row; every prompt needs a reference."""
-        for k, row in enumerate(rows):
-            references = self.references[row["prompt_id"]]
-            yield k, self.bleu.sentence_score(row["text"], references).score
-
-
-def read_references(path: Path) -> dict[str, list[str]]:
-    """prompt_id -> reference texts, from published outputs in alpaca_eval's format."""
-    from wrpo_lib.quadruples.convert import as_responses
-
-    found: dict[str, list[str]] = {}
-    for row in as_responses(iter_rows(path), str(path)):
-        found.setdefault(row["prompt_id"], []).append(row["text"])
-    return found
