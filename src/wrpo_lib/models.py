@@ -62,18 +62,15 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
 def identity(model: str, revision: str | None = None) -> str:
     """What tells these weights from others under the same name; "" where that is not known.
 
-    The sizes and times of a folder's files; the commit of what the hub's cache holds.
+    That is the commit of what the hub's cache holds, or size and time of a folder's files.
     """
     place, gguf = locate(model)
     if Path(place).is_dir():
         files = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))
         found = [(file.name, file.stat()) for file in files]
         return ", ".join(f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in found)
-    for name in ("config.json", "adapter_config.json"):
-        path = try_to_load_from_cache(place, name, revision=revision)
-        if isinstance(path, str):
-            return Path(path).parent.name
-    return ""
+    path = try_to_load_from_cache(place, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else ""
 
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
@@ -92,6 +89,7 @@ def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedMode
     :raises WRPOError: for weights that are missing (transformers would draw them at random) or
         not finite.
     """
+    adapter_config(model)  # a pickled one is refused
     safe = {} if locate(model)[1] else {"use_safetensors": True}
     loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
     for name in sorted(found["missing_keys"]):
@@ -132,6 +130,8 @@ def adapter_config(model: str) -> Any:
     folder = Path(locate(model)[0])
     if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
         return None
+    if (folder / "adapter_model.bin").is_file():
+        raise WRPOError(f"{model!r} holds pickled weights, which can run code; save safetensors")
     return PeftConfig.from_pretrained(str(folder))
 
 
@@ -146,7 +146,7 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
         options["revision"] = adapter.revision
         base = load_model(AutoModelForCausalLM, adapter.base_model_name_or_path, options)
         with explained(f"cannot load the adapter {model!r}", "train it again"):
-            return PeftModel.from_pretrained(base, model, use_safetensors=True).merge_and_unload()
+            return PeftModel.from_pretrained(base, model).merge_and_unload()
     loaded = load_model(AutoModelForCausalLM, model, options)
     if locate(model)[1]:  # dequantised; the flags would refuse full fine-tuning
         loaded.is_quantized, loaded.hf_quantizer = False, None
@@ -155,10 +155,9 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
 
 
 def frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference; None where TRL finds one itself.
+    """The model as it stands, for a reference, as a model in memory need not have a path.
 
-    A model in memory need not have a path for TRL to load a reference from. Adapters are switched
-    off instead; under ZeRO-3 no process has the whole model.
+    None where TRL finds one itself: adapters are switched off; under ZeRO-3 no process has it all.
     """
     if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
         return None

@@ -1,8 +1,7 @@
 """Many requests to any OpenAI-compatible server: concurrent, with retries, careful with the key.
 
-Sampling from a served model and judging with a paid one are the same traffic. Retries and waits
-are the OpenAI client's own; the key comes from the environment and reaches neither a file nor a
-message, however a server spells it.
+Retries and waits are the OpenAI client's own; the key comes from the environment and reaches
+neither a file nor a message, however a server spells it.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
 class Server:
     """Where to send requests, and how many at a time.
 
-    ``base_url`` ends in ``/v1`` as a rule; ``api_key_env`` names the environment variable that
-    holds the key (unset: no key is sent); ``timeout`` is the seconds that the server may be silent
-    in one attempt; ``retries`` are further attempts after the first.
+    ``api_key_env`` names the environment variable that holds the key (unset: no key is sent);
+    ``timeout`` is the seconds that the server may be silent in one attempt; ``retries`` are further
+    attempts after the first.
     """
 
     base_url: str
@@ -77,14 +76,11 @@ def complete(
     """Send each (key, body) to ``/chat/completions``; yield replies as they arrive, unordered.
 
     At most ``server.connections`` requests are under way, and no more are drawn from ``requests``.
-    The OpenAI client tries again after timeouts, lost connections and statuses 408, 409, 429 and
-    5xx. A request that fails for good, or whose reply is a failure (:mod:`wrpo_lib.replies`), is a
-    :class:`Reply` with ``error``. Once ``stop()`` is true no further request is sent; those under
-    way are still yielded.
+    One that fails after all retries, or whose reply is a failure (:mod:`wrpo_lib.replies`), is a
+    :class:`Reply` with ``error``. After ``stop()`` those under way are still yielded.
 
     :raises WRPOError: at once, for what no retry can mend: a refused key, a used-up quota, a
-        redirect and, before any success, nobody at the address or an unknown model. Requests under
-        way are dropped.
+        redirect and, before any success, nobody at the address or an unknown model.
     """
     client = _Client(server)
     loop = asyncio.new_event_loop()  # in a thread of its own: a notebook has a loop already

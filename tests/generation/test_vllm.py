@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import wait_until, wrpo
+from commandline import wrpo
 from generation_rows import (
     Tiny,
     ask,
     by_name,
     kill_and_run_again,
     prompt_rows,
+    with_template,
     write_rows,
     wrpo_command,
 )
-from test_engines import DROPS, answers, with_template
+from local_server import serving
 from vllm_run import GREEDY, SAMPLED
 
 from wrpo_lib.generation import TransformersEngine
@@ -39,6 +38,10 @@ from wrpo_lib.server import Server
 
 HERE = Path(__file__).parent
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # half a character at the end, which vLLM leaves out
+DROPS = (  # a system turn
+    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}"
+    "{% endfor %}<assistant>"
+)
 AS_TRAINED = {"top_k": -1}  # else vLLM's server takes the model's own top-k
 
 
@@ -125,24 +128,11 @@ def test_wrpo_sample_killed_and_run_again(python: str, tiny: Tiny, tmp_path: Pat
 @pytest.fixture(scope="module")
 def served(python: str, tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of vLLM's own server with the tiny model."""
-    log = tmp_path_factory.mktemp("served") / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny.folder)]
     command += ["--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager"]
-    command += ["--no-enable-chunked-prefill", "--host", "127.0.0.1", "--port", port]
-    url = f"http://127.0.0.1:{port}/v1"
-    with log.open("w") as file:
-        run = subprocess.Popen(
-            command, env=environment(), stdout=file, stderr=file, start_new_session=True
-        )
-    try:
-        wait_until(lambda: answers(f"{url}/models"), run, log.read_text)
+    command.append("--no-enable-chunked-prefill")
+    with serving(command, tmp_path_factory.mktemp("served"), "/v1/models", environment()) as url:
         yield url
-    finally:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
 
 
 def test_the_server_gives_the_texts_of_the_same_seeds(served: str, offline: Any) -> None:

@@ -12,11 +12,20 @@ import typer
 import yaml
 
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.io import iter_rows
+from wrpo_lib.io import check_suffix, iter_rows
 
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
+Engine = Annotated[str, typer.Option(help="transformers, vllm or server")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, an option of the engine's own")
+]
+ExtraBody = Annotated[
+    str, typer.Option(help="server: JSON merged into requests; null as a value removes a field")
+]
+KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
+Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
 Workers = Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one", min=0)]
 Ray = Annotated[str, typer.Option(help="address of a running cluster; default: start one")]
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
@@ -32,7 +41,7 @@ def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
-    engine: Annotated[str, typer.Option(help="transformers, vllm or server")] = "transformers",
+    engine: Engine = "transformers",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
     n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,
@@ -43,13 +52,11 @@ def sample(
     revision: Revision = None,
     trust_remote_code: Code = False,
     dtype: Dtype = "auto",
-    option: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, an option of the engine's own")
-    ] = None,
+    option: Set = None,
     base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
-    api_key_env: Annotated[str, typer.Option(help="variable with the key")] = "OPENAI_API_KEY",
-    connections: Annotated[int, typer.Option(help="server: requests under way", min=1)] = 64,
-    extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "{}",
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    connections: Connections = 64,
+    extra_body: ExtraBody = "{}",
     workers: Workers = 0,
     ray: Ray = "",
     gpus: GPUs = None,
@@ -62,20 +69,17 @@ def sample(
     from wrpo_lib.quadruples.split import read_prompts
     from wrpo_lib.server import Server, without_secrets
 
-    _refuse_suffix(out)
+    check_suffix(out, (".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
-    pairs = [pair.partition("=") for pair in option or []]
-    options = {key: _yaml(text, "--set") for key, _, text in pairs}
+    options, extra = read_options(engine, option or []), read_extra_body(extra_body)
     total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
-    settings["options"] = {k: options[k] for k in ("max_model_len", "fold_system") if k in options}
+    settings["max_model_len"] = options.get("max_model_len")
     if engine == "server":
-        extra, gpus = _yaml(extra_body, "--extra-body"), 0.0
-        if not isinstance(extra, dict):
-            raise WRPOError(f'--extra-body is {extra_body}; give JSON such as {{"top_k": 20}}')
         server = Server(base_url, api_key_env, connections, timeout=600.0)
         settings |= {"base_url": base_url and server.address, "extra_body": without_secrets(extra)}
         options |= {"server": server, "extra_body": extra}
+        gpus = 0.0
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
     made_by: Any = OnCluster(make, workers, gpus, 256, ray) if workers else make()
@@ -106,7 +110,7 @@ def score(
     from wrpo_lib.nano.reward import score_rows
     from wrpo_lib.quadruples import read_responses
 
-    _refuse_suffix(out)
+    check_suffix(out, (".jsonl",))
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False))  # says all that is wrong with them
@@ -130,15 +134,23 @@ def score(
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
+def read_extra_body(text: str) -> dict[str, Any]:
+    """The fields in ``--extra-body``."""
+    found = _yaml(text, "--extra-body")
+    if not isinstance(found, dict):
+        raise WRPOError(f'--extra-body is {text}; give a JSON object such as {{"top_k": 20}}')
+    return found
+
+
+def read_options(engine: str, pairs: list[str]) -> dict[str, Any]:
+    """The engine's options in ``KEY=VALUE``, the values read as YAML."""
+    parts = [pair.partition("=") for pair in pairs]
+    return {key: _yaml(text, f"--set of the {engine} engine") for key, _, text in parts}
+
+
 def _yaml(text: str, option: str) -> Any:
     with explained(f"{option} {text} cannot be read", "write it as JSON or YAML"):
         return yaml.safe_load(text)
-
-
-def _refuse_suffix(out: Path) -> None:
-    """Only plain JSONL can be appended to."""
-    if out.suffix != ".jsonl":
-        raise WRPOError(f"--out is {out}; rows are appended one by one, so give a .jsonl file")
 
 
 def _say(made: str, counts: Counter[str], maker: Any) -> None:

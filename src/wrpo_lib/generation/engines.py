@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from wrpo_lib.chat import Renderer, fold_system
+from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.generation.local import InProcess, Rendered, TransformersEngine
 from wrpo_lib.generation.request import Request, Response
@@ -25,9 +25,8 @@ def make_engine(
 ) -> TransformersEngine | VLLMEngine | ServerEngine:
     """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
 
-    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; for a
-    server ``server``, fields of it, ``fold_system`` and ``extra_body``. ``hub`` are ``revision``,
-    ``trust_remote_code`` and ``dtype``.
+    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; ``server``
+    or fields of it, and ``extra_body``. ``hub``: ``revision``, ``trust_remote_code``, ``dtype``.
     """
     own = dict(options or {})
     with explained(f"cannot make the {kind} engine", "correct its options"):
@@ -37,11 +36,11 @@ def make_engine(
             return TransformersEngine(*load_causal_lm(model, **hub), **own)
         if kind != "server":
             raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
-        server = own.pop("server", Server(""))
+        of_server = own.keys() & {field.name for field in fields(Server)}
+        given = {name: own.pop(name) for name in of_server}
+        server = replace(own.pop("server", Server("")), **given)
         if not server.base_url:
             raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-        of_server = own.keys() & {field.name for field in fields(Server)}
-        server = replace(server, **{name: own.pop(name) for name in of_server})
         return ServerEngine(server, model, **own)
 
 
@@ -49,7 +48,6 @@ def make_engine(
 class ServerEngine:
     """One HTTP request per response, so that each has its own seed and a lost one costs little.
 
-    ``fold_system`` puts a system turn into the user turn, for templates that have no place for one.
     ``extra_body`` is merged into every request; None as a value removes a field, for servers that
     refuse one. Whether a server honours ``seed``, and which sampling defaults it adds (vLLM
     takes top-k from the model's generation configuration), is up to the server.
@@ -57,9 +55,7 @@ class ServerEngine:
 
     server: Server
     model: str
-    fold_system: bool = False
     extra_body: dict[str, Any] = field(default_factory=dict)
-    folded: int = 0
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Responses as they arrive."""
@@ -74,11 +70,7 @@ class ServerEngine:
                 yield Response(*asked, "", None, "error", seed, str(failure))
 
     def _body(self, request: Request) -> dict[str, Any]:
-        messages = request.messages
-        if self.fold_system and messages[0]["role"] == "system":
-            messages = fold_system(messages)
-            self.folded += 1
-        body = {"model": self.model, "messages": messages, "seed": request.seed}
+        body = {"model": self.model, "messages": request.messages, "seed": request.seed}
         body |= {name: getattr(request.sampling, name) for name in SAMPLED}
         return {k: v for k, v in (body | self.extra_body).items() if v is not None}
 

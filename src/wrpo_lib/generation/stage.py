@@ -28,7 +28,7 @@ from wrpo_lib.records import provenance
 
 T = TypeVar("T")
 KEY = ("prompt_id", "model", "sample")
-HOPELESS = 200  # failures in a row after which going on is pointless
+HOPELESS = 200  # failures and nothing else, after which going on is pointless
 ALL_EMPTY = "so check the model, its chat template and the limit of tokens"
 
 
@@ -71,11 +71,11 @@ def sample_responses(
 
     ``settings`` go into the run record and must be the same when the run goes on, but for ``n``:
     more samples may be asked for later. ``total`` responses are expected. Returns how many were
-    ``made``, ``kept`` (finished before), ``empty``, ``truncated`` (ended by the token limit) and
-    with a ``thought``. That some failed, or all are empty, is a
-    :class:`~wrpo_lib.errors.WRPOError` at the end.
+    ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a ``thought``.
+
+    :raises WRPOError: at the end, if some failed or all are empty.
     """
-    counts, asked, failures, in_a_row = Counter[str](), dict[str, Messages](), list[str](), 0
+    counts, asked, failures = Counter[str](), dict[str, Messages](), list[str]()
     with Store(out, KEY) as store:
         keep_record(out, {"model": model, **asdict(sampling), **(settings or {})}, free="n")
 
@@ -87,11 +87,10 @@ def sample_responses(
                     yield (prompt_id, model, k), messages, request
 
         responses = engine(missing(store, counts, wanted()))
-        for made in progress(responses, "responses", total, len(store)):
-            in_a_row = in_a_row + 1 if made.error else 0
+        for made in progress(responses, "responses", total, len(store.keys())):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
-                if in_a_row == HOPELESS:
+                if len(failures) == HOPELESS and not counts["made"]:
                     break
                 continue
             prompt = asked[made.key]
@@ -145,7 +144,7 @@ def score_responses(
                 for position, reward in scorer(batch):
                     yield {**batch[position], "reward_model": reward_model, "reward": reward}
 
-        for row in progress(scored(), "rewards", total, len(store)):
+        for row in progress(scored(), "rewards", total, len(store.keys())):
             store.append(row)
             counts["made"] += 1
     if counts["empty"] and not counts["made"] + counts["kept"]:
@@ -173,5 +172,4 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
 
 def progress(items: Iterable[T], what: str, total: int | None, done: int) -> Iterable[T]:
     """A bar on stderr, which says little where that is a log."""
-    pause = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(items, what, total, initial=done, mininterval=pause)
+    return tqdm(items, what, total, initial=done, mininterval=0.5 if sys.stderr.isatty() else 30)
