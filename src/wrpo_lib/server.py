@@ -26,7 +26,9 @@ from wrpo_lib.replies import checked
 URL = r"(https?://)([^/@]*@)?([^/?:]+|\[[\da-f:]+\])(:\d+)?(/[^?]*)?(\?.*)?"
 NO_KEY = "none"  # local servers ask for no key, but the client insists on a text
 LIKE_A_KEY = re.compile(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}")
-SECRET = re.compile(r"key|token|secret|password|authorization", re.IGNORECASE)
+SECRET = re.compile(
+    r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -210,11 +212,6 @@ def _spelt(letter: str) -> str:
     return rf"(?:\\*{re.escape(letter)}|(?i:%(?:25)*{number}|\\+u00{number}))"
 
 
-def without_secrets(value: Any, name: str = "") -> Any:
-    """The value of a setting, fit to be recorded: texts that are or look like keys as ``***``."""
-    if isinstance(value, dict):
-        return {key: without_secrets(own, key) for key, own in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(own, name) for own in value]
-    hidden = isinstance(value, str) and (SECRET.search(name) or LIKE_A_KEY.search(value))
-    return "***" if hidden else value
+def without_secrets(value: Any) -> Any:
+    """A JSON value fit to be recorded: texts that are named or look like keys are ``***``."""
+    return json.loads(LIKE_A_KEY.sub("***", SECRET.sub(r'\1"***"', json.dumps(value))))

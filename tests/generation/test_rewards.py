@@ -13,7 +13,7 @@ from commandline import wrpo
 from generation_rows import Tiny, prompt_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.rewards import RewardModel, load_reward_model
+from wrpo_lib.generation.local import RewardModel, load_reward_model
 from wrpo_lib.io import read_rows
 
 TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +48,6 @@ def sample(
     top_p: Annotated[float, typer.Option()] = 0.95,
     max_tokens: Annotated[int, typer.Option(help="tokens per response at most")] = 4096,
     seed: Annotated[int, typer.Option(help="all other seeds follow from it")] = 0,
-    limit: Annotated[int | None, typer.Option(help="only the first so many prompts")] = None,
     revision: Revision = None,
     trust_remote_code: Code = False,
     dtype: Dtype = "auto",
@@ -72,7 +71,7 @@ def sample(
     check_suffix(out, (".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
     options, extra = read_options(engine, option or []), read_extra_body(extra_body)
-    total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
+    total = sum(1 for _ in read_prompts(prompts))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings["max_model_len"] = options.get("max_model_len")
     if engine == "server":
@@ -84,7 +83,7 @@ def sample(
     make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
     made_by: Any = OnCluster(make, workers, gpus, 256, ray) if workers else make()
     settings["weights"] = model if engine == "server" else identity(model, revision)
-    given = islice(read_prompts(prompts), limit), made_by, name or model, sampling, out
+    given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
     _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
 
@@ -104,7 +103,7 @@ def score(
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
     from wrpo_lib.generation.cluster import OnCluster
-    from wrpo_lib.generation.rewards import load_reward_model
+    from wrpo_lib.generation.local import load_reward_model
     from wrpo_lib.generation.stage import score_responses
     from wrpo_lib.models import identity
     from wrpo_lib.nano.reward import score_rows

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -21,8 +20,8 @@ from tqdm import tqdm
 
 from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.local import Scorer
 from wrpo_lib.generation.request import Engine, Request, Sampling
-from wrpo_lib.generation.rewards import Scorer
 from wrpo_lib.io import Key, Row, Store, parse_row, write_json
 from wrpo_lib.records import provenance
 
@@ -49,10 +48,8 @@ def missing(
         if key not in made:
             yield item
         elif made[key] not in (None, made_of(of)):
-            raise WRPOError(
-                f"{store.path} has {key} made of another prompt or text than the one given; choose "
-                "another file, or delete it"
-            )
+            what = f"{store.path} has {key} made of another prompt or text than the one given"
+            raise WRPOError(f"{what}; choose another file or delete it")
         else:
             counts["kept"] += 1
 
@@ -87,7 +84,7 @@ def sample_responses(
                     yield (prompt_id, model, k), messages, request
 
         responses = engine(missing(store, counts, wanted()))
-        for made in progress(responses, "responses", total, len(store.keys())):
+        for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
                 if len(failures) == HOPELESS and not counts["made"]:
@@ -101,10 +98,9 @@ def sample_responses(
             counts["truncated"] += made.finish_reason == "length"
             counts["thought"] += bool(made.thought)
     if failures:
-        raise WRPOError(
-            f"{len(failures)} responses failed, the first for {failures[0]}; the {counts['made']} "
-            f"made are kept in {out}: mend the cause and run again for the rest"
-        )
+        what = f"{len(failures)} responses failed, the first for {failures[0]}"
+        kept = f"the {counts['made']} made are kept in {out}"
+        raise WRPOError(f"{what}; {kept}: mend the cause and run again for the rest")
     if counts["made"] and counts["empty"] == counts["made"] + counts["kept"]:
         raise WRPOError(f"all {counts['made']} responses are empty, {ALL_EMPTY}; they are in {out}")
     return counts
@@ -144,7 +140,7 @@ def score_responses(
                 for position, reward in scorer(batch):
                     yield {**batch[position], "reward_model": reward_model, "reward": reward}
 
-        for row in progress(scored(), "rewards", total, len(store.keys())):
+        for row in tqdm(scored(), "rewards", total, initial=len(store.keys()), mininterval=5):
             store.append(row)
             counts["made"] += 1
     if counts["empty"] and not counts["made"] + counts["kept"]:
@@ -163,13 +159,6 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
         for name in sorted(now.keys() & before.keys() - {free}):
             if before[name] != now[name] and "" not in (before[name], now[name]):
-                raise WRPOError(
-                    f"{out} was made with {name} {before[name]!r}, not {now[name]!r}; "
-                    "choose another file or delete it"
-                )
+                what = f"{out} was made with {name} {before[name]!r}, not {now[name]!r}"
+                raise WRPOError(f"{what}; choose another file or delete it")
     write_json(path, {"settings": now, **provenance()})
-
-
-def progress(items: Iterable[T], what: str, total: int | None, done: int) -> Iterable[T]:
-    """A bar on stderr, which says little where that is a log."""
-    return tqdm(items, what, total, initial=done, mininterval=0.5 if sys.stderr.isatty() else 30)
