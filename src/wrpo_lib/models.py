@@ -1,7 +1,6 @@
 """Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries.
 
-Nothing of a model is executed: its code runs only with ``trust_remote_code``, never by a question,
-and pickled weights are refused.
+A model's code runs only with ``trust_remote_code``; pickled weights are refused.
 """
 
 from __future__ import annotations
@@ -139,10 +138,8 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
     """A model ready to train; an adapter in its folder is merged into its base model."""
     if adapter := adapter_config(model):
         if "quantization_config" in options:
-            raise WRPOError(
-                f"{model!r} holds an adapter, which no quantised base takes in; train it with "
-                "`merge: true` and start from that"
-            )
+            what = f"{model!r} holds an adapter, which no quantised base takes in"
+            raise WRPOError(f"{what}; train it with `merge: true` and start from that")
         options["revision"] = adapter.revision
         base = load_model(AutoModelForCausalLM, adapter.base_model_name_or_path, options)
         with explained(f"cannot load the adapter {model!r}", "train it again"):

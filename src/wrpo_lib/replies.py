@@ -1,8 +1,7 @@
 """What a model said: the answer apart from the thought, and a server's failures told from answers.
 
 Models that reason put it into the text (``<think>``), beside it (``reasoning_content``) or into
-parts of a list. Only what follows is the answer: it is what is scored, paired, judged and read for
-a verdict. Gateways report failures with status 200; such a reply is a failure too.
+parts of a list; only what follows is the answer. Gateways report failures with status 200.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ FAILED = ("error", "content_filter")
 def split_thought(text: str) -> tuple[str, str]:
     """(thought, answer) of a text.
 
-    A thought stands at the beginning, or ends in a lone closing mark; one that never ends, because
-    the token limit cut it, leaves no answer. Marks further on are the answer's own words.
+    A thought stands at the beginning, or ends in a lone closing mark; one that never ends leaves no
+    answer. Marks further on are the answer's own words.
     """
     opened, closed = _OPEN.match(text), _CLOSE.search(text)
     if closed:

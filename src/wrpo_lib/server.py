@@ -35,9 +35,8 @@ SECRET = re.compile(
 class Server:
     """Where to send requests, and how many at a time.
 
-    ``api_key_env`` names the environment variable that holds the key (unset: no key is sent);
-    ``timeout`` is the seconds that the server may be silent in one attempt; ``retries`` are further
-    attempts after the first.
+    ``api_key_env``: the environment variable with the key (unset: none is sent); ``timeout``: how
+    many seconds the server may be silent in one attempt; ``retries``: attempts after the first.
     """
 
     base_url: str
@@ -55,9 +54,7 @@ class Server:
         """The address without any password or query in it, fit to be shown and recorded."""
         found = re.fullmatch(URL, self.base_url)
         if found is None:
-            raise WRPOError(
-                "--base-url is no web address; give one such as http://localhost:8000/v1"
-            )
+            raise WRPOError("--base-url is no web address, such as http://localhost:8000/v1")
         scheme, _, host, port, path, _ = found.groups(default="")
         return f"{scheme}{host}{port}{path}"
 

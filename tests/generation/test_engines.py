@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from commandline import wrpo
 from generation_rows import Tiny, ask, by_name, prompt_rows, with_template, write_rows
 from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
 
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Sampling, TransformersEngine, make_engine
 from wrpo_lib.generation.request import Request
 from wrpo_lib.io import read_rows
@@ -102,6 +105,17 @@ def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
     assert "made 5 responses to 8 prompts, 3 there already" in stdout
     assert "secret" not in (tmp_path / "r.run.json").read_text()
     assert local.requests[0]["api_key"] == "secret"
+
+
+def test_vllm_that_does_not_start_is_one_sentence(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=broken))
+    with pytest.raises(WRPOError, match=r"not start \(Engine core initialization failed\); see"):
+        make_engine("vllm", str(tiny.folder))
 
 
 def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

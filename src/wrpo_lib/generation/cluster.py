@@ -1,7 +1,6 @@
 """Sampling and scoring spread over many machines with Ray Data (extra ``cluster``).
 
-:class:`OnCluster` stands in for an engine or a scorer, so the stages of a single machine keep the
-records, take each row once and make only what is missing. Each worker is a process that loads its
+:class:`OnCluster` stands in for an engine or a scorer. Each worker is a process that loads its
 model once; one that dies is started anew and its batch done again.
 """
 
@@ -60,7 +59,7 @@ class OnCluster:
             raise WRPOError(f"a worker failed {said}; run again to go on") from error
 
     def _join(self) -> Any:
-        """Ray, joined to the cluster at the address or to one started on this machine."""
+        """Ray, joined to a cluster."""
         try:
             import ray
             import ray.data

@@ -48,9 +48,8 @@ def make_engine(
 class ServerEngine:
     """One HTTP request per response, so that each has its own seed and a lost one costs little.
 
-    ``extra_body`` is merged into every request; None as a value removes a field, for servers that
-    refuse one. Whether a server honours ``seed``, and which sampling defaults it adds (vLLM
-    takes top-k from the model's generation configuration), is up to the server.
+    ``extra_body`` is merged into every request; None as a value removes a field. Whether a server
+    honours ``seed``, and which sampling defaults it adds (vLLM's: the model's top-k), is up to it.
     """
 
     server: Server
@@ -78,10 +77,9 @@ class ServerEngine:
 class VLLMEngine(InProcess):
     """``vllm.LLM`` with a seed for every response.
 
-    Each response is a request of its own (vLLM computes their shared prompt once, through its
-    prefix cache). vLLM promises the same text for the same seed only on the same version and
-    hardware and with its batch-invariant mode. ``own`` goes to ``vllm.LLM``; its ``dtype`` auto is
-    bfloat16 where the checkpoint is in float32.
+    Each response is a request of its own; the prefix cache computes their shared prompt once. vLLM
+    promises the same text for the same seed only on the same version and hardware and in its
+    batch-invariant mode. ``own`` goes to ``vllm.LLM``, whose ``dtype`` auto makes float32 bfloat16.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """What every sampling engine is asked and what it answers.
 
 An engine is any callable from requests to responses: it draws requests lazily, answers in any
-order, and fails one response rather than a whole run. Text in, text out: tokenizer and chat
-template are the engine's own business, so models that share neither can be sampled alike.
+order, and fails one response rather than a whole run. Tokenizer and chat template are its own.
 """
 
 from __future__ import annotations
@@ -61,9 +60,8 @@ class Request:
 class Response:
     """One response, or why there is none (``error``).
 
-    ``n_tokens`` counts the end token and those of a ``thought`` before the text (None where a
-    server does not say); ``finish_reason`` is ``stop``, or ``length`` at the token limit, or what a
-    server says; ``seed`` is what the generator that made it was seeded with.
+    ``n_tokens`` counts the end token and those of a ``thought`` before the text (None: a server did
+    not say); ``finish_reason`` is ``stop``, ``length`` (the token limit) or what a server says.
     """
 
     key: str
