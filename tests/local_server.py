@@ -1,13 +1,57 @@
-"""A small HTTP server for tests that answers, fails, hangs or breaks off as a test tells it to."""
+"""Servers for tests: one that answers, fails, hangs or breaks off as told, and real ones."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Awaitable, Callable
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from commandline import wait_until
+
+TRANSFORMERS = [sys.executable, "-c", "from transformers.cli.transformers import main; main()"]
+"""The command of transformers, whose ``serve`` is an OpenAI-compatible server."""
+
+
+@contextmanager
+def serving(
+    command: list[str], folder: Path, health: str = "/health", env: dict[str, str] | None = None
+) -> Iterator[str]:
+    """The base URL of a real server, a process with the working directory ``folder``.
+
+    ``command`` gets the address; once ``health`` answers there, requests can be sent.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command, log = [*command, "--host", "127.0.0.1", "--port", str(port)], folder / "log"
+
+    def ready() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{health}", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    with log.open("w") as file:
+        how: dict[str, Any] = {"stdout": file, "stderr": file, "start_new_session": True}
+        run = subprocess.Popen(command, cwd=folder, env=env, **how)
+    try:
+        wait_until(ready, run, log.read_text)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
 
 
 @dataclass(frozen=True)

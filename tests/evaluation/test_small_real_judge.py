@@ -10,11 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import wait_until
 from local_judge import judgements
+from local_server import TRANSFORMERS, serving
 
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
 from wrpo_lib.evaluation.forms import read_answers
@@ -50,27 +46,8 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     del model.config.quantization_config
     model.save_pretrained(home / NAME)
     tokenizer.save_pretrained(home / NAME)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", NAME]
-    command += ["--port", str(port), "--device", "cpu"]
-    with open(home / "log", "wb") as log:
-        process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
-    try:
-        wait_until(lambda: _healthy(port), process, lambda: (home / "log").read_text()[-2000:])
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
-            return reply.status == 200
-    except OSError:
-        return False
+    with serving([*TRANSFORMERS, "serve", NAME, "--device", "cpu"], home) as url:
+        yield url
 
 
 def judge(

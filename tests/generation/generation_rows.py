@@ -24,6 +24,15 @@ class Tiny(NamedTuple):
     folder: Path
 
 
+def with_template(tiny: Tiny, template: str) -> Any:
+    """The tiny model's tokenizer with another chat template."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
 def prompt_rows(n: int) -> list[dict[str, Any]]:
     """Prompts of different lengths, one in four with a system turn."""
     rows: list[dict[str, Any]] = []

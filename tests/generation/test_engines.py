@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
+import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commandline import wait_until, wrpo
-from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
-from local_server import Answer, LocalServer, said
+from commandline import wrpo
+from generation_rows import Tiny, ask, by_name, prompt_rows, with_template, write_rows
+from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
 
-from wrpo_lib.generation import Request, Sampling, ServerEngine, TransformersEngine
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation import Sampling, TransformersEngine, make_engine
+from wrpo_lib.generation.request import Request
 from wrpo_lib.io import read_rows
-from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
 SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
@@ -26,23 +25,10 @@ REFUSES = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not "
     "supported') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 )
-DROPS = (
-    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}"
-    "{% endfor %}<assistant>"
-)
 
 
-def with_template(tiny: Tiny, template: str) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-@pytest.mark.parametrize("template", [REFUSES, DROPS], ids=["refuses", "drops"])
-def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny, template: str) -> None:
-    engine = TransformersEngine(tiny.model, with_template(tiny, template))
+def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny) -> None:
+    engine = TransformersEngine(tiny.model, with_template(tiny, REFUSES))
     text = engine.tokenizer.decode(engine.renderer.ids(SYSTEM))
     assert text == "<user>be brief\n\ncopy : a b<assistant>"
     assert not next(engine([Request("p", SYSTEM[1:], SHORT)])).error
@@ -58,73 +44,94 @@ def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
     assert "cannot render the roles (tool, user)" in (made["bad", 0].error or "")
 
 
-def served(n: int, **options: Any) -> tuple[list[Any], LocalServer]:
+def test_a_served_response_is_a_request_of_its_own() -> None:
     async def handler(body: dict[str, Any]) -> Answer:
-        if "empty" in body["messages"][-1]["content"]:
-            parts = [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]
-            message = {"content": parts if body["seed"] % 2 else None}
-            return Answer({"choices": [{"message": message, "finish_reason": "length"}]})
-        return said(f"seed {body.get('seed')}")
+        return said(f"seed {body['seed']}")
 
     with LocalServer(handler) as local:
-        engine = ServerEngine(Server(local.url, retries=0), "m", **options)
-        made = list(engine(ask(n, SHORT, "e", "empty")))
-    assert engine.folded == (2 * (n // 4) if options else 0)
-    return made, local
-
-
-def test_a_served_response_is_a_request_of_its_own() -> None:
-    made, local = served(8)
-    assert len(made) == len(local.requests) == 18
+        extra = {"max_tokens": None, "max_completion_tokens": 9}
+        where = {"base_url": local.url, "retries": 0, "extra_body": extra}
+        made = list(make_engine("server", "m", where)(ask(8, SHORT)))
+    assert len(made) == len(local.requests) == 16
     for r in made:
         assert r.seed == SHORT.seed_of(r.key, r.sample)
-        if r.key == "e":
-            assert r.text == ("in parts" if r.seed % 2 else "")
-            assert (r.n_tokens, r.finish_reason, r.error) == (None, "length", None)
-        else:
-            assert r.text == f"seed {r.seed}"
-            assert (r.n_tokens, r.finish_reason, r.error) == (3, "stop", None)
-    body = local.requests[0]
-    assert set(body) == {"model", "messages", "temperature", "top_p", "max_tokens", "seed"}
-    assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.8, 0.95, 8)
+        assert (r.text, r.n_tokens, r.finish_reason) == (f"seed {r.seed}", 3, "stop")
+    names = {"model", "messages", "temperature", "top_p", "max_completion_tokens", "seed"}
+    assert set(local.requests[0]) == names
+    assert (local.requests[0]["temperature"], local.requests[0]["top_p"]) == (0.8, 0.95)
 
 
-def test_served_options() -> None:
-    _, local = served(
-        8, fold_system=True, extra_body={"max_tokens": None, "max_completion_tokens": 9}
-    )
-    assert {m["role"] for body in local.requests for m in body["messages"]} == {"user"}
-    assert all("max_tokens" not in b and b["max_completion_tokens"] == 9 for b in local.requests)
+def choice(content: Any, reason: str = "stop", **message: Any) -> Answer:
+    spoken = {"message": {"content": content, **message}, "finish_reason": reason}
+    return Answer({"choices": [spoken]})
+
+
+PARTS = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Blue lake."}]
+UPSTREAM = {"code": 502, "message": "Upstream provider failed"}
+REPLIES = {
+    "p0": (choice("", "error"), None),
+    "p1": (Answer({"choices": None, "error": UPSTREAM}), None),
+    "p2": (choice("half", "content_filter"), None),
+    "p3": (choice(" \n"), None),
+    "p4": (choice(None, reasoning_content="hm"), None),
+    "p5": (choice(PARTS), ("Blue lake.", "")),
+    "p6": (choice("Lake.", reasoning_content="hm"), ("Lake.", "hm")),
+    "p7": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
+}
+
+
+def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The kinds of replies that gateways and reasoning models give, once each."""
+    rows = prompt_rows(8)
+    names = {row["prompt"][-1]["content"]: row["prompt_id"] for row in rows}
+    asked, out, well = write_rows(tmp_path / "p.jsonl", rows), tmp_path / "r.jsonl", False
+
+    async def handler(body: dict[str, Any]) -> Answer:
+        return said("fine") if well else REPLIES[names[body["messages"][-1]["content"]]][0]
+
+    with LocalServer(handler) as local:
+        how = ["--engine", "server", "--base-url", local.url, "--model", "m", "--n", 1]
+        how += ["--extra-body", json.dumps({"api_key": "secret", "max_tokens": None})]
+        code, _, err = wrpo(capsys, "sample", asked, "--out", out, *how)
+        assert code == 2
+        assert "5 responses failed, the first for prompt_id 'p" in err
+        found = {r["prompt_id"]: (r["text"], r.get("thought", "")) for r in read_rows(out)}
+        assert found == {k: kept for k, (_, kept) in REPLIES.items() if kept}
+        well = True
+        code, stdout, _ = wrpo(capsys, "sample", asked, "--out", out, *how)
+    assert code == 0
+    assert "made 5 responses to 8 prompts, 3 there already" in stdout
+    assert "secret" not in (tmp_path / "r.run.json").read_text()
+    assert local.requests[0]["api_key"] == "secret"
+
+
+def test_vllm_that_does_not_start_is_one_sentence(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=broken))
+    with pytest.raises(WRPOError, match=r"not start \(Engine core initialization failed\); see"):
+        make_engine("vllm", str(tiny.folder))
+
+
+def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = tiny.tokenizer.decode
+    monkeypatch.setattr(tiny.tokenizer, "decode", lambda *a, **k: f"hm</think> {decode(*a, **k)}")
+    made = list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(3, SHORT)))
+    assert {r.row()["thought"] for r in made} == {"hm"}
+    assert not any("think" in r.text for r in made)
 
 
 @pytest.fixture(scope="module")
-def transformers_serve(tiny: Tiny) -> Iterator[str]:
+def transformers_serve(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """``transformers serve`` with the tiny model: a real OpenAI-compatible server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = "from transformers.cli.transformers import main; main()"
-    where = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    command = [sys.executable, "-c", code, "serve", str(tiny.folder), *where]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdout=quiet, stderr=subprocess.PIPE) as server:
-        try:
-            wait_until(
-                lambda: answers(f"http://127.0.0.1:{port}/health"),
-                server,
-                lambda: server.communicate()[1].decode()[-2000:],
-            )
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            server.kill()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
+    command = [*TRANSFORMERS, "serve", str(tiny.folder), "--device", "cpu"]
+    with serving(command, tmp_path_factory.mktemp("serve")) as url:
+        yield url
 
 
 def test_a_real_server_from_the_command_line(
@@ -147,7 +154,7 @@ def test_a_real_server_from_the_command_line(
     expected = {(r.key, r.sample): r.row() for r in local(ask(4, sampling))}
     assert made[0].keys() == expected.keys()
     for key, row in made[0].items():
-        assert set(row) == {"prompt_id", "prompt", "model", *expected[key]}
+        assert set(row) == {"prompt_id", "prompt", "model", "made", *expected[key]}
         assert row["seed"] == sampling.seed_of(*key)
         assert 0 < row["n_tokens"] <= 10
         assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")

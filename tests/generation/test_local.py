@@ -10,24 +10,11 @@ import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import Request, Sampling, TransformersEngine, local, sample
+from wrpo_lib.generation import Sampling, TransformersEngine, local, sample
+from wrpo_lib.generation.request import Request
 
 SHORT = Sampling(n=3, max_tokens=12)
 GREEDY = Sampling(n=1, temperature=0, max_tokens=10)
-
-
-@pytest.fixture
-def batches(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The lengths of the prompts in each batch that reaches the model."""
-    seen: list[list[int]] = []
-    generate = local.generate
-
-    def watched(model: Any, tokenizer: Any, ids: list[list[int]], sampling: Sampling) -> Any:
-        seen.append([len(row) for row in ids])
-        return generate(model, tokenizer, ids, sampling)
-
-    monkeypatch.setattr(local, "generate", watched)
-    return seen
 
 
 def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
@@ -44,23 +31,23 @@ def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
     assert sum(first[key].text != other[key].text for key in first) > 20
 
 
-def test_batches_keep_to_the_budget_and_record_their_seeds(
-    tiny: Tiny, batches: list[list[int]]
+def test_batches_keep_to_the_budget_and_their_seeds_make_them_again(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = TransformersEngine(tiny.model, tiny.tokenizer, batch_tokens=300)
-    made = list(engine(ask(12, SHORT)))
-    assert len({r.seed for r in made}) == len(batches) > 3
-    assert sum(map(len, batches)) == len(made) == 36
-    assert max(len(b) * (max(b) + 12) for b in batches) <= 300
+    seen, generate = [], local.generate
 
+    def watched(model: Any, tokenizer: Any, ids: list[list[int]], sampling: Sampling) -> Any:
+        seen.append(ids)
+        return generate(model, tokenizer, ids, sampling)
 
-def test_a_recorded_seed_makes_the_batch_again(tiny: Tiny) -> None:
-    engine = TransformersEngine(tiny.model, tiny.tokenizer)
-    made = list(engine(ask(4, SHORT)))
-    ids = sorted((engine.renderer.ids(r.messages) for r in ask(4, SHORT)), key=len)
+    monkeypatch.setattr(local, "generate", watched)
+    made = list(TransformersEngine(tiny.model, tiny.tokenizer, batch_tokens=300)(ask(12, SHORT)))
+    assert len({r.seed for r in made}) == len(seen) > 3
+    assert sum(map(len, seen)) == len(made) == 36
+    assert max(len(ids) * (max(map(len, ids)) + 12) for ids in seen) <= 300
     torch.manual_seed(made[0].seed)
-    again = local.generate(tiny.model, tiny.tokenizer, ids, SHORT)
-    assert [r.text for r in made] == [row["text"] for row in again]
+    again = generate(tiny.model, tiny.tokenizer, seen[0], SHORT)
+    assert [r.text for r in made[: len(again)]] == [row["text"] for row in again]
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.8, 0.9), (1.2, 1.0)])
@@ -162,22 +149,13 @@ def test_prompts_too_long_and_almost_too_long(tiny: Tiny) -> None:
     assert all(0 < (made.n_tokens or 0) <= left for made in engine([near]))
 
 
-def test_a_batch_that_does_not_fit_is_halved(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = TransformersEngine(tiny.model, tiny.tokenizer)
-    generate, sizes, most = tiny.model.generate, [], 5
-
-    def small_gpu(**inputs: Any) -> Any:
-        sizes.append(len(inputs["input_ids"]))
-        if sizes[-1] > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return generate(**inputs)
+def test_a_batch_that_does_not_fit_is_told(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_gpu(**_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(tiny.model, "generate", small_gpu)
-    assert len(by_name(engine(ask(8, SHORT)))) == 24
-    assert sizes[0] == max(sizes) == 24
-    most = 0
-    with pytest.raises(WRPOError, match="one response of 12 tokens does not fit into memory"):
-        list(engine(ask(1, SHORT)))
+    with pytest.raises(WRPOError, match="24 responses of 12 tokens do not fit"):
+        list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(8, SHORT)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reward models and the nano reward: right, deterministic, whatever the batch."""
+"""Reward models: right, deterministic, whatever the batch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 import torch
 from commandline import wrpo
 from generation_rows import Tiny, prompt_rows, write_rows
+from safetensors.torch import load_file, save_file
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.rewards import RewardModel, load_reward_model
+from wrpo_lib.generation.local import RewardModel, load_reward_model
 from wrpo_lib.io import read_rows
 
 TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]
@@ -81,72 +82,46 @@ def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
 
 
 def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
-    scorer = RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer)
     with pytest.raises(WRPOError, match="has 3 outputs per row"):
-        rewards_of(scorer, rows(2))
-
-
-def test_a_row_without_prompt_is_named(tiny: Tiny) -> None:
-    row = {k: v for k, v in rows(1)[0].items() if k != "prompt"}
-    with pytest.raises(WRPOError, match="prompt_id 'p0', field 'prompt': is missing"):
-        rewards_of(RewardModel(classifier(tiny, 0), tiny.tokenizer), [row])
+        rewards_of(RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer), rows(2))
 
 
 def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:
-    """One step of TRL's RewardTrainer, saved, loaded, and the trainer's own scores reproduced."""
+    """A few steps of TRL's RewardTrainer, saved, loaded; the trained model's own scores."""
     from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
     best, worst = ([{"role": "assistant", "content": text}] for text in (BEST, "j"))
-    pairs = Dataset.from_list(
-        [{"prompt": r["prompt"], "chosen": best, "rejected": worst} for r in prompt_rows(8)]
-    )
-    steps = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
-    quiet = {"report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
-    cpu = {"use_cpu": True, "bf16": False, "dataloader_pin_memory": False}
-    args = RewardConfig(
-        str(tmp_path / "run"), gradient_checkpointing=False, **steps, **quiet, **cpu
-    )
-    model = classifier(tiny, tiny.tokenizer.pad_token_id)
+    pairs = [{"prompt": r["prompt"], "chosen": best, "rejected": worst} for r in prompt_rows(8)]
+    options = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+    options |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "bf16": False}
+    options |= {"use_cpu": True, "dataloader_pin_memory": False, "gradient_checkpointing": False}
     trainer = RewardTrainer(
-        model=model, args=args, train_dataset=pairs, processing_class=tiny.tokenizer
+        model=classifier(tiny, tiny.tokenizer.pad_token_id),
+        args=RewardConfig(str(tmp_path / "run"), **options),
+        train_dataset=Dataset.from_list(pairs),
+        processing_class=tiny.tokenizer,
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "reward"))
-    scorer = load_reward_model(str(tmp_path / "reward"))
-    made = [
-        {**row, "model": "m", "sample": k, "text": text}
-        for row in prompt_rows(8)
-        for k, text in enumerate([BEST, "j"])
-    ]
-    scores = rewards_of(scorer, made)
-    assert all(won > lost for won, lost in zip(scores[::2], scores[1::2], strict=True))
+    same = {"model": "m", "sample": 0}
+    made = [{**r, **same, "text": text} for text in (BEST, "j") for r in prompt_rows(8)]
+    scores = rewards_of(load_reward_model(str(tmp_path / "reward")), made)
+    assert all(won > lost for won, lost in zip(scores[:8], scores[8:], strict=True))
     batch = trainer.data_collator([trainer.train_dataset[k] for k in range(8)])
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        theirs = model.eval()(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).logits[:, 0]
-    assert scores[::2] == pytest.approx(theirs[:8].tolist(), abs=1e-5)
-    assert scores[1::2] == pytest.approx(theirs[8:].tolist(), abs=1e-5)
+        theirs = trainer.model.eval()(**inputs).logits[:, 0]
+    assert scores == pytest.approx(theirs.tolist(), abs=1e-5)
 
 
 CUSTOM = '''
-"""In the form of ArmoRM's code: its imports, its own output class, `score` beside `logits`."""
-from dataclasses import dataclass
-from typing import Optional
-
+"""In the form of ArmoRM's code: its imports, and a `score` in its output."""
 import torch
 from torch import nn
 from transformers import LlamaModel, LlamaPreTrainedModel
 from transformers.models.llama.modeling_llama import LLAMA_INPUTS_DOCSTRING
 from transformers.utils import ModelOutput, add_start_docstrings_to_model_forward
-
-
-@dataclass
-class Output(ModelOutput):
-    rewards: Optional[torch.FloatTensor] = None
-    score: Optional[torch.FloatTensor] = None
-    logits: Optional[torch.FloatTensor] = None
 
 
 class Gated(LlamaPreTrainedModel):
@@ -162,8 +137,7 @@ class Gated(LlamaPreTrainedModel):
         first_pad = torch.eq(input_ids, self.config.pad_token_id).int().argmax(-1)
         last = (first_pad - 1) % input_ids.shape[-1]
         rewards = self.heads(hidden[torch.arange(len(hidden)), last])
-        score = rewards.sum(1)
-        return Output(rewards=rewards, score=score, logits=score)
+        return ModelOutput(rewards=rewards, score=rewards.sum(1))
 '''
 
 
@@ -178,11 +152,8 @@ def test_code_that_comes_with_a_model_needs_consent(
     folder.mkdir()
     (folder / "modeling_gated.py").write_text(CUSTOM)
     config = json.loads((saved / "config.json").read_text())
-    config["architectures"] = ["Gated"]
     config["auto_map"] = {"AutoModelForSequenceClassification": "modeling_gated.Gated"}
     (folder / "config.json").write_text(json.dumps(config))
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(saved / "model.safetensors")
     weights["heads.weight"] = weights.pop("score.weight").repeat(3, 1)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -191,22 +162,6 @@ def test_code_that_comes_with_a_model_needs_consent(
     plain = rewards_of(load_reward_model(str(saved)), rows(5))
     assert type(scorer.model).__name__ == "Gated"
     assert rewards_of(scorer, rows(5)) == pytest.approx([3 * r for r in plain], abs=1e-4)
-    without = load_reward_model(str(saved))
-    assert type(without.model).__name__ == "LlamaForSequenceClassification"
-
-
-def test_the_nano_reward_is_the_studys() -> None:
-    from wrpo_lib.nano.reward import reward, score_rows
-    from wrpo_lib.nano.tasks import Task
-
-    task = Task("reverse", "bdac")
-    made = [{"prompt_id": task.prompt_id, "text": t} for t in ("answer : c a d b .", "no idea")]
-    assert dict(score_rows(made)) == {
-        k: round(reward(task, row["text"]), 4) for k, row in enumerate(made)
-    }
-    for bad in ("reverse", "sing-abc", "sort-xyz"):
-        with pytest.raises(WRPOError, match="is no task of the nano testbed"):
-            list(score_rows([{"prompt_id": bad, "text": ""}]))
 
 
 def test_a_reward_model_from_the_command_line(

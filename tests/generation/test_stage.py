@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from commandline import wrpo
 from generation_rows import Tiny, kill_and_run_again, prompt_rows, write_rows, wrpo_command
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import Request, Response, Sampling, TransformersEngine
+from wrpo_lib.generation import Sampling, TransformersEngine
+from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.tasks import ALPHABET
@@ -53,7 +55,7 @@ def test_rows_are_what_pairing_reads(tiny: Tiny, tmp_path: Path) -> None:
     counts = sample_responses(prompts(9), engine, "tiny", SHORT, out)
     rows = read_rows(out)
     assert counts["made"] == len(rows) == 18
-    made = {"sample", "text", "n_tokens", "finish_reason", "seed"}
+    made = {"sample", "text", "n_tokens", "finish_reason", "seed", "made"}
     assert set(rows[0]) == {"prompt_id", "prompt", "model", *made}
     assert counts["truncated"] == sum(r["finish_reason"] == "length" for r in rows) > 0
     assert len(read_responses([out], scored=False)) == 18
@@ -79,12 +81,58 @@ def test_only_missing_samples_are_made(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     out = tmp_path / "r.jsonl"
-    sample_responses(prompts(1), echo, "m", SHORT, out)
+    known = {"weights": "a"}
+    sample_responses(prompts(1), echo, "m", SHORT, out, settings=known)
     hot = Sampling(n=2, max_tokens=8, temperature=1.0)
     with pytest.raises(WRPOError, match=r"was made with temperature 0.8, not 1.0"):
         sample_responses(prompts(2), echo, "m", hot, out)
     with pytest.raises(WRPOError, match="was made with model 'm', not 'other'"):
         sample_responses(prompts(2), echo, "other", SHORT, out)
+    with pytest.raises(WRPOError, match="was made with weights 'a', not 'b'"):
+        sample_responses(prompts(2), echo, "m", SHORT, out, settings={"weights": "b"})
+
+
+def test_rows_of_another_prompt_or_text_are_found(tmp_path: Path) -> None:
+    """The ids stay, the texts change: nothing made of the old ones is kept among the new."""
+    out, scored = tmp_path / "r.jsonl", tmp_path / "s.jsonl"
+    sample_responses(prompts(2), echo, "m", SHORT, out)
+    score_responses(read_rows(out), length, "length", scored)
+    changed = [(name, [{"role": "user", "content": "new"}]) for name, _ in prompts(2)]
+    with pytest.raises(WRPOError, match=r"has \('p0', 'm', 0\) made of another prompt or text"):
+        sample_responses(changed, echo, "m", SHORT, out)
+    rows = read_rows(out)
+    rows[3]["text"] = "new"
+    with pytest.raises(WRPOError, match=r"has \('p1', 'm', 1\) made of another prompt or text"):
+        score_responses(rows, length, "length", scored)
+    assert len(read_rows(out)) == len(read_rows(scored)) == 4
+
+
+def test_weights_replaced_under_the_same_path_are_found(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "r.jsonl"
+    shutil.copytree(tiny.folder, model)
+    asked = write_rows(tmp_path / "p.jsonl", prompt_rows(1))
+    command = ["sample", asked, "--out", out, "--model", model, "--n", 1, "--max-tokens", 4]
+    assert wrpo(capsys, *command)[0] == 0
+    (model / "model.safetensors").touch()
+    code, _, err = wrpo(capsys, *command)
+    assert code == 2
+    assert "was made with weights 'model.safetensors" in err
+
+
+def test_a_model_that_says_nothing_is_an_error(tmp_path: Path) -> None:
+    out = tmp_path / "r.jsonl"
+
+    def silent(requests: Iterable[Request]) -> Iterator[Response]:
+        for r in requests:
+            yield Response(r.key, r.sample, " ", 1, "stop", r.seed)
+
+    with pytest.raises(WRPOError, match="all 4 responses are empty, so check the model"):
+        sample_responses(prompts(2), silent, "m", SHORT, out)
+    assert len(read_rows(out)) == 4
+    with pytest.raises(WRPOError, match="all 4 responses are empty"):
+        score_responses(read_rows(out), length, "l", tmp_path / "s.jsonl")
 
 
 def test_failed_responses_are_said_and_made_by_a_rerun(tmp_path: Path) -> None:
@@ -102,16 +150,12 @@ def test_failed_responses_are_said_and_made_by_a_rerun(tmp_path: Path) -> None:
 
 
 def test_it_gives_up_when_nothing_comes(tmp_path: Path) -> None:
-    asked: list[Request] = []
-
     def dead(requests: Iterable[Request]) -> Iterator[Response]:
         for r in requests:
-            asked.append(r)
             yield Response(r.key, r.sample, "", None, "error", 1, "no answer")
 
     with pytest.raises(WRPOError, match="200 responses failed"):
         sample_responses(prompts(500), dead, "m", SHORT, tmp_path / "r.jsonl")
-    assert len(asked) == 200
 
 
 def test_empty_responses_are_counted_and_get_no_reward(tmp_path: Path) -> None:
@@ -167,13 +211,12 @@ SAMPLING = [
     ("--engine magic", "unknown engine 'magic'; choose transformers, vllm or server"),
     ("--engine vllm", "vllm is not installed; install the extra `gpu`"),
     ("--engine server", "--engine server needs --base-url"),
+    ("--engine server --base-url http://h/v1 --set speed=9", "unexpected keyword argument 'speed'"),
+    ("--engine server --set retries=many", "cannot make the server engine ("),
     ("--temperature 0", "greedy decoding (temperature 0) gives one response"),
-    ("--out r.parquet", "--out is r.parquet; rows are appended one by one"),
+    ("--out r.parquet", "r.parquet: unknown kind of file; use .jsonl"),
     ("--extra-body [1]", "--extra-body is [1]; give a JSON object"),
     ("--extra-body {", "--extra-body { cannot be read"),
-    ("--set speed=9", "no option of the transformers engine; it has batch_tokens (int)"),
-    ("--set batch_tokens=many", "--set batch_tokens=many is no option"),
-    ("--engine server --set retries", "it has timeout (float), retries (int), fold_system (bool)"),
     ("--model no/such-model", "cannot load 'no/such-model'"),
 ]
 PINNED = "pin it with --revision and the 40 digits of a commit"
@@ -201,27 +244,13 @@ def test_bad_arguments_are_one_sentence(
     assert len(err.strip().splitlines()) == 1
 
 
-PROMPTS = [
-    ('{"prompt_id": "p1", "pro', "line 2: not JSON"),
-    ('{"prompt": "q"}', "row 2, field 'prompt_id': missing"),
-    ('{"prompt_id": "p1"}', "row 2, field 'prompt': is missing"),
-    ('{"prompt_id": "p0", "prompt": "q"}', "'p0' stands in an earlier row already"),
-    ('{"prompt_id": "p1", "prompt": "<|im_start|>user"}', "went through a chat template already"),
-    (
-        '{"prompt_id": "p1", "prompt": [{"role": "assistant", "content": "a"}]}',
-        "row 2, field 'prompt': does not end in a user turn",
-    ),
+BAD_ROWS = [
+    ("sample", '{"prompt_id": "p1", "pro', "line 2: not JSON"),
+    ("sample", '{"prompt_id": "p1"}', "row 2, field 'prompt': is missing"),
+    ("sample", '{"prompt_id": "p0", "prompt": "q"}', "'p0' stands in an earlier row already"),
+    ("score", '{"prompt_id": "p", "model": "m", "sample": 0}', "row 2, field 'text'"),
+    ("score", json.dumps(responses("t")[0]), "row 2: sample 0 of 'm' for"),
 ]
-RESPONSES = [
-    ('{"prompt_id": "p", "model": "m", "sample": 0}', "row 2, field 'text'"),
-    ('{"prompt_id": "p", "model": "m", "text": "t"}', "row 2, field 'sample'"),
-    ('{"prompt_id": 7, "model": "m", "sample": 0, "text": "t"}', "row 2, field 'prompt_id'"),
-    (
-        '{"prompt_id": "p0", "model": "m", "sample": 0, "text": "t"}',
-        "row 2: sample 0 of 'm' for",
-    ),
-]
-BAD_ROWS = [("sample", *case) for case in PROMPTS] + [("score", *case) for case in RESPONSES]
 
 
 @pytest.mark.parametrize(("command", "line", "sentence"), BAD_ROWS)

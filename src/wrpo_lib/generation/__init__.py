@@ -3,17 +3,8 @@
 An engine is a callable from requests to responses.
 """
 
-from wrpo_lib.generation.engines import ServerEngine, VLLMEngine, make_engine
+from wrpo_lib.generation.engines import make_engine
 from wrpo_lib.generation.local import TransformersEngine, sample
-from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.generation.request import Sampling
 
-__all__ = [
-    "Request",
-    "Response",
-    "Sampling",
-    "ServerEngine",
-    "TransformersEngine",
-    "VLLMEngine",
-    "make_engine",
-    "sample",
-]
+__all__ = ["Sampling", "TransformersEngine", "make_engine", "sample"]

@@ -1,7 +1,6 @@
 """Sampling and scoring spread over many machines with Ray Data (extra ``cluster``).
 
-:class:`OnCluster` stands in for an engine or a scorer, so the stages of a single machine keep the
-records, take each row once and make only what is missing. Each worker is a process that loads its
+:class:`OnCluster` stands in for an engine or a scorer. Each worker is a process that loads its
 model once; one that dies is started anew and its batch done again.
 """
 
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 
 
 @dataclass
@@ -34,13 +33,13 @@ class OnCluster:
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
         """What the workers make of requests, or of rows of responses."""
-        ray, source, blocks = self._join(), iter(items), list[dict[str, Any]]()
+        source, blocks = iter(items), list[dict[str, Any]]()
         while batch := list(islice(source, self.batch_size)):
             start = len(blocks) * self.batch_size
             blocks.append({"start": start, "batch": pickle.dumps(batch)})
         if not blocks:
             return
-        gpus = self.gpus
+        ray, gpus = self._join(), self.gpus
         gpus = float("GPU" in ray.cluster_resources()) if gpus is None else gpus
         done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(
             _Worker,
@@ -60,7 +59,7 @@ class OnCluster:
             raise WRPOError(f"a worker failed {said}; run again to go on") from error
 
     def _join(self) -> Any:
-        """Ray, joined to the cluster at the address or to one started on this machine."""
+        """Ray, joined to a cluster."""
         try:
             import ray
             import ray.data
@@ -70,10 +69,8 @@ class OnCluster:
         ray.data.DataContext.get_current().enable_progress_bars = False
         here = {"num_cpus": self.workers, "include_dashboard": False}
         where = {"address": self.address} if self.address else here
-        try:
+        with explained(f"no Ray cluster at {self.address!r}", "start one"):
             ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **where)
-        except (ConnectionError, ValueError) as error:
-            raise WRPOError(f"no Ray cluster at {self.address!r} ({error}); start one") from error
         return ray
 
 

@@ -1,30 +1,76 @@
-"""Sampling with a transformers model in this process, in batches that fit."""
+"""Sampling and scoring with models in this process, in batches that fit.
+
+A scorer is any callable from rows of responses to (position, reward) pairs, in any order, so that
+what is finished can be kept. Scores depend on the row alone, never on what is scored beside it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 
-from wrpo_lib.chat import Messages, Renderer
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    AutoModelForSequenceClassification,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.llama import modeling_llama
+
+from wrpo_lib.chat import Messages, Renderer, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.request import InProcess, Request, Response, Sampling
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.io import Row
+from wrpo_lib.models import load_model, load_tokenizer, placement
+from wrpo_lib.replies import split_thought
 
 T = TypeVar("T")
+Rendered = list[tuple[Request, list[int]]]
+Scorer = Callable[[list[Row]], Iterator[tuple[int, float]]]
+
+
+class InProcess:
+    """An engine with the model in this process, which draws ``window`` requests at a time."""
+
+    renderer: Renderer
+    context: int | None
+    window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
+
+    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Responses window by window; a prompt that cannot be answered fails alone."""
+        source = iter(requests)
+        while window := list(islice(source, self.window)):
+            rendered: Rendered = []
+            for request in window:
+                try:
+                    ids = self.renderer.ids(request.messages)
+                    if self.context and len(ids) >= self.context:
+                        sizes = f"{len(ids)} tokens, the context {self.context}"
+                        raise WRPOError(f"the prompt has {sizes}")
+                    rendered.append((request, ids))
+                except WRPOError as error:
+                    yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
+            for made in self._generate(rendered):
+                thought, answer = split_thought(made.text)
+                yield replace(made, text=answer, thought=thought)
+
+    def _generate(self, rendered: Rendered) -> Iterator[Response]:
+        raise NotImplementedError
 
 
 class TransformersEngine(InProcess):
     """``model.generate`` over batches sorted by length, one row per response.
 
-    ``batch_tokens`` bounds rows times (longest prompt + max_tokens), the size of the key and value
-    cache. Every batch has a seed derived from ``sampling.seed`` and the keys of its rows, which
-    each response records: the same batch on the same versions and hardware gives the same texts,
-    but a run that is resumed makes the missing rows in other batches.
+    ``batch_tokens`` bounds rows times (longest prompt + max_tokens). Every batch has a seed derived
+    from ``sampling.seed`` and the keys of its rows, which each response records: the same batch
+    gives the same texts, but a run that is resumed makes the missing rows in other batches.
     """
 
     window = 10240  # requests held in memory and sorted by length together
@@ -34,11 +80,9 @@ class TransformersEngine(InProcess):
     ) -> None:
         self.renderer = Renderer(tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None)
-        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
+        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, int(batch_tokens)
 
-    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
-        import torch
-
+    def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
         for request, ids in sorted(rendered, key=lambda r: (len(r[1]), r[0].key, r[0].sample)):
             room = self.context - len(ids) if self.context else request.sampling.max_tokens
@@ -86,8 +130,6 @@ def sample(
     (end token included) and ``finish_reason`` (``stop`` or ``length``). Temperature 0 is greedy.
     The global random state is left as it was.
     """
-    import torch
-
     sampling, renderer = Sampling(n, temperature, top_p, max_new_tokens, seed), Renderer(tokenizer)
     ids = [renderer.ids(messages) for messages in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
@@ -110,13 +152,10 @@ def generate(
 ) -> list[dict[str, Any]]:
     """One response to each prompt, in order: text, n_tokens, finish_reason.
 
-    Draws from the global generator, without the model's own sampling defaults. A batch that does
-    not fit into GPU memory is halved. The model is left in evaluation mode.
+    Draws from the global generator, without the model's own sampling defaults. The model is left
+    in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
     """
-    import torch
-    from transformers import GenerationConfig
-
-    ends, drawn, output = _end_tokens(model, tokenizer), sampling.temperature > 0, None
+    ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
     settings = GenerationConfig(
         do_sample=drawn,
         temperature=sampling.temperature if drawn else 1.0,
@@ -136,24 +175,14 @@ def generate(
         with torch.inference_mode():
             output = model.eval().generate(**inputs, generation_config=settings)
     except torch.OutOfMemoryError as error:
-        if len(ids) == 1:
-            raise WRPOError(
-                f"one response of {sampling.max_tokens} tokens does not fit into memory; lower "
-                "max_tokens or use a larger GPU"
-            ) from error
-    if output is None:  # outside the handler, which would keep the failed batch alive
-        torch.cuda.empty_cache()
-        halves = ids[: len(ids) // 2], ids[len(ids) // 2 :]
-        return [row for half in halves for row in generate(model, tokenizer, half, sampling)]
+        sizes = f"{len(ids)} responses of {sampling.max_tokens} tokens do not fit into memory"
+        raise WRPOError(f"{sizes}; lower batch_tokens (or batch_size) or max_tokens") from error
     width = inputs["input_ids"].shape[1]
     return [_read(tokenizer, tokens, ends) for tokens in output[:, width:].tolist()]
 
 
 def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, torch.Tensor]:
     """``input_ids`` and ``attention_mask`` of rows of different lengths."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
     rows = [torch.tensor(row, device=device) for row in ids]
     mask = [torch.ones_like(row) for row in rows]
     return {
@@ -178,3 +207,68 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> s
     if not found:
         raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
     return found
+
+
+class RewardModel:
+    """A sequence classifier with one output: Skywork-Reward, TRL's RewardTrainer, ArmoRM.
+
+    Prompt and response are rendered together through the reward model's own chat template; batches
+    hold at most ``batch_tokens`` tokens, padding included. A conversation longer than the context
+    loses its beginning (``cut`` counts them). A score moves with the batch's shape by less than
+    1e-5 in float32, by about 1e-2 in bfloat16.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
+    ) -> None:
+        self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
+        self.context = getattr(model.config, "max_position_embeddings", None) or 10**9
+        # by this token the model finds the last one of a row; one that names none takes single rows
+        self.pad = model.config.get_text_config().pad_token_id
+        self.batch_tokens = 0 if self.pad is None else batch_tokens
+
+    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
+        """(position, reward) of each row, batch by batch."""
+        ids = [self._ids(row) for row in rows]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for batch in batches(order, [len(ids[i]) for i in order], self.batch_tokens):
+            yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
+
+    def _ids(self, row: Row) -> list[int]:
+        prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
+        ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
+        self.cut += len(ids) > self.context
+        return ids[-self.context :]
+
+    def _scores(self, ids: list[list[int]]) -> list[float]:
+        inputs = padded(ids, self.pad or 0, "right", self.model.device)
+        with torch.inference_mode():
+            output = self.model(**inputs, return_dict=True)
+        found = getattr(output, "score", None)  # ArmoRM's own output
+        found = output.logits if found is None else found
+        if found.numel() != len(ids):
+            outputs = f"{found.numel() // len(ids)} outputs per row"
+            raise WRPOError(f"the reward model has {outputs}; choose one with a single output")
+        return list(found.flatten().float().tolist())
+
+
+def load_reward_model(
+    model: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "auto",
+    batch_tokens: int = 16384,
+) -> RewardModel:
+    """A reward model from the hub or a folder; code from the hub only at a pinned commit."""
+    if trust_remote_code:
+        if not Path(model).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+            raise WRPOError(
+                f"--trust-remote-code runs code from {model}; pin it with --revision and the 40 "
+                "digits of a commit that you have read"
+            )
+        # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
+        vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
+    loaded = load_model(AutoModelForSequenceClassification, model, hub)
+    tokenizer = load_tokenizer(model, revision, trust_remote_code)
+    return RewardModel(loaded, tokenizer, batch_tokens)

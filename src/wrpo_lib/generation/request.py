@@ -1,8 +1,7 @@
 """What every sampling engine is asked and what it answers.
 
 An engine is any callable from requests to responses: it draws requests lazily, answers in any
-order, and fails one response rather than a whole run. Text in, text out: tokenizer and chat
-template are the engine's own business, so models that share neither can be sampled alike.
+order, and fails one response rather than a whole run. Tokenizer and chat template are its own.
 """
 
 from __future__ import annotations
@@ -10,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
-from wrpo_lib.chat import Messages, Renderer
+from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
 
 
@@ -62,9 +60,8 @@ class Request:
 class Response:
     """One response, or why there is none (``error``).
 
-    ``n_tokens`` counts the end token (None where a server does not say); ``finish_reason`` is
-    ``stop``, or ``length`` at the token limit, or what a server says; ``seed`` is what the
-    generator that made it was seeded with.
+    ``n_tokens`` counts the end token and those of a ``thought`` before the text (None: a server did
+    not say); ``finish_reason`` is ``stop``, ``length`` (the token limit) or what a server says.
     """
 
     key: str
@@ -74,37 +71,12 @@ class Response:
     finish_reason: str
     seed: int
     error: str | None = None
+    thought: str = ""
 
     def row(self) -> dict[str, Any]:
         """The fields of a row of responses that are the response's own."""
-        return {k: v for k, v in asdict(self).items() if k not in ("key", "error")}
+        row = {k: v for k, v in asdict(self).items() if k not in ("key", "error")}
+        return row if self.thought else {k: v for k, v in row.items() if k != "thought"}
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Response]]
-
-
-class InProcess:
-    """An engine with the model in this process, which draws ``window`` requests at a time."""
-
-    renderer: Renderer
-    context: int | None
-    window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
-
-    def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """Responses window by window; a prompt that cannot be answered fails alone."""
-        source = iter(requests)
-        while window := list(islice(source, self.window)):
-            rendered = []
-            for request in window:
-                try:
-                    ids = self.renderer.ids(request.messages)
-                    if self.context and len(ids) >= self.context:
-                        sizes = f"{len(ids)} tokens, the context {self.context}"
-                        raise WRPOError(f"the prompt has {sizes}")
-                    rendered.append((request, ids))
-                except WRPOError as error:
-                    yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
-            yield from self._generate(rendered)
-
-    def _generate(self, rendered: list[tuple[Request, list[int]]]) -> Iterator[Response]:
-        raise NotImplementedError

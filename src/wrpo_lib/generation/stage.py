@@ -1,31 +1,57 @@
 """The two stages that cost most, sampling and scoring, from files to files.
 
 Finished rows are kept whatever happens, and a second run makes only the missing ones. Beside each
-file lies ``<name>.run.json`` with the settings it was made with; other settings do not mix with it.
+file lies ``<name>.run.json`` with the settings it was made with; other settings do not mix with it,
+nor rows that were made of another prompt or text (``made`` is its hash).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.generation.local import Scorer
 from wrpo_lib.generation.request import Engine, Request, Sampling
-from wrpo_lib.generation.rewards import Scorer
-from wrpo_lib.io import Row, Store, parse_row, write_json
+from wrpo_lib.io import Key, Row, Store, parse_row, write_json
 from wrpo_lib.records import provenance
 
+T = TypeVar("T")
 KEY = ("prompt_id", "model", "sample")
-HOPELESS = 200  # failures in a row after which going on is pointless
+HOPELESS = 200  # failures and nothing else, after which going on is pointless
+ALL_EMPTY = "so check the model, its chat template and the limit of tokens"
+
+
+def made_of(of: Any) -> str:
+    """A short hash of a prompt, or of a prompt and its response."""
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
+
+
+def missing(
+    store: Store, counts: Counter[str], wanted: Iterable[tuple[Key, Any, T]]
+) -> Iterator[T]:
+    """Of (key, what the row is made of, item) the items that have no row yet; others are counted.
+
+    :raises WRPOError: for a row that was made of something else.
+    """
+    made = {tuple(row[name] for name in KEY): row.get("made") for row in store}
+    for key, of, item in wanted:
+        if key not in made:
+            yield item
+        elif made[key] not in (None, made_of(of)):
+            what = f"{store.path} has {key} made of another prompt or text than the one given"
+            raise WRPOError(f"{what}; choose another file or delete it")
+        else:
+            counts["kept"] += 1
 
 
 def sample_responses(
@@ -42,40 +68,41 @@ def sample_responses(
 
     ``settings`` go into the run record and must be the same when the run goes on, but for ``n``:
     more samples may be asked for later. ``total`` responses are expected. Returns how many were
-    ``made``, ``kept`` (finished before), ``empty`` and ``truncated`` (ended by the token limit).
-    That some failed is a :class:`~wrpo_lib.errors.WRPOError` at the end.
+    ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a ``thought``.
+
+    :raises WRPOError: at the end, if some failed or all are empty.
     """
-    counts, asked, failures, in_a_row = Counter[str](), dict[str, Messages](), list[str](), 0
+    counts, asked, failures = Counter[str](), dict[str, Messages](), list[str]()
     with Store(out, KEY) as store:
         keep_record(out, {"model": model, **asdict(sampling), **(settings or {})}, free="n")
-        done = set(store.keys())
 
-        def missing() -> Iterator[Request]:
+        def wanted() -> Iterator[tuple[Key, Messages, Request]]:
             for prompt_id, messages in prompts:
                 asked[prompt_id] = messages
                 for k in range(sampling.n):
-                    if (prompt_id, model, k) in done:
-                        counts["kept"] += 1
-                    else:
-                        yield Request(prompt_id, messages, sampling, k)
+                    request = Request(prompt_id, messages, sampling, k)
+                    yield (prompt_id, model, k), messages, request
 
-        for made in progress(engine(missing()), "responses", total, len(done)):
-            in_a_row = in_a_row + 1 if made.error else 0
+        responses = engine(missing(store, counts, wanted()))
+        for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
-                if in_a_row == HOPELESS:
+                if len(failures) == HOPELESS and not counts["made"]:
                     break
                 continue
-            row = {"prompt_id": made.key, "prompt": asked[made.key], "model": model}
-            store.append(row | made.row())
+            prompt = asked[made.key]
+            row = {"prompt_id": made.key, "prompt": prompt, "model": model, **made.row()}
+            store.append({**row, "made": made_of(prompt)})
             counts["made"] += 1
             counts["empty"] += not made.text.strip()
             counts["truncated"] += made.finish_reason == "length"
+            counts["thought"] += bool(made.thought)
     if failures:
-        raise WRPOError(
-            f"{len(failures)} responses failed, the first for {failures[0]}; the {counts['made']} "
-            f"made are kept in {out}: mend the cause and run again for the rest"
-        )
+        what = f"{len(failures)} responses failed, the first for {failures[0]}"
+        kept = f"the {counts['made']} made are kept in {out}"
+        raise WRPOError(f"{what}; {kept}: mend the cause and run again for the rest")
+    if counts["made"] and counts["empty"] == counts["made"] + counts["kept"]:
+        raise WRPOError(f"all {counts['made']} responses are empty, {ALL_EMPTY}; they are in {out}")
     return counts
 
 
@@ -98,49 +125,40 @@ def score_responses(
     counts = Counter[str]()
     with Store(out, KEY) as store:
         keep_record(out, {"reward_model": reward_model, **(settings or {})})
-        done = set(store.keys())
 
-        def missing() -> Iterator[Row]:
+        def wanted() -> Iterator[tuple[Key, Any, Row]]:
             for row in rows:
                 counts["truncated"] += row.get("finish_reason") == "length"
-                if not row["text"].strip():
-                    counts["empty"] += 1
-                elif tuple(row[name] for name in KEY) in done:
-                    counts["kept"] += 1
-                else:
-                    yield row
+                counts["empty"] += not row["text"].strip()
+                if row["text"].strip():
+                    of = [row.get("prompt"), row["text"]]
+                    yield tuple(row[name] for name in KEY), of, {**row, "made": made_of(of)}
 
         def scored() -> Iterator[Row]:
-            source = missing()
+            source = missing(store, counts, wanted())
             while batch := list(islice(source, window)):
                 for position, reward in scorer(batch):
                     yield {**batch[position], "reward_model": reward_model, "reward": reward}
 
-        for row in progress(scored(), "rewards", total, len(done)):
+        for row in tqdm(scored(), "rewards", total, initial=len(store.keys()), mininterval=5):
             store.append(row)
             counts["made"] += 1
+    if counts["empty"] and not counts["made"] + counts["kept"]:
+        raise WRPOError(f"all {counts['empty']} responses are empty, {ALL_EMPTY}")
     return counts
 
 
 def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
     """Write the run record of ``out``, or check that the one there has the same settings.
 
-    The setting ``free`` may differ from run to run.
+    The setting ``free`` may differ from run to run; one that is "" is not known.
     """
     path = out.with_name(f"{out.name.removesuffix('.jsonl')}.run.json")
     now = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
     if path.is_file():
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
-        for name in sorted(now.keys() - {free}):
-            if before.get(name) != now[name]:
-                raise WRPOError(
-                    f"{out} was made with {name} {before.get(name)!r}, not {now[name]!r}; "
-                    "choose another file or delete it"
-                )
+        for name in sorted(now.keys() & before.keys() - {free}):
+            if before[name] != now[name] and "" not in (before[name], now[name]):
+                what = f"{out} was made with {name} {before[name]!r}, not {now[name]!r}"
+                raise WRPOError(f"{what}; choose another file or delete it")
     write_json(path, {"settings": now, **provenance()})
-
-
-def progress(items: Iterable[Any], what: str, total: int | None, done: int) -> Iterable[Any]:
-    """A bar on stderr, which says little where that is a log."""
-    pause = 0.5 if sys.stderr.isatty() else 30.0
-    return tqdm(items, what, total, initial=done, mininterval=pause)

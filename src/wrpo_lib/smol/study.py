@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sacrebleu.metrics import BLEU
 
 from wrpo_lib.analysis import statistics
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.generation import make_engine
 from wrpo_lib.generation.request import Engine, Sampling
-from wrpo_lib.generation.rewards import Bleu, read_references
 from wrpo_lib.generation.stage import keep_record, sample_responses, score_responses
-from wrpo_lib.io import file_hash, iter_rows, write_rows
+from wrpo_lib.io import Row, file_hash, iter_rows, write_rows
 from wrpo_lib.models import load_tokenizer, packaged_weights
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_responses
 from wrpo_lib.quadruples.convert import as_responses
@@ -102,7 +102,9 @@ def sources(study: Study, references: dict[str, Any]) -> Path:
 def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     """All stages; finished rows are kept. Returns the scored responses."""
     reference, own = study.published / REFERENCE, study.folder / "target.jsonl"
-    references = read_references(reference)
+    references: dict[str, list[str]] = {}
+    for row in as_responses(iter_rows(reference), str(reference)):
+        references.setdefault(row["prompt_id"], []).append(row["text"])
     published = sources(study, references)
     prompts, known = read_prompts(published), {"weights": weights}
     sample_responses(prompts, engine, TARGET, study.sampling, own, settings=known)
@@ -253,3 +255,22 @@ def make_results(study: Study) -> Path:
     folder = write_results("smol", found, record)
     write_figure_map(read_run("nano")["seeds"])
     return folder
+
+
+class Bleu:
+    """Sentence BLEU (sacrebleu, 0 to 100) against one or more reference texts per prompt.
+
+    It rewards the reference's words and length, not quality: a good answer in other words scores
+    near 0, and single sentences are noisy.
+    """
+
+    def __init__(self, references: dict[str, list[str]]) -> None:
+        self.references, self.bleu = references, BLEU(effective_order=True)
+        # the signature, which names version and settings, exists after a first score
+        self.bleu.sentence_score("a", ["a"])
+        self.name = f"bleu|{self.bleu.get_signature()}"
+
+    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
+        """(position, reward) of each row; every prompt needs a reference."""
+        for k, row in enumerate(rows):
+            yield k, self.bleu.sentence_score(row["text"], self.references[row["prompt_id"]]).score

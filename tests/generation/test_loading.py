@@ -1,0 +1,113 @@
+"""Checkpoints that are damaged, or that would run code, are refused in one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from generation_rows import Tiny
+from safetensors.torch import load_file, save_file
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.models import load_causal_lm, load_trainable
+
+NAME = "model.layers.1.mlp.up_proj.weight"
+MARK = "code-ran"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def without_a_layer(folder: Path) -> None:
+    kept = {name: held for name, held in weights(folder).items() if name != NAME}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def not_a_number(folder: Path) -> None:
+    held = weights(folder)
+    held[NAME][3, 4] = float("nan")
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+
+
+def another_shape(folder: Path) -> None:
+    held = {**weights(folder), NAME: torch.zeros(3, 3)}
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def pickled(folder: Path) -> None:
+    torch.save(weights(folder), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def with_code(folder: Path) -> None:
+    code = f"from pathlib import Path\nPath({str(folder / MARK)!r}).touch()\n"
+    (folder / "own.py").write_text(code)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+DAMAGES = [
+    (without_a_layer, f"lacks the weights '{NAME}'; take a whole checkpoint"),
+    (not_a_number, f"has weights '{NAME}' that are no numbers"),
+    (another_shape, "cannot load .*; check"),
+    (cut_short, "cannot load .*; check"),
+    (pickled, r"cannot load .*safetensors.*; check"),
+    (with_code, r"cannot load .*; check"),
+]
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES)
+@pytest.mark.parametrize("load", [load_causal_lm, load_trainable])
+def test_what_is_refused(
+    load: Callable[[str], object],
+    damage: Callable[[Path], None],
+    sentence: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And transformers' question whether to run code is never asked, so nobody answers it."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny.folder, folder)
+    damage(folder)
+    answers = io.StringIO("y\n" * 9)
+    monkeypatch.setattr(sys, "stdin", answers)
+    with pytest.raises(WRPOError, match=sentence) as told:
+        load(str(folder))
+    assert "\n" not in str(told.value)
+    assert answers.tell() == 0
+    assert not (folder / MARK).exists()
+
+
+def test_an_adapter_is_merged_into_its_base_or_refused(tiny: Tiny, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base, _ = load_causal_lm(str(tiny.folder))
+        config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
+        adapted = get_peft_model(base, config)
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        expected = adapted(ids).logits
+        found = load_trainable(str(tmp_path / "adapter"))(ids).logits
+    assert torch.allclose(found, expected, atol=1e-5)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    with pytest.raises(WRPOError, match="pickled"):
+        load_trainable(str(tmp_path / "adapter"))
