@@ -15,9 +15,14 @@ import pytest
 import sklearn
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import is_switched, win_rate
+from wrpo_lib.evaluation.alpaca_eval import (
+    CS,
+    is_switched,
+    length_controlled,
+    read_side,
+    win_rate,
+)
 from wrpo_lib.evaluation.forms import instruction_key, instructions
-from wrpo_lib.evaluation.length_control import CS, length_controlled, read_side
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 

@@ -62,8 +62,8 @@ def test_judge_then_summarise(name: str, capsys: Capture, url: str, tmp_path: Pa
 
 
 BAD = [
-    (["mmlu"], "unknown benchmark 'mmlu'; choose one of"),
-    (["alpaca-eval", "--version", "3"], "has no version '3'"),
+    (["mmlu"], "no benchmark 'mmlu' 'nano'; choose one of"),
+    (["alpaca-eval", "--version", "3"], "no benchmark 'alpaca-eval' '3'"),
     (["mt-bench", "--max-cost", "1"], "--max-cost needs"),
     (["mt-bench", "--model", "x"], "holds answers of right; name one"),
 ]

@@ -14,8 +14,6 @@ import typer
 
 from wrpo_lib import __version__
 from wrpo_lib.cli import (
-    answer,
-    assets,
     data,
     generate,
     judge,
@@ -50,12 +48,11 @@ def _top(
 
 # in the order in which data pass through them
 app.add_typer(data.app, name="data")
-app.add_typer(assets.app, name="assets")
+app.add_typer(judge.assets, name="assets")
 generate.register(app)
 pair.register(app)
 train.register(app)
 plan.register(app)
-answer.register(app)
 judge.register(app)
 summarise.register(app)
 study.register(app)

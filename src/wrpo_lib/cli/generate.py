@@ -17,6 +17,15 @@ from wrpo_lib.io import iter_rows
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
+Engine = Annotated[str, typer.Option(help="transformers, vllm or server")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE, an option of the engine's own")
+]
+ExtraBody = Annotated[
+    str, typer.Option(help="server: JSON merged into requests; null as a value removes a field")
+]
+KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
+Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
 Workers = Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one", min=0)]
 Ray = Annotated[str, typer.Option(help="address of a running cluster; default: start one")]
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
@@ -33,7 +42,7 @@ def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
-    engine: Annotated[str, typer.Option(help="transformers, vllm or server")] = "transformers",
+    engine: Engine = "transformers",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
     n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,
@@ -44,13 +53,11 @@ def sample(
     revision: Revision = None,
     trust_remote_code: Code = False,
     dtype: Dtype = "auto",
-    option: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, an option of the engine's own")
-    ] = None,
+    option: Set = None,
     base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
-    api_key_env: Annotated[str, typer.Option(help="variable with the key")] = "OPENAI_API_KEY",
-    connections: Annotated[int, typer.Option(help="server: requests under way", min=1)] = 64,
-    extra_body: Annotated[str, typer.Option(help="server: JSON merged into requests")] = "{}",
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    connections: Connections = 64,
+    extra_body: ExtraBody = "{}",
     workers: Workers = 0,
     ray: Ray = "",
     gpus: GPUs = None,
@@ -65,9 +72,7 @@ def sample(
 
     _refuse_suffix(out)
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
-    options, extra = _options(engine, option or []), _yaml(extra_body, "--extra-body")
-    if not isinstance(extra, dict):
-        raise WRPOError(f'--extra-body is {extra_body}; give a JSON object such as {{"top_k": 20}}')
+    options, extra = read_options(engine, option or []), read_extra_body(extra_body)
     total = sum(1 for _ in islice(read_prompts(prompts), limit))  # says all that is wrong with them
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings["max_model_len"] = options.get("max_model_len")
@@ -128,7 +133,15 @@ def score(
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
-def _options(engine: str, pairs: list[str]) -> dict[str, Any]:
+def read_extra_body(text: str) -> dict[str, Any]:
+    """The fields in ``--extra-body``."""
+    found = _yaml(text, "--extra-body")
+    if not isinstance(found, dict):
+        raise WRPOError(f'--extra-body is {text}; give a JSON object such as {{"top_k": 20}}')
+    return found
+
+
+def read_options(engine: str, pairs: list[str]) -> dict[str, Any]:
     """The engine's options in ``KEY=VALUE``, the values read as YAML."""
     from wrpo_lib.generation.engines import OPTIONS
 

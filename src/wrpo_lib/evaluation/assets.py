@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pooch
 import yaml
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import open_binary
 
 MIRROR = "WRPO_ASSETS"
-CACHE = "wrpo"  # in the user's cache folder, which XDG_CACHE_HOME moves
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,34 @@ class Asset:
     revision: str
     sha256: str
     licence: str
-    mirror: str
-    package: str | None = None
+    mirror: str = ""
+    package: str = ""
 
 
 @cache
 def manifest() -> dict[str, Asset]:
     """All assets by name."""
     rows = yaml.safe_load(Path(__file__).with_name("assets.yaml").read_text(encoding="utf-8"))
-    found = {}
-    for name, row in rows.items():
-        url = row.pop("url").format(revision=row["revision"])
-        found[name] = Asset(name=name, url=url, **{"mirror": name, **row})
-    return found
+    for row in rows.values():
+        row["url"] = row["url"].format(revision=row["revision"])
+    return {name: Asset(name, **row) for name, row in rows.items()}
+
+
+def _cached(name: str) -> Path:
+    return Path(pooch.os_cache("wrpo")) / name  # which XDG_CACHE_HOME moves
+
+
+def _candidates(asset: Asset) -> Iterator[Path]:
+    """Where a local copy may lie, best first: mirror, installed package, cache."""
+    if root := os.environ.get(MIRROR):
+        for name in filter(None, (asset.mirror, asset.name)):
+            yield from (Path(root) / name, Path(root) / f"{name}.gz")
+    if asset.package:
+        top, rest = asset.package.split("/", 1)
+        spec = importlib.util.find_spec(top)  # found without importing it
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            yield Path(folder) / rest
+    yield _cached(asset.name)
 
 
 def local(name: str) -> Path | None:
@@ -71,41 +86,25 @@ def local(name: str) -> Path | None:
     return path
 
 
-def _candidates(asset: Asset) -> Iterator[Path]:
-    """Where a local copy may lie, best first: mirror, installed package, cache."""
-    import pooch
-
-    if root := os.environ.get(MIRROR):
-        yield Path(root) / asset.mirror
-        yield Path(root) / f"{asset.mirror}.gz"
-    if asset.package:
-        top, rest = asset.package.split("/", 1)
-        spec = importlib.util.find_spec(top)  # found without importing it
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            yield Path(folder) / rest
-    yield pooch.os_cache(CACHE) / asset.name
-
-
 def fetch(name: str) -> Path:
     """The path of an asset; pooch downloads it, hash checked, if there is no local copy."""
-    import pooch
-
     if path := local(name):
         return path
-    asset = manifest()[name]
+    asset, target = manifest()[name], _cached(name)
+    tried = next(_candidates(asset))
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         raise WRPOError(
-            f"{name} is not on this machine and HF_HUB_OFFLINE=1 forbids fetching it; set {MIRROR} "
-            "to a folder that has it, or unset HF_HUB_OFFLINE and run `wrpo assets fetch`"
+            f"{name} is not on this machine ({tried} does not exist) and HF_HUB_OFFLINE=1 forbids "
+            f"fetching it; set {MIRROR} to a folder that has it, or unset HF_HUB_OFFLINE and run "
+            "`wrpo assets fetch`"
         )
     pooch.get_logger().setLevel("WARNING")
-    target = pooch.os_cache(CACHE) / name
     try:
         pooch.retrieve(asset.url, f"sha256:{asset.sha256}", target.name, target.parent)
     except (OSError, ValueError) as error:  # no connection; a wrong hash
         reason = "its content has changed" if isinstance(error, ValueError) else "no connection"
         raise WRPOError(
-            f"{name} could not be fetched from {asset.url} ({reason}); fetch it elsewhere and set "
-            f"{MIRROR} to the folder that holds {asset.mirror}"
+            f"{name} is not at {tried} and could not be fetched from {asset.url} ({reason}); fetch "
+            f"it elsewhere and set {MIRROR} to a folder that holds {asset.name}"
         ) from error
     return target

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wrpo_lib.evaluation.alpaca_eval import win_rate
-from wrpo_lib.evaluation.length_control import length_controlled
-from wrpo_lib.evaluation.mt_bench import CATEGORIES
+from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
+from wrpo_lib.evaluation.verdicts import CATEGORIES
 from wrpo_lib.figures.style import LOOKS, drawing
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.records import read_results, read_run
