@@ -32,8 +32,6 @@ def test_every_asset_names_its_source_revision_hash_and_licence() -> None:
         assert asset.licence in {"Apache-2.0", "CC BY-NC 4.0"}
         assert re.fullmatch("[0-9a-f]{64}", asset.sha256)
         assert re.fullmatch("[0-9a-f]{40}|main", asset.revision)
-    mirrors = [asset.mirror for asset in found.values()]
-    assert len(set(mirrors)) == len(mirrors)
 
 
 def test_copies_beside_the_project_are_the_manifests(
@@ -57,15 +55,18 @@ def test_a_gzipped_copy_is_checked_by_its_content(
     nothing_local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"a question\n" * 1000
-    asset = Asset("x", "", "", "", "", hashlib.sha256(content).hexdigest(), "", mirror="f.jsonl")
-    path = nothing_local / "mirror" / "f.jsonl.gz"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(gzip.compress(content))
-    monkeypatch.setattr(assets, "manifest", lambda: {"x": asset})
-    assert assets.local("x") == path
+    asset = Asset("a/x", "", "", "", "", hashlib.sha256(content).hexdigest(), "", mirror="f.jsonl")
+    monkeypatch.setattr(assets, "manifest", lambda: {"a/x": asset})
+    with pytest.raises(WRPOError, match=r"mirror/f.jsonl does not exist"):
+        assets.fetch("a/x")
+    for name in ("a/x", "f.jsonl.gz"):  # its own name, and better the manifest's
+        path = nothing_local / "mirror" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        assert assets.local("a/x") == path
     path.write_bytes(gzip.compress(content)[:-20])
-    with pytest.raises(WRPOError, match=r"f.jsonl.gz is not x"):
-        assets.local("x")
+    with pytest.raises(WRPOError, match=r"f.jsonl.gz is not a/x"):
+        assets.local("a/x")
 
 
 def test_fetching_downloads_checks_and_keeps(

@@ -85,10 +85,14 @@ def test_missing_answers_are_said_and_the_rest_is_judged(
     capsys: Capture, url: str, tmp_path: Path
 ) -> None:
     path = right("mt-bench", tmp_path)
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["text"] = "$ERROR$"
+    rows[3]["text"] = f"<think>hm</think>{rows[3]['text']}"
+    write_rows(rows, path)
     common = ["judge", "mt-bench", "--answers", path, "--judge", MODEL, "--base-url", url]
     status, said, _ = wrpo(capsys, *common, "--out", tmp_path / "j.jsonl")
-    assert (status, "lacks 1 answers of 'right'" in said) == (0, True)
+    assert (status, "lacks 1 answers of 'right' (1 are empty or marked" in said) == (0, True)
+    assert "a thought stands before 1 answers" in said
     assert "46 calls made" in said  # neither turn of that question
 
 
@@ -119,6 +123,30 @@ def test_answer_asks_a_server(capsys: Capture, tmp_path: Path) -> None:
     assert len(rows) == 48
     assert {row["model"] for row in rows} == {"mine"}
     assert rows[0]["text"].endswith("at 0.9")
+
+
+@pytest.mark.parametrize("command", ["judge", "answer"])
+def test_a_refused_parameter_is_named_with_its_remedy(
+    command: str, capsys: Capture, tmp_path: Path
+) -> None:
+    def refusing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if "max_tokens" in body:
+            return 400, {"error": {"message": "Unsupported parameter: 'max_tokens'"}}
+        return 200, {"choices": [{"message": {"content": "[[7]]"}, "finish_reason": "stop"}]}
+
+    arguments = ["mt-bench", "--out", tmp_path / "out.jsonl"]
+    if command == "judge":
+        arguments += ["--judge", "o", "--answers", right("mt-bench", tmp_path)]
+    else:
+        arguments += ["--model", "o", "--engine", "server", "--set", "retries=0"]
+    with judge_at(refusing) as url:
+        arguments += ["--base-url", url]
+        status, _, error = wrpo(capsys, command, *arguments)
+        assert (status, "--extra-body '{\"max_tokens\": null}'" in error) == (2, True)
+        extra = '{"max_tokens": null, "max_completion_tokens": 64}'
+        arguments[2] = tmp_path / "other.jsonl"
+        status, said, error = wrpo(capsys, command, *arguments, "--extra-body", extra)
+    assert (status, "48 " in said) == (0, True), error
 
 
 def test_the_judge_is_served_by_a_command(capsys: Capture, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def run(
     folder: Path,
     name: str = "alpaca-eval",
     answers: Path | None = None,
-    metric: str = "logprobs",
     connections: int = 8,
+    how: dict[str, Any] | None = None,
     **options: Any,
 ) -> Counts:
     """One run of the client into ``folder/judgements.jsonl``."""
@@ -66,7 +67,7 @@ def run(
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
     server = Server(url, connections=connections, timeout=30, retries=0)
-    calls = Plan(bench, MODEL, metric=metric).calls(model, texts, baseline)
+    calls = Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline)
     with Store(folder / "judgements.jsonl", KEY) as store:
         return Run(store, server, **options)(calls)
 
@@ -101,7 +102,6 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
 BAD_REPLIES = {
     "no verdict": "They are both fine.",
     "two verdicts": "[[A>B]] or rather [[B>A]]",
-    "empty reply": "",
 }
 
 
@@ -132,7 +132,7 @@ def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> No
         counts = run(url, tmp_path, connections=1)
         assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
         assert 8 <= counts.calls <= 10
-        text = run(url, tmp_path / "text", metric="text", answers=answers)
+        text = run(url, tmp_path / "text", how={"metric": "text"}, answers=answers)
     assert text.status == {"ok": 2 * len(load("alpaca-eval").questions)}
     rows = judgements(tmp_path / "text" / "judgements.jsonl")
     assert {row["metric"] for row in rows} == {"verdict"}  # never mixed with weighted
@@ -162,6 +162,78 @@ def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
     assert "boom" in errors[0]["problem"]
 
 
+def odd(reply: Any = None, **changes: Any) -> dict[str, Any]:
+    """A good reply with something odd in it."""
+    body = chat("fine [[7]]")[1]
+    return {**body, **changes} if reply is None else {**body, "choices": [reply]}
+
+
+SPOKEN = {"message": {"content": "fine [[7]]"}}
+FAILURE = {"code": 502, "message": "Upstream provider failed"}
+ODD_REPLIES = [
+    (odd(usage={"prompt_tokens": "many", "completion_tokens": float("nan")}), "ok"),
+    (odd(usage=["many"], model={"name": "m"}), "ok"),
+    (odd(usage={"prompt_tokens": 10**400, "completion_tokens": -5}), "ok"),
+    (odd({**SPOKEN, "logprobs": "none"}), "ok"),
+    (odd({"message": {"content": "[[7]], half a \ud83d"}}), "ok"),
+    (
+        odd({"message": {"content": [{"type": "thinking"}, {"type": "text", "text": "[[7]]"}]}}),
+        "ok",
+    ),
+    (odd({"message": "fine [[7]]"}), "error"),
+    (odd({"message": {"content": {"text": "fine"}}}), "error"),
+    (odd({"message": {"content": ""}}), "error"),
+    (odd(choices="fine [[7]]"), "error"),
+    (odd({**SPOKEN, "finish_reason": "error", "error": FAILURE}), "error"),
+    ({"choices": None, "error": FAILURE}, "error"),
+    ([], "error"),
+]
+
+
+def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
+    replies = itertools.cycle(ODD_REPLIES)
+    with judge_at(lambda body: (200, next(replies)[0])) as url:
+        counts = run(url, tmp_path, "mt-bench", connections=1)
+    n = 2 * len(load("mt-bench").questions)
+    expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
+    assert counts.status == expected
+    assert any("Upstream provider failed" in problem for problem in counts.problems)
+    with judge_at(lambda body: chat("fine [[7]]")) as url:
+        again = run(url, tmp_path, "mt-bench")
+    assert again.calls == expected["error"]
+    assert again.status == {"ok": expected["error"]}
+
+
+def test_a_judge_that_thinks_first_is_noticed(tmp_path: Path) -> None:
+    """Its first token is no verdict, so its log-probabilities are never read."""
+    listed = [{"token": token, "logprob": -20.0} for token in ("<think>", "m", "M")]
+    choice = {
+        "message": {"content": "<think>Hm"},
+        "logprobs": {"content": [{"top_logprobs": listed}]},
+    }
+    with judge_at(lambda body: (200, odd(choice))) as url:
+        counts = run(url, tmp_path, connections=1)
+    assert counts.stopped.startswith("the first 8 calls all failed: ")
+    assert "nothing but a thought" in counts.stopped
+    assert {row["preference"] for row in judgements(tmp_path / "judgements.jsonl")} == {None}
+
+
+def test_extra_fields_are_sent_recorded_and_another_judgement(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def responder(body: dict[str, Any]) -> Any:
+        asked.append(body)
+        return chat("fine [[7]]")
+
+    extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
+    with judge_at(responder) as url:
+        run(url, tmp_path, "mt-bench")
+        assert run(url, tmp_path, "mt-bench", how={"extra_body": extra}).kept == 0
+    assert "max_tokens" in asked[0]
+    assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert judgements(tmp_path / "judgements.jsonl")[-1]["settings"] == {"max_completion_tokens": 9}
+
+
 def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     prices = (1.0, 10.0)  # 0.0011 a call
     with judge_at(lambda body: chat("fine [[7]]")) as url:
@@ -171,8 +243,9 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     assert 10 <= first.calls <= 12  # at most what was under way
     assert first.cost == pytest.approx(0.0011 * first.calls)
     assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
-    with pytest.raises(WRPOError, match="--max-cost needs --prices"):
-        run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
+    for options in ({}, {"prices": prices, "max_cost": math.nan}, {"prices": (-1.0, 0.0)}):
+        with pytest.raises(WRPOError, match="--max-cost"):
+            run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", **{"max_cost": 1.0, **options})
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:

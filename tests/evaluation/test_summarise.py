@@ -213,7 +213,9 @@ def test_a_stated_baseline_is_used(tmp_path: Path, capsys: Capture) -> None:
     """Arena-Hard's judgements do not name theirs; another than the board's stands apart."""
     path = games(tmp_path, ("A>B", "A=B"), ("B>>A", "A>B"), judge="gpt-4-1106-preview")
     stated = ["--state", "template=arena-hard-v0.1"]
-    assert "apart" not in said(capsys, "leaderboard", "arena-hard", path, *stated)
+    out = said(capsys, "leaderboard", "arena-hard", path, *stated)
+    assert "apart" not in out
+    assert "ours (2 of 500 questions, 0 judgements unreadable)" in out
     out = said(capsys, "leaderboard", "arena-hard", path, *stated, "--state", "baseline=mine")
     assert "m is shown apart: its baseline is mine, the board's is gpt-4-0314" in out
 
@@ -235,6 +237,8 @@ def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
 # -- bad input -----------------------------------------------------------------------------------
 
 ROW = ours("m")[0]
+ANNOTATION = {"instruction": "x", "output_1": "a", "output_2": None, "generator_1": "b"}
+ANNOTATION |= {"generator_2": "m", "preference": 1.5}
 OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
 
 
@@ -248,6 +252,7 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
         ("alpaca-eval", [OTHER], "row 1, field 'preference'"),
         ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
         ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1 is malformed"),
+        ("alpaca-eval", [ANNOTATION], "row 1 is malformed"),
         ("arena-hard", [{"question_id": "q", "model": "m"}], "row 1, field 'game'"),
         ("arena-hard", [{"question_id": "q", "model": "m", "games": None}], "row 1 is malformed"),
         ("alpaca-eval", [], "holds no judgements"),
@@ -259,6 +264,14 @@ def test_bad_input_is_one_sentence_and_status_2(
 ) -> None:
     path = write(tmp_path / "j.jsonl", rows)
     assert sentence in refused(capsys, "summarise", benchmark, path)
+
+
+def test_ratings_off_the_scale_are_missing(tmp_path: Path, capsys: Capture) -> None:
+    scores = (6, 85, 9, 0)
+    rows = [{**OTHER, "question_id": 81 + i, "score": score} for i, score in enumerate(scores)]
+    (model,) = report(capsys, "mt-bench", write(tmp_path / "j.jsonl", rows))["models"]
+    assert (model["overall"], model["n_missing"], model["n_absent"]) == (7.5, 2, 156)
+    assert (model["interval"]["low"], model["interval"]["high"]) == (1, 10)
 
 
 def test_other_instructions_are_noticed(
