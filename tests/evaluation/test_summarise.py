@@ -226,7 +226,7 @@ def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
     b = games(tmp_path, *verdicts[:1], ("B>A", "A>B"), ("A=B", "A=B"), (None, None), judge="two")
     out = said(capsys, "agreement", "arena-hard", a, b)
     assert "raw: 0.67" in out
-    assert "n: 3\nn_missing: 1\nn_tied: 1" in out
+    assert "n: 3\nn_missing: 1" in out
     rows = [
         {"question_id": i, "model": "m", "turn": t, "score": i + t} for i in (1, 2) for t in (1, 2)
     ]
@@ -248,7 +248,7 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
         ("alpaca-eval", [ROW, '{"question_id": "q'], "line 2: not JSON"),
         ("alpaca-eval", [{**ROW, "preference": 3}], "row 1, field 'preference'"),
         ("alpaca-eval", [{**ROW, "preference": "m"}], "field 'preference'"),
-        ("alpaca-eval", [{**ROW, "preference": None}], "0 of 1 judgements have a preference"),
+        ("alpaca-eval", [{**ROW, "preference": None}], "0 of 1 judgements have a verdict"),
         ("alpaca-eval", [OTHER], "row 1, field 'preference'"),
         ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
         ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1 is malformed"),

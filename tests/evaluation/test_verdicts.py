@@ -18,7 +18,6 @@ from wrpo_lib.evaluation.verdicts import (
     CATEGORIES,
     MODEL_FIRST,
     NO_LOGPROBS,
-    ArenaHard,
     arena_hard,
     category,
     mt_bench,
@@ -174,23 +173,30 @@ def test_published_triples(rows: pd.DataFrame, shared: Path) -> None:
     assert len(published) == 4
     for model, triple in published.items():
         ours = mt_bench(rows[rows["model"] == model])
-        assert [ours.first_turn, ours.second_turn, ours.overall] == pytest.approx(triple, abs=1e-12)
+        assert [ours["first_turn"], ours["second_turn"], ours["overall"]] == pytest.approx(
+            triple, abs=1e-12
+        )
 
 
 def test_duplicates_and_missing_are_counted(rows: pd.DataFrame) -> None:
     ours = mt_bench(rows[rows["model"] == "mistral-orpo"])
-    assert (ours.n_total, ours.n_missing, ours.n_duplicates, ours.n_questions) == (319, 1, 160, 80)
+    assert (ours["n_total"], ours["n_missing"], ours["n_duplicates"], ours["n_questions"]) == (
+        319,
+        1,
+        160,
+        80,
+    )
     strange = pd.DataFrame({"question_id": [1, 2, 3], "turn": [1, 1, 1], "score": [10, 6, 85]})
     ours = mt_bench(strange)
-    assert (ours.overall, ours.n_missing) == (8.0, 1)
-    assert (ours.interval.low, ours.interval.high) == (1, 10)  # the scale ends there
+    assert (ours["overall"], ours["n_missing"]) == (8.0, 1)
+    assert (ours["interval"].low, ours["interval"].high) == (1, 10)  # the scale ends there
 
 
 def test_clustering_matters(rows: pd.DataFrame) -> None:
     widths, naive = [], []
     for _, judged in rows.groupby("model"):
         ours = mt_bench(judged)
-        widths.append(ours.interval.high - ours.overall)
+        widths.append(ours["interval"].high - ours["overall"])
         naive.append(1.96 * judged.loc[judged["score"] >= 0, "score"].sem())
     assert 1.1 < sum(widths) / sum(naive) < 1.5  # 0.33 against 0.26
 
@@ -202,39 +208,39 @@ def test_categories_are_those_of_the_questions(shared: Path, rows: pd.DataFrame)
     assert all(category(q["question_id"]) == q["category"] for q in questions)
     assert category("161") is None
     ours = mt_bench(rows[rows["model"] == "mistral-orpo-mix"])
-    assert tuple(ours.categories) == CATEGORIES
-    weighted = sum(e.value * e.n for e in ours.categories.values()) / ours.n_total
-    assert weighted == pytest.approx(ours.overall)
+    assert tuple(ours["categories"]) == CATEGORIES
+    weighted = sum(e.value * e.n for e in ours["categories"].values()) / ours["n_total"]
+    assert weighted == pytest.approx(ours["overall"])
 
 
 # --- Arena-Hard ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def found(shared: Path) -> ArenaHard:
+def found(shared: Path) -> Any:
     return arena_hard(read_judgements("arena-hard", shared / BATTLES))
 
 
-def test_gpt4_0613_and_both_intervals(found: ArenaHard) -> None:
-    assert found.score == pytest.approx(37.9019, abs=5e-5)
-    assert (found.n_battles, found.n_ties, found.n_questions) == (1244, 173, 500)
+def test_gpt4_0613_and_both_intervals(found: Any) -> None:
+    assert found["score"] == pytest.approx(37.9019, abs=5e-5)
+    assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
     # published -2.30/+2.46, the quantiles of 100 resamples
-    assert found.score - found.interval_rows.low == pytest.approx(2.30, abs=0.25)
-    assert found.interval_rows.high - found.score == pytest.approx(2.46, abs=0.25)
-    assert found.interval.high - found.score == pytest.approx(3.9, abs=0.15)
+    assert found["score"] - found["interval_rows"].low == pytest.approx(2.30, abs=0.25)
+    assert found["interval_rows"].high - found["score"] == pytest.approx(2.46, abs=0.25)
+    assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
 
 
-def test_bradley_terry_is_the_weighted_mean(shared: Path, found: ArenaHard) -> None:
+def test_bradley_terry_is_the_weighted_mean(shared: Path, found: Any) -> None:
     battles = pd.read_json(shared / BATTLES, lines=True)
     winners = {"model_a": evalica.Winner.X, "model_b": evalica.Winner.Y, "tie": evalica.Winner.Draw}
     sides = battles["model_a"], battles["model_b"], battles["winner"].map(winners).tolist()
     fit = evalica.bradley_terry(*sides, tolerance=1e-12, limit=1000)
     a, b = fit.scores["gpt-4-0613"], fit.scores["gpt-4-0314"]
-    assert 100 * a / (a + b) == pytest.approx(found.score, abs=1e-4)
+    assert 100 * a / (a + b) == pytest.approx(found["score"], abs=1e-4)
 
 
 def test_a_strong_verdict_counts_three_times_and_an_unreadable_one_not_at_all() -> None:
     games = [("q", 1, "B>>A"), ("q", 2, "A>B"), ("r", 1, "A=B"), ("r", 2, "?"), ("r", 2, None)]
     ours = arena_hard(pd.DataFrame(games, columns=["question_id", "game", "verdict"]))
-    assert ours.score == pytest.approx(100 * (3 + 1 + 0.5) / 5)
-    assert (ours.n_battles, ours.n_missing, ours.interval.high) == (5, 2, 100)
+    assert ours["score"] == pytest.approx(100 * (3 + 1 + 0.5) / 5)
+    assert (ours["n_total"], ours["n_missing"], ours["interval"].high) == (5, 2, 100)

@@ -46,7 +46,7 @@ def list_() -> None:
     from wrpo_lib.evaluation.assets import manifest
 
     for name, asset in manifest().items():
-        typer.echo(f"{name:52} {asset.licence:14} {asset.sha256[:12]}  {asset.what}")
+        typer.echo(f"{name:52} {asset['licence']:14} {asset['sha256'][:12]}  {asset['what']}")
 
 
 @assets.command()

@@ -98,7 +98,7 @@ def agreement(
     from wrpo_lib.evaluation.forms import read_judgements
 
     found = judges_agree(benchmark, *(read_judgements(benchmark, path) for path in (first, second)))
-    for name, value in vars(found).items():
+    for name, value in found.items():
         typer.echo(f"{name}: {_shown(value)}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
@@ -15,25 +13,10 @@ from wrpo_lib.evaluation.summary import READABLE
 VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """``raw``: share of equal verdicts. ``kappa``: Cohen's, agreement beyond what the two judges'
-    own shares would give by chance. ``without_ties``: raw agreement where neither tied.
-    ``n_missing`` rows lack one of the verdicts; in ``n_tied`` at least one judge tied.
-    """
-
-    raw: Estimate
-    kappa: Estimate
-    without_ties: Estimate | None
-    n: int
-    n_missing: int
-    n_tied: int
-
-
 def judges_agree(
     benchmark: str, a: pd.DataFrame, b: pd.DataFrame, replicates: int = 1000
-) -> Agreement:
-    """Agreement of two tables of judgements, each by one judge, with intervals over questions."""
+) -> dict[str, Estimate | int]:
+    """:func:`agreement` of two tables of judgements, each by one judge."""
     both = pd.concat({"a": _verdicts(benchmark, a), "b": _verdicts(benchmark, b)}, axis=1)
     return agreement(both, replicates)
 
@@ -52,10 +35,13 @@ def _verdicts(benchmark: str, table: pd.DataFrame) -> pd.Series:
     return means.round().astype(str) if "turn" in key else np.sign(means - 50).map(VERDICTS)
 
 
-def agreement(verdicts: pd.DataFrame, replicates: int = 1000, seed: int = 0) -> Agreement:
-    """Agreement of the columns ``a`` and ``b``; a missing verdict is None, a tie "ties".
+def agreement(
+    verdicts: pd.DataFrame, replicates: int = 1000, seed: int = 0
+) -> dict[str, Estimate | int]:
+    """Agreement of the columns ``a`` and ``b``; rows cluster by the first level of the index.
 
-    Rows cluster by the first level of the index.
+    ``raw``: share of equal verdicts. ``kappa``: Cohen's, agreement beyond what the two judges' own
+    shares would give by chance. ``n`` rows have both verdicts, ``n_missing`` lack one (None).
     """
     known = verdicts.dropna()
     if len(known) < 2:
@@ -70,13 +56,9 @@ def agreement(verdicts: pd.DataFrame, replicates: int = 1000, seed: int = 0) -> 
             return float("nan")  # one verdict alone leaves nothing beyond chance
         return float(cohen_kappa_score(a[drawn], b[drawn], sample_weight=counts[drawn]))
 
-    equal, tied = (a == b).astype(float), (known == "ties").any(axis=1)
-    clear = clusters[~tied]
-    return Agreement(
-        raw=mean_interval(equal, clusters),
-        kappa=bootstrap_interval(kappa, clusters, replicates, seed),
-        without_ties=mean_interval(equal[~tied], clear) if clear.nunique() > 1 else None,
-        n=len(known),
-        n_missing=len(verdicts) - len(known),
-        n_tied=int(tied.sum()),
-    )
+    return {
+        "raw": mean_interval((a == b).astype(float), clusters),
+        "kappa": bootstrap_interval(kappa, clusters, replicates, seed),
+        "n": len(known),
+        "n_missing": len(verdicts) - len(known),
+    }

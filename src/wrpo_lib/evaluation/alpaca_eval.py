@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from sklearn.model_selection import GroupKFold
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import mean_on_scale
+from wrpo_lib.evaluation.verdicts import at_least_two, counted
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
@@ -41,82 +42,33 @@ def is_switched(instruction: str) -> bool:
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
-@dataclass(frozen=True)
-class WinRate:
-    """Fields named as upstream names them; ``win_rate`` and errors in percent.
-
-    ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
-    where both orders are judged. ``n_duplicates`` rows repeat a (question, order) and are kept, as
-    upstream keeps them. ``n_missing`` rows have no preference and are left out.
-    """
-
-    win_rate: float
-    standard_error: float
-    n_wins: int
-    n_wins_base: int
-    n_draws: int
-    n_total: int
-    discrete_win_rate: float
-    avg_length: int | None
-    n_missing: int
-    n_duplicates: int
-    n_questions: int
-    interval: Estimate
-
-
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:
     """The rows with a preference, at least two, and ``points``: it in percent."""
-    known = judgements[judgements["preference"].notna()]
-    if len(known) < 2:
-        raise WRPOError(
-            f"{len(known)} of {len(judgements)} judgements have a preference; judge the rest first"
-        )
-    return known.assign(points=100 * (known["preference"].astype(float) - 1))
+    return at_least_two(judgements, 100 * (judgements["preference"].astype(float) - 1))
 
 
-def win_rate(judgements: pd.DataFrame) -> WinRate:
-    """Win rate of one model from rows with ``question_id`` and ``preference``.
+def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    ``order`` and ``length_model`` (characters) are used where they are there.
+    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers by upstream's names; its
+    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are used where they
+    are there.
     """
     known = checked(judgements)
     percent = known["points"].to_numpy()
     wins, losses = int((percent > 50).sum()), int((percent < 50).sum())
     draws = len(known) - wins - losses
-    key = [c for c in ("question_id", "order") if c in judgements]
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
-    return WinRate(
-        win_rate=float(percent.mean()),
-        standard_error=float(percent.std(ddof=1) / np.sqrt(len(percent))),
-        n_wins=wins,
-        n_wins_base=losses,
-        n_draws=draws,
-        n_total=len(percent),
-        discrete_win_rate=100 * (wins + draws / 2) / len(percent),
-        avg_length=int(np.mean(lengths)) if len(lengths) else None,
-        n_missing=len(judgements) - len(known),
-        n_duplicates=int(judgements.duplicated(key).sum()),
-        n_questions=known["question_id"].nunique(),
-        interval=mean_on_scale(percent, known["question_id"], 0, 100),
-    )
-
-
-@dataclass(frozen=True)
-class LengthControlled:
-    """The win rate in percent that the judge would give at equal length.
-
-    ``lc_standard_error`` is upstream's: the spread of the predictions, which leaves out that the
-    regression itself is estimated (None without difficulties, where all predictions are equal).
-    ``interval`` refits it on resampled questions; None if no replicates were asked for. ``glm`` is
-    upstream's name of the regression, ``C`` its inverse L1 strength.
-    """
-
-    length_controlled_winrate: float
-    lc_standard_error: float | None
-    glm: str
-    C: float
-    n: int
-    interval: Estimate | None
+    return {
+        "win_rate": float(percent.mean()),
+        "standard_error": float(percent.std(ddof=1) / np.sqrt(len(percent))),
+        "n_wins": wins,
+        "n_wins_base": losses,
+        "n_draws": draws,
+        "discrete_win_rate": 100 * (wins + draws / 2) / len(percent),
+        "avg_length": int(np.mean(lengths)) if len(lengths) else None,
+        **counted(judgements, known, ["question_id", "order"], 0, 100),
+    }
 
 
 def read_side(path: Path) -> pd.DataFrame:
@@ -137,8 +89,8 @@ def length_controlled(
     replicates: int = 0,
     seed: int = 0,
     questions: Sequence[Hashable] | None = None,
-) -> LengthControlled:
-    """Length-controlled win rate of one model.
+) -> dict[str, Any]:
+    """The win rate in percent that the judge would give one model at equal length.
 
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side``
@@ -153,35 +105,45 @@ def length_controlled(
     that many resamples of the questions, with C as chosen (the regularising rows stay). Two models
     given the same ``questions`` (default: those of the rows) and seed are refitted on the same
     resamples: :func:`length_controlled_difference`.
+
+    Returned are ``length_controlled_winrate``, ``lc_interval`` (None without replicates),
+    ``lc_standard_error`` (upstream's spread of the predictions, which leaves out that the
+    regression itself is estimated; None without ``side``), ``lc_glm`` (upstream's name of the
+    regression), ``lc_C`` and what ``lc_joined_by``.
     """
     n = len(checked(judgements))
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
     ).all():  # upstream's rule: the baseline has 50 by construction
-        return LengthControlled(50.0, 0.0, "baseline", np.nan, len(judgements), None)
+        by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
+        return {**by_rule, "lc_interval": None, "lc_glm": "baseline", "lc_C": None}
     design, interval = _Design(judgements, side, compat), None
-    c = design.choose_c() if C is None else C
+    c, once = design.choose_c() if C is None else C, np.ones(len(judgements))
     if replicates:
         value = partial(design.mean_chance, c)
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            found = bootstrap_interval(value, design.question, replicates, seed, questions)
-        interval = replace(found, n=n)
-    once = np.ones(len(judgements))
-    mean, chance = design.mean_chance(c, once), design.chance(c, once)
-    if side is None:
-        return LengthControlled(mean, None, "length_controlled_minimal", c, n, interval)
-    error = float(100 * chance.std(ddof=1) / np.sqrt(len(chance)))
-    return LengthControlled(mean, error, "length_controlled_v1", c, n, interval)
+            drawn = bootstrap_interval(value, design.question, replicates, seed, questions)
+        interval = replace(drawn, n=n)
+    chance = design.chance(c, once)
+    error = chance.std(ddof=1) / np.sqrt(len(chance))
+    return {
+        "length_controlled_winrate": design.mean_chance(c, once),
+        "lc_standard_error": None if side is None else float(100 * error),
+        "lc_interval": interval,
+        "lc_glm": f"length_controlled_{'minimal' if side is None else 'v1'}",
+        "lc_C": c,
+        "lc_joined_by": "position" if compat else "instruction",
+    }
 
 
-def length_controlled_difference(a: LengthControlled, b: LengthControlled) -> Estimate | None:
+def length_controlled_difference(a: dict[str, Any], b: dict[str, Any]) -> Estimate | None:
     """LC of ``a`` minus ``b``, from refits on the same resamples; None without replicates."""
-    if a.interval is None or b.interval is None or len(a.interval.drawn) != len(b.interval.drawn):
+    x, y = a.get("lc_interval"), b.get("lc_interval")
+    if x is None or y is None or len(x.drawn) != len(y.drawn):
         return None
-    value = a.length_controlled_winrate - b.length_controlled_winrate
-    low, high = np.quantile(np.subtract(a.interval.drawn, b.interval.drawn), [0.025, 0.975])
-    how = f"paired {a.interval.method}"
-    return Estimate(value, float(low), float(high), a.n + b.n, a.interval.n_clusters, how)
+    low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
+    spread, how = (float(low), float(high)), f"paired {x.method}"
+    return Estimate(x.value - y.value, *spread, x.n + y.n, x.n_clusters, how)
 
 
 class _Design:

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -24,53 +23,38 @@ from wrpo_lib.io import open_binary
 MIRROR = "WRPO_ASSETS"
 
 
-@dataclass(frozen=True)
-class Asset:
-    """One file of upstream; ``sha256`` is of the uncompressed bytes."""
-
-    name: str
-    what: str
-    source: str
-    url: str
-    revision: str
-    sha256: str
-    licence: str
-    mirror: str = ""
-    package: str = ""
-
-
 @cache
-def manifest() -> dict[str, Asset]:
-    """All assets by name."""
-    rows = yaml.safe_load(Path(__file__).with_name("assets.yaml").read_text(encoding="utf-8"))
-    for row in rows.values():
-        row["url"] = row["url"].format(revision=row["revision"])
-    return {name: Asset(name, **row) for name, row in rows.items()}
+def manifest() -> dict[str, dict[str, str]]:
+    """All assets by name, with the fields that ``assets.yaml`` explains."""
+    rows: dict[str, dict[str, str]] = yaml.safe_load(
+        Path(__file__).with_name("assets.yaml").read_text(encoding="utf-8")
+    )
+    return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
 
 
 def _cached(name: str) -> Path:
     return Path(pooch.os_cache("wrpo")) / name  # which XDG_CACHE_HOME moves
 
 
-def _candidates(asset: Asset) -> Iterator[Path]:
+def _candidates(name: str) -> Iterator[Path]:
     """Where a local copy may lie, best first: mirror, installed package, cache."""
+    asset = manifest()[name]
     if root := os.environ.get(MIRROR):
-        for name in filter(None, (asset.mirror, asset.name)):
-            yield from (Path(root) / name, Path(root) / f"{name}.gz")
-    if asset.package:
-        top, rest = asset.package.split("/", 1)
+        for inside in (asset.get("mirror", name), name):
+            yield from (Path(root) / inside, Path(root) / f"{inside}.gz")
+    if "package" in asset:
+        top, rest = asset["package"].split("/", 1)
         spec = importlib.util.find_spec(top)  # found without importing it
         for folder in (spec.submodule_search_locations or []) if spec else []:
             yield Path(folder) / rest
-    yield _cached(asset.name)
+    yield _cached(name)
 
 
 def local(name: str) -> Path | None:
     """The first local copy of an asset, None if there is none; another hash is an error."""
     if name not in manifest():
         raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(manifest())}")
-    asset = manifest()[name]
-    path = next((path for path in _candidates(asset) if path.is_file()), None)
+    path = next((path for path in _candidates(name) if path.is_file()), None)
     if path is None:
         return None
     try:
@@ -78,10 +62,10 @@ def local(name: str) -> Path | None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
     except (EOFError, gzip.BadGzipFile):
         found = "that of a file cut short"
-    if found != asset.sha256:
+    if found != manifest()[name]["sha256"]:
         raise WRPOError(
-            f"{path} is not {name} (its sha256 is not {asset.sha256[:12]}...); "
-            "delete it and run `wrpo assets fetch` again"
+            f"{path} is not {name} (its sha256 is another); delete it and run `wrpo assets fetch` "
+            "again"
         )
     return path
 
@@ -90,21 +74,16 @@ def fetch(name: str) -> Path:
     """The path of an asset; pooch downloads it, hash checked, if there is no local copy."""
     if path := local(name):
         return path
-    asset, target = manifest()[name], _cached(name)
-    tried = next(_candidates(asset))
-    if os.environ.get("HF_HUB_OFFLINE") == "1":
-        raise WRPOError(
-            f"{name} is not on this machine ({tried} does not exist) and HF_HUB_OFFLINE=1 forbids "
-            f"fetching it; set {MIRROR} to a folder that has it, or unset HF_HUB_OFFLINE and run "
-            "`wrpo assets fetch`"
-        )
-    pooch.get_logger().setLevel("WARNING")
+    asset, target, tried = manifest()[name], _cached(name), next(_candidates(name))
     try:
-        pooch.retrieve(asset.url, f"sha256:{asset.sha256}", target.name, target.parent)
-    except (OSError, ValueError) as error:  # no connection; a wrong hash
-        reason = "its content has changed" if isinstance(error, ValueError) else "no connection"
+        if os.environ.get("HF_HUB_OFFLINE") == "1":
+            raise OSError("HF_HUB_OFFLINE=1 forbids it")
+        pooch.get_logger().setLevel("WARNING")
+        pooch.retrieve(asset["url"], f"sha256:{asset['sha256']}", target.name, target.parent)
+    except (OSError, ValueError) as error:  # ValueError: a wrong hash
+        reason = "its content has changed" if isinstance(error, ValueError) else error
         raise WRPOError(
-            f"{name} is not at {tried} and could not be fetched from {asset.url} ({reason}); fetch "
-            f"it elsewhere and set {MIRROR} to a folder that holds {asset.name}"
+            f"{name} is not at {tried} and could not be fetched from {asset['url']} ({reason}); "
+            f"fetch it elsewhere and set {MIRROR} to a folder that holds {name}"
         ) from error
     return target

@@ -29,7 +29,7 @@ COLUMNS = {
     "lc_standard_error lc_by_position position_effect length_effect",
     "mt-bench": "n_total n_missing n_duplicates first_turn second_turn overall=interval "
     "naive_low naive_high",
-    "arena-hard": "n_battles n_ties n_questions score=interval rows_low rows_high",
+    "arena-hard": "n_battles=n_total n_ties n_questions score=interval rows_low rows_high",
 }
 """Columns of a table, ``name`` or ``name=value``; an interval becomes three."""
 
@@ -44,7 +44,7 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
         own = judged["alpaca-eval"][judged["alpaca-eval"]["model"] == summary.model]
         # with the C of the joined fit, so that only the join differs
         moved = length_controlled(own, side, C=summary.values["lc_C"], compat=True)
-        summary.values["lc_by_position"] = moved.length_controlled_winrate
+        summary.values["lc_by_position"] = moved["length_controlled_winrate"]
     tables = {name.replace("-", "_"): table(name, rows) for name, rows in found.items()}
     tables["alpaca_eval2"] = tables.pop("alpaca_eval")
     record = {

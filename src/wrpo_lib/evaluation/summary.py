@@ -17,7 +17,6 @@ from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, verdicts
-from wrpo_lib.evaluation.alpaca_eval import LengthControlled
 from wrpo_lib.evaluation.assets import fetch
 from wrpo_lib.io import open_binary
 
@@ -59,7 +58,6 @@ class Summary:
     notes: list[str]
     rows: np.ndarray
     questions: list[str]
-    controlled: LengthControlled | None = None
 
 
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
@@ -91,13 +89,13 @@ def _summary(
     benchmark: str, names: tuple[str, ...], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
     setting = dict(zip(SAME, names[1:], strict=True))
-    controlled, notes = None, [] if setting["judge"] else [NO_JUDGE]
+    notes = [] if setting["judge"] else [NO_JUDGE]
     known, seen = READABLE[benchmark](rows), len(rows.drop_duplicates(KEYS[benchmark]))
-    values = {"n_duplicates": len(rows) - seen, **vars(SCORES[benchmark](rows))}
+    values = SCORES[benchmark](rows)
     official = setting["version"] == "v0.1"
     if benchmark == "alpaca-eval":
         official = setting["version"] == "2"
-        controlled = _length_control(rows, official, options, values, notes)
+        values |= _length_control(rows, official, options, notes)
     elif benchmark == "mt-bench":
         official = all(map(verdicts.category, rows["question_id"].unique()))
     elif setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
@@ -108,36 +106,23 @@ def _summary(
     values["detectable_difference"] = detectable(mean_interval(points, questions))
     values |= _effects(known)
     notes += [f"{what}: {values[n]} judgements" for n, what in COUNTED.items() if values[n]]
-    return Summary(names[0], setting, values, notes, points, questions, controlled)
+    return Summary(names[0], setting, values, notes, points, questions)
 
 
 def _length_control(
-    rows: pd.DataFrame,
-    official: bool,
-    options: dict[str, Any],
-    values: dict[str, Any],
-    notes: list[str],
-) -> LengthControlled | None:
-    """LC into ``values``, or why there is none into ``notes``."""
+    rows: pd.DataFrame, official: bool, options: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """LC, or nothing, and why there is none into ``notes``."""
     if not official:
         notes.append(OTHER_QUESTIONS)
         options = options | {"side": None}
     if rows[["length_model", "length_baseline"]].isna().any(axis=None):
         notes.append(NO_LENGTHS)
-        return None
-    if official and options.get("side") is None:
+    elif official and options.get("side") is None:
         notes.append(NO_SIDE)
-        return None
-    found = alpaca_eval.length_controlled(rows, **options)
-    values |= {
-        "length_controlled_winrate": found.length_controlled_winrate,
-        "lc_standard_error": found.lc_standard_error,
-        "lc_interval": found.interval,
-        "lc_glm": found.glm,
-        "lc_C": None if np.isnan(found.C) else found.C,
-        "lc_joined_by": "position" if options.get("compat") else "instruction",
-    }
-    return found
+    else:
+        return alpaca_eval.length_controlled(rows, **options)
+    return {}
 
 
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
@@ -194,9 +179,8 @@ def _difference(a: Summary, b: Summary) -> Difference:
         reasons.append(f"they share {shared} questions")
     if reasons:
         return Difference(a.model, b.model, shared, reasons[0])
-    found, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
-    if a.controlled is not None and b.controlled is not None:
-        lc = alpaca_eval.length_controlled_difference(a.controlled, b.controlled)
+    found = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
+    lc = alpaca_eval.length_controlled_difference(a.values, b.values)
     least = detectable(found), detectable(lc) if lc else None
     return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
 
@@ -259,7 +243,7 @@ def place(
             for name, wanted in BOARDS[benchmark].items()
             if summary.setting[name] != wanted
         ]
-        if benchmark == "alpaca-eval" and summary.controlled is None:
+        if benchmark == "alpaca-eval" and "lc_glm" not in summary.values:
             reasons.append("it has no length-controlled win rate")
         if reasons:
             apart.append((summary, reasons))
@@ -272,9 +256,8 @@ def place(
 def _board_row(benchmark: str, summary: Summary) -> dict[str, Any]:
     """The value a board ranks by, its interval, and what is missing."""
     values, origin = summary.values, "ours"
-    interval, score = values["interval"], values["interval"].value
-    if summary.controlled is not None:
-        interval, score = summary.controlled.interval, summary.controlled.length_controlled_winrate
+    interval = values.get("lc_interval", values["interval"])
+    score = values.get("length_controlled_winrate", values["interval"].value)
     if values["n_absent"] or values["n_missing"]:
         origin += f" ({values['n_questions']} of {QUESTIONS[benchmark]} questions"
         origin += f", {values['n_missing']} judgements unreadable)"

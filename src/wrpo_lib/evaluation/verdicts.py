@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from wrpo_lib.analysis.statistics import Estimate, Labels, Values, mean_interval
+from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row
 from wrpo_lib.replies import read_reply
@@ -131,10 +131,28 @@ def _only(found: set[Any]) -> Reading:
 # --- scores -------------------------------------------------------------------------------------
 
 
-def mean_on_scale(values: Values, questions: Labels, low: float, high: float) -> Estimate:
-    """Mean with an interval that clusters by question and ends where the scale does."""
-    found = mean_interval(values, questions)
-    return replace(found, low=max(found.low, low), high=min(found.high, high))
+def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
+    """The mean of ``points``; its interval clusters by question (both orders, games or turns of one
+    are correlated) and ends where the scale does."""
+    mean = mean_interval(known["points"], known["question_id"])
+    return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
+
+
+def counted(
+    rows: pd.DataFrame, known: pd.DataFrame, key: list[str], low: float, high: float
+) -> dict[str, Any]:
+    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
+
+    ``n_duplicates`` rows repeat ``key`` and are kept, as upstream keeps them; ``n_missing`` rows
+    have no verdict and are left out.
+    """
+    return {
+        "interval": on_scale(known, low, high),
+        "n_total": len(known),
+        "n_missing": len(rows) - len(known),
+        "n_duplicates": int(rows.duplicated([c for c in key if c in rows]).sum()),
+        "n_questions": known["question_id"].nunique(),
+    }
 
 
 def category(question_id: object) -> str | None:
@@ -142,25 +160,6 @@ def category(question_id: object) -> str | None:
     text = str(question_id)
     number = int(text) if text.isdecimal() else 0
     return CATEGORIES[(number - 81) // 10] if 81 <= number <= 160 else None
-
-
-@dataclass(frozen=True)
-class MTBench:
-    """Mean scores over all rows, as upstream; intervals cluster both turns of a question.
-
-    ``categories``: mean score with interval, in the order of the questions (the radar figure).
-    ``n_duplicates`` rows repeat a (question, turn); they are kept, as upstream keeps them.
-    """
-
-    first_turn: float
-    second_turn: float
-    overall: float
-    n_total: int
-    n_missing: int
-    n_duplicates: int
-    n_questions: int
-    interval: Estimate
-    categories: dict[str, Estimate]
 
 
 def scored(judgements: pd.DataFrame) -> pd.DataFrame:
@@ -171,55 +170,39 @@ def scored(judgements: pd.DataFrame) -> pd.DataFrame:
     if "score" not in judgements:
         scores = [read_rating(reply)[0] for reply in judgements["judgment"]]
         judgements = judgements.assign(score=np.array(scores, dtype=float))
-    known = judgements[judgements["score"].between(1, 10)]
+    return at_least_two(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
+
+
+def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have ``points``, with them."""
+    known = judgements.assign(points=points)[points.notna()]
     if len(known) < 2:
         raise WRPOError(
-            f"{len(known)} of {len(judgements)} judgements have a score; judge the rest first"
+            f"{len(known)} of {len(judgements)} judgements have a verdict; judge the rest first"
         )
-    return known.assign(points=known["score"])
+    return known
 
 
-def mt_bench(judgements: pd.DataFrame) -> MTBench:
+def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
     """Scores of one model from rows with ``question_id``, ``turn`` and ``score`` or ``judgment``.
 
-    Rows without a score count as missing and are left out.
+    :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
+    ``overall``, ``categories`` with intervals in the order of the questions (the radar figure).
     """
     known = scored(judgements)
-    turns = known.groupby("turn")["score"].mean()
-    categories = known.groupby(known["question_id"].map(category))
-    return MTBench(
-        first_turn=float(turns.get(1, np.nan)),
-        second_turn=float(turns.get(2, np.nan)),
-        overall=float(known["score"].mean()),
-        n_total=len(known),
-        n_missing=len(judgements) - len(known),
-        n_duplicates=int(judgements.duplicated(["question_id", "turn"]).sum()),
-        n_questions=known["question_id"].nunique(),
-        interval=mean_on_scale(known["score"], known["question_id"], 1, 10),
-        categories={
-            name: mean_on_scale(rows["score"], rows["question_id"], 1, 10)
-            for name, rows in sorted(categories, key=lambda item: CATEGORIES.index(item[0]))
+    turns, kinds = known.groupby("turn")["score"].mean(), known["question_id"].map(category)
+    of_kind = {name: known[kinds == name] for name in CATEGORIES}
+    return {
+        "first_turn": float(turns.get(1, np.nan)),
+        "second_turn": float(turns.get(2, np.nan)),
+        "overall": float(known["score"].mean()),
+        **counted(judgements, known, ["question_id", "turn"], 1, 10),
+        "categories": {
+            name: on_scale(rows, 1, 10)
+            for name, rows in of_kind.items()
             if rows["question_id"].nunique() > 1
         },
-    )
-
-
-@dataclass(frozen=True)
-class ArenaHard:
-    """``score``: percent of weighted battles won, ties half.
-
-    ``interval_rows`` resamples weighted battles as if each were independent, as upstream does, and
-    is too narrow; ``interval`` clusters by question. ``n_ties`` counts weighted battles,
-    ``n_missing`` games without a readable verdict, which are left out.
-    """
-
-    score: float
-    n_battles: int
-    n_ties: int
-    n_questions: int
-    n_missing: int
-    interval: Estimate
-    interval_rows: Estimate
+    }
 
 
 def battles(judgements: pd.DataFrame) -> pd.DataFrame:
@@ -235,22 +218,23 @@ def battles(judgements: pd.DataFrame) -> pd.DataFrame:
     return known.iloc[np.repeat(np.arange(len(known)), weight.astype(int))]
 
 
-def arena_hard(judgements: pd.DataFrame) -> ArenaHard:
+def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
     """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
 
-    With a single baseline the Bradley–Terry win rate equals this weighted mean.
+    :func:`counted`, and ``score``: percent of weighted battles won, ties half, which with a single
+    baseline is the Bradley–Terry win rate. ``interval_rows`` resamples weighted battles as if each
+    were independent, as upstream does, and is too narrow. ``n_total`` and
+    ``n_ties`` count weighted battles.
     """
     known = battles(judgements)
-    percent = known["points"].to_numpy(float)
-    return ArenaHard(
-        score=float(percent.mean()),
-        n_battles=len(percent),
-        n_ties=int((percent == 50).sum()),
-        n_questions=known["question_id"].nunique(),
-        n_missing=int((~judgements["verdict"].isin(FOR_A)).sum()),
-        interval=mean_on_scale(percent, known["question_id"], 0, 100),
-        interval_rows=_row_bootstrap(percent),
-    )
+    percent = known["points"].to_numpy()
+    return {
+        "score": float(percent.mean()),
+        "n_ties": int((percent == 50).sum()),
+        **counted(judgements, known, ["question_id", "game"], 0, 100),
+        "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
+        "interval_rows": _row_bootstrap(percent),
+    }
 
 
 def _row_bootstrap(rows: np.ndarray) -> Estimate:

@@ -125,9 +125,9 @@ def _estimates(
     position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
     judge = Judge(position=position, length=length)
     judged = judge_alpaca(answers, baseline, judge)
-    found = {"both orders": win_rate(judged).win_rate}
+    found = {"both orders": win_rate(judged)["win_rate"]}
     if bias == "length":
-        return found | {"length-controlled": length_controlled(judged).length_controlled_winrate}
+        return found | {"length-controlled": length_controlled(judged)["length_controlled_winrate"]}
     second = judged["order"] == "baseline first"
     parts = {"shown second only": judged[second], "shown first only": judged[~second]}
-    return {name: win_rate(part).win_rate for name, part in parts.items()} | found
+    return {name: win_rate(part)["win_rate"] for name, part in parts.items()} | found

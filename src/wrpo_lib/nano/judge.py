@@ -152,6 +152,6 @@ def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
         }
         for benchmark, (judged, summarise) in forms.items():
             for model in models:
-                found = summarise(judged[judged["model"] == model]).interval
+                found = summarise(judged[judged["model"] == model])["interval"]
                 rows.append((seed, benchmark, model, found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["seed", "benchmark", "model", "value", "low", "high"])
