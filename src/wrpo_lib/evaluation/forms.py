@@ -30,8 +30,6 @@ FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 OFFICIAL = "weighted_alpaca_eval_gpt4_turbo"
 """AlpacaEval-2's annotator: judge gpt-4-1106-preview, template alpaca_eval_clf."""
 
-# --- our forms ----------------------------------------------------------------------------------
-
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
 
@@ -61,15 +59,11 @@ class Judgement(BaseModel):
     judge: str = ""
     version: str = ""
     template: str = ""
-    metric: str = ""
-
-
-class _Compared(Judgement):
     length_model: Number = nan
     length_baseline: Number = nan
 
 
-class Preference(_Compared):
+class Preference(Judgement):
     """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model."""
 
     preference: Annotated[float | None, Field(ge=1, le=2), BeforeValidator(_preference)]
@@ -85,15 +79,12 @@ class Score(Judgement):
     metric: str = "score"
 
 
-class Game(_Compared):
+class Game(Judgement):
     """Arena-Hard: in game 1 the baseline is A, in game 2 the model."""
 
     game: int
     verdict: str | None
     metric: str = "verdict"
-
-
-# --- upstream's forms ---------------------------------------------------------------------------
 
 
 def _answers(row: Row) -> list[Row]:
@@ -183,8 +174,6 @@ JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
     "mt-bench": (_mt_bench, Score),
     "arena-hard": (_arena, Game),
 }
-
-# --- reading ------------------------------------------------------------------------------------
 
 
 def _read(

@@ -23,9 +23,8 @@ from wrpo_lib.evaluation.forms import ERROR, OK, UNREADABLE
 from wrpo_lib.evaluation.verdicts import (
     BASELINE_FIRST,
     FIELDS,
+    HOPELESS,
     MODEL_FIRST,
-    NO_LOGPROBS,
-    THOUGHT_FIRST,
     read_judgement,
 )
 from wrpo_lib.io import Row, Store
@@ -48,8 +47,7 @@ class Plan:
     ``order``: ``both`` judges each pair twice with the answers swapped; ``upstream`` as the
     benchmark's own tool does (AlpacaEval-2: one seeded random order; Arena-Hard swaps anyway).
     ``metric`` (AlpacaEval-2): ``logprobs`` weighs the first token's probabilities, ``text`` takes
-    the verdict that was written. ``extra_body`` is merged into every request; None as a value
-    removes a field, for judges that refuse one.
+    the verdict that was written. ``extra_body`` is merged into requests; None removes a field.
     """
 
     benchmark: Benchmark
@@ -85,26 +83,24 @@ class Plan:
         if theirs is None:
             asked = question.question_id
             raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
-        orders = [BASELINE_FIRST, MODEL_FIRST]
+        row |= {"baseline": baseline, "length_baseline": len(theirs)}
         alpaca = self.benchmark.name == "alpaca-eval"
+        orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
         if alpaca and self.order == "upstream":
             orders = [orders[is_switched(question.turns[0])]]
-        row |= {"baseline": baseline, "length_baseline": len(theirs)}
-        for order in orders:
-            game, shown = (1, (theirs, ours)) if order == BASELINE_FIRST else (2, (ours, theirs))
+        for order, *shown in orders:
             values = {f"{name}_{i}": shown[i - 1] for name in ("output", "answer") for i in (1, 2)}
-            judged, body = self._call(question, {**row, "order": order, "game": game}, values)
+            own = {**row, "order": order, "game": 1 if order == BASELINE_FIRST else 2}
+            judged, body = self._call(question, own, values)
             yield judged, None if alpaca and ours == theirs else body
 
     def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
         """The request's hash names what it is for as well: two models, or two orders of identical
         outputs, may come to the same request and are still two judgements."""
-        benchmark, metric = (
-            self.benchmark,
-            {"mt-bench": "score"}.get(self.benchmark.name, "verdict"),
-        )
-        settings = benchmark.judge_settings | self.extra_body
-        if benchmark.name == "alpaca-eval" and self.metric == "logprobs":
+        of, template = self.benchmark, self.benchmark.template(question, row["turn"])
+        metric = "score" if of.name == "mt-bench" else "verdict"
+        settings = of.judge_settings | self.extra_body
+        if of.name == "alpaca-eval" and self.metric == "logprobs":
             metric = "weighted"
         else:
             settings |= {"logprobs": None, "top_logprobs": None}
@@ -112,14 +108,13 @@ class Plan:
         values |= {"instruction": question.turns[0], "question": question.turns[0]}
         values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
         values |= {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
-        template = benchmark.template(question, row["turn"])
         messages, neutralised = template.fill(values)
         body = {"model": self.judge, "messages": messages, **settings}
         identity = [body, row["model"], question.question_id, row["game"]]
         request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        row |= {"benchmark": benchmark.name, "version": benchmark.version, "judge": self.judge}
+        row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
         row |= {"question_id": question.question_id, "settings": settings, "request": request}
-        row |= {"template": template.name, "template_sha256": template.sha256, "metric": metric}
+        row |= {"template": template.name, "template_sha256": template.sha256}
         return {**row, "neutralised": neutralised}, body
 
 
@@ -209,19 +204,19 @@ class Run:
 
     def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
         """A row of what came of a call; what a failed one used is paid for all the same."""
+        usage = _usage((body or {}).get("usage"))
         self.counts.calls += 1
-        usage = _usage(body or {})
         self.counts.prompt_tokens += usage["prompt_tokens"]
         self.counts.completion_tokens += usage["completion_tokens"]
-        served = {"model": str((body or {}).get("model")), "server": self.server.address}
         try:
             if body is None:
-                raise WRPOError(error or "no reply")
+                raise WRPOError(str(error))
             found = read_judgement(row, body)
-            status = OK if found["problem"] is None else UNREADABLE
+            status = UNREADABLE if found["problem"] else OK
         except WRPOError as failure:
             found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
             status = ERROR
+        served = {"model": str((body or {}).get("model")), "server": self.server.address}
         self._append(row, status, {**found, "served": served, "usage": usage})
 
     def _append(self, row: Row, status: str, found: Row) -> None:
@@ -235,20 +230,20 @@ class Run:
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        counts, problems = self.counts, self.counts.problems
-        hopeless = counts.status[ERROR] + problems[NO_LOGPROBS] + problems[THOUGHT_FIRST]
+        counts = self.counts
+        hopeless = counts.status[ERROR] + sum(counts.problems[what] for what in HOPELESS)
         if self.max_cost is not None and (counts.cost or 0.0) >= self.max_cost:
             counts.stopped = f"--max-cost {self.max_cost:g} is reached"
         elif hopeless == counts.calls >= FIRST:
-            ((problem, _),) = problems.most_common(1)
+            ((problem, _),) = counts.problems.most_common(1)
             counts.stopped = f"the first {FIRST} calls all failed: {problem}"
         return bool(counts.stopped)
 
 
-def _usage(body: Row) -> dict[str, int]:
+def _usage(said: Any) -> dict[str, int]:
     """The tokens that a server says it used; what is no count is 0."""
-    said = body.get("usage")
-    found = said if isinstance(said, dict) else {}
+    counts = {name: said.get(name) if isinstance(said, dict) else 0 for name in USAGE}
     return {
-        name: n if isinstance(n := found.get(name), int) and 0 <= n < 2**53 else 0 for name in USAGE
+        name: count if isinstance(count, int) and 0 <= count < 2**53 else 0
+        for name, count in counts.items()
     }

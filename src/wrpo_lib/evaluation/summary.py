@@ -127,7 +127,7 @@ def _length_control(
 
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     """Points of win rate, shown second minus first, and per standard deviation of the length."""
-    if "length_model" not in known:  # MT-Bench
+    if "turn" in known:  # MT-Bench
         return {}
     rows = known[~known.index.duplicated()]  # a strong verdict of Arena-Hard stands three times
     # Arena-Hard's first game and this order are the same

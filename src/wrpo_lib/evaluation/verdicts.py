@@ -25,6 +25,7 @@ FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdi
 BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
+HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
 
 REFERENCED = ("reasoning", "math", "coding")
 """Categories of MT-Bench that are judged beside a reference answer."""
