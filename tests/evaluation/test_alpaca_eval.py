@@ -195,10 +195,3 @@ def test_rows_of_another_benchmark_version_are_refused(
     strange = rows[rows["model"] == FUSECHAT].assign(question_id=lambda d: d["index"] + 700)
     with pytest.raises(WRPOError, match="700 of 805 judgements have no instruction difficulty"):
         length_controlled(strange, side)
-
-
-def test_another_file_is_no_side_file(side: pd.DataFrame, tmp_path: Path) -> None:
-    path = tmp_path / "side.csv"
-    side.drop(columns="instruction_difficulty").to_csv(path)
-    with pytest.raises(WRPOError, match=r"is not df_gamed.csv.*instruction_difficulty"):
-        read_side(path)

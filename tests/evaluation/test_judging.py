@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 from commandline import wait_until
-from local_judge import judge_at, judgements
+from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.benchmarks import Benchmark, load
+from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST
-from wrpo_lib.io import Store, write_rows
+from wrpo_lib.io import Store
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
 from wrpo_lib.server import Server
@@ -39,18 +39,6 @@ def chat(text: str) -> tuple[int, dict[str, Any]]:
     return 200, {"model": "m", "choices": [choice], "usage": usage}
 
 
-def answer_file(folder: Path, bench: Benchmark) -> Path:
-    """A file that answers every turn."""
-    path = folder / f"answers-{bench.name}.jsonl"
-    rows = [
-        {"question_id": q.question_id, "turn": turn, "model": "mine", "text": f"answer to {asked}"}
-        for q in bench.questions
-        for turn, asked in enumerate(q.turns, 1)
-    ]
-    write_rows(rows, path)
-    return path
-
-
 def run(
     url: str,
     folder: Path,
@@ -62,7 +50,7 @@ def run(
 ) -> Counts:
     """One run of the client into ``folder/judgements.jsonl``."""
     bench = load(name)
-    ((model, texts),) = read_answers(answers or answer_file(folder, bench), bench).items()
+    ((model, texts),) = read_answers(answers or answer_file(name, folder), bench).items()
     baseline = None
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
@@ -127,7 +115,7 @@ def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: 
 
 
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
-    answers = answer_file(tmp_path, load("alpaca-eval"))
+    answers = answer_file("alpaca-eval", tmp_path)
     with judge_at(lambda body: chat("m")) as url:
         counts = run(url, tmp_path, connections=1)
         assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
@@ -138,28 +126,6 @@ def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> No
     assert {row["metric"] for row in rows} == {"verdict"}  # never mixed with weighted
     assert {row["preference"] for row in rows if row["order"] == BASELINE_FIRST} == {1.0}
     assert {row["preference"] for row in rows if row["order"] != BASELINE_FIRST} == {2.0}
-
-
-def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
-    down, seen = True, itertools.count(1)  # the server has a thread per connection
-
-    def responder(body: dict[str, Any]) -> Any:
-        failing = next(seen) % 3 == 0 and down
-        return (500, {"error": {"message": "boom"}}) if failing else NANO(body)
-
-    with judge_at(responder) as url:
-        first = run(url, tmp_path, "mt-bench")
-        down = False
-        second = run(url, tmp_path, "mt-bench")
-    n = 2 * len(load("mt-bench").questions)
-    assert first.status == {"ok": n - n // 3, "error": n // 3}
-    assert second.status == {"ok": n // 3}
-    rows = judgements(tmp_path / "judgements.jsonl")
-    assert Counter(row["status"] for row in rows) == {"ok": n}
-    with Store(tmp_path / "judgements.jsonl", KEY) as store:  # the errors stay on record
-        errors = [row for row in store if row["status"] == "error"]
-    assert len(errors) == n // 3
-    assert "boom" in errors[0]["problem"]
 
 
 def odd(reply: Any = None, **changes: Any) -> dict[str, Any]:
@@ -187,17 +153,24 @@ ODD_REPLIES = [
     (odd({**SPOKEN, "finish_reason": "error", "error": FAILURE}), "error"),
     ({"choices": None, "error": FAILURE}, "error"),
     ([], "error"),
+    ({"error": {"message": "boom"}}, "error"),  # with status 500
 ]
 
 
 def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
-    replies = itertools.cycle(ODD_REPLIES)
-    with judge_at(lambda body: (200, next(replies)[0])) as url:
+    replies = itertools.cycle(body for body, _ in ODD_REPLIES)
+
+    def responder(asked: dict[str, Any]) -> Any:
+        body = next(replies)
+        return (500 if "boom" in str(body) else 200), body
+
+    with judge_at(responder) as url:
         counts = run(url, tmp_path, "mt-bench", connections=1)
     n = 2 * len(load("mt-bench").questions)
     expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
     assert counts.status == expected
-    assert any("Upstream provider failed" in problem for problem in counts.problems)
+    for words in ("Upstream provider failed", "boom"):
+        assert any(words in problem for problem in counts.problems)
     with judge_at(lambda body: chat("fine [[7]]")) as url:
         again = run(url, tmp_path, "mt-bench")
     assert again.calls == expected["error"]
@@ -262,7 +235,7 @@ def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
 def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     """Also where both gave the same answer, so that the requests are the same."""
     bench, plan = load("mt-bench"), Plan(load("mt-bench"), MODEL)
-    (texts,) = read_answers(answer_file(tmp_path, bench), bench).values()
+    (texts,) = read_answers(answer_file("mt-bench", tmp_path), bench).values()
     with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
         for model in ("mine", "twin"):
             Run(store, Server(url))(plan.calls(model, texts))
@@ -272,7 +245,7 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
 
 def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """SIGKILL in the middle of 96 calls; the next run makes exactly the missing ones."""
-    path, out = answer_file(tmp_path, load("alpaca-eval")), tmp_path / "judgements.jsonl"
+    path, out = answer_file("alpaca-eval", tmp_path), tmp_path / "judgements.jsonl"
     command = [sys.executable, "-m", "wrpo_lib.cli", "judge", "alpaca-eval", "--judge", MODEL]
     command += ["--answers", str(path), "--out", str(out), "--connections", "2"]
     with judge_at(NANO, latency=0.05) as url:

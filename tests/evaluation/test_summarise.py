@@ -79,18 +79,6 @@ def test_annotations_with_texts_and_the_table_without_agree(
     assert texts.map(lambda v: len(str(v)) < 50).all(axis=None), "texts are not kept"
 
 
-def test_shuffled_annotations_change_nothing(
-    annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
-) -> None:
-    order = np.random.default_rng(0).permutation(len(annotations))
-    shuffled = write(tmp_path / "shuffled.json", [annotations[i] for i in order])
-    whole = write(tmp_path / "whole.json", annotations)
-    fixed = ("--C", 2.782559402207126, "--replicates", 0)
-    a, b = (report(capsys, "alpaca-eval", p, *fixed)["models"][0] for p in (shuffled, whole))
-    for field in ("win_rate", "standard_error", "length_controlled_winrate"):
-        assert a[field] == pytest.approx(b[field], abs=1e-3)
-
-
 def test_missing_repeated_and_unreadable_rows_are_counted(
     annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
 ) -> None:

@@ -27,8 +27,6 @@ from wrpo_lib.evaluation.verdicts import (
 
 BATTLES = "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz"
 
-# --- a reply ------------------------------------------------------------------------------------
-
 
 def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
     logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
@@ -124,6 +122,7 @@ PARTS = [
 ]
 MT = {"benchmark": "mt-bench", "metric": "score"}
 ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+MODEL_SHOWN_FIRST = {**ALPACA, "metric": "verdict", "order": MODEL_FIRST}
 
 
 @pytest.mark.parametrize(
@@ -134,6 +133,7 @@ ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FI
         (MT, reply(PARTS), 9.0),
         (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
         (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
+        (MODEL_SHOWN_FIRST, reply("<think>m or M?</think>M"), 1.0),
         (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
         (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
     ],
@@ -154,66 +154,17 @@ def test_a_failure_is_no_judgement() -> None:
             read_judgement(ALPACA, body)
 
 
-def test_a_preference_is_for_whoever_was_shown_there() -> None:
-    row = ALPACA | {"metric": "verdict"}
-    assert read_judgement(row, reply("M"))["preference"] == 2
-    assert read_judgement(row | {"order": MODEL_FIRST}, reply("M"))["preference"] == 1
-
-
-# --- MT-Bench -----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def rows(shared: Path) -> pd.DataFrame:
-    return pd.read_json(shared / "eval" / "mtbench_gpt4_judgments.jsonl.gz", lines=True)
-
-
-def test_published_triples(rows: pd.DataFrame, shared: Path) -> None:
-    published = json.loads((shared / "eval" / "mtbench_published.json").read_text())
-    assert len(published) == 4
-    for model, triple in published.items():
-        ours = mt_bench(rows[rows["model"] == model])
-        assert [ours["first_turn"], ours["second_turn"], ours["overall"]] == pytest.approx(
-            triple, abs=1e-12
-        )
-
-
-def test_duplicates_and_missing_are_counted(rows: pd.DataFrame) -> None:
-    ours = mt_bench(rows[rows["model"] == "mistral-orpo"])
-    assert (ours["n_total"], ours["n_missing"], ours["n_duplicates"], ours["n_questions"]) == (
-        319,
-        1,
-        160,
-        80,
-    )
-    strange = pd.DataFrame({"question_id": [1, 2, 3], "turn": [1, 1, 1], "score": [10, 6, 85]})
-    ours = mt_bench(strange)
-    assert (ours["overall"], ours["n_missing"]) == (8.0, 1)
-    assert (ours["interval"].low, ours["interval"].high) == (1, 10)  # the scale ends there
-
-
-def test_clustering_matters(rows: pd.DataFrame) -> None:
-    widths, naive = [], []
-    for _, judged in rows.groupby("model"):
-        ours = mt_bench(judged)
-        widths.append(ours["interval"].high - ours["overall"])
-        naive.append(1.96 * judged.loc[judged["score"] >= 0, "score"].sem())
-    assert 1.1 < sum(widths) / sum(naive) < 1.5  # 0.33 against 0.26
-
-
-def test_categories_are_those_of_the_questions(shared: Path, rows: pd.DataFrame) -> None:
+def test_categories_are_those_of_the_questions(shared: Path) -> None:
     lines = (shared / "eval" / "mtbench_questions.jsonl").read_text().splitlines()
     questions = [json.loads(line) for line in lines]
     assert len(questions) == 80
     assert all(category(q["question_id"]) == q["category"] for q in questions)
     assert category("161") is None
+    rows = read_judgements("mt-bench", shared / "eval" / "mtbench_gpt4_judgments.jsonl.gz")
     ours = mt_bench(rows[rows["model"] == "mistral-orpo-mix"])
     assert tuple(ours["categories"]) == CATEGORIES
     weighted = sum(e.value * e.n for e in ours["categories"].values()) / ours["n_total"]
     assert weighted == pytest.approx(ours["overall"])
-
-
-# --- Arena-Hard ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
