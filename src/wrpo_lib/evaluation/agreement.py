@@ -8,7 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval, mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.summary import READABLE
+from wrpo_lib.evaluation.summary import KINDS
 
 VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
 
@@ -31,7 +31,7 @@ def _verdicts(benchmark: str, table: pd.DataFrame) -> pd.Series:
         names = ", ".join(table["judge"].unique())
         raise WRPOError(f"one file holds judgements of {names}; give a file for each judge")
     key = ["question_id", "model", *(["turn"] if benchmark == "mt-bench" else [])]
-    means = READABLE[benchmark](table).groupby(key)["points"].mean()
+    means = KINDS[benchmark][2](table).groupby(key)["points"].mean()
     return means.round().astype(str) if "turn" in key else np.sign(means - 50).map(VERDICTS)
 
 

@@ -36,9 +36,9 @@ def answer(
 ) -> tuple[Counter[str], Counter[str]]:
     """Make every missing answer of ``model`` (its name in the file) with ``engine``.
 
-    ``settings`` (server, precision and the like) are kept in each row and must be those of the
-    model's earlier rows. Returns counts of answers (``made``, ``kept``, ``truncated``,
-    ``thoughts``) and of failures by reason.
+    ``settings`` (server, precision and the like) stand in each row and must be those of the model's
+    earlier rows. Returns counts (``made``, ``kept``, ``truncated``, ``thoughts``) and failures by
+    reason.
     """
     counts, errors = Counter[str](), Counter[str]()
     settings = {"max_tokens": max_tokens, "seed": seed, **(settings or {})}

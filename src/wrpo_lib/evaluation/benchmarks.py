@@ -46,10 +46,10 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}`` in the texts.
+    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}``, which no answer changes.
 
     Upstream fills one placeholder after the other, so an answer that holds a later one is filled
-    too, and one that holds ``<|im_end|>`` ends the judge's turn. Here no answer can change it.
+    too, and one that holds ``<|im_end|>`` ends the judge's turn.
     """
 
     name: str
@@ -71,11 +71,8 @@ class Template:
         return {name for _, text in self.messages for name in PLACEHOLDER.findall(text)}
 
     def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
-        """The chat messages, all placeholders filled in one pass.
-
-        Also how many control tokens and delimiters in ``values`` were broken with an invisible
-        character; other texts are sent unchanged.
-        """
+        """The chat messages, all placeholders filled in one pass, and how many control tokens and
+        delimiters in ``values`` were broken with an invisible character."""
         markers = {line for _, text in self.messages for line in MARKER.findall(text)}
         safe = {name: _harmless(values[name], markers) for name in self.placeholders}
         messages = [
@@ -106,11 +103,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark in one version.
-
-    ``templates`` by purpose (:meth:`template`), ``judge_settings``: fields of the judge's request,
-    ``baseline``: file of the answers that a model's are compared with; MT-Bench has none.
-    """
+    """A benchmark in one version; ``templates`` by purpose (:meth:`template`), ``judge_settings``:
+    fields of the judge's request, ``baseline``: file of the answers to compare with, if any."""
 
     name: str
     version: str
@@ -122,14 +116,14 @@ class Benchmark:
     def temperature(self, question: Question) -> float:
         """AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
         by category (FastChat)."""
-        if self.name == "mt-bench":
-            return TEMPERATURES.get(question.category, 0.7)
-        return 0.9 if self.name == "alpaca-eval" else 0.0
+        by_category = TEMPERATURES.get(question.category, 0.7)
+        return {"alpaca-eval": 0.9, "arena-hard": 0.0}.get(self.name, by_category)
 
     def template(self, question: Question, turn: int = 1) -> Template:
         """The judge prompt for a question; MT-Bench has four, by reference and turn."""
-        kind = "single-reference" if question.references else "single"
-        return self.templates[f"{kind}-{turn}" if self.name == "mt-bench" else ""]
+        kind = "single-math-v1" if question.references else "single-v1"
+        name = kind if turn == 1 else f"{kind}-multi-turn"
+        return self.templates[name if self.name == "mt-bench" else ""]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:
@@ -168,16 +162,9 @@ def _mt_bench(name: str, version: str) -> Benchmark:
     for row in iter_rows(fetch("mt_bench/questions.jsonl")):
         own = references[row["question_id"]] if row["category"] in REFERENCED else ()
         questions.append(Question(row["question_id"], row["category"], tuple(row["turns"]), own))
-    prompts = {row["name"]: row for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))}
-    names = {
-        "single-1": "single-v1",
-        "single-2": "single-v1-multi-turn",
-        "single-reference-1": "single-math-v1",
-        "single-reference-2": "single-math-v1-multi-turn",
-    }
     templates = {
-        purpose: Template.of(n, prompts[n]["system_prompt"], prompts[n]["prompt_template"])
-        for purpose, n in names.items()
+        row["name"]: Template.of(row["name"], row["system_prompt"], row["prompt_template"])
+        for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))
     }
     settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
     return Benchmark(name, version, tuple(questions), templates, settings)

@@ -21,15 +21,12 @@ from wrpo_lib.evaluation.assets import fetch
 from wrpo_lib.io import open_binary
 
 SAME = ("judge", "version", "template", "metric", "baseline")
-KEYS = {"alpaca-eval": ["question_id"], "mt-bench": ["question_id", "turn"]}
-KEYS["arena-hard"] = ["question_id", "game"]
-QUESTIONS = {"alpaca-eval": 805, "mt-bench": 80, "arena-hard": 500}
-"""Of the real benchmarks; two turns of each in MT-Bench, two games in Arena-Hard."""
-
-READABLE = {"alpaca-eval": alpaca_eval.checked, "mt-bench": verdicts.scored}
-READABLE["arena-hard"] = verdicts.battles
-SCORES: dict[str, Any] = {"alpaca-eval": alpaca_eval.win_rate, "mt-bench": verdicts.mt_bench}
-SCORES["arena-hard"] = verdicts.arena_hard
+KINDS: dict[str, tuple[int, list[str], Any, Any]] = {
+    "alpaca-eval": (805, ["question_id"], alpaca_eval.checked, alpaca_eval.win_rate),
+    "mt-bench": (80, ["question_id", "turn"], verdicts.scored, verdicts.mt_bench),
+    "arena-hard": (500, ["question_id", "game"], verdicts.battles, verdicts.arena_hard),
+}
+"""Questions of the real benchmark, key of a judgement, its readable rows, their score."""
 
 COUNTED = {
     "n_missing": "without a readable verdict, left out",
@@ -37,12 +34,7 @@ COUNTED = {
     "n_duplicates": "repeating another row's question, kept as upstream keeps them",
 }
 NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
-NO_LENGTHS = "some rows have no lengths, so there is no length-controlled win rate"
-NO_SIDE = "no length-controlled win rate: run `wrpo assets fetch` or give --side df_gamed.csv"
-OTHER_QUESTIONS = (
-    "the questions are not AlpacaEval-2's; length control leaves difficulty and "
-    "regularising rows out, and no number here compares with the leaderboard"
-)
+NO_LC = "no length-controlled win rate: "
 
 
 @dataclass(frozen=True)
@@ -90,8 +82,8 @@ def _summary(
 ) -> Summary:
     setting = dict(zip(SAME, names[1:], strict=True))
     notes = [] if setting["judge"] else [NO_JUDGE]
-    known, seen = READABLE[benchmark](rows), len(rows.drop_duplicates(KEYS[benchmark]))
-    values = SCORES[benchmark](rows)
+    n_questions, key, readable, score = KINDS[benchmark]
+    known, seen, values = readable(rows), len(rows.drop_duplicates(key)), score(rows)
     official = setting["version"] == "v0.1"
     if benchmark == "alpaca-eval":
         official = setting["version"] == "2"
@@ -100,8 +92,8 @@ def _summary(
         official = all(map(verdicts.category, rows["question_id"].unique()))
     elif setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
         seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
-    expected = QUESTIONS[benchmark] * len(KEYS[benchmark])
-    values["n_absent"] = expected - seen if official else None
+    # two turns of each question in MT-Bench, two games in Arena-Hard
+    values["n_absent"] = n_questions * len(key) - seen if official else None
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
     values |= _effects(known)
@@ -114,12 +106,15 @@ def _length_control(
 ) -> dict[str, Any]:
     """LC, or nothing, and why there is none into ``notes``."""
     if not official:
-        notes.append(OTHER_QUESTIONS)
+        notes.append(
+            "the questions are not AlpacaEval-2's; length control leaves difficulty and "
+            "regularising rows out, and no number here compares with the leaderboard"
+        )
         options = options | {"side": None}
     if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        notes.append(NO_LENGTHS)
+        notes.append(f"{NO_LC}some rows have no lengths")
     elif official and options.get("side") is None:
-        notes.append(NO_SIDE)
+        notes.append(f"{NO_LC}run `wrpo assets fetch` or give --side df_gamed.csv")
     else:
         return alpaca_eval.length_controlled(rows, **options)
     return {}
@@ -136,12 +131,10 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     regressors = {"position": second.astype(float), "length": longer / longer.std(ddof=0)}
     effects: dict[str, Estimate | None] = {}
     for name, x in regressors.items():
-        seen = x.notna()
-        varies = seen.sum() > 2 and x.nunique() > 1
+        own = rows.assign(x=x).dropna(subset="x")
+        found = len(own) > 2 and x.nunique() > 1
         effects[f"{name}_effect"] = (
-            slope_interval(rows["points"][seen], x[seen], rows["question_id"][seen])
-            if varies
-            else None
+            slope_interval(own["points"], own["x"], own["question_id"]) if found else None
         )
     return effects
 
@@ -184,8 +177,6 @@ def _difference(a: Summary, b: Summary) -> Difference:
     least = detectable(found), detectable(lc) if lc else None
     return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
 
-
-# --- beside published models --------------------------------------------------------------------
 
 COLUMNS = ["model", "score", "low", "high", "origin"]
 BOARDS = {
@@ -259,7 +250,7 @@ def _board_row(benchmark: str, summary: Summary) -> dict[str, Any]:
     interval = values.get("lc_interval", values["interval"])
     score = values.get("length_controlled_winrate", values["interval"].value)
     if values["n_absent"] or values["n_missing"]:
-        origin += f" ({values['n_questions']} of {QUESTIONS[benchmark]} questions"
+        origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions"
         origin += f", {values['n_missing']} judgements unreadable)"
     bounds = {"low": interval.low, "high": interval.high} if interval else {}
     return {"model": summary.model, "score": score, **bounds, "origin": origin}

@@ -53,8 +53,6 @@ _TOKENS = {"m": 1.0, "M": 2.0}
 Reading = tuple[float | str | None, str | None]
 """A preference, a label or a score, or None; why there is none."""
 
-# --- a reply ------------------------------------------------------------------------------------
-
 
 def read_judgement(row: Row, body: Row) -> Row:
     """The result fields of a judgement from the server's reply, and ``problem`` (None if none).
@@ -99,10 +97,9 @@ def read_logprobs(body: Row) -> Reading:
 def read_token(text: str) -> Reading:
     """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
     word = text.strip(" \t\r\n\"'`*.()[]")
-    found = {word} if word in _TOKENS else set(re.findall(r"\b[mM]\b", text))
-    if len(found) == 2 or word in _TOKENS:
-        return _only({_TOKENS[token] for token in found})
-    return None, "no verdict"
+    if word in _TOKENS:
+        return _TOKENS[word], None
+    return None, "two verdicts" if len(set(re.findall(r"\b[mM]\b", text))) == 2 else "no verdict"
 
 
 def read_label(text: str) -> Reading:
@@ -127,9 +124,6 @@ def _only(found: set[Any]) -> Reading:
     if len(found) == 1:
         return next(iter(found)), None
     return None, "two verdicts" if found else "no verdict"
-
-
-# --- scores -------------------------------------------------------------------------------------
 
 
 def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
