@@ -61,8 +61,8 @@ def summarise(
     for summary in found:
         typer.echo(_text(summary))
     for pair in pairs:
-        typer.echo(f"{pair.model} minus {pair.against}:")
-        for name, value in vars(pair).items():
+        typer.echo(f"{pair['model']} minus {pair['against']}:")
+        for name, value in pair.items():
             if value and name not in ("model", "against"):
                 typer.echo(f"  {name}: {_shown(value)}")
 

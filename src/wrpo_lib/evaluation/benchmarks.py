@@ -46,7 +46,7 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}``, which no answer changes.
+    """A judge prompt, which no answer changes: (role, text) with ``{placeholders}``.
 
     Upstream fills one placeholder after the other, so an answer that holds a later one is filled
     too, and one that holds ``<|im_end|>`` ends the judge's turn.

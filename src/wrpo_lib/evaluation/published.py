@@ -77,10 +77,10 @@ def detectable_table(found: dict[str, list[Summary]]) -> pd.DataFrame:
     """Paired differences of each model to the first: the median of what could have been found."""
     rows = []
     for benchmark, summaries in found.items():
-        pairs = pd.DataFrame(map(vars, differences(summaries)))
+        pairs = pd.DataFrame(differences(summaries))
         for statistic, name in (("mean", ""), ("lc", "lc_")):
             column = f"{name}detectable_difference"
-            seen = pairs[column].dropna().astype(float) if len(pairs) else pairs
+            seen = pairs[column].dropna().astype(float) if column in pairs else pairs
             if len(seen):
                 names = {"benchmark": benchmark, "statistic": statistic, "n_pairs": len(seen)}
                 spread = {"median": seen.median(), "smallest": seen.min(), "largest": seen.max()}

@@ -139,30 +139,19 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     return effects
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two models on the same questions: ``difference`` of the first minus the second, or why not.
+def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
+    """Every summary against the first one, on the questions that both have.
 
-    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs.
+    ``difference``: the first named minus the second, or the ``reason`` why there is none;
+    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs; the same of
+    LC where both have one.
     """
-
-    model: str
-    against: str
-    n_shared_questions: int
-    reason: str = ""
-    difference: Estimate | None = None
-    detectable_difference: float | None = None
-    lc_difference: Estimate | None = None
-    lc_detectable_difference: float | None = None
-
-
-def differences(summaries: list[Summary]) -> list[Difference]:
-    """Every summary against the first one."""
     return [_difference(other, summaries[0]) for other in summaries[1:]]
 
 
-def _difference(a: Summary, b: Summary) -> Difference:
+def _difference(a: Summary, b: Summary) -> dict[str, Any]:
     shared = len(set(a.questions) & set(b.questions))
+    found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
     reasons = [
         f"the {name} is {a.setting[name] or 'not named'}, not {b.setting[name] or 'named'}"
         for name in SAME
@@ -171,30 +160,25 @@ def _difference(a: Summary, b: Summary) -> Difference:
     if shared < 2:
         reasons.append(f"they share {shared} questions")
     if reasons:
-        return Difference(a.model, b.model, shared, reasons[0])
-    found = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
+        return {**found, "reason": reasons[0]}
+    points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
     lc = alpaca_eval.length_controlled_difference(a.values, b.values)
-    least = detectable(found), detectable(lc) if lc else None
-    return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
+    found |= {"difference": points, "detectable_difference": detectable(points)}
+    return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
 
 
 COLUMNS = ["model", "score", "low", "high", "origin"]
 BOARDS = {
-    "alpaca-eval": {
-        "judge": "gpt-4-1106-preview",
-        "version": "2",
-        "template": "alpaca_eval_clf",
-        "metric": "weighted",
-        "baseline": "gpt4_1106_preview",
-    },
-    "arena-hard": {
-        "judge": "gpt-4-1106-preview",
-        "version": "v0.1",
-        "template": "arena-hard-v0.1",
-        "baseline": verdicts.BASELINE,
-    },
+    "alpaca-eval": (
+        "alpaca_eval_2/leaderboard.csv",
+        ("gpt-4-1106-preview", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
+    ),
+    "arena-hard": (
+        "arena_hard_v0.1/leaderboard.csv",
+        ("gpt-4-1106-preview", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
+    ),
 }
-"""How the published boards were made; all of it must agree."""
+"""Assets with the published boards, and how these were made (:data:`SAME`): all must agree."""
 
 
 def published_board(benchmark: str, path: Path | None = None) -> pd.DataFrame:
@@ -203,10 +187,9 @@ def published_board(benchmark: str, path: Path | None = None) -> pd.DataFrame:
     AlpacaEval-2 prints no interval of LC that accounts for the regression; low and high are
     upstream's 1.96 standard errors, which are about 2.2 times too narrow.
     """
-    assets = {"alpaca-eval": "alpaca_eval_2", "arena-hard": "arena_hard_v0.1"}
-    if benchmark not in assets:
-        raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(assets)}")
-    source = path or fetch(f"{assets[benchmark]}/leaderboard.csv")
+    if benchmark not in BOARDS:
+        raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
+    source = path or fetch(BOARDS[benchmark][0])
     try:
         with open_binary(source) as file:
             rows = pd.read_csv(file).assign(origin="published")
@@ -231,8 +214,8 @@ def place(
     for summary in summaries:
         reasons = [
             f"its {name} is {summary.setting[name] or 'not named'}, the board's is {wanted}"
-            for name, wanted in BOARDS[benchmark].items()
-            if summary.setting[name] != wanted
+            for name, wanted in zip(SAME, BOARDS[benchmark][1], strict=True)
+            if wanted and summary.setting[name] != wanted
         ]
         if benchmark == "alpaca-eval" and "lc_glm" not in summary.values:
             reasons.append("it has no length-controlled win rate")
