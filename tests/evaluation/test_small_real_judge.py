@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from commandline import wait_until
 from local_judge import judgements
@@ -57,16 +58,19 @@ def served(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     with open(home / "log", "wb") as log:
         process = subprocess.Popen(command, cwd=home, stdout=log, stderr=log)
     try:
-        wait_until(lambda: _listens(port), process, lambda: (home / "log").read_text()[-2000:])
+        wait_until(lambda: _healthy(port), process, lambda: (home / "log").read_text()[-2000:])
         yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as reply:
+            return reply.status == 200
+    except OSError:
+        return False
 
 
 def judge(
@@ -164,12 +168,11 @@ def test_a_real_small_model_has_been_the_judge(
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Calls, readable verdicts and what was wrong with the others, by benchmark and metric."""
-    table = pd.DataFrame(rows)
-    return {
-        f"{benchmark}, {metric}": {
-            "calls": len(of),
-            "verdicts": int((of["status"] == "ok").sum()),
-            "problems": of["problem"].value_counts().to_dict(),
-        }
-        for (benchmark, metric), of in table.groupby(["benchmark", "metric"], sort=False)
-    }
+    counts: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        empty: dict[str, Any] = {"calls": 0, "verdicts": 0, "problems": Counter()}
+        entry = counts.setdefault(f"{row['benchmark']}, {row['metric']}", empty)
+        entry["calls"] += 1
+        entry["verdicts"] += row["status"] == "ok"
+        entry["problems"].update([row["problem"]] if row["problem"] else [])
+    return counts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -53,8 +54,10 @@ generate.register(app)
 pair.register(app)
 train.register(app)
 plan.register(app)
-judge.register(app)
-summarise.register(app)
+commands: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
+commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+for command in commands:
+    app.command()(command)
 study.register(app)
 
 

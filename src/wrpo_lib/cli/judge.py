@@ -33,13 +33,6 @@ assets = typer.Typer(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(answer)
-    app.command()(judge)
-    app.command("nano-judge")(nano_judge)
-
-
 @assets.command(name="list")
 def list_() -> None:
     """Name, licence, hash and what each file is."""
