@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import best_attempts
-from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.io import Row, iter_rows, write_rows
 from wrpo_lib.nano.judge_server import make_server
 
 
@@ -22,6 +23,17 @@ def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
         thread.join()
+
+
+def answer_file(name: str, folder: Path) -> Path:
+    """A file with an answer to every turn of our own questions."""
+    rows = [
+        {"question_id": q.question_id, "turn": turn, "model": "mine", "text": f"answer to {asked}"}
+        for q in load(name).questions
+        for turn, asked in enumerate(q.turns, 1)
+    ]
+    write_rows(rows, folder / f"answers-{name}.jsonl")
+    return folder / f"answers-{name}.jsonl"
 
 
 def judgements(path: Path) -> list[Row]:

@@ -15,21 +15,14 @@ from typing import Any
 import pytest
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def served_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the address it is served at."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(_Quiet, directory=str(folder))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
+        yield tmp_path, f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
 

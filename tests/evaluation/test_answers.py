@@ -18,20 +18,20 @@ from wrpo_lib.io import read_rows, write_rows
 
 
 class Echo:
-    """An engine that answers with what it was told; ``fail`` are keys it cannot answer."""
+    """An engine that answers with what it was told; ``says``: otherwise, by key (None fails)."""
 
-    def __init__(self, fail: tuple[str, ...] = ()) -> None:
-        self.fail, self.seen = fail, []
+    def __init__(self, thought: str = "", **says: str | None) -> None:
+        self.thought, self.says, self.seen = thought, says, []
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         for request in list(requests)[::-1]:  # any order
             self.seen.append(request)
             seed = request.sampling.seed_of(request.key, 0)
-            if request.key in self.fail:
+            text = self.says.get(request.key, f"to: {request.messages[-1]['content']}")
+            if text is None:
                 yield Response(request.key, 0, "", None, "error", seed, "out of memory")
             else:
-                text = f"to: {request.messages[-1]['content']}"
-                yield Response(request.key, 0, text, 3, "stop", seed)
+                yield Response(request.key, 0, self.thought + text, 3, "stop", seed)
 
 
 def test_each_benchmark_has_its_own_decoding(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,9 +54,9 @@ def test_each_benchmark_has_its_own_decoding(shared: Path, monkeypatch: pytest.M
 
 
 def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> None:
-    bench, engine = load("mt-bench"), Echo()
-    counts = answer(bench, "mine", engine, tmp_path / "a.jsonl")
-    assert (counts.made, counts.kept) == (48, 0)
+    bench, engine = load("mt-bench"), Echo(thought="<think>hm, to what?</think>\n\n")
+    counts, errors = answer(bench, "mine", engine, tmp_path / "a.jsonl")
+    assert (counts, errors) == ({"kept": 0, "made": 48, "truncated": 0, "thoughts": 48}, {})
     second = [r for r in engine.seen if r.key.endswith("/2")]
     assert len(second) == 24
     for request in second:
@@ -64,23 +64,38 @@ def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> 
         assert roles == ["user", "assistant", "user"]
         assert request.messages[1]["content"] == f"to: {request.messages[0]['content']}"
     rows = read_rows(tmp_path / "a.jsonl")
-    assert {"text", "n_tokens", "finish_reason", "seed", "temperature"} <= set(rows[0])
+    assert {"n_tokens", "finish_reason", "seed", "temperature", "settings"} <= set(rows[0])
+    assert {row["thought"] for row in rows} == {"hm, to what?"}
+    assert all(row["text"].startswith("to: ") for row in rows)
     assert len({r["seed"] for r in rows}) == 48
 
 
 def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
     bench = load("mt-bench")
     lost = bench.questions[3].question_id
-    counts = answer(bench, "mine", Echo(fail=(f"{lost}/1",)), tmp_path / "a.jsonl")
-    assert counts.made == 46
-    assert counts.errors == {"out of memory": 1, "no answer to an earlier turn": 1}
+    failing = Echo(**{f"{lost}/1": None, f"{bench.questions[5].question_id}/2": "<think>never"})
+    counts, errors = answer(bench, "mine", failing, tmp_path / "a.jsonl")
+    assert counts["made"] == 45
+    reasons = ("out of memory", "no answer to an earlier turn", "nothing but a thought")
+    assert errors == dict.fromkeys(reasons, 1)
     again = Echo()
-    counts = answer(bench, "mine", again, tmp_path / "a.jsonl")
-    assert [r.key for r in again.seen] == [f"{lost}/1", f"{lost}/2"]
-    assert (counts.made, counts.kept) == (2, 46)
-    assert answer(bench, "other", Echo(), tmp_path / "a.jsonl").made == 48  # beside it
+    counts, _ = answer(bench, "mine", again, tmp_path / "a.jsonl")
+    assert len(again.seen) == counts["made"] == 3
+    assert counts["kept"] == 45
+    counts, _ = answer(bench, "other", Echo(), tmp_path / "a.jsonl", seed=1)  # beside it
+    assert counts["made"] == 48
     with pytest.raises(WRPOError, match="holds answers to mt-bench nano; choose another --out"):
         answer(load("arena-hard"), "mine", Echo(), tmp_path / "a.jsonl")
+
+
+def test_answers_made_in_another_way_are_not_mixed(tmp_path: Path) -> None:
+    bench, path = load("arena-hard"), tmp_path / "a.jsonl"
+    first = {"model": "org/a", "extra_body": {"top_k": 5}}
+    answer(bench, "mine", Echo(), path, settings=first)
+    assert answer(bench, "mine", Echo(), path, settings=first)[0]["made"] == 0
+    for change in ({"seed": 1}, {"max_tokens": 9}, {"settings": {**first, "model": "org/b"}}):
+        with pytest.raises(WRPOError, match=r"'mine' were made with .*, not .* choose another"):
+            answer(bench, "mine", Echo(), path, **{"settings": first, **change})
 
 
 def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +120,11 @@ def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> No
     assert found == {
         (q.question_id, t): ["one", "two"][t - 1] for q in bench.questions for t in (1, 2)
     }
+    bench, path = load("arena-hard"), tmp_path / "messages.jsonl"
+    said = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": {"answer": "ok"}}]
+    uids = [q.question_id for q in bench.questions]
+    write_rows(({"uid": uid, "model": "g", "messages": said} for uid in uids), path)
+    assert read_answers(path, bench)["g"] == {(uid, 1): "ok" for uid in uids}
     bench, path = load("alpaca-eval"), tmp_path / "outputs.json"
     asked = {q.question_id: q.turns[0] for q in bench.questions}
     rows = [{"instruction": a, "output": a[::-1], "generator": "g"} for a in asked.values()]
@@ -112,11 +132,28 @@ def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> No
     assert read_answers(path, bench)["g"] == {(i, 1): a[::-1] for i, a in asked.items()}
 
 
+def test_failed_answers_are_missing_and_thoughts_are_split_off(tmp_path: Path) -> None:
+    bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
+    turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"], []]
+    write_rows(
+        (
+            {"question_id": q.question_id, "model_id": "g", "choices": [{"turns": texts}]}
+            for q, texts in zip(bench.questions, turns, strict=False)
+        ),
+        path,
+    )
+    found, name = read_answers(path, bench)["g"], bench.questions[1].question_id
+    assert found == {(name, 1): "one", (name, 2): "two"}
+    assert (found.failed, found.thoughts) == (3, 2)
+
+
 def ours(**changes: Any) -> dict[str, Any]:
     row = {"benchmark": "alpaca-eval", "version": "nano", "turn": 1, "model": "m", "text": "x"}
     return {**row, "question_id": load("alpaca-eval").questions[0].question_id, **changes}
 
 
+CHOICES = {"question_id": "q", "model_id": "m", "choices": [{"turns": ["x"]}]}
+MESSAGES = {"uid": "q", "model": "m", "messages": [{"role": "user", "content": "Do."}]}
 BAD_FILES = {
     "another version": ([ours(version="2")], "row 1 answers version 2, not nano"),
     "another benchmark": ([ours(benchmark="mt-bench")], "is of mt-bench, not alpaca-eval"),
@@ -126,7 +163,15 @@ BAD_FILES = {
     "no text": ([ours(text=None)], "field 'text': Input should be a valid string"),
     "nothing": ([], "holds no answers"),
     "another form": ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
-    "no choice": ([{"question_id": 1, "model_id": "m", "choices": []}], "row 1 is malformed"),
+    "no choice": ([{**CHOICES, "choices": []}], "row 1 is malformed"),
+    "no id": ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1 is malformed"),
+    "a number": ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'text'"),
+    "null output": ([{"instruction": "x", "output": None, "generator": "m"}], "row 1, field"),
+    "no assistant": ([MESSAGES], "row 1 is malformed .*last message is not the assistant's"),
+    "a message of no text": (
+        [{**MESSAGES, "messages": [{"role": "assistant", "content": {"text": "x"}}]}],
+        "row 1 is malformed",
+    ),
     "another instruction": (
         [{"instruction": "what else?", "output": "x", "generator": "m"}],
         "no question 'what else.'",

@@ -11,7 +11,6 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import assets
-from wrpo_lib.evaluation.assets import Asset
 
 
 @pytest.fixture
@@ -27,13 +26,11 @@ def test_every_asset_names_its_source_revision_hash_and_licence() -> None:
     families = {name.split("/")[0] for name in found}
     assert families == {"alpaca_eval_2", "mt_bench", "arena_hard_v0.1"}
     for asset in found.values():
-        assert asset.url.startswith("https://")
-        assert asset.revision in asset.url or "{" not in asset.url
-        assert asset.licence in {"Apache-2.0", "CC BY-NC 4.0"}
-        assert re.fullmatch("[0-9a-f]{64}", asset.sha256)
-        assert re.fullmatch("[0-9a-f]{40}|main", asset.revision)
-    mirrors = [asset.mirror for asset in found.values()]
-    assert len(set(mirrors)) == len(mirrors)
+        assert asset["url"].startswith("https://")
+        assert asset["revision"] in asset["url"] or "{" not in asset["url"]
+        assert asset["licence"] in {"Apache-2.0", "CC BY-NC 4.0"}
+        assert re.fullmatch("[0-9a-f]{64}", asset["sha256"])
+        assert re.fullmatch("[0-9a-f]{40}|main", asset["revision"])
 
 
 def test_copies_beside_the_project_are_the_manifests(
@@ -46,7 +43,7 @@ def test_copies_beside_the_project_are_the_manifests(
 
 def test_a_changed_copy_is_refused(nothing_local: Path) -> None:
     name = "mt_bench/questions.jsonl"
-    path = nothing_local / "mirror" / assets.manifest()[name].mirror
+    path = nothing_local / "mirror" / assets.manifest()[name]["mirror"]
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     with pytest.raises(WRPOError, match=f"mtbench_questions.jsonl is not {name}"):
@@ -57,15 +54,18 @@ def test_a_gzipped_copy_is_checked_by_its_content(
     nothing_local: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"a question\n" * 1000
-    asset = Asset("x", "", "", "", "", hashlib.sha256(content).hexdigest(), "", mirror="f.jsonl")
-    path = nothing_local / "mirror" / "f.jsonl.gz"
-    path.parent.mkdir(parents=True)
-    path.write_bytes(gzip.compress(content))
-    monkeypatch.setattr(assets, "manifest", lambda: {"x": asset})
-    assert assets.local("x") == path
+    asset = {"sha256": hashlib.sha256(content).hexdigest(), "mirror": "f.jsonl", "url": "x"}
+    monkeypatch.setattr(assets, "manifest", lambda: {"a/x": asset})
+    with pytest.raises(WRPOError, match=r"not at .*mirror/f.jsonl and .*HF_HUB_OFFLINE"):
+        assets.fetch("a/x")
+    for name in ("a/x", "f.jsonl.gz"):  # its own name, and better the manifest's
+        path = nothing_local / "mirror" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+        assert assets.local("a/x") == path
     path.write_bytes(gzip.compress(content)[:-20])
-    with pytest.raises(WRPOError, match=r"f.jsonl.gz is not x"):
-        assets.local("x")
+    with pytest.raises(WRPOError, match=r"f.jsonl.gz is not a/x"):
+        assets.local("a/x")
 
 
 def test_fetching_downloads_checks_and_keeps(
@@ -77,9 +77,11 @@ def test_fetching_downloads_checks_and_keeps(
     (folder / "right.txt").write_bytes(b"right")
     (folder / "wrong.txt").write_bytes(b"changed upstream")
     known = hashlib.sha256(b"right").hexdigest()
-    right = Asset("set/right.txt", "", "", f"{url}/right.txt", "", known, "", mirror="right.txt")
-    wrong = Asset("set/wrong.txt", "", "", f"{url}/wrong.txt", "", known, "", mirror="wrong.txt")
-    monkeypatch.setattr(assets, "manifest", lambda: {a.name: a for a in (right, wrong)})
+    found = {
+        f"set/{name}": {"url": f"{at}/{name}", "sha256": known, "mirror": name}
+        for name, at in (("right.txt", url), ("wrong.txt", url), ("gone", "http://127.0.0.1:9"))
+    }
+    monkeypatch.setattr(assets, "manifest", lambda: found)
     path = assets.fetch("set/right.txt")
     assert path.read_bytes() == b"right"
     (folder / "right.txt").unlink()
@@ -87,7 +89,5 @@ def test_fetching_downloads_checks_and_keeps(
     with pytest.raises(WRPOError, match="its content has changed"):
         assets.fetch("set/wrong.txt")
     assert not path.with_name("wrong.txt").exists()
-    gone = Asset("set/gone.txt", "", "", "http://127.0.0.1:9/gone", "", known, "", mirror="gone")
-    monkeypatch.setattr(assets, "manifest", lambda: {gone.name: gone})
-    with pytest.raises(WRPOError, match=r"could not be fetched from .* \(no connection\)"):
-        assets.fetch("set/gone.txt")
+    with pytest.raises(WRPOError, match=r"could not be fetched from http://127.0.0.1:9"):
+        assets.fetch("set/gone")

@@ -13,13 +13,11 @@ from typing import Any
 
 import pytest
 from commandline import wrpo
-from local_judge import judge_at
+from local_judge import answer_file, judge_at
 
-from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.io import write_rows
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
-from wrpo_lib.nano.tasks import task_from_id
 
 Capture = pytest.CaptureFixture[str]
 
@@ -31,23 +29,10 @@ def url() -> Iterator[str]:
         yield found
 
 
-def right(name: str, folder: Path) -> Path:
-    """A file of right answers to our own questions."""
-    rows = []
-    for question in load(name).questions:
-        task = task_from_id(str(question.question_id))
-        for turn in range(1, len(question.turns) + 1):
-            text = f"the answer is {' '.join(task.answer(turn))} ."
-            row = {"benchmark": name, "version": "nano", "turn": turn, "model": "right"}
-            rows.append({**row, "question_id": question.question_id, "text": text})
-    write_rows(rows, folder / "answers.jsonl")
-    return folder / "answers.jsonl"
-
-
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
 def test_judge_then_summarise(name: str, capsys: Capture, url: str, tmp_path: Path) -> None:
     out = tmp_path / "judgements.jsonl"
-    common = ["judge", name, "--answers", right(name, tmp_path), "--judge", MODEL]
+    common = ["judge", name, "--answers", answer_file(name, tmp_path), "--judge", MODEL]
     common += ["--base-url", url, "--out", out]
     status, said, _ = wrpo(capsys, *common, "--estimate", "--prices", 2, 8)
     calls = int(re.findall(r"(\d+) calls to make", said)[0])
@@ -58,14 +43,14 @@ def test_judge_then_summarise(name: str, capsys: Capture, url: str, tmp_path: Pa
     status, said, _ = wrpo(capsys, *common)
     assert "0 calls to make" in said
     status, said, _ = wrpo(capsys, "summarise", name, out)
-    assert (status, "right: judge nano-judge, version nano" in said) == (0, True)
+    assert (status, "mine: judge nano-judge, version nano" in said) == (0, True)
 
 
 BAD = [
-    (["mmlu"], "unknown benchmark 'mmlu'; choose one of"),
-    (["alpaca-eval", "--version", "3"], "has no version '3'"),
+    (["mmlu"], "no benchmark 'mmlu' 'nano'; choose one of"),
+    (["alpaca-eval", "--version", "3"], "no benchmark 'alpaca-eval' '3'"),
     (["mt-bench", "--max-cost", "1"], "--max-cost needs"),
-    (["mt-bench", "--model", "x"], "holds answers of right; name one"),
+    (["mt-bench", "--model", "x"], "holds answers of mine; name one"),
 ]
 
 
@@ -74,7 +59,14 @@ def test_bad_arguments_are_one_sentence(
     arguments: list[str], sentence: str, capsys: Capture, tmp_path: Path
 ) -> None:
     name = arguments[0] if arguments[0] == "alpaca-eval" else "mt-bench"
-    common = ["--answers", right(name, tmp_path), "--judge", MODEL, "--out", tmp_path / "j.jsonl"]
+    common = [
+        "--answers",
+        answer_file(name, tmp_path),
+        "--judge",
+        MODEL,
+        "--out",
+        tmp_path / "j.jsonl",
+    ]
     status, _, error = wrpo(capsys, "judge", *arguments, *common)
     assert (status, error.count("\n")) == (2, 1)
     assert error.startswith("wrpo: ")
@@ -84,11 +76,15 @@ def test_bad_arguments_are_one_sentence(
 def test_missing_answers_are_said_and_the_rest_is_judged(
     capsys: Capture, url: str, tmp_path: Path
 ) -> None:
-    path = right("mt-bench", tmp_path)
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    path = answer_file("mt-bench", tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["text"] = "$ERROR$"
+    rows[3]["text"] = f"<think>hm</think>{rows[3]['text']}"
+    write_rows(rows, path)
     common = ["judge", "mt-bench", "--answers", path, "--judge", MODEL, "--base-url", url]
     status, said, _ = wrpo(capsys, *common, "--out", tmp_path / "j.jsonl")
-    assert (status, "lacks 1 answers of 'right'" in said) == (0, True)
+    assert (status, "lacks 1 answers of 'mine' (1 are empty or marked" in said) == (0, True)
+    assert "a thought stands before 1 answers" in said
     assert "46 calls made" in said  # neither turn of that question
 
 
@@ -121,13 +117,37 @@ def test_answer_asks_a_server(capsys: Capture, tmp_path: Path) -> None:
     assert rows[0]["text"].endswith("at 0.9")
 
 
+@pytest.mark.parametrize("command", ["judge", "answer"])
+def test_a_refused_parameter_is_named_with_its_remedy(
+    command: str, capsys: Capture, tmp_path: Path
+) -> None:
+    def refusing(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        if "max_tokens" in body:
+            return 400, {"error": {"message": "Unsupported parameter: 'max_tokens'"}}
+        return 200, {"choices": [{"message": {"content": "[[7]]"}, "finish_reason": "stop"}]}
+
+    arguments = ["mt-bench", "--out", tmp_path / "out.jsonl"]
+    if command == "judge":
+        arguments += ["--judge", "o", "--answers", answer_file("mt-bench", tmp_path)]
+    else:
+        arguments += ["--model", "o", "--engine", "server", "--set", "retries=0"]
+    with judge_at(refusing) as url:
+        arguments += ["--base-url", url]
+        status, _, error = wrpo(capsys, command, *arguments)
+        assert (status, "--extra-body '{\"max_tokens\": null}'" in error) == (2, True)
+        extra = '{"max_tokens": null, "max_completion_tokens": 64}'
+        arguments[2] = tmp_path / "other.jsonl"
+        status, said, error = wrpo(capsys, command, *arguments, "--extra-body", extra)
+    assert (status, "48 " in said) == (0, True), error
+
+
 def test_the_judge_is_served_by_a_command(capsys: Capture, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wrpo_lib.cli", "nano-judge", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = re.findall(r"http://\S+/v1", process.stdout.readline())[0]
-            common = ["judge", "mt-bench", "--answers", right("mt-bench", tmp_path)]
+            common = ["judge", "mt-bench", "--answers", answer_file("mt-bench", tmp_path)]
             common += ["--judge", MODEL, "--base-url", url, "--out", tmp_path / "j.jsonl"]
             status, said, _ = wrpo(capsys, *common)
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -15,14 +16,14 @@ from typing import Any
 
 import pytest
 from commandline import wait_until
-from local_judge import judge_at, judgements
+from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.benchmarks import Benchmark, load
+from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST
-from wrpo_lib.io import Store, write_rows
+from wrpo_lib.io import Store
 from wrpo_lib.nano.judge import Judge
 from wrpo_lib.nano.judge_server import MODEL, respond
 from wrpo_lib.server import Server
@@ -38,35 +39,23 @@ def chat(text: str) -> tuple[int, dict[str, Any]]:
     return 200, {"model": "m", "choices": [choice], "usage": usage}
 
 
-def answer_file(folder: Path, bench: Benchmark) -> Path:
-    """A file that answers every turn."""
-    path = folder / f"answers-{bench.name}.jsonl"
-    rows = [
-        {"question_id": q.question_id, "turn": turn, "model": "mine", "text": f"answer to {asked}"}
-        for q in bench.questions
-        for turn, asked in enumerate(q.turns, 1)
-    ]
-    write_rows(rows, path)
-    return path
-
-
 def run(
     url: str,
     folder: Path,
     name: str = "alpaca-eval",
     answers: Path | None = None,
-    metric: str = "logprobs",
     connections: int = 8,
+    how: dict[str, Any] | None = None,
     **options: Any,
 ) -> Counts:
     """One run of the client into ``folder/judgements.jsonl``."""
     bench = load(name)
-    ((model, texts),) = read_answers(answers or answer_file(folder, bench), bench).items()
+    ((model, texts),) = read_answers(answers or answer_file(name, folder), bench).items()
     baseline = None
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
     server = Server(url, connections=connections, timeout=30, retries=0)
-    calls = Plan(bench, MODEL, metric=metric).calls(model, texts, baseline)
+    calls = Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline)
     with Store(folder / "judgements.jsonl", KEY) as store:
         return Run(store, server, **options)(calls)
 
@@ -101,7 +90,6 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
 BAD_REPLIES = {
     "no verdict": "They are both fine.",
     "two verdicts": "[[A>B]] or rather [[B>A]]",
-    "empty reply": "",
 }
 
 
@@ -127,12 +115,12 @@ def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: 
 
 
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
-    answers = answer_file(tmp_path, load("alpaca-eval"))
+    answers = answer_file("alpaca-eval", tmp_path)
     with judge_at(lambda body: chat("m")) as url:
         counts = run(url, tmp_path, connections=1)
         assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
         assert 8 <= counts.calls <= 10
-        text = run(url, tmp_path / "text", metric="text", answers=answers)
+        text = run(url, tmp_path / "text", how={"metric": "text"}, answers=answers)
     assert text.status == {"ok": 2 * len(load("alpaca-eval").questions)}
     rows = judgements(tmp_path / "text" / "judgements.jsonl")
     assert {row["metric"] for row in rows} == {"verdict"}  # never mixed with weighted
@@ -140,26 +128,83 @@ def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> No
     assert {row["preference"] for row in rows if row["order"] != BASELINE_FIRST} == {2.0}
 
 
-def test_failed_calls_are_stored_and_made_again(tmp_path: Path) -> None:
-    down, seen = True, itertools.count(1)  # the server has a thread per connection
+def odd(reply: Any = None, **changes: Any) -> dict[str, Any]:
+    """A good reply with something odd in it."""
+    body = chat("fine [[7]]")[1]
+    return {**body, **changes} if reply is None else {**body, "choices": [reply]}
 
-    def responder(body: dict[str, Any]) -> Any:
-        failing = next(seen) % 3 == 0 and down
-        return (500, {"error": {"message": "boom"}}) if failing else NANO(body)
+
+SPOKEN = {"message": {"content": "fine [[7]]"}}
+FAILURE = {"code": 502, "message": "Upstream provider failed"}
+ODD_REPLIES = [
+    (odd(usage={"prompt_tokens": "many", "completion_tokens": float("nan")}), "ok"),
+    (odd(usage=["many"], model={"name": "m"}), "ok"),
+    (odd(usage={"prompt_tokens": 10**400, "completion_tokens": -5}), "ok"),
+    (odd({**SPOKEN, "logprobs": "none"}), "ok"),
+    (odd({"message": {"content": "[[7]], half a \ud83d"}}), "ok"),
+    (
+        odd({"message": {"content": [{"type": "thinking"}, {"type": "text", "text": "[[7]]"}]}}),
+        "ok",
+    ),
+    (odd({"message": "fine [[7]]"}), "error"),
+    (odd({"message": {"content": {"text": "fine"}}}), "error"),
+    (odd({"message": {"content": ""}}), "error"),
+    (odd(choices="fine [[7]]"), "error"),
+    (odd({**SPOKEN, "finish_reason": "error", "error": FAILURE}), "error"),
+    ({"choices": None, "error": FAILURE}, "error"),
+    ([], "error"),
+    ({"error": {"message": "boom"}}, "error"),  # with status 500
+]
+
+
+def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
+    replies = itertools.cycle(body for body, _ in ODD_REPLIES)
+
+    def responder(asked: dict[str, Any]) -> Any:
+        body = next(replies)
+        return (500 if "boom" in str(body) else 200), body
 
     with judge_at(responder) as url:
-        first = run(url, tmp_path, "mt-bench")
-        down = False
-        second = run(url, tmp_path, "mt-bench")
+        counts = run(url, tmp_path, "mt-bench", connections=1)
     n = 2 * len(load("mt-bench").questions)
-    assert first.status == {"ok": n - n // 3, "error": n // 3}
-    assert second.status == {"ok": n // 3}
-    rows = judgements(tmp_path / "judgements.jsonl")
-    assert Counter(row["status"] for row in rows) == {"ok": n}
-    with Store(tmp_path / "judgements.jsonl", KEY) as store:  # the errors stay on record
-        errors = [row for row in store if row["status"] == "error"]
-    assert len(errors) == n // 3
-    assert "boom" in errors[0]["problem"]
+    expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
+    assert counts.status == expected
+    for words in ("Upstream provider failed", "boom"):
+        assert any(words in problem for problem in counts.problems)
+    with judge_at(lambda body: chat("fine [[7]]")) as url:
+        again = run(url, tmp_path, "mt-bench")
+    assert again.calls == expected["error"]
+    assert again.status == {"ok": expected["error"]}
+
+
+def test_a_judge_that_thinks_first_is_noticed(tmp_path: Path) -> None:
+    """Its first token is no verdict, so its log-probabilities are never read."""
+    listed = [{"token": token, "logprob": -20.0} for token in ("<think>", "m", "M")]
+    choice = {
+        "message": {"content": "<think>Hm"},
+        "logprobs": {"content": [{"top_logprobs": listed}]},
+    }
+    with judge_at(lambda body: (200, odd(choice))) as url:
+        counts = run(url, tmp_path, connections=1)
+    assert counts.stopped.startswith("the first 8 calls all failed: ")
+    assert "nothing but a thought" in counts.stopped
+    assert {row["preference"] for row in judgements(tmp_path / "judgements.jsonl")} == {None}
+
+
+def test_extra_fields_are_sent_recorded_and_another_judgement(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def responder(body: dict[str, Any]) -> Any:
+        asked.append(body)
+        return chat("fine [[7]]")
+
+    extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
+    with judge_at(responder) as url:
+        run(url, tmp_path, "mt-bench")
+        assert run(url, tmp_path, "mt-bench", how={"extra_body": extra}).kept == 0
+    assert "max_tokens" in asked[0]
+    assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
+    assert judgements(tmp_path / "judgements.jsonl")[-1]["settings"] == {"max_completion_tokens": 9}
 
 
 def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
@@ -171,8 +216,9 @@ def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
     assert 10 <= first.calls <= 12  # at most what was under way
     assert first.cost == pytest.approx(0.0011 * first.calls)
     assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
-    with pytest.raises(WRPOError, match="--max-cost needs --prices"):
-        run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", max_cost=1.0)
+    for options in ({}, {"prices": prices, "max_cost": math.nan}, {"prices": (-1.0, 0.0)}):
+        with pytest.raises(WRPOError, match="--max-cost"):
+            run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", **{"max_cost": 1.0, **options})
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
@@ -189,7 +235,7 @@ def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
 def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     """Also where both gave the same answer, so that the requests are the same."""
     bench, plan = load("mt-bench"), Plan(load("mt-bench"), MODEL)
-    (texts,) = read_answers(answer_file(tmp_path, bench), bench).values()
+    (texts,) = read_answers(answer_file("mt-bench", tmp_path), bench).values()
     with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
         for model in ("mine", "twin"):
             Run(store, Server(url))(plan.calls(model, texts))
@@ -199,7 +245,7 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
 
 def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """SIGKILL in the middle of 96 calls; the next run makes exactly the missing ones."""
-    path, out = answer_file(tmp_path, load("alpaca-eval")), tmp_path / "judgements.jsonl"
+    path, out = answer_file("alpaca-eval", tmp_path), tmp_path / "judgements.jsonl"
     command = [sys.executable, "-m", "wrpo_lib.cli", "judge", "alpaca-eval", "--judge", MODEL]
     command += ["--answers", str(path), "--out", str(out), "--connections", "2"]
     with judge_at(NANO, latency=0.05) as url:

@@ -9,7 +9,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.forms import read_judgements
-from wrpo_lib.evaluation.published import FILES, arena_table, make_published, mt_bench_table
+from wrpo_lib.evaluation.published import FILES, make_published, table
 from wrpo_lib.evaluation.summary import summarise
 from wrpo_lib.io import file_hash
 from wrpo_lib.records import project_root, read_results, read_run
@@ -25,12 +25,8 @@ def test_the_judgements_are_those_of_the_record(shared: Path) -> None:
 @pytest.mark.parametrize("benchmark", ["mt-bench", "arena-hard"])
 def test_tables_without_refits_are_reproduced(shared: Path, benchmark: str) -> None:
     found = summarise(benchmark, read_judgements(benchmark, shared / FILES[benchmark]))
-    make, name = {
-        "mt-bench": (mt_bench_table, "mt_bench"),
-        "arena-hard": (arena_table, "arena_hard"),
-    }[benchmark]
-    tracked = read_results("published", name)
-    pd.testing.assert_frame_equal(make(found), tracked, rtol=1e-5, check_dtype=False)
+    tracked = read_results("published", benchmark.replace("-", "_"))
+    pd.testing.assert_frame_equal(table(benchmark, found), tracked, rtol=1e-5, check_dtype=False)
 
 
 def test_no_text_is_tracked() -> None:

@@ -1,45 +1,83 @@
-"""Readings of a judge's reply: upstream's rules where sound, a reason where there is no verdict."""
+"""Readings of replies, and MT-Bench's and Arena-Hard's scores: upstream's rules where sound."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import evalica
+import pandas as pd
 import pytest
 
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import verdicts
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.evaluation.forms import read_judgements
+from wrpo_lib.evaluation.verdicts import (
+    BASELINE_FIRST,
+    CATEGORIES,
+    MODEL_FIRST,
+    NO_LOGPROBS,
+    arena_hard,
+    category,
+    mt_bench,
+    read_judgement,
+    read_logprobs,
+)
+
+BATTLES = "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz"
 
 
-def body(listed: dict[str, float] | None) -> dict[str, Any]:
-    tokens = [{"token": t, "logprob": v} for t, v in (listed or {}).items()]
-    logprobs = None if listed is None else {"content": [{"top_logprobs": tokens}]}
-    return {"choices": [{"message": {"content": "m"}, "logprobs": logprobs}]}
+def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
+    logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
+    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    return {"choices": [{**choice, "finish_reason": "stop"}]}
 
 
-LISTED: list[dict[str, float]] = [
-    {"m": -0.1, "M": -2.5},
-    {"M": -1e-6, "m": -14.6},
-    {"m": -0.2},
-    {"M": -0.3, "The": -2.0},
-    {"m": -800.0, "M": -0.0},
-    {"m": -0.0, "M": -900.0},
-]
+def listed(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": value} for token, value in pairs]
 
 
-@pytest.mark.parametrize("listed", LISTED)
-def test_log_probabilities_are_read_as_the_package_does(
-    listed: dict[str, float], alpaca_package: Any
-) -> None:
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("m", -0.1), ("M", -2.5)],
+        [("M", -1e-6), ("m", -14.6)],
+        [("m", -0.2)],
+        [("M", -0.3), ("The", -2.0)],
+        [("m", -800.0), ("M", -0.0)],
+        [("m", -0.0), ("M", -900.0)],
+    ],
+)
+def test_log_probabilities_are_read_as_the_package_does(pairs: Any, alpaca_package: Any) -> None:
+    body = reply("m", listed(*pairs))
     parser = alpaca_package.completion_parsers.logprob_parser
-    theirs = parser(body(listed)["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
-    value, problem = verdicts.read_logprobs(body(listed))
-    assert (value, problem) == (pytest.approx(theirs, abs=1e-12), None)
+    theirs = parser(body["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
+    assert read_logprobs(body) == (pytest.approx(theirs, abs=1e-12), None)
 
 
-def test_missing_log_probabilities_are_named() -> None:
-    for reply in (body(None), {}):
-        assert verdicts.read_logprobs(reply) == (None, "log-probabilities missing")
-    none = verdicts.read_logprobs(body({"The": -0.1, "Both": -3.0}))
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        reply("m"),
+        reply("m", []),
+        reply("m", {"m": -0.1, "M": -3.0}),
+        reply("m", "m"),
+        *(reply("m", listed(("m", -0.1), ("M", odd))) for odd in (None, "x", [], 10**400)),
+        *(reply("m", listed(("m", -0.1), ("M", float(odd)))) for odd in ("nan", "inf", "-inf")),
+        reply("m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))),
+        {"choices": [{"logprobs": {"tokens": ["m"], "top_logprobs": [{"m": -0.1}]}}]},
+    ],
+)
+def test_odd_log_probabilities_are_missing_values(body: dict[str, Any]) -> None:
+    assert read_logprobs(body) == (None, NO_LOGPROBS)
+
+
+def test_tokens_that_nobody_asked_for_do_not_matter() -> None:
+    value, problem = read_logprobs(reply("m", listed(("m", -0.01), ("the", None), (["x"], 1))))
+    assert (value, problem) == (1.0, None)
+    none = read_logprobs(reply("m", listed(("The", -0.1), ("Both", -3.0))))
     assert none == (None, "neither m nor M among the log-probabilities")
 
 
@@ -51,20 +89,20 @@ READINGS = {
         "**M**": 2.0,
         "m or M": "two verdicts",
         "The best is": "no verdict",
-        "": "empty reply",
     },
-    verdicts.read_arena: {
+    verdicts.read_label: {
         "My final verdict is [[A>B]]": "A>B",
         "[[A>B]] as said, [[A>B]]": "A>B",
         "[[A>B]], no: [[B>>A]]": "two verdicts",
         "final: [B>A]": "no verdict",
         "[[A]]": "no verdict",
-        "": "empty reply",
     },
     verdicts.read_rating: {
         "Rating: [[7.5]]": 7.5,
-        "[[8]] and later [[2]]": 8.0,  # FastChat's rule
+        "[[8]], so [[8.0]]": 8.0,
+        "[[8]] and later [[2]]": "two verdicts",
         "Rating: [[85]]": "score 85 is outside 1 to 10",
+        "Rating: [6], see note 2": 6.0,
         "Rating: 7": "no verdict",
     },
 }
@@ -78,14 +116,82 @@ def test_written_verdicts(read: Any) -> None:
         assert (value is None) != (problem is None)
 
 
-def test_a_reply_without_text_is_empty() -> None:
-    choices: list[Any] = [[], [{}], [{"message": None}], [{"message": {"content": None}}]]
-    for reply in ({}, *({"choices": found} for found in choices)):
-        assert verdicts.text_of(reply) == ""
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "maybe [[2]]"}]},
+    {"type": "text", "text": "Good. Rating: [[9]]"},
+]
+MT = {"benchmark": "mt-bench", "metric": "score"}
+ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+MODEL_SHOWN_FIRST = {**ALPACA, "metric": "verdict", "order": MODEL_FIRST}
 
 
-def test_a_preference_is_for_whoever_was_shown_there() -> None:
-    reply = {"choices": [{"message": {"content": "M"}}]}
-    row = {"benchmark": "alpaca-eval", "metric": "verdict"}
-    for order, preference in ((BASELINE_FIRST, 2.0), (MODEL_FIRST, 1.0)):
-        assert verdicts.result({**row, "order": order}, reply)["preference"] == preference
+@pytest.mark.parametrize(
+    ("row", "body", "value"),
+    [
+        (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
+        (MT, reply("a first guess is [[3]]\n</think>\n\nRating: [[8]]"), 8.0),
+        (MT, reply(PARTS), 9.0),
+        (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
+        (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
+        (MODEL_SHOWN_FIRST, reply("<think>m or M?</think>M"), 1.0),
+        (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
+        (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
+    ],
+)
+def test_a_thought_is_no_part_of_the_verdict(
+    row: dict[str, Any], body: dict[str, Any], value: float | None
+) -> None:
+    found = read_judgement(row, body)
+    assert found[verdicts.FIELDS[row["benchmark"]]] == value
+    assert found["problem"] == (None if value else verdicts.THOUGHT_FIRST)
+    assert found["thought" if body["choices"][0]["message"]["content"] != PARTS else "judgment"]
+
+
+def test_a_failure_is_no_judgement() -> None:
+    thought = reply("<think>", listed(("<think>", 0.0), ("m", -20.0), ("M", -21.0)))
+    for body in (thought, reply(""), {"choices": [], "error": {"message": "Slow"}}):
+        with pytest.raises(WRPOError):
+            read_judgement(ALPACA, body)
+
+
+def test_categories_are_those_of_the_questions(shared: Path) -> None:
+    lines = (shared / "eval" / "mtbench_questions.jsonl").read_text().splitlines()
+    questions = [json.loads(line) for line in lines]
+    assert len(questions) == 80
+    assert all(category(q["question_id"]) == q["category"] for q in questions)
+    assert category("161") is None
+    rows = read_judgements("mt-bench", shared / "eval" / "mtbench_gpt4_judgments.jsonl.gz")
+    ours = mt_bench(rows[rows["model"] == "mistral-orpo-mix"])
+    assert tuple(ours["categories"]) == CATEGORIES
+    weighted = sum(e.value * e.n for e in ours["categories"].values()) / ours["n_total"]
+    assert weighted == pytest.approx(ours["overall"])
+
+
+@pytest.fixture(scope="module")
+def found(shared: Path) -> Any:
+    return arena_hard(read_judgements("arena-hard", shared / BATTLES))
+
+
+def test_gpt4_0613_and_both_intervals(found: Any) -> None:
+    assert found["score"] == pytest.approx(37.9019, abs=5e-5)
+    assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
+    # published -2.30/+2.46, the quantiles of 100 resamples
+    assert found["score"] - found["interval_rows"].low == pytest.approx(2.30, abs=0.25)
+    assert found["interval_rows"].high - found["score"] == pytest.approx(2.46, abs=0.25)
+    assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
+
+
+def test_bradley_terry_is_the_weighted_mean(shared: Path, found: Any) -> None:
+    battles = pd.read_json(shared / BATTLES, lines=True)
+    winners = {"model_a": evalica.Winner.X, "model_b": evalica.Winner.Y, "tie": evalica.Winner.Draw}
+    sides = battles["model_a"], battles["model_b"], battles["winner"].map(winners).tolist()
+    fit = evalica.bradley_terry(*sides, tolerance=1e-12, limit=1000)
+    a, b = fit.scores["gpt-4-0613"], fit.scores["gpt-4-0314"]
+    assert 100 * a / (a + b) == pytest.approx(found["score"], abs=1e-4)
+
+
+def test_a_strong_verdict_counts_three_times_and_an_unreadable_one_not_at_all() -> None:
+    games = [("q", 1, "B>>A"), ("q", 2, "A>B"), ("r", 1, "A=B"), ("r", 2, "?"), ("r", 2, None)]
+    ours = arena_hard(pd.DataFrame(games, columns=["question_id", "game", "verdict"]))
+    assert ours["score"] == pytest.approx(100 * (3 + 1 + 0.5) / 5)
+    assert (ours["n_total"], ours["n_missing"], ours["interval"].high) == (5, 2, 100)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
-from wrpo_lib.evaluation.length_control import length_controlled
+from wrpo_lib.evaluation import verdicts
+from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.nano.judge import Judge, judge_alpaca, judge_arena, judge_mt_bench
 
 
@@ -27,15 +27,15 @@ def test_judging_both_orders_removes_the_position_bias() -> None:
     by_order = judged.groupby("order")["preference"].mean() - 1
     assert by_order["baseline first"] > 0.68  # sigmoid(1) = 0.73, shrunk by noise
     assert by_order["model first"] < 0.32
-    interval = alpaca_eval.win_rate(judged).interval
+    interval = win_rate(judged)["interval"]
     assert interval.low < 50 < interval.high
 
 
 def test_length_control_removes_most_of_the_length_bias() -> None:
     biased = Judge(position=0.0, length=2.0, noise=0.1)
     judged = judge_alpaca(answers(400, spread=30), "base", biased)
-    raw = alpaca_eval.win_rate(judged).win_rate
-    controlled = length_controlled(judged).length_controlled_winrate
+    raw = win_rate(judged)["win_rate"]
+    controlled = length_controlled(judged)["length_controlled_winrate"]
     assert raw > 58
     assert abs(controlled - 50) < 0.35 * abs(raw - 50)
 
@@ -43,10 +43,10 @@ def test_length_control_removes_most_of_the_length_bias() -> None:
 def test_better_answers_win_in_every_protocol() -> None:
     judge = Judge()
     table = answers(200, quality=0.5)
-    assert alpaca_eval.win_rate(judge_alpaca(table, "base", judge)).interval.low > 60
-    assert arena_hard.summarise(judge_arena(table, "base", judge)).interval.low > 60
+    assert win_rate(judge_alpaca(table, "base", judge))["interval"].low > 60
+    assert verdicts.arena_hard(judge_arena(table, "base", judge))["interval"].low > 60
     scores = judge_mt_bench(table, judge)
-    means = {m: mt_bench.summarise(rows).overall for m, rows in scores.groupby("model")}
+    means = {m: verdicts.mt_bench(rows)["overall"] for m, rows in scores.groupby("model")}
     assert means["model"] > means["base"] + 1
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from wrpo_lib import __version__
 from wrpo_lib.cli import (
-    answer,
-    assets,
     data,
     generate,
     judge,
@@ -49,14 +48,15 @@ def _top(
 
 # in the order in which data pass through them
 app.add_typer(data.app, name="data")
-app.add_typer(assets.app, name="assets")
+app.add_typer(judge.assets, name="assets")
 generate.register(app)
 app.command()(data.pair)
 train.register(app)
 plan.register(app)
-answer.register(app)
-judge.register(app)
-summarise.register(app)
+commands: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
+commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+for command in commands:
+    app.command()(command)
 study.register(app)
 
 

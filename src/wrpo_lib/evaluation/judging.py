@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import verdicts
 from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
 from wrpo_lib.evaluation.forms import ERROR, OK, UNREADABLE
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import (
+    BASELINE_FIRST,
+    FIELDS,
+    HOPELESS,
+    MODEL_FIRST,
+    read_judgement,
+)
 from wrpo_lib.io import Row, Store
-
-if TYPE_CHECKING:
-    from wrpo_lib.server import Reply, Server
+from wrpo_lib.server import Server, complete
 
 KEY = ("request", "attempt", "status")
 CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
-FIRST = 8  # as many errors, or replies without log-probabilities, and nothing else end the run
+FIRST = 8  # as many hopeless replies, and nothing else, end the run
+USAGE = ("prompt_tokens", "completion_tokens")
 
 Texts = Mapping[tuple[int | str, int], str]
 Call = tuple[Row, dict[str, Any] | None]
@@ -42,13 +47,14 @@ class Plan:
     ``order``: ``both`` judges each pair twice with the answers swapped; ``upstream`` as the
     benchmark's own tool does (AlpacaEval-2: one seeded random order; Arena-Hard swaps anyway).
     ``metric`` (AlpacaEval-2): ``logprobs`` weighs the first token's probabilities, ``text`` takes
-    the verdict that was written.
+    the verdict that was written. ``extra_body`` is merged into requests; None removes a field.
     """
 
     benchmark: Benchmark
     judge: str
     order: Literal["both", "upstream"] = "both"
     metric: Literal["logprobs", "text"] = "logprobs"
+    extra_body: dict[str, Any] = field(default_factory=dict)
 
     def calls(
         self, model: str, answers: Texts, baseline: tuple[str, Texts] | None = None
@@ -59,8 +65,8 @@ class Plan:
         """
         for question in self.benchmark.questions:
             for turn in range(1, len(question.turns) + 1):
-                texts = [answers.get((question.question_id, t)) for t in range(1, turn + 1)]
-                own = [text for text in texts if text is not None]
+                places = [(question.question_id, t) for t in range(1, turn + 1)]
+                own = [answers[place] for place in places if place in answers]
                 if len(own) < turn:
                     continue
                 row = {"turn": turn, "model": model, "length_model": len(own[-1])}
@@ -77,36 +83,38 @@ class Plan:
         if theirs is None:
             asked = question.question_id
             raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
-        orders = [BASELINE_FIRST, MODEL_FIRST]
+        row |= {"baseline": baseline, "length_baseline": len(theirs)}
         alpaca = self.benchmark.name == "alpaca-eval"
+        orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
         if alpaca and self.order == "upstream":
             orders = [orders[is_switched(question.turns[0])]]
-        row |= {"baseline": baseline, "length_baseline": len(theirs)}
-        for order in orders:
-            game, shown = (1, (theirs, ours)) if order == BASELINE_FIRST else (2, (ours, theirs))
+        for order, *shown in orders:
             values = {f"{name}_{i}": shown[i - 1] for name in ("output", "answer") for i in (1, 2)}
-            judged, body = self._call(question, {**row, "order": order, "game": game}, values)
+            own = {**row, "order": order, "game": 1 if order == BASELINE_FIRST else 2}
+            judged, body = self._call(question, own, values)
             yield judged, None if alpaca and ours == theirs else body
 
     def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
         """The request's hash names what it is for as well: two models, or two orders of identical
         outputs, may come to the same request and are still two judgements."""
-        benchmark, weighted = self.benchmark, self.metric == "logprobs"
-        metric = {"mt-bench": "score", "arena-hard": "verdict"}.get(benchmark.name)
-        dropped = () if weighted else ("logprobs", "top_logprobs")
-        settings = {k: v for k, v in benchmark.judge_settings.items() if k not in dropped}
+        of, template = self.benchmark, self.benchmark.template(question, row["turn"])
+        metric = "score" if of.name == "mt-bench" else "verdict"
+        settings = of.judge_settings | self.extra_body
+        if of.name == "alpaca-eval" and self.metric == "logprobs":
+            metric = "weighted"
+        else:
+            settings |= {"logprobs": None, "top_logprobs": None}
+        settings = {name: value for name, value in settings.items() if value is not None}
         values |= {"instruction": question.turns[0], "question": question.turns[0]}
         values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
         values |= {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
-        template = benchmark.template(question, row["turn"])
         messages, neutralised = template.fill(values)
         body = {"model": self.judge, "messages": messages, **settings}
         identity = [body, row["model"], question.question_id, row["game"]]
         request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        row |= {"benchmark": benchmark.name, "version": benchmark.version, "judge": self.judge}
+        row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
         row |= {"question_id": question.question_id, "settings": settings, "request": request}
         row |= {"template": template.name, "template_sha256": template.sha256}
-        row["metric"] = metric or ("weighted" if weighted else "verdict")
         return {**row, "neutralised": neutralised}, body
 
 
@@ -118,11 +126,11 @@ class Counts:
     calls: int = 0
     kept: int = 0
     identical: int = 0
-    prompt_tokens: float = 0
-    completion_tokens: float = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     status: Counter[str] = field(default_factory=Counter)
     problems: Counter[str] = field(default_factory=Counter)
-    stopped: str | None = None
+    stopped: str = ""
 
     @property
     def cost(self) -> float | None:
@@ -150,6 +158,8 @@ class Run:
     ) -> None:
         if max_cost is not None and prices is None:
             raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
+        if not all(0 <= n < math.inf for n in (*(prices or ()), max_cost or 0)):
+            raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
         settled, keys = (OK,) if again else (OK, UNREADABLE), store.keys()
         self._finished = {request for request, _, status in keys if status in settled}
@@ -165,15 +175,14 @@ class Run:
                 counts.calls += 1
                 size = sum(len(message["content"]) for message in body["messages"])
                 counts.prompt_tokens += size // CHARACTERS_PER_TOKEN
-                counts.completion_tokens += body["max_tokens"]
+                limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
+                counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
         return counts
 
     def __call__(self, calls: Iterable[Call]) -> Counts:
         """Make every missing call; rows are in the store when this returns or raises."""
-        from wrpo_lib.server import complete
-
-        for reply in complete(self.server, self._requests(calls), stop=self._stop):
-            self._keep(self._open.pop(reply.key), reply)
+        for key, body, error in complete(self.server, self._requests(calls), stop=self._stop):
+            self._keep(self._open.pop(key), body, error)
         return self.counts
 
     def _pending(self, calls: Iterable[Call], counts: Counts) -> Iterator[Call]:
@@ -193,19 +202,22 @@ class Run:
             self._open[row["request"]] = row
             yield row["request"], body
 
-    def _keep(self, row: Row, reply: Reply) -> None:
+    def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
+        """A row of what came of a call; what a failed one used is paid for all the same."""
+        usage = _usage((body or {}).get("usage"))
         self.counts.calls += 1
-        body = reply.body or {}
-        found = verdicts.result(row, body)
-        if reply.body is None:
-            self._append(row, ERROR, {"judgment": None, **found, "problem": reply.error})
-            return
-        usage = {k: v for k, v in (body.get("usage") or {}).items() if isinstance(v, int)}
-        self.counts.prompt_tokens += usage.get("prompt_tokens", 0)
-        self.counts.completion_tokens += usage.get("completion_tokens", 0)
-        served = {"model": body.get("model"), "server": self.server.address}
-        found |= {"served": served, "usage": usage, "judgment": verdicts.text_of(body)}
-        self._append(row, OK if found["problem"] is None else UNREADABLE, found)
+        self.counts.prompt_tokens += usage["prompt_tokens"]
+        self.counts.completion_tokens += usage["completion_tokens"]
+        try:
+            if body is None:
+                raise WRPOError(str(error))
+            found = read_judgement(row, body)
+            status = UNREADABLE if found["problem"] else OK
+        except WRPOError as failure:
+            found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
+            status = ERROR
+        served = {"model": str((body or {}).get("model")), "server": self.server.address}
+        self._append(row, status, {**found, "served": served, "usage": usage})
 
     def _append(self, row: Row, status: str, found: Row) -> None:
         self._attempts[row["request"]] += 1
@@ -219,10 +231,19 @@ class Run:
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
         counts = self.counts
-        hopeless = counts.status[ERROR] + counts.problems[verdicts.NO_LOGPROBS]
+        hopeless = counts.status[ERROR] + sum(counts.problems[what] for what in HOPELESS)
         if self.max_cost is not None and (counts.cost or 0.0) >= self.max_cost:
             counts.stopped = f"--max-cost {self.max_cost:g} is reached"
         elif hopeless == counts.calls >= FIRST:
             ((problem, _),) = counts.problems.most_common(1)
             counts.stopped = f"the first {FIRST} calls all failed: {problem}"
-        return counts.stopped is not None
+        return bool(counts.stopped)
+
+
+def _usage(said: Any) -> dict[str, int]:
+    """The tokens that a server says it used; what is no count is 0."""
+    counts = {name: said.get(name) if isinstance(said, dict) else 0 for name in USAGE}
+    return {
+        name: count if isinstance(count, int) and 0 <= count < 2**53 else 0
+        for name, count in counts.items()
+    }

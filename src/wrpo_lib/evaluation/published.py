@@ -7,15 +7,14 @@ them: scores, intervals of both kinds, position and length effects.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
+from wrpo_lib.evaluation.alpaca_eval import length_controlled, read_side
 from wrpo_lib.evaluation.forms import read_judgements
-from wrpo_lib.evaluation.length_control import length_controlled, read_side
 from wrpo_lib.evaluation.summary import Summary, differences, summarise
-from wrpo_lib.io import file_hash
+from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
 
 FILES = {
@@ -25,6 +24,15 @@ FILES = {
 }
 SIDE = "eval/df_gamed.csv"
 
+COLUMNS = {
+    "alpaca-eval": "n_total n_absent avg_length win_rate=interval standard_error lc=lc_interval "
+    "lc_standard_error lc_by_position position_effect length_effect",
+    "mt-bench": "n_total n_missing n_duplicates first_turn second_turn overall=interval "
+    "naive_low naive_high",
+    "arena-hard": "n_battles=n_total n_ties n_questions score=interval rows_low rows_high",
+}
+"""Columns of a table, ``name`` or ``name=value``; an interval becomes three."""
+
 
 def make_published(folder: Path, replicates: int = 400) -> Path:
     """Compute ``results/published`` from the judgements under ``folder`` (:data:`FILES`)."""
@@ -32,12 +40,13 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
     judged = {name: read_judgements(name, folder / file) for name, file in FILES.items()}
     options = {"side": side, "replicates": replicates}
     found = {name: summarise(name, rows, **options) for name, rows in judged.items()}
-    tables = {
-        "alpaca_eval2": alpaca_table(found["alpaca-eval"], judged["alpaca-eval"], side),
-        "mt_bench": mt_bench_table(found["mt-bench"]),
-        "arena_hard": arena_table(found["arena-hard"]),
-        "detectable": detectable_table(found),
-    }
+    for summary in found["alpaca-eval"]:
+        own = judged["alpaca-eval"][judged["alpaca-eval"]["model"] == summary.model]
+        # with the C of the joined fit, so that only the join differs
+        moved = length_controlled(own, side, C=summary.values["lc_C"], compat=True)
+        summary.values["lc_by_position"] = moved["length_controlled_winrate"]
+    tables = {name.replace("-", "_"): table(name, rows) for name, rows in found.items()}
+    tables["alpaca_eval2"] = tables.pop("alpaca_eval")
     record = {
         "what": "numbers computed from published judgements of real models",
         "judgements": {file: file_hash(folder / file) for file in FILES.values()},
@@ -45,60 +54,33 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
         "replicates": replicates,
         "seed": 0,
     }
-    return write_results("published", tables, record)
+    return write_results("published", tables | {"detectable": detectable_table(found)}, record)
 
 
-def _row(summary: Summary, *names: str, **renamed: str) -> dict[str, Any]:
-    """The model's values of those names, or under another; an interval as three columns."""
-    row: dict[str, Any] = {"model": summary.model}
-    for column, name in [*zip(names, names, strict=True), *renamed.items()]:
-        value = summary.values[name]
-        row |= value.spread(column) if isinstance(value, Estimate) else {column: value}
-    return row
-
-
-def alpaca_table(found: list[Summary], judged: pd.DataFrame, side: pd.DataFrame) -> pd.DataFrame:
-    """AlpacaEval-2: both win rates with both kinds of errors, LC joined by position, effects."""
+def table(benchmark: str, found: list[Summary]) -> pd.DataFrame:
+    """A row for each model; MT-Bench with its categories, and the interval also not clustered."""
     rows = []
     for summary in found:
-        own = judged[judged["model"] == summary.model]
-        # with the C of the joined fit, so that only the join differs
-        by_position = length_controlled(own, side, C=summary.values["lc_C"], compat=True)
-        row = _row(summary, "n_total", "n_absent", "avg_length", win_rate="interval")
-        row |= _row(summary, "standard_error", lc="lc_interval")
-        row |= _row(summary, "lc_standard_error")
-        row["lc_by_position"] = by_position.length_controlled_winrate
-        rows.append(row | _row(summary, "position_effect", "length_effect"))
+        values = summary.values | mean_interval(summary.rows).spread("naive")
+        if benchmark == "arena-hard":
+            values |= values["interval_rows"].spread("rows")
+        row: Row = {"model": summary.model}
+        for column in COLUMNS[benchmark].split():
+            name, _, key = column.partition("=")
+            value = values[key or name]
+            row |= value.spread(name) if isinstance(value, Estimate) else {name: value}
+        rows.append(row | {name: e.value for name, e in values.get("categories", {}).items()})
     return pd.DataFrame(rows)
-
-
-def mt_bench_table(found: list[Summary]) -> pd.DataFrame:
-    """MT-Bench: scores by turn and category, the interval clustered and not."""
-    names = ("n_total", "n_missing", "n_duplicates", "first_turn", "second_turn")
-    rows = []
-    for summary in found:
-        naive = mean_interval(summary.rows)
-        row = _row(summary, *names, overall="interval")
-        row |= {"naive_low": naive.low, "naive_high": naive.high}
-        rows.append(row | {name: e.value for name, e in summary.values["categories"].items()})
-    return pd.DataFrame(rows)
-
-
-def arena_table(found: list[Summary]) -> pd.DataFrame:
-    """Arena-Hard: the score with the interval over questions and upstream's over rows."""
-    counts = ("n_battles", "n_ties", "n_questions")
-    table = pd.DataFrame([_row(s, *counts, score="interval", rows="interval_rows") for s in found])
-    return table.drop(columns="rows")
 
 
 def detectable_table(found: dict[str, list[Summary]]) -> pd.DataFrame:
     """Paired differences of each model to the first: the median of what could have been found."""
     rows = []
     for benchmark, summaries in found.items():
-        pairs = pd.DataFrame(map(vars, differences(summaries)))
+        pairs = pd.DataFrame(differences(summaries))
         for statistic, name in (("mean", ""), ("lc", "lc_")):
             column = f"{name}detectable_difference"
-            seen = pairs[column].dropna().astype(float) if len(pairs) else pairs
+            seen = pairs[column].dropna().astype(float) if column in pairs else pairs
             if len(seen):
                 names = {"benchmark": benchmark, "statistic": statistic, "n_pairs": len(seen)}
                 spread = {"median": seen.median(), "smallest": seen.min(), "largest": seen.max()}

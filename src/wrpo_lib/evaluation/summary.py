@@ -1,43 +1,40 @@
-"""What judgements of models say: scores, what is missing, effects, paired differences.
+"""What judgements of models say: scores, what is missing, effects, paired differences, the board.
 
 Judgements of one model by different judges, in different versions or under different templates are
-never averaged or subtracted: each combination is a summary of its own.
+never averaged, subtracted or ranked together: each combination is a summary of its own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wrpo_lib.analysis import statistics
-from wrpo_lib.analysis.agreement import Agreement, agreement
-from wrpo_lib.analysis.statistics import Estimate, detectable, slope_interval
+from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval, slope_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, length_control, mt_bench
-from wrpo_lib.evaluation.length_control import LengthControlled
-
-EXPECTED = {"alpaca-eval": 805, "mt-bench": 160, "arena-hard": 1000}
-"""Judgements of a whole run of the real benchmark (AlpacaEval-2: questions)."""
+from wrpo_lib.evaluation import alpaca_eval, verdicts
+from wrpo_lib.evaluation.assets import fetch
+from wrpo_lib.io import open_binary
 
 SAME = ("judge", "version", "template", "metric", "baseline")
-VERDICTS = {-1.0: "loses", 0.0: "ties", 1.0: "wins"}
-GAME = ["question_id", "game"]
+KINDS: dict[str, tuple[int, list[str], Any, Any]] = {
+    "alpaca-eval": (805, ["question_id"], alpaca_eval.checked, alpaca_eval.win_rate),
+    "mt-bench": (80, ["question_id", "turn"], verdicts.scored, verdicts.mt_bench),
+    "arena-hard": (500, ["question_id", "game"], verdicts.battles, verdicts.arena_hard),
+}
+"""Questions of the real benchmark, key of a judgement, its readable rows, their score."""
+
 COUNTED = {
     "n_missing": "without a readable verdict, left out",
     "n_absent": "not in the file",
     "n_duplicates": "repeating another row's question, kept as upstream keeps them",
 }
-
 NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
-NO_LENGTHS = "some rows have no lengths, so there is no length-controlled win rate"
-NO_SIDE = "no length-controlled win rate: run `wrpo assets fetch` or give --side df_gamed.csv"
-OTHER_QUESTIONS = (
-    "the questions are not AlpacaEval-2's; length control leaves difficulty and "
-    "regularising rows out, and no number here compares with the leaderboard"
-)
+NO_LC = "no length-controlled win rate: "
 
 
 @dataclass(frozen=True)
@@ -53,19 +50,18 @@ class Summary:
     notes: list[str]
     rows: np.ndarray
     questions: list[str]
-    controlled: LengthControlled | None = None
 
 
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
 
-    ``options`` of :func:`wrpo_lib.evaluation.length_control.length_controlled`: ``side``, ``C``,
+    ``options`` of :func:`wrpo_lib.evaluation.alpaca_eval.length_controlled`: ``side``, ``C``,
     ``compat``, ``replicates`` (here 200) and ``seed``.
     """
     table = judgements
     if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
         unnamed = (table["baseline"] == "") & (table["version"] == "v0.1")
-        table = table.assign(baseline=table["baseline"].mask(unnamed, arena_hard.BASELINE))
+        table = table.assign(baseline=table["baseline"].mask(unnamed, verdicts.BASELINE))
     elif benchmark == "mt-bench":  # templates differ by turn and reference, the version names all
         templates = table.groupby(["model", "judge", "version"])["template"]
         joined = templates.transform(lambda names: ", ".join(sorted({n for n in names if n})))
@@ -85,140 +81,159 @@ def _summary(
     benchmark: str, names: tuple[str, ...], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
     setting = dict(zip(SAME, names[1:], strict=True))
-    controlled, notes = None, [] if setting["judge"] else [NO_JUDGE]
+    notes = [] if setting["judge"] else [NO_JUDGE]
+    n_questions, key, readable, score = KINDS[benchmark]
+    known, seen, values = readable(rows), len(rows.drop_duplicates(key)), score(rows)
+    official = setting["version"] == "v0.1"
     if benchmark == "alpaca-eval":
-        known, values = alpaca_eval.checked(rows), {**vars(alpaca_eval.win_rate(rows))}
-        percent = 100 * (known["preference"].to_numpy(float) - 1)
-        official, seen = setting["version"] == "2", rows["question_id"].nunique()
-        controlled = _length_control(rows, official, options, values, notes)
+        official = setting["version"] == "2"
+        values |= _length_control(rows, official, options, notes)
     elif benchmark == "mt-bench":
-        known, values = mt_bench.scored(rows), {**vars(mt_bench.summarise(rows))}
-        percent = known["score"].to_numpy(float)
-        official = all(mt_bench.category(q) for q in rows["question_id"].unique())
-        seen = len(rows.drop_duplicates(["question_id", "turn"]))
-    else:
-        known, values = arena_hard.battles(rows), {**vars(arena_hard.summarise(rows))}
-        percent = known["won"].to_numpy(float)
-        official, seen = setting["version"] == "v0.1", len(rows.drop_duplicates(GAME))
-        values["n_duplicates"] = len(rows) - seen
-        if setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
-            seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
-    values["n_absent"] = EXPECTED[benchmark] - seen if official else None
-    values["detectable_difference"] = detectable(values["interval"])
-    values |= _effects(known, percent)
+        official = all(map(verdicts.category, rows["question_id"].unique()))
+    elif setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
+        seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
+    # two turns of each question in MT-Bench, two games in Arena-Hard
+    values["n_absent"] = n_questions * len(key) - seen if official else None
+    points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
+    values["detectable_difference"] = detectable(mean_interval(points, questions))
+    values |= _effects(known)
     notes += [f"{what}: {values[n]} judgements" for n, what in COUNTED.items() if values[n]]
-    questions = known["question_id"].astype(str).tolist()
-    return Summary(names[0], setting, values, notes, percent, questions, controlled)
+    return Summary(names[0], setting, values, notes, points, questions)
 
 
 def _length_control(
-    rows: pd.DataFrame,
-    official: bool,
-    options: dict[str, Any],
-    values: dict[str, Any],
-    notes: list[str],
-) -> LengthControlled | None:
-    """LC into ``values``, or why there is none into ``notes``."""
+    rows: pd.DataFrame, official: bool, options: dict[str, Any], notes: list[str]
+) -> dict[str, Any]:
+    """LC, or nothing, and why there is none into ``notes``."""
     if not official:
-        notes.append(OTHER_QUESTIONS)
+        notes.append(
+            "the questions are not AlpacaEval-2's; length control leaves difficulty and "
+            "regularising rows out, and no number here compares with the leaderboard"
+        )
         options = options | {"side": None}
     if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        notes.append(NO_LENGTHS)
-        return None
-    if official and options.get("side") is None:
-        notes.append(NO_SIDE)
-        return None
-    found = length_control.length_controlled(rows, **options)
-    values |= {
-        "length_controlled_winrate": found.length_controlled_winrate,
-        "lc_standard_error": found.lc_standard_error,
-        "lc_interval": found.interval,
-        "lc_glm": found.glm,
-        "lc_C": None if np.isnan(found.C) else found.C,
-        "lc_joined_by": "position" if options.get("compat") else "instruction",
-    }
-    return found
+        notes.append(f"{NO_LC}some rows have no lengths")
+    elif official and options.get("side") is None:
+        notes.append(f"{NO_LC}run `wrpo assets fetch` or give --side df_gamed.csv")
+    else:
+        return alpaca_eval.length_controlled(rows, **options)
+    return {}
 
 
-def _effects(rows: pd.DataFrame, percent: np.ndarray) -> dict[str, Estimate | None]:
+def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     """Points of win rate, shown second minus first, and per standard deviation of the length."""
-    if "length_model" not in rows:  # MT-Bench
+    if "turn" in known:  # MT-Bench
         return {}
-    once = ~rows.index.duplicated()  # a strong verdict of Arena-Hard stands three times
-    rows, percent = rows[once], percent[once]
+    rows = known[~known.index.duplicated()]  # a strong verdict of Arena-Hard stands three times
     # Arena-Hard's first game and this order are the same
     second = rows["order"] == "baseline first" if "order" in rows else rows["game"] == 1
-    second = second.astype(float)
     longer = rows["length_model"] - rows["length_baseline"]
+    regressors = {"position": second.astype(float), "length": longer / longer.std(ddof=0)}
     effects: dict[str, Estimate | None] = {}
-    for name, x in (("position", second), ("length", longer / longer.std(ddof=0))):
-        known = x.notna().to_numpy()
-        varies = known.sum() > 2 and x.nunique() > 1
+    for name, x in regressors.items():
+        own = rows.assign(x=x).dropna(subset="x")
+        found = len(own) > 2 and x.nunique() > 1
         effects[f"{name}_effect"] = (
-            slope_interval(percent[known], x[known], rows["question_id"][known]) if varies else None
+            slope_interval(own["points"], own["x"], own["question_id"]) if found else None
         )
     return effects
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Two models on the same questions: ``difference`` of the first minus the second, or why not.
+def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
+    """Every summary against the first one, on the questions that both have.
 
-    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs.
+    ``difference``: the first named minus the second, or the ``reason`` why there is none;
+    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs; the same of
+    LC where both have one.
     """
-
-    model: str
-    against: str
-    n_shared_questions: int
-    reason: str = ""
-    difference: Estimate | None = None
-    detectable_difference: float | None = None
-    lc_difference: Estimate | None = None
-    lc_detectable_difference: float | None = None
-
-
-def differences(summaries: list[Summary]) -> list[Difference]:
-    """Every summary against the first one."""
     return [_difference(other, summaries[0]) for other in summaries[1:]]
 
 
-def _difference(a: Summary, b: Summary) -> Difference:
+def _difference(a: Summary, b: Summary) -> dict[str, Any]:
     shared = len(set(a.questions) & set(b.questions))
-    for name in SAME:
-        own, other = a.setting[name], b.setting[name]
-        if own != other:
-            reason = f"the {name} is {own or 'not named'}, not {other or 'named'}"
-            return Difference(a.model, b.model, shared, reason)
+    found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
+    reasons = [
+        f"the {name} is {a.setting[name] or 'not named'}, not {b.setting[name] or 'named'}"
+        for name in SAME
+        if a.setting[name] != b.setting[name]
+    ]
     if shared < 2:
-        return Difference(a.model, b.model, shared, f"they share {shared} questions")
-    found, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
-    if a.controlled is not None and b.controlled is not None:
-        lc = length_control.length_controlled_difference(a.controlled, b.controlled)
-    least = detectable(found), detectable(lc) if lc else None
-    return Difference(a.model, b.model, shared, "", found, least[0], lc, least[1])
+        reasons.append(f"they share {shared} questions")
+    if reasons:
+        return {**found, "reason": reasons[0]}
+    points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
+    lc = alpaca_eval.length_controlled_difference(a.values, b.values)
+    found |= {"difference": points, "detectable_difference": detectable(points)}
+    return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
 
 
-def judges_agree(
-    benchmark: str, a: pd.DataFrame, b: pd.DataFrame, replicates: int = 1000
-) -> Agreement:
-    """Agreement of two tables of judgements on what both judged, clustered by question.
+COLUMNS = ["model", "score", "low", "high", "origin"]
+BOARDS = {
+    "alpaca-eval": (
+        "alpaca_eval_2/leaderboard.csv",
+        ("gpt-4-1106-preview", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
+    ),
+    "arena-hard": (
+        "arena_hard_v0.1/leaderboard.csv",
+        ("gpt-4-1106-preview", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
+    ),
+}
+"""Assets with the published boards, and how these were made (:data:`SAME`): all must agree."""
 
-    A verdict is who wins a comparison, both orders or games of it together (a tie where they
-    balance); in MT-Bench it is the rounded score of a turn.
+
+def published_board(benchmark: str, path: Path | None = None) -> pd.DataFrame:
+    """The published leaderboard, from its asset or from ``path``; columns :data:`COLUMNS`.
+
+    AlpacaEval-2 prints no interval of LC that accounts for the regression; low and high are
+    upstream's 1.96 standard errors, which are about 2.2 times too narrow.
     """
-    both = pd.concat({"a": _verdicts(benchmark, a), "b": _verdicts(benchmark, b)}, axis=1)
-    questions = both.index.get_level_values("question_id").astype(str)
-    return agreement(both["a"], both["b"], questions, replicates)
+    if benchmark not in BOARDS:
+        raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
+    source = path or fetch(BOARDS[benchmark][0])
+    try:
+        with open_binary(source) as file:
+            rows = pd.read_csv(file).assign(origin="published")
+        if benchmark == "alpaca-eval":
+            score, half = rows["length_controlled_winrate"], 1.96 * rows["lc_standard_error"]
+            rows = rows.rename(columns={rows.columns[0]: "model"})
+            rows = rows.assign(score=score, low=score - half, high=score + half)
+        return rows.rename(columns={"rating_q025": "low", "rating_q975": "high"})[COLUMNS]
+    except (OSError, KeyError, ValueError) as error:
+        raise WRPOError(f"{source} is no leaderboard of {benchmark} ({error})") from error
 
 
-def _verdicts(benchmark: str, table: pd.DataFrame) -> pd.Series:
-    """Verdicts by model and question, and turn where there is one; None where none was readable."""
-    key = ["model", "question_id"]
-    if benchmark == "mt-bench":
-        means = mt_bench.scored(table).groupby([*key, "turn"])["score"].mean()
-        return means.round().map(lambda score: f"{score:.0f}")
-    if benchmark == "arena-hard":
-        table, name, tie = arena_hard.battles(table), "won", 50.0
-    else:
-        name, tie = "preference", 1.5
-    return np.sign(table.groupby(key)[name].mean() - tie).map(VERDICTS)
+def place(
+    benchmark: str, summaries: list[Summary], board: pd.DataFrame
+) -> tuple[pd.DataFrame, list[tuple[Summary, list[str]]]]:
+    """The board with the models that may stand on it, by score; the others with reasons.
+
+    A model that the board already lists keeps its published row, and ours stands below it. The
+    origin of a model whose judgements are not complete says on how many questions it stands.
+    """
+    apart, rows = [], board.to_dict("records")
+    for summary in summaries:
+        reasons = [
+            f"its {name} is {summary.setting[name] or 'not named'}, the board's is {wanted}"
+            for name, wanted in zip(SAME, BOARDS[benchmark][1], strict=True)
+            if wanted and summary.setting[name] != wanted
+        ]
+        if benchmark == "alpaca-eval" and "lc_glm" not in summary.values:
+            reasons.append("it has no length-controlled win rate")
+        if reasons:
+            apart.append((summary, reasons))
+        else:
+            rows.append(_board_row(benchmark, summary))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True), apart
+
+
+def _board_row(benchmark: str, summary: Summary) -> dict[str, Any]:
+    """The value a board ranks by, its interval, and what is missing."""
+    values, origin = summary.values, "ours"
+    interval = values.get("lc_interval", values["interval"])
+    score = values.get("length_controlled_winrate", values["interval"].value)
+    if values["n_absent"] or values["n_missing"]:
+        origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions"
+        origin += f", {values['n_missing']} judgements unreadable)"
+    bounds = {"low": interval.low, "high": interval.high} if interval else {}
+    return {"model": summary.model, "score": score, **bounds, "origin": origin}

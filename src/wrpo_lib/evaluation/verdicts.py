@@ -1,52 +1,77 @@
-"""From a judge's raw reply to a verdict or a score, and a reason where there is none.
+"""From a judge's reply to a verdict, and from verdicts to MT-Bench's and Arena-Hard's scores.
 
-A reading never guesses: no verdict, two different verdicts, nothing at all or missing
-log-probabilities give ``value`` None with the reason in ``problem``, and the row is kept.
+A reading never guesses: no verdict, two different ones, or log-probabilities that are missing or
+not the answer's give None with the reason in ``problem``, and the row is kept.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from typing import Any
 
-from wrpo_lib.evaluation.arena_hard import FOR_A
-from wrpo_lib.evaluation.mt_bench import parse_score
+import numpy as np
+import pandas as pd
+
+from wrpo_lib.analysis.statistics import Estimate, mean_interval
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row
+from wrpo_lib.replies import read_reply
+
+FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}
+"""Benchmark -> the field of a judgement that holds the verdict."""
 
 BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 NO_LOGPROBS = "log-probabilities missing"
+THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
+HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
+
+REFERENCED = ("reasoning", "math", "coding")
+"""Categories of MT-Bench that are judged beside a reference answer."""
+
+CATEGORIES = ("writing", "roleplay", *REFERENCED, "extraction", "stem", "humanities")
+"""MT-Bench's categories in the order of the questions: ten each, 81 to 160."""
+
+STRONG = 3  # a strong verdict counts as three battles
+FOR_A = {
+    "A>>B": (1.0, STRONG),
+    "A>B": (1.0, 1),
+    "A=B": (0.5, 1),
+    "B>A": (0.0, 1),
+    "B>>A": (0.0, STRONG),
+}
+"""Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
+
+BASELINE = "gpt-4-0314"  # of Arena-Hard v0.1
+REPLICATES = 10_000
 
 _LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")
-_TOKEN = re.compile(r"^[\s\"'`*.(\[]*([mM])[\s\"'`*.)\]]*$")
-
+_NUMBER = r"(\d+\.?\d*)"
+_TOKENS = {"m": 1.0, "M": 2.0}
 
 Reading = tuple[float | str | None, str | None]
 """A preference, a label or a score, or None; why there is none."""
 
 
-def result(row: Row, body: Row) -> Row:
+def read_judgement(row: Row, body: Row) -> Row:
     """The result fields of a judgement from the server's reply, and ``problem`` (None if none).
 
     ``row`` says what was judged: ``benchmark``, ``metric``, ``order``. AlpacaEval-2 gets
     ``preference`` in [1, 2], 2 for the model; MT-Bench ``score``; Arena-Hard ``verdict``.
+
+    :raises WRPOError: for a reply that is a failure (:func:`wrpo_lib.replies.read_reply`).
     """
-    text = text_of(body)
-    if row["benchmark"] == "mt-bench":
-        name, (value, problem) = "score", read_rating(text)
-    elif row["benchmark"] == "arena-hard":
-        name, (value, problem) = "verdict", read_arena(text)
+    said = read_reply(body)
+    if row["metric"] == "weighted":
+        value, problem = (None, THOUGHT_FIRST) if said.thought else read_logprobs(body)
     else:
-        weighted = row["metric"] == "weighted"
-        name, (value, problem) = "preference", read_logprobs(body) if weighted else read_token(text)
-        if isinstance(value, float) and row["order"] == MODEL_FIRST:
-            value = 3 - value
-    return {name: value, "problem": problem}
-
-
-def text_of(body: Row) -> str:
-    """The reply's text; an empty string where the server sent none."""
-    choices = body.get("choices") or [{}]
-    return str((choices[0].get("message") or {}).get("content") or "")
+        read = {"alpaca-eval": read_token, "mt-bench": read_rating, "arena-hard": read_label}
+        value, problem = read[row["benchmark"]](said.text)
+    if isinstance(value, float) and row.get("order") == MODEL_FIRST:
+        value = 3 - value
+    found = {FIELDS[row["benchmark"]]: value, "problem": problem, "judgment": said.text}
+    return found | ({"thought": said.thought} if said.thought else {})
 
 
 def read_logprobs(body: Row) -> Reading:
@@ -55,40 +80,163 @@ def read_logprobs(body: Row) -> Reading:
     In [1, 2]; 2 means that the output shown as M certainly wins. A token outside the listed ones
     counts as probability 0; with neither there, the preference is missing (upstream's rule).
     """
-    choices = body.get("choices") or [{}]
-    content = (choices[0].get("logprobs") or {}).get("content")
-    if not content or not content[0].get("top_logprobs"):
+    try:
+        first = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        listed = [(t["token"], t["logprob"]) for t in first if t["token"] in ("m", "M")]
+        values = {token: float(value) for token, value in listed}
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None, NO_LOGPROBS
-    listed = {t["token"]: float(t["logprob"]) for t in content[0]["top_logprobs"]}
-    m, big = listed.get("m", -math.inf), listed.get("M", -math.inf)
-    if m == big == -math.inf:
+    if not first or len(values) < len(listed) or not all(map(math.isfinite, values.values())):
+        return None, NO_LOGPROBS
+    if not values:
         return None, "neither m nor M among the log-probabilities"
+    m, big = values.get("m", -math.inf), values.get("M", -math.inf)
     return 2 - 1 / (1 + math.exp(min(big - m, 700))), None
 
 
 def read_token(text: str) -> Reading:
     """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
-    if found := _TOKEN.match(text):
-        return 1.0 if found.group(1) == "m" else 2.0, None
-    words = set(re.findall(r"\b[mM]\b", text))
-    return None, "two verdicts" if len(words) == 2 else _no_verdict(text)
+    word = text.strip(" \t\r\n\"'`*.()[]")
+    if word in _TOKENS:
+        return _TOKENS[word], None
+    return None, "two verdicts" if len(set(re.findall(r"\b[mM]\b", text))) == 2 else "no verdict"
 
 
-def read_arena(text: str) -> Reading:
+def read_label(text: str) -> Reading:
     """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
-    labels = set(_LABEL.findall(text))
-    if len(labels) == 1 and labels <= FOR_A.keys():
-        return labels.pop(), None
-    return None, "two verdicts" if len(labels) > 1 else _no_verdict(text)
+    label, problem = _only(set(_LABEL.findall(text)))
+    return (None, "no verdict") if label and label not in FOR_A else (label, problem)
 
 
 def read_rating(text: str) -> Reading:
-    """MT-Bench's score, as FastChat reads it (the first rating), refused outside 1 to 10."""
-    score = parse_score(text)
-    if score is not None and not 1 <= score <= 10:
+    """MT-Bench's score: ``[[x]]``, else ``[x]`` (FastChat's forms), refused outside 1 to 10.
+
+    FastChat takes the first; here all ratings of a reply must agree.
+    """
+    found = re.findall(rf"\[\[{_NUMBER}\]\]", text) or re.findall(rf"\[{_NUMBER}\]", text)
+    score, problem = _only({float(number) for number in found})
+    if isinstance(score, float) and not 1 <= score <= 10:
         return None, f"score {score:g} is outside 1 to 10"
-    return score, _no_verdict(text) if score is None else None
+    return score, problem
 
 
-def _no_verdict(text: str) -> str:
-    return "no verdict" if text.strip() else "empty reply"
+def _only(found: set[Any]) -> Reading:
+    if len(found) == 1:
+        return next(iter(found)), None
+    return None, "two verdicts" if found else "no verdict"
+
+
+def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
+    """The mean of ``points``; its interval clusters by question (both orders, games or turns of one
+    are correlated) and ends where the scale does."""
+    mean = mean_interval(known["points"], known["question_id"])
+    return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
+
+
+def counted(
+    rows: pd.DataFrame, known: pd.DataFrame, key: list[str], low: float, high: float
+) -> dict[str, Any]:
+    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
+
+    ``n_duplicates`` rows repeat ``key`` and are kept, as upstream keeps them; ``n_missing`` rows
+    have no verdict and are left out.
+    """
+    return {
+        "interval": on_scale(known, low, high),
+        "n_total": len(known),
+        "n_missing": len(rows) - len(known),
+        "n_duplicates": int(rows.duplicated([c for c in key if c in rows]).sum()),
+        "n_questions": known["question_id"].nunique(),
+    }
+
+
+def category(question_id: object) -> str | None:
+    """Category of one of MT-Bench's 80 questions; None for any other question."""
+    text = str(question_id)
+    number = int(text) if text.isdecimal() else 0
+    return CATEGORIES[(number - 81) // 10] if 81 <= number <= 160 else None
+
+
+def scored(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a score from 1 to 10 (``points``), read from ``judgment`` if need be.
+
+    A score of −1 is upstream's mark for an unreadable reply.
+    """
+    if "score" not in judgements:
+        scores = [read_rating(reply)[0] for reply in judgements["judgment"]]
+        judgements = judgements.assign(score=np.array(scores, dtype=float))
+    return at_least_two(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
+
+
+def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have ``points``, with them."""
+    known = judgements.assign(points=points)[points.notna()]
+    if len(known) < 2:
+        raise WRPOError(
+            f"{len(known)} of {len(judgements)} judgements have a verdict; judge the rest first"
+        )
+    return known
+
+
+def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Scores of one model from rows with ``question_id``, ``turn`` and ``score`` or ``judgment``.
+
+    :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
+    ``overall``, ``categories`` with intervals in the order of the questions (the radar figure).
+    """
+    known = scored(judgements)
+    turns, kinds = known.groupby("turn")["score"].mean(), known["question_id"].map(category)
+    of_kind = {name: known[kinds == name] for name in CATEGORIES}
+    return {
+        "first_turn": float(turns.get(1, np.nan)),
+        "second_turn": float(turns.get(2, np.nan)),
+        "overall": float(known["score"].mean()),
+        **counted(judgements, known, ["question_id", "turn"], 1, 10),
+        "categories": {
+            name: on_scale(rows, 1, 10)
+            for name, rows in of_kind.items()
+            if rows["question_id"].nunique() > 1
+        },
+    }
+
+
+def battles(judgements: pd.DataFrame) -> pd.DataFrame:
+    """One row for each unit of weight of a readable game, with ``points`` in percent (0, 50, 100).
+
+    Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
+    """
+    known = judgements[judgements["verdict"].isin(FOR_A)]
+    if known.empty:
+        raise WRPOError("there are no readable verdicts to score; judge the answers first")
+    for_a, weight = np.array([FOR_A[verdict] for verdict in known["verdict"]]).T
+    known = known.assign(points=100 * np.where(known["game"] == 1, 1 - for_a, for_a))
+    return known.iloc[np.repeat(np.arange(len(known)), weight.astype(int))]
+
+
+def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
+
+    :func:`counted`, and ``score``: percent of weighted battles won, ties half, which with a single
+    baseline is the Bradley–Terry win rate. ``interval_rows`` resamples weighted battles as if each
+    were independent, as upstream does, and is too narrow. ``n_total`` and
+    ``n_ties`` count weighted battles.
+    """
+    known = battles(judgements)
+    percent = known["points"].to_numpy()
+    return {
+        "score": float(percent.mean()),
+        "n_ties": int((percent == 50).sum()),
+        **counted(judgements, known, ["question_id", "game"], 0, 100),
+        "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
+        "interval_rows": _row_bootstrap(percent),
+    }
+
+
+def _row_bootstrap(rows: np.ndarray) -> Estimate:
+    """Upstream's interval of a mean: resampled rows, clusters ignored; ``rows`` (N,)."""
+    values, counts = np.unique(rows, return_counts=True)
+    n, rng = len(rows), np.random.default_rng(0)
+    drawn = rng.multinomial(n, counts / n, REPLICATES) @ values / n
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    how = f"row bootstrap, {REPLICATES} replicates, seed 0"
+    return Estimate(float(rows.mean()), float(low), float(high), n, n, how)

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wrpo_lib.evaluation.alpaca_eval import win_rate
-from wrpo_lib.evaluation.length_control import length_controlled
-from wrpo_lib.evaluation.mt_bench import CATEGORIES
+from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
+from wrpo_lib.evaluation.verdicts import CATEGORIES
 from wrpo_lib.figures.style import LOOKS, drawing
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.records import read_results, read_run
@@ -126,9 +125,9 @@ def _estimates(
     position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
     judge = Judge(position=position, length=length)
     judged = judge_alpaca(answers, baseline, judge)
-    found = {"both orders": win_rate(judged).win_rate}
+    found = {"both orders": win_rate(judged)["win_rate"]}
     if bias == "length":
-        return found | {"length-controlled": length_controlled(judged).length_controlled_winrate}
+        return found | {"length-controlled": length_controlled(judged)["length_controlled_winrate"]}
     second = judged["order"] == "baseline first"
     parts = {"shown second only": judged[second], "shown first only": judged[~second]}
-    return {name: win_rate(part).win_rate for name, part in parts.items()} | found
+    return {name: win_rate(part)["win_rate"] for name, part in parts.items()} | found

@@ -18,11 +18,11 @@ import pandas as pd
 from scipy.special import expit
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.evaluation import alpaca_eval, verdicts
 from wrpo_lib.nano.tasks import task_from_id
 from wrpo_lib.records import read_results, read_run
 
-VERDICTS = tuple(arena_hard.FOR_A)  # from strongly for A to strongly for B
+VERDICTS = tuple(verdicts.FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 
 
@@ -147,11 +147,11 @@ def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
         hard = greedy[letters >= settings["arena_letters"]]
         forms: dict[str, tuple[pd.DataFrame, Any]] = {
             "alpaca_eval2": (judge_alpaca(greedy, base, judge), alpaca_eval.win_rate),
-            "arena_hard": (judge_arena(hard, arena_base, judge), arena_hard.summarise),
-            "mt_bench": (judge_mt_bench(turns, judge), mt_bench.summarise),
+            "arena_hard": (judge_arena(hard, arena_base, judge), verdicts.arena_hard),
+            "mt_bench": (judge_mt_bench(turns, judge), verdicts.mt_bench),
         }
         for benchmark, (judged, summarise) in forms.items():
             for model in models:
-                found = summarise(judged[judged["model"] == model]).interval
+                found = summarise(judged[judged["model"] == model])["interval"]
                 rows.append((seed, benchmark, model, found.value, found.low, found.high))
     return pd.DataFrame(rows, columns=["seed", "benchmark", "model", "value", "low", "high"])
