@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from wrpo_lib.training.collator import WRPOCollator
+from wrpo_lib.training.data import WRPOCollator
 
 Packed = partial(WRPOCollator, share_prompt=True)
 NAMES = ("prompt_ids", "source_chosen_ids", "target_chosen_ids", "rejected_ids")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,25 +14,27 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PrinterCallback, ProgressCallback
+from safetensors import SafetensorError
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import file_hash, write_atomically, write_json
+from wrpo_lib.io import Store, file_hash, write_atomically, write_json
 from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
 from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import (
+    SECRET,
     load_data,
     load_model,
     load_tokenizer,
     lora_config,
     named,
+    settings,
     training_arguments,
 )
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
 FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
@@ -79,21 +82,50 @@ def train(
         )
     trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
     trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_StopAtEnd)
     live = LiveLine()
     if not trainer.args.disable_tqdm:
         trainer.add_callback(live)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt as stop:
+        with _going_on(output_dir), suppress(_NothingLeft):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
         if live.training_bar is not None:
             live.training_bar.close()  # so that what follows stands on its own line
-        found = last_checkpoint(output_dir)
-        how = f"add --resume to the same command to go on from {found}" if found else "start again"
-        raise KeyboardInterrupt(f"interrupted; {how}") from stop
-    except Exception as error:
-        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
-        raise
     return trainer
+
+
+class _NothingLeft(Exception):
+    """All steps are done, and the checkpoint is loaded."""
+
+
+class _StopAtEnd(TrainerCallback):
+    """transformers takes one more step before it asks whether any is left."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave where a resumed run has all its steps."""
+        if state.global_step >= state.max_steps:
+            raise _NothingLeft
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """What stops a run, with how to go on; what cannot be written is one sentence."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"interrupted; {_how(folder)}") from stop
+    except (OSError, SafetensorError, RuntimeError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in what:
+            error.add_note(f"wrpo: the run stopped; {_how(folder)}")
+            raise
+        raise WRPOError(f"{folder}: writing failed ({what}); make room, {_how(folder)}") from error
+
+
+def _how(folder: Path) -> str:
+    found = last_checkpoint(folder)
+    return f"add --resume to the same command to go on from {found}" if found else "start again"
 
 
 def run(
@@ -107,36 +139,44 @@ def run(
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args = training_arguments(recipe, output_dir)
-        state = PartialState()
+        args, state = training_arguments(recipe, output_dir), PartialState()
+        lora_config(recipe)
         if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         data = load_data(recipe)
         eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
         tokenizer = load_tokenizer(recipe)
         record = describe(recipe, args, len(data))
-        with state.main_process_first():
-            checkpoint = check_folder(output_dir, record, resume)
-            if state.is_main_process:
+    # one run at a time; a kill gives the folder back
+    with Store(output_dir / ".lock", ()) if state.is_main_process else nullcontext():
+        with named(recipe), state.main_process_first():
+            old = read_record(output_dir)
+            checkpoint = check_folder(output_dir, old, record, resume)
+            finished = old.get("status") == "finished"
+            if state.is_main_process and not finished:
                 write_json(output_dir / RECORD, record)
+        if finished:
+            say(f"{output_dir} is finished, all {old['steps']} steps; nothing was trained")
+            return None
         model = load_model(recipe)
-    batch = (
-        f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
-        f"{args.gradient_accumulation_steps} x processes {args.world_size})"
-    )
-    say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
-    if checkpoint:
-        say(f"resuming from {checkpoint}")
-    say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
-    extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
-    extra["dynamics_file"] = output_dir / "dynamics.jsonl"
-    trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
-    save(recipe, trainer, output_dir)
-    if state.is_main_process:
-        done = {"status": "finished", "steps": trainer.state.global_step}
-        done |= {"truncation": trainer.truncation, "log": trainer.state.log_history[-2:]}
-        done["revision"] = getattr(model.config, "_commit_hash", None)  # of a model from the hub
-        write_json(output_dir / RECORD, {**record, **done})
+        batch = (
+            f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
+            f"{args.gradient_accumulation_steps} x processes {args.world_size})"
+        )
+        say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
+        if checkpoint:
+            say(f"resuming from {checkpoint}")
+        say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
+        extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
+        extra["dynamics_file"] = output_dir / "dynamics.jsonl"
+        trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
+        with _going_on(output_dir):
+            save(recipe, trainer, output_dir)
+            if state.is_main_process:
+                done = {"status": "finished", "steps": trainer.state.global_step}
+                done |= {"truncation": trainer.truncation, "log": trainer.state.log_history[-2:]}
+                done["revision"] = getattr(model.config, "_commit_hash", None)  # from the hub
+                write_json(output_dir / RECORD, {**record, **done})
     say(f"{trainer.state.global_step} steps done; model, tokenizer, card, record: {output_dir}")
     return trainer
 
@@ -175,7 +215,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    training = {k: v for k, v in recipe.training.items() if not k.startswith(FREE)}
+    training = {k: v for k, v in settings(recipe).items() if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
     record = {
@@ -196,8 +236,8 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         **provenance(),
         "arguments": args.to_sanitized_dict(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(record))
-    return plain
+    shown: dict[str, Any] = json.loads(SECRET.sub(r'\1"***"', json.dumps(record, default=str)))
+    return shown
 
 
 def rows_per_step(args: Any) -> int:
@@ -205,19 +245,27 @@ def rows_per_step(args: Any) -> int:
     return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
 
-def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run.
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of the run in a folder; nothing where there is none."""
+    path = folder / RECORD
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
+
+
+def check_folder(
+    folder: Path, old: dict[str, Any], record: dict[str, Any], resume: bool
+) -> Path | None:
+    """The checkpoint to resume from, or None for a fresh run or a finished one.
 
     :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
         nothing or of a run with other settings, with the first difference.
     """
-    checkpoint, path = last_checkpoint(folder), folder / RECORD
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    checkpoint, finished = last_checkpoint(folder), old.get("status") == "finished"
     if not resume:
-        if checkpoint or old.get("status") == "finished":
+        if checkpoint or finished:
             raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
         return None
-    if not checkpoint or not old:
+    if not old or not (checkpoint or finished):
         raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
     before, now = old["settings"], record["settings"]
     for name in sorted({*before, *now}):

@@ -20,16 +20,21 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import DPOTrainer
+from trl import DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import Objective, alpha_at
-from wrpo_lib.training.collator import REF_LOGPS, WRPOCollator
 from wrpo_lib.training.config import FORMS, WRPOConfig
-from wrpo_lib.training.data import keep_on_disk, tokenize
+from wrpo_lib.training.data import (
+    REF_LOGPS,
+    WRPOCollator,
+    keep_on_disk,
+    pad_token_id,
+    tokenize,
+)
 
 logger = get_logger(__name__)
 
@@ -52,7 +57,6 @@ class WRPOTrainer(DPOTrainer):
     """
 
     args: WRPOConfig
-    _signature_columns: Any
     _tag_names = ["trl", "wrpo"]  # noqa: RUF012 - TRL reads class attributes
     _name = "WRPO"
     _paper = {  # noqa: RUF012
@@ -77,17 +81,16 @@ class WRPOTrainer(DPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or WRPOConfig("WRPO")
+        args.remove_unused_columns = False  # rows hold nothing but what the collator reads
         self.responses = args.responses
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        if processing_class.pad_token is None:
-            processing_class.pad_token = processing_class.eos_token  # padding is masked
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
         if adapted and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
-        pad = processing_class.pad_token_id
+        pad = pad_token_id(processing_class)
         kwargs["data_collator"] = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
         super().__init__(model, ref_model, args, processing_class=processing_class, **kwargs)
         self._choose_forward()
@@ -117,11 +120,6 @@ class WRPOTrainer(DPOTrainer):
         )
         return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
 
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            tokens = [f"{name}_ids" for name in self.responses]
-            self._signature_columns = ["prompt_id", "prompt_ids", *tokens, *REF_LOGPS]
-
     def _choose_forward(self) -> None:
         """Decide, once and before the first forward pass, whether responses share their prompt."""
         if self.shares_prompts is not None:
@@ -134,14 +132,14 @@ class WRPOTrainer(DPOTrainer):
         self.shares_prompts = obstacle is None
         if self.shares_prompts:
             self.data_collator.share_prompt = True
-            sharing.enable(self._policy(), self.args.share_prompt_backend)
-            if self.ref_model is not None:
-                reference = self.accelerator.unwrap_model(self.ref_model)
-                sharing.enable(reference, self.args.share_prompt_backend)
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    sharing.enable(self._bare(model), self.args.share_prompt_backend)
 
-    def _policy(self) -> Any:
-        """The policy without its adapter's wrapper."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+    def _bare(self, model: Any) -> Any:
+        """A model without what wraps it: an adapter, a process's shard."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def _obstacle(self) -> str | None:
         """Why prompts cannot be shared; None when they can."""
@@ -152,7 +150,7 @@ class WRPOTrainer(DPOTrainer):
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
         return sharing.obstacle(
-            self._policy(),  # a reference is as the policy
+            self._bare(self.model),  # a reference is as the policy
             self.args.max_length,
             self.args.share_prompt_backend,
             trial=not is_deepspeed_zero3_enabled(),
@@ -247,3 +245,50 @@ class WRPOTrainer(DPOTrainer):
             tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+
+def sft_trainer(
+    model: Any,
+    args: SFTConfig,
+    train_dataset: Dataset,
+    processing_class: Any,
+    eval_dataset: Dataset | None = None,
+    **kwargs: Any,
+) -> SFTTrainer:
+    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, ready to ``train()``.
+
+    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered by the
+    same function as in preference training, so both stages see the same tokens; a response that
+    exceeds ``args.max_length`` together with its prompt loses its end, counted in the trainer's
+    ``truncation``. ``kwargs`` go to ``SFTTrainer``.
+
+    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
+    ``bfd_split`` keep the rows of a block apart; ``wrapped``, which is older, runs rows together.
+
+    :raises WRPOError: for a missing column or an empty text, with its row.
+    """
+    args.completion_only_loss = True
+    rows, truncation = {}, {}
+    for name, data in (("SFT", train_dataset), ("SFT eval", eval_dataset)):
+        if data is not None:
+            made, truncation[name] = tokenize(
+                data, processing_class, ("source_chosen",), args, name
+            )
+            rows[name] = made.map(_join, remove_columns=made.column_names)
+    trainer = SFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows["SFT"],
+        eval_dataset=rows.get("SFT eval"),
+        processing_class=processing_class,
+        **kwargs,
+    )
+    trainer.truncation = truncation
+    return trainer
+
+
+def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
+    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
+    mask = [0] * len(prompt) + [1] * len(response)
+    return {"input_ids": prompt + response, "completion_mask": mask}
