@@ -95,13 +95,11 @@ def _schema(kind: type) -> type[pydantic.BaseModel]:
     """Every field of a dataclass, none of them required."""
     hints = get_type_hints(kind)
     typed: dict[str, Any] = {f.name: (hints[f.name], None) for f in fields(kind) if f.init}
-    config = pydantic.ConfigDict(
-        extra="forbid",
-        arbitrary_types_allowed=True,
-        protected_namespaces=(),
-        coerce_numbers_to_str=True,
-        allow_inf_nan=False,
-    )
+    config: Any = {
+        "extra": "forbid",
+        "arbitrary_types_allowed": True,
+        "coerce_numbers_to_str": True,
+    }
     return pydantic.create_model(kind.__name__, __config__=config, **typed)
 
 

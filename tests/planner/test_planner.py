@@ -21,7 +21,7 @@ from wrpo_lib.recipes import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
-LORA: dict[str, Any] = {"r": 8, "target_modules": "all-linear"}
+LORA = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
 PUBLISHED = {  # as the hub's safetensors metadata count them
     "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
@@ -55,7 +55,7 @@ def test_parameters_are_those_of_a_real_model() -> None:
     found, adapted = count_parameters(CONFIG), count_parameters(CONFIG, LORA)
     assert found.total == found.trainable == model.num_parameters() == adapted.total
     assert found.total == found.layers + 2 * found.head
-    real = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    real = get_peft_model(model, LORA)
     assert adapted.trainable == real.num_parameters(only_trainable=True)
 
 

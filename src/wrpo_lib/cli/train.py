@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,17 +50,12 @@ def train(
     if (context.info_name == "sft") != (found.stage == "sft"):
         other = "sft" if found.stage == "sft" else "train"
         raise WRPOError(f"{found.where} is of stage {found.stage!r}; run it with `wrpo {other}`")
-    found = replace(
-        found,
-        model=model or found.model,
-        data=data or found.data,
-        eval_data=eval_data or found.eval_data,
-    )
-    folder = Path(output_dir) if output_dir else None
+    given: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
+    found = replace(found, **{name: value for name, value in given.items() if value})
     if dry_run:
-        small.dry_run(found, folder, _say)
+        small.dry_run(found, Path(output_dir) if output_dir else None, _say)
     else:
-        run(found, folder or found.output_dir, resume=resume, say=_say)
+        run(found, Path(output_dir or found.output_dir), resume=resume, say=_say)
 
 
 def _say(line: str) -> None:

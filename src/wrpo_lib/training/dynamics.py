@@ -15,6 +15,10 @@ LIVE = ("alpha", "loss", "rewards/margins", "rewards/accuracies")
 """What the bar shows of a log."""
 
 
+class NothingLeft(Exception):
+    """A resumed run has all its steps; its checkpoint is loaded."""
+
+
 class DynamicsCallback(TrainerCallback):
     """Write every training log to ``path``, a line of JSON each.
 
@@ -28,7 +32,7 @@ class DynamicsCallback(TrainerCallback):
         self.path = Path(path)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the lines of steps that will not be trained again."""
+        """Keep the lines of steps that will not be trained again; leave where none is left."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
@@ -36,6 +40,8 @@ class DynamicsCallback(TrainerCallback):
         self.start = time.perf_counter()
         if state.is_world_process_zero:
             write_rows(kept, self.path)
+        if state.global_step >= state.max_steps:  # transformers takes a step before it looks
+            raise NothingLeft
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Append one line; evaluation logs and the closing summary are not dynamics."""

@@ -15,7 +15,7 @@ import yaml
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from wrpo_lib import models
@@ -31,7 +31,7 @@ KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}
 """The class that holds the fields under ``training``, by stage."""
 
 SECRET = re.compile(
-    r'("(?:[^"]*(?:hub|auth|access|api)_(?:token|key)|(?:[^"]*\.)?token|[^"]*(?:password|secret))": )'
+    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
     r'("(?:[^"\\]|\\.)*")'
 )
 """A key of JSON whose value nobody may read, and the value."""
@@ -117,24 +117,17 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
-def _model(recipe: Recipe) -> str:
+def model_name(recipe: Recipe) -> str:
+    """The recipe's ``model``, which somebody must have named."""
     if not recipe.model:
         raise WRPOError("names no model; pass --model (a hub id, a folder or a GGUF file)")
     return recipe.model
 
 
-def load_config(recipe: Recipe) -> Any:
-    """The model's configuration; of an adapter's folder, its base model's."""
-    with named(recipe):
-        adapter = models.adapter_config(_model(recipe))
-        name = adapter.base_model_name_or_path if adapter else _model(recipe)
-        return models.load_with(AutoConfig, name, {})
-
-
 def load_tokenizer(recipe: Recipe) -> Any:
     """The model's tokenizer."""
     with named(recipe):
-        return models.load_tokenizer(_model(recipe))
+        return models.load_tokenizer(model_name(recipe))
 
 
 def load_model(recipe: Recipe) -> Any:
@@ -144,7 +137,7 @@ def load_model(recipe: Recipe) -> Any:
         if recipe.quantization:  # every process holds the whole model, on its own GPU
             options["device_map"] = {"": PartialState().local_process_index}
             options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
-        return models.load_trainable(_model(recipe), **options)
+        return models.load_trainable(model_name(recipe), **options)
 
 
 def responses(recipe: Recipe) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
@@ -23,7 +23,7 @@ from wrpo_lib.io import Store, file_hash, write_atomically, write_json
 from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
-from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
+from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine, NothingLeft
 from wrpo_lib.training.inputs import (
     SECRET,
     load_data,
@@ -82,50 +82,16 @@ def train(
         )
     trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_StopAtEnd)
     live = LiveLine()
     if not trainer.args.disable_tqdm:
         trainer.add_callback(live)
     try:
-        with _going_on(output_dir), suppress(_NothingLeft):
+        with suppress(NothingLeft):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         if live.training_bar is not None:
             live.training_bar.close()  # so that what follows stands on its own line
     return trainer
-
-
-class _NothingLeft(Exception):
-    """All steps are done, and the checkpoint is loaded."""
-
-
-class _StopAtEnd(TrainerCallback):
-    """transformers takes one more step before it asks whether any is left."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Leave where a resumed run has all its steps."""
-        if state.global_step >= state.max_steps:
-            raise _NothingLeft
-
-
-@contextmanager
-def _going_on(folder: Path) -> Iterator[None]:
-    """What stops a run, with how to go on; what cannot be written is one sentence."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"interrupted; {_how(folder)}") from stop
-    except (OSError, SafetensorError, RuntimeError) as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in what:
-            error.add_note(f"wrpo: the run stopped; {_how(folder)}")
-            raise
-        raise WRPOError(f"{folder}: writing failed ({what}); make room, {_how(folder)}") from error
-
-
-def _how(folder: Path) -> str:
-    found = last_checkpoint(folder)
-    return f"add --resume to the same command to go on from {found}" if found else "start again"
 
 
 def run(
@@ -148,37 +114,52 @@ def run(
         tokenizer = load_tokenizer(recipe)
         record = describe(recipe, args, len(data))
     # one run at a time; a kill gives the folder back
-    with Store(output_dir / ".lock", ()) if state.is_main_process else nullcontext():
+    lock = Store(output_dir / ".lock", ()) if state.is_main_process else nullcontext()
+    with lock, _going_on(output_dir):
         with named(recipe), state.main_process_first():
-            old = read_record(output_dir)
-            checkpoint = check_folder(output_dir, old, record, resume)
-            finished = old.get("status") == "finished"
-            if state.is_main_process and not finished:
+            checkpoint = check_folder(output_dir, record, resume)
+            if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        if finished:
-            say(f"{output_dir} is finished, all {old['steps']} steps; nothing was trained")
-            return None
         model = load_model(recipe)
-        batch = (
-            f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
+        say(
+            f"{record['recipe']}: {len(data)} rows, {record['settings']['rows_per_step']} per step "
+            f"(per device {args.train_batch_size} x accumulation "
             f"{args.gradient_accumulation_steps} x processes {args.world_size})"
         )
-        say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
-        if checkpoint:
-            say(f"resuming from {checkpoint}")
-        say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
+        say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
         extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
         extra["dynamics_file"] = output_dir / "dynamics.jsonl"
         trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
-        with _going_on(output_dir):
-            save(recipe, trainer, output_dir)
-            if state.is_main_process:
-                done = {"status": "finished", "steps": trainer.state.global_step}
-                done |= {"truncation": trainer.truncation, "log": trainer.state.log_history[-2:]}
-                done["revision"] = getattr(model.config, "_commit_hash", None)  # from the hub
-                write_json(output_dir / RECORD, {**record, **done})
-    say(f"{trainer.state.global_step} steps done; model, tokenizer, card, record: {output_dir}")
+        steps = trainer.state.global_step
+        if checkpoint and checkpoint.name == f"checkpoint-{steps}":
+            say("nothing was left to train")
+        save(recipe, trainer, output_dir)
+        if state.is_main_process:
+            record |= {"status": "finished", "steps": steps, "truncation": trainer.truncation}
+            record["log"] = trainer.state.log_history[-2:]
+            record["revision"] = getattr(model.config, "_commit_hash", None)  # from the hub
+            write_json(output_dir / RECORD, record)
+    say(f"{steps} steps done; model, tokenizer, card, record: {output_dir}")
     return trainer
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """What stops a run, with how to go on; what cannot be written is one sentence."""
+    try:
+        yield
+    except WRPOError:
+        raise
+    except (Exception, KeyboardInterrupt) as stop:
+        found = last_checkpoint(folder)
+        how = f"add --resume to the same command to go on from {found}" if found else "start again"
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {how}") from stop
+        if isinstance(stop, OSError | SafetensorError) or "PytorchStreamWriter" in str(stop):
+            what = str(stop).splitlines()[0]
+            raise WRPOError(f"{folder}: writing failed ({what}); make room, then {how}") from stop
+        stop.add_note(f"wrpo: the run stopped; {how}")
+        raise
 
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
@@ -218,6 +199,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     training = {k: v for k, v in settings(recipe).items() if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     record = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
@@ -225,7 +207,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
             "stage": recipe.stage,
             "model": {path.name: file_hash(path) for path in weights} or recipe.model,
             "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
-            "rows_per_step": rows_per_step(args),
+            "rows_per_step": per_step,
             "lora": recipe.lora,
             "load": recipe.load,
             "quantization": recipe.quantization,
@@ -240,32 +222,19 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     return shown
 
 
-def rows_per_step(args: Any) -> int:
-    """Rows of one optimiser step, over all devices."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of the run in a folder; nothing where there is none."""
-    path = folder / RECORD
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    return found
-
-
-def check_folder(
-    folder: Path, old: dict[str, Any], record: dict[str, Any], resume: bool
-) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run or a finished one.
+def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint to resume from, or None for a fresh run.
 
     :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
         nothing or of a run with other settings, with the first difference.
     """
-    checkpoint, finished = last_checkpoint(folder), old.get("status") == "finished"
+    checkpoint, path = last_checkpoint(folder), folder / RECORD
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not resume:
-        if checkpoint or finished:
+        if checkpoint or old.get("status") == "finished":
             raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
         return None
-    if not old or not (checkpoint or finished):
+    if not checkpoint or not old:
         raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
     before, now = old["settings"], record["settings"]
     for name in sorted({*before, *now}):

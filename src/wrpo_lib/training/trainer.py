@@ -8,9 +8,8 @@ computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objec
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,13 +27,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import Objective, alpha_at
 from wrpo_lib.training.config import FORMS, WRPOConfig
-from wrpo_lib.training.data import (
-    REF_LOGPS,
-    WRPOCollator,
-    keep_on_disk,
-    pad_token_id,
-    tokenize,
-)
+from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, pad_token_id, tokenize
 
 logger = get_logger(__name__)
 
@@ -103,11 +96,9 @@ class WRPOTrainer(DPOTrainer):
         All micro-batches of an accumulated step share it, and a resumed run goes on with it.
         ``end`` replaces the configured value that the schedule rises to.
         """
-        args, state = self.args, self.state
-        end = args.alpha if end is None else end
-        return alpha_at(args.alpha_schedule, state.global_step, state.max_steps, end)
-
-    # --- data and reference -----------------------------------------------------------------
+        end = self.args.alpha if end is None else end
+        done, steps = self.state.global_step, self.state.max_steps
+        return alpha_at(self.args.alpha_schedule, done, steps, end)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
@@ -164,7 +155,7 @@ class WRPOTrainer(DPOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities without gradient: (B, chosen responses), (B, rejected)."""
-        adapter: AbstractContextManager[Any] = nullcontext()
+        adapter: Any = nullcontext()
         if self.ref_model is None and isinstance(self.model, PeftModel):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
@@ -172,8 +163,6 @@ class WRPOTrainer(DPOTrainer):
             logps, _ = packing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
-
-    # --- loss -------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -195,7 +184,6 @@ class WRPOTrainer(DPOTrainer):
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
         """The loss of the configured form; without y_ws or y_wt (weight 0), the pairwise one."""
         args = self.args
-        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
         elif self.precompute_ref_logps:
@@ -203,32 +191,31 @@ class WRPOTrainer(DPOTrainer):
         else:
             model = self.ref_model if self.ref_model is not None else self.model
             other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
+        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
-        names = [name for name in self.responses if name != "source_rejected"]
-        tensors = [policy[name] for name in names] + [second[name] for name in names]
         pairwise, weighted, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
-        if len(names) == 2:
-            return pairwise(*tensors, **options)
         if "source_rejected" in policy:
-            options["policy_dispreferred"] = policy["source_rejected"]
-            options["ref_dispreferred"] = second["source_rejected"]
+            options["policy_dispreferred"] = policy.pop("source_rejected")
+            options["ref_dispreferred"] = second.pop("source_rejected")
             options["alpha_rejected"] = self.alpha(args.alpha_rejected)
+        tensors = [*policy.values(), *second.values()]
+        if len(policy) == 2:
+            return pairwise(*tensors, **options)
         return weighted(*tensors, alpha=self.alpha(), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
-            pairs = zip(inputs["prompt_id"], result.losses.tolist(), strict=True)
-            bad = [name for name, loss in pairs if not math.isfinite(loss)]
+            bad = [inputs["prompt_id"][k] for k in (~torch.isfinite(result.losses)).nonzero()[:8]]
             raise WRPOError(
                 f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
-                f"{', '.join(bad[:8])}; look at these rows or lower the learning rate, then go on "
+                f"{', '.join(bad)}; look at these rows or lower the learning rate, then go on "
                 "from the last checkpoint"
             )
-        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         source, target, fused, rejected = result.rewards
+        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         for name, reward in (("source", source), ("target", target)):
             if f"{name}_chosen" in self.responses:
                 values[f"rewards/{name}_chosen"] = reward
@@ -255,12 +242,11 @@ def sft_trainer(
     eval_dataset: Dataset | None = None,
     **kwargs: Any,
 ) -> SFTTrainer:
-    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, ready to ``train()``.
+    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered by the
-    same function as in preference training, so both stages see the same tokens; a response that
-    exceeds ``args.max_length`` together with its prompt loses its end, counted in the trainer's
-    ``truncation``. ``kwargs`` go to ``SFTTrainer``.
+    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered as in
+    preference training; a response that exceeds ``args.max_length`` together with its prompt loses
+    its end, counted in the trainer's ``truncation``. ``kwargs`` go to ``SFTTrainer``.
 
     With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
     ``bfd_split`` keep the rows of a block apart; ``wrapped``, which is older, runs rows together.
@@ -268,20 +254,15 @@ def sft_trainer(
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
     args.completion_only_loss = True
+    pad_token_id(processing_class)
     rows, truncation = {}, {}
     for name, data in (("SFT", train_dataset), ("SFT eval", eval_dataset)):
         if data is not None:
-            made, truncation[name] = tokenize(
-                data, processing_class, ("source_chosen",), args, name
-            )
+            fields = ("source_chosen",)
+            made, truncation[name] = tokenize(data, processing_class, fields, args, name)
             rows[name] = made.map(_join, remove_columns=made.column_names)
     trainer = SFTTrainer(
-        model=model,
-        args=args,
-        train_dataset=rows["SFT"],
-        eval_dataset=rows.get("SFT eval"),
-        processing_class=processing_class,
-        **kwargs,
+        model, args, None, rows["SFT"], rows.get("SFT eval"), processing_class, **kwargs
     )
     trainer.truncation = truncation
     return trainer
