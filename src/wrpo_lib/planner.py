@@ -69,15 +69,6 @@ def tokens(batch: Batch, sharing: bool) -> int:
     return sum(len(ys) for _, ys in batch) * max(x + max(ys) for x, ys in batch)
 
 
-def forward_flops(p: Parameters, config: Any, batch: Batch, sharing: bool) -> tuple[int, int]:
-    """Forward FLOPs of layers and head: 2 per parameter and token, 4·layers·hidden per pair."""
-    pairs = sum(x * (x + 1) // 2 * (1 if sharing else len(ys)) for x, ys in batch)
-    pairs += sum(y * x + y * (y + 1) // 2 for x, ys in batch for y in ys)
-    attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
-    answers = sum(sum(ys) for _, ys in batch)
-    return 2 * p.layers * tokens(batch, sharing) + attention, 2 * p.head * answers
-
-
 @dataclass(frozen=True)
 class Plan:
     """A run over ``n`` examples whose lengths are like those of ``batches``."""
@@ -111,14 +102,16 @@ class Plan:
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
     def flops(self, sharing: bool) -> float:
-        """FLOPs of the run; per token 6N in full, 4N with LoRA, 2N for a reference pass."""
-        batches = [forward_flops(self.parameters, self.config, b, sharing) for b in self.batches]
-        layers, head = (sum(part) for part in zip(*batches, strict=True))
+        """FLOPs of the run, attention left out: 2 per parameter and token of each pass.
+
+        A pass forward, one back (two without LoRA), one to recompute activations, the reference's.
+        """
         epochs = self.args.num_train_epochs
-        passes = epochs * (2 if self.recipe.lora else 3)
+        passes = epochs * (
+            (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
+        )
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
-        again = epochs * layers if self.args.activation_checkpointing else 0
-        return (passes * (layers + head) + again) * self.n / sum(map(len, self.batches))
+        return 2 * self.parameters.total * self.tokens(sharing) * passes
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes per GPU at the peak of a step on ``batch``.

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.dynamics import DynamicsCallback
+from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]

@@ -20,7 +20,6 @@ from wrpo_lib.cli import (
     generate,
     judge,
     pair,
-    plan,
     study,
     summarise,
     train,
@@ -54,7 +53,6 @@ app.add_typer(assets.app, name="assets")
 generate.register(app)
 pair.register(app)
 train.register(app)
-plan.register(app)
 answer.register(app)
 judge.register(app)
 summarise.register(app)

@@ -1,4 +1,4 @@
-"""``wrpo train`` and ``wrpo sft``: run a recipe, alone or under ``accelerate launch``."""
+"""``wrpo train``, ``wrpo sft`` and ``wrpo plan``: run a recipe, or say what it will take."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ DATA = Annotated[str, typer.Option(help="rows to train on: JSONL or parquet")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
+    app.command(context_settings=OPEN)(plan)
     for name, text in COMMANDS.items():
         app.command(name, help=f"{text}\n\n{FIELDS}", context_settings=OPEN)(train)
 
@@ -56,6 +57,23 @@ def train(
         small.dry_run(found, Path(output_dir) if output_dir else None, _say)
     else:
         run(found, Path(output_dir or found.output_dir), resume=resume, say=_say)
+
+
+def plan(
+    context: typer.Context,
+    recipe: RECIPE,
+    model: MODEL = "",
+    data: DATA = "",
+    gpus: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
+    from wrpo_lib.planner import plan_recipe, report
+    from wrpo_lib.recipes import find_recipe
+    from wrpo_lib.training.inputs import override
+
+    found = override(find_recipe(recipe), context.args)
+    found = replace(found, model=model or found.model)
+    typer.echo(report(plan_recipe(found, gpus, data)))
 
 
 def _say(line: str) -> None:

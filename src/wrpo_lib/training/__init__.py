@@ -6,7 +6,7 @@ import warnings
 
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import WRPOCollator
-from wrpo_lib.training.dynamics import DynamicsCallback
+from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 __all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]

@@ -43,7 +43,7 @@ def tokenize(
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    ``args`` has the limits; ``name`` says which data. Never from a cache: its key could not see a
+    ``args`` has the limits; ``name`` says which data. Never from a cache, whose key could not see a
     change in how we render.
 
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no

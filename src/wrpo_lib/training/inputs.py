@@ -27,8 +27,7 @@ from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import row_id
 
-KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}
-"""The class that holds the fields under ``training``, by stage."""
+KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
 
 SECRET = re.compile(
     r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
@@ -58,7 +57,7 @@ def override(recipe: Recipe, words: list[str]) -> Recipe:
     """``recipe`` with command-line ``words`` in place of its values.
 
     ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
-    or ``load.dtype=float32`` fields of the other mappings, whose values are read as YAML.
+    or ``load.dtype=float32`` fields of the other mappings, read as YAML.
     """
     rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
     changes: dict[str, Any] = {}
