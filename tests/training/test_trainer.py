@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import wrpo_ipo_loss, wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -273,25 +272,3 @@ def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precomp
     assert {f"eval_{name}" for name in METRICS if "/" in name} <= set(logs[0])
     assert logs[0]["eval_rewards/fused"] != logs[1]["eval_rewards/fused"]
     assert set(run.truncation) == {"train", "eval"}
-
-
-# --- bad input ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("column", ["prompt", *RESPONSES])
-def test_a_missing_column_is_named(trainer: Build, quadruples: Dataset, column: str) -> None:
-    with pytest.raises(WRPOError, match=f"the train data lack the column '{column}'"):
-        trainer(train_dataset=quadruples.remove_columns(column))
-    with pytest.raises(WRPOError, match=f"the eval data lack the column '{column}'"):
-        trainer(eval_dataset=quadruples.remove_columns(column))
-
-
-@pytest.mark.parametrize("text", ["", "  \n", None])
-@pytest.mark.parametrize("column", RESPONSES)
-def test_an_empty_response_is_named_with_its_row(
-    trainer: Build, quadruples: Dataset, column: str, text: str | None
-) -> None:
-    rows = quadruples.to_list()
-    rows[4][column] = text
-    with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
-        trainer(train_dataset=Dataset.from_list(rows))

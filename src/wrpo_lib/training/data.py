@@ -43,8 +43,7 @@ def tokenize(
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    ``args`` has the limits; ``name`` says which data. Never from a cache, whose key could not see a
-    change in how we render.
+    ``args`` has the limits; ``name`` says which data.
 
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
         room for one, with its row, and where every response is cut.
@@ -53,18 +52,20 @@ def tokenize(
         if column not in dataset.column_names or len(dataset) == 0:
             raise WRPOError(f"the {name} data lack the column {column!r} or any row; give them")
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    rows = dataset.map(
-        _tokenize_row,
-        with_indices=True,
-        fn_kwargs={"tokenizer": tokenizer, "fields": fields, "limits": limits, "name": name},
-        remove_columns=dataset.column_names,
-        num_proc=args.dataset_num_proc,
-        load_from_cache_file=False,
-        desc=f"Rendering the {name} data",
-    )
-    found = Truncation()
-    for counted in rows["counted"]:
-        found.update(counted)
+    rows, found = [], Truncation()
+    for number, row in enumerate(dataset, 1):
+        texts, where = [row[field] for field in fields], f"the {name} data, row {number}"
+        for field, text in zip(fields, texts, strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise WRPOError(f"{where}, field {field!r}: is empty; correct or remove the row")
+        try:
+            made = render(tokenizer, row["prompt"], texts, *limits)
+        except WRPOError as error:
+            raise WRPOError(f"{where}: {error}") from error
+        found.add(made, list(fields))
+        ids = zip(fields, made.response_ids, strict=True)
+        known = {"prompt_id": row_id(row, number), "prompt_ids": made.prompt_ids}
+        rows.append(known | {f"{field}_ids": response for field, response in ids})
     if min(found[field] for field in fields) == len(rows):
         raise WRPOError(
             f"every response of the {name} data is longer than max_length {limits[0]} allows, so "
@@ -72,30 +73,7 @@ def tokenize(
         )
     log = logger.warning if found.total() > len(rows) else logger.info
     log(f"{name} data: {found.report()}")
-    return rows.remove_columns("counted"), found
-
-
-def _tokenize_row(
-    row: dict[str, Any],
-    index: int,
-    tokenizer: Any,
-    fields: tuple[str, ...],
-    limits: tuple[int | None, int | None],
-    name: str,
-) -> dict[str, Any]:
-    where = f"the {name} data, row {index + 1}"
-    for field in fields:
-        if not (row[field] or "").strip():
-            raise WRPOError(f"{where}, field {field!r}: is empty; correct the row or remove it")
-    try:
-        made = render(tokenizer, row["prompt"], [row[field] for field in fields], *limits)
-    except WRPOError as error:
-        raise WRPOError(f"{where}: {error}") from error
-    counted = Truncation()
-    counted.add(made, list(fields))
-    ids = {f"{field}_ids": ids for field, ids in zip(fields, made.response_ids, strict=True)}
-    named = {"prompt_id": row_id(row, index + 1), "prompt_ids": made.prompt_ids}
-    return {**named, **ids, "counted": dict(counted)}
+    return Dataset.from_list(rows), found
 
 
 def keep_on_disk(rows: Dataset, args: Any) -> Dataset:

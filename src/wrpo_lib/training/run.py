@@ -206,7 +206,7 @@ def _going_on(folder: Path) -> Iterator[None]:
         how = f"add --resume to the same command to go on from {found}" if found else "start again"
         if isinstance(stop, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {how}") from stop
-        if isinstance(stop, OSError | SafetensorError) or "PytorchStreamWriter" in str(stop):
+        if isinstance(stop, OSError | SafetensorError) or "inline_container" in str(stop):
             what = str(stop).splitlines()[0]
             raise WRPOError(f"{folder}: writing failed ({what}); make room, then {how}") from stop
         stop.add_note(f"wrpo: the run stopped; {how}")
