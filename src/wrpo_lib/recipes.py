@@ -30,33 +30,23 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one training run needs.
-
-    ``rejected_from`` says whose worst response is y_l. A ``model`` is a hub id, a folder, a GGUF
-    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples. On nano the world
-    provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
-
-    ``lora`` holds fields of peft's ``LoraConfig`` (None: full fine-tuning), ``quantization`` of
-    transformers' ``BitsAndBytesConfig``, ``load`` keyword arguments of ``from_pretrained``. With
-    ``merge`` the base model with the trained adapter in it is written, too. ``launch`` is the file
-    under ``recipes/accelerate`` that the batch arithmetic is written for.
-    """
+    """What one training run needs; on nano the world provides model and data."""
 
     profile: str
     name: str
     stage: Literal["sft", "preference"]
     training: dict[str, Any]
     start_from: Literal["target_sft", "target"] = "target_sft"
-    rejected_from: Literal["target", "source"] = "target"
-    model: str | None = None
-    data: str | None = None
+    rejected_from: Literal["target", "source"] = "target"  # whose worst response is y_l
+    model: str | None = None  # hub id, folder, GGUF file or package:NAME
+    data: str | None = None  # file of quadruples
     eval_data: str | None = None
-    architecture: str = "llama"
-    lora: dict[str, Any] | None = None
-    merge: bool = False
-    load: dict[str, Any] = field(default_factory=dict)
-    quantization: dict[str, Any] | None = None
-    launch: str | None = None
+    architecture: str = "llama"  # the model_type that a dry run builds in small
+    lora: dict[str, Any] | None = None  # fields of peft's LoraConfig; None: full fine-tuning
+    merge: bool = False  # write the base model with the trained adapter in it, too
+    load: dict[str, Any] = field(default_factory=dict)  # arguments of from_pretrained
+    quantization: dict[str, Any] | None = None  # fields of BitsAndBytesConfig
+    launch: str | None = None  # file of recipes/accelerate that the batch arithmetic is for
     output: str | None = None
     where: str = "this recipe"  # as an error names it
 

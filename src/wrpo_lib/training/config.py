@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from trl import DPOConfig
 
+from wrpo_lib import objective
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.objective import (
-    SCHEDULES,
-    Objective,
-    dpo_loss,
-    ipo_loss,
-    simpo_loss,
-    wrpo_ipo_loss,
-    wrpo_loss,
-    wrpo_simpo_loss,
-)
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.sharing import BACKENDS
 
-FORMS: dict[str, tuple[Callable[..., Objective], Callable[..., Objective], tuple[str, ...]]] = {
-    "dpo": (dpo_loss, wrpo_loss, ("beta",)),
-    "ipo": (ipo_loss, wrpo_ipo_loss, ("tau",)),
-    "simpo": (simpo_loss, wrpo_simpo_loss, ("beta", "gamma")),
+FORMS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
+    "dpo": (objective.dpo_loss, objective.wrpo_loss, ("beta",)),
+    "ipo": (objective.ipo_loss, objective.wrpo_ipo_loss, ("tau",)),
+    "simpo": (objective.simpo_loss, objective.wrpo_simpo_loss, ("beta", "gamma")),
 }
 """A form of the objective: its pairwise loss, WRPO's, and the fields both take."""
 
@@ -42,7 +32,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "objective": tuple(FORMS),
-    "alpha_schedule": tuple(SCHEDULES),
+    "alpha_schedule": tuple(objective.SCHEDULES),
     "share_prompt": ("auto", "true", "false"),
     "share_prompt_backend": tuple(BACKENDS),
     **UNSUPPORTED,

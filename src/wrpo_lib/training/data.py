@@ -97,16 +97,12 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
 
 @dataclass
 class WRPOCollator:
-    """Collate tokenised quadruples.
+    """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
 
-    Takes B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``. Returns
-    ``lengths`` (B, R), response tokens with the end token, and
-
-    - padded: ``input_ids``, ``attention_mask``, ``completion_mask``, each (R·B, T), all y_ws
-      first, then all y_wt, then all y_l;
-    - with ``share_prompt``: one row (1, T) as :func:`wrpo_lib.packing.pack` makes it.
-
-    ``prompt_id`` and the reference's log-probabilities go along where the rows have them.
+    Returns ``lengths`` (B, R), response tokens with the end token; ``input_ids``,
+    ``attention_mask`` and ``completion_mask``, each (R·B, T), all y_ws first, then all y_wt, then
+    all y_l, or with ``share_prompt`` one row (1, T) of :func:`wrpo_lib.packing.pack`; ``prompt_id``
+    and the reference's log-probabilities where the rows have them.
     """
 
     pad_token_id: int

@@ -81,16 +81,11 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return checked(KINDS[recipe.stage], recipe.training, recipe.where, "training.")
 
 
-def training_arguments(
-    recipe: Recipe, output_dir: Path, seed: int | None = None, **extra: Any
-) -> Any:
-    """``SFTConfig`` or ``WRPOConfig`` of a recipe; a bad field names the recipe.
-
-    ``extra`` are arguments of the machine at hand, which the recipe's own replace.
-    """
+def training_arguments(recipe: Recipe, output_dir: Path, **extra: Any) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe, whose own values replace those of ``extra``."""
     with named(recipe):
         values = {
-            "seed": 42 if seed is None else seed,  # paper section 4.1
+            "seed": 42,  # paper section 4.1
             "report_to": "none",
             "logging_steps": 1,
             "use_cpu": not torch.cuda.is_available(),

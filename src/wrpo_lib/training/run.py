@@ -110,7 +110,6 @@ def train(
     data: Dataset,
     output_dir: Path,
     *,
-    seed: int | None = None,
     dynamics_file: Path | None = None,
     eval_data: Dataset | None = None,
     checkpoint: Path | None = None,
@@ -118,14 +117,14 @@ def train(
 ) -> Any:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
 
-    ``data`` holds quadruples, or prompts with y_ws for SFT; ``extra`` are training arguments of the
-    machine at hand. :func:`run` loads, checks, records and saves around it.
+    ``data`` holds quadruples, or prompts with y_ws for SFT; ``extra`` are training arguments that
+    the recipe leaves open. :func:`run` loads, checks, records and saves around it.
     """
     make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
     with named(recipe):
         trainer = make(
             model=model,
-            args=training_arguments(recipe, output_dir, seed, **extra),
+            args=training_arguments(recipe, output_dir, **extra),
             train_dataset=data,
             eval_dataset=eval_data,
             processing_class=tokenizer,

@@ -33,12 +33,11 @@ logger = get_logger(__name__)
 
 
 class WRPOTrainer(DPOTrainer):
-    """Train on quadruples (x, y_ws, y_wt, y_l).
+    """Train on quadruples (x, y_ws, y_wt, y_l): see :mod:`wrpo_lib.quadruples`.
 
-    The data have the columns ``prompt``, ``source_chosen``, ``target_chosen``, ``rejected`` (see
-    :mod:`wrpo_lib.quadruples`); what was truncated is counted in ``truncation``, by data set. The
-    reference is the model as it is given, the base model where an adapter is trained, or
-    ``ref_model``; SimPO has none. ``shares_prompts`` says whether prompts are computed once.
+    ``truncation`` counts what was cut, by data set. The reference is the model as it is given, the
+    base model where an adapter is trained, or ``ref_model``; SimPO has none. ``shares_prompts``
+    says whether prompts are computed once.
 
     Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
@@ -55,13 +54,6 @@ class WRPOTrainer(DPOTrainer):
     _paper = {  # noqa: RUF012
         "title": "Weighted-Reward Preference Optimization for Implicit Model Fusion",
         "id": "2412.03187",
-        "citation": """\
-@inproceedings{yang2025weightedreward,
-    title     = {{Weighted-Reward Preference Optimization for Implicit Model Fusion}},
-    author    = {Ziyi Yang and Fanqi Wan and Longguang Zhong and Tianyuan Shi and Xiaojun Quan},
-    year      = 2025,
-    booktitle = {The Thirteenth International Conference on Learning Representations},
-}""",
     }
 
     def __init__(
