@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
-from wrpo_lib.nano.models import TEMPLATES, build_model
+from wrpo_lib.nano.models import build_model, build_tokenizer
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -22,17 +21,8 @@ WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<end>", "<user>", "<assistant>"]
-    vocabulary = {w: i for i, w in enumerate([*special, *WORDS])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<end>",
-        extra_special_tokens=special[2:],
-        chat_template=TEMPLATES["angle"],
-    )
+    """Every word is one token."""
+    return build_tokenizer("wordpiece", "angle", [" ".join(WORDS)])
 
 
 @pytest.fixture(scope="session")
