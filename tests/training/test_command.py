@@ -164,7 +164,7 @@ def test_a_second_run_in_the_same_folder_is_refused(
     first = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out, max_steps=4000))
     wait_until(lambda: len(lines(out)) >= 1, first)
     code, _, err = train(out)
-    assert (code, f"{out}/.lock is written by another process" in err) == (2, True), err
+    assert (code, "another process" in err) == (2, True), err
     first.kill()
     first.communicate()
     assert "another process" not in train(out, max_steps=1)[2]

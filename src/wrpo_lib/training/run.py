@@ -164,7 +164,7 @@ def run(
         eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
         tokenizer = load_tokenizer(recipe)
         record = describe(recipe, args, len(data))
-    lock = Store(output_dir / ".lock", ()) if state.is_main_process else nullcontext()
+    lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
     with lock, _going_on(output_dir):
         with named(recipe), state.main_process_first():
             checkpoint = check_folder(output_dir, record, resume)
