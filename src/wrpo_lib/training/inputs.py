@@ -48,8 +48,10 @@ def named(recipe: Recipe) -> Iterator[None]:
             raise
         for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
             reason = reason.replace(json.loads(secret), "***")
-        ours = isinstance(error, WRPOError)
-        remedy = "" if ours else "; correct the recipe, or try it with --dry-run"
+        remedy = "; correct the recipe, or try it with --dry-run"
+        if isinstance(error, OSError) and error.errno:
+            remedy = "; look at this path, its rights and the room on its disk"
+        remedy = "" if isinstance(error, WRPOError) else remedy
         raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
 
 
