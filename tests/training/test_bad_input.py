@@ -112,18 +112,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
 
 
-def test_data_that_are_all_truncated_are_refused(trainer: Build, quadruples: Dataset) -> None:
+def test_what_is_cut_is_counted_and_nothing_left_is_refused(trainer: Build) -> None:
     with pytest.raises(WRPOError, match="every response of the train data is longer than max_leng"):
         trainer(max_length=8, max_prompt_length=6)
-    run = trainer(max_length=14, max_prompt_length=8)
-    assert 0 < run.truncation["train"]["rejected"] < 12
-
-
-def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
     with pytest.raises(WRPOError, match=r"the train data, row 1: a prompt of 7 tokens leaves no"):
         trainer(max_length=7, max_prompt_length=None)
-    run = trainer(max_length=14, max_prompt_length=8)
-    assert run.truncation["train"]["prompt"] > 0
+    found = trainer(max_length=14, max_prompt_length=8).truncation["train"]
+    assert 0 < found["rejected"] < 12
+    assert found["prompt"] > 0
 
 
 def test_a_folded_system_turn_and_a_text_prompt_are_trained_as_they_are_sampled(

@@ -23,7 +23,7 @@ from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.dry_run import shrink
 from wrpo_lib.training.run import last_checkpoint
 
-Train = Callable[..., tuple[int, str, str]]
+Train = Callable[..., tuple[str, str]]
 
 STEPS = {
     "per_device_train_batch_size": 4,
@@ -54,12 +54,14 @@ def words(small: Path, out: Path, **overrides: Any) -> list[str]:
 
 @pytest.fixture
 def train(small: Path, capsys: pytest.CaptureFixture[str]) -> Train:
-    """`wrpo train` on the tiny model: exit status, stdout, stderr."""
+    """`wrpo train` on the tiny model, which ends with ``status``: stdout, stderr."""
 
     def run(
-        out: Path, *more: Any, recipe: Any = "smol/wrpo", **values: Any
-    ) -> tuple[int, str, str]:
-        return wrpo(capsys, "train", recipe, *words(small, out, **values), *more)
+        out: Path, *more: Any, recipe: str = "smol/wrpo", status: int = 0, **values: Any
+    ) -> tuple[str, str]:
+        code, printed, err = wrpo(capsys, "train", recipe, *words(small, out, **values), *more)
+        assert code == status, err
+        return printed, err
 
     return run
 
@@ -116,10 +118,9 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole: Path, small: Path) 
 
 def test_a_folder_with_a_run_is_not_run_over(whole: Path, train: Train) -> None:
     before = (whole / "run.json").read_text()
-    code, _, err = train(whole)
-    assert (code, "holds a run already; pass --resume" in err) == (2, True)
-    code, _, err = train(whole, "--resume", beta=0.3)
-    assert code == 2
+    _, err = train(whole, status=2)
+    assert "holds a run already; pass --resume" in err
+    _, err = train(whole, "--resume", beta=0.3, status=2)
     assert "was started with training.beta 0.5, this run has 0.3" in err
     assert (whole / "run.json").read_text() == before
 
@@ -127,12 +128,11 @@ def test_a_folder_with_a_run_is_not_run_over(whole: Path, train: Train) -> None:
 def test_no_step_is_trained_after_the_last(train: Train, tmp_path: Path) -> None:
     """Five steps end inside an epoch of eight; once killed before the model was saved, once not."""
     out, values = tmp_path / "out", {"max_steps": 5, "save_steps": 1}
-    assert train(out, **values)[0] == 0
+    train(out, **values)
     before, dynamics = load_file(out / "model.safetensors"), lines(out)
     for name in ("model.safetensors", "README.md"):
         (out / name).unlink()
-        code, printed, err = train(out, "--resume", **values)
-        assert code == 0, err
+        printed, _ = train(out, "--resume", **values)
         assert "nothing was left to train" in printed
     after = load_file(out / "model.safetensors")
     assert all(after[name].equal(weight) for name, weight in before.items())
@@ -146,14 +146,13 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(train: Train, tmp_p
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
     try:
-        code, _, err = train(out, max_steps=4, save_steps=2)
+        _, err = train(out, max_steps=4, save_steps=2, status=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert code == 2
     assert f"wrpo: {out}: writing failed" in err.splitlines()[-1]
     assert "make room, then start again" in err
     assert len(lines(out)) == 2
-    assert train(out, max_steps=4, save_steps=2)[0] == 0
+    train(out, max_steps=4, save_steps=2)
     assert len(lines(out)) == 4
 
 
@@ -161,13 +160,14 @@ def test_a_second_run_in_the_same_folder_is_refused(
     small: Path, train: Train, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out, max_steps=4000))
+    command = words(small, out, max_steps=4000, save_strategy="no")
+    first = start("wrpo_lib.cli", "train", "smol/wrpo", *command)
     wait_until(lambda: len(lines(out)) >= 1, first)
-    code, _, err = train(out)
-    assert (code, "another process" in err) == (2, True), err
+    _, err = train(out, status=2)
+    assert "another process" in err
     first.kill()
     first.communicate()
-    assert "another process" not in train(out, max_steps=1)[2]
+    train(out, max_steps=1)
 
 
 SECRET = "hf_abcdefghijklmnop"
@@ -176,8 +176,7 @@ SECRET = "hf_abcdefghijklmnop"
 def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
     recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
     recipe.write_text(f"base: smol/wrpo\nload: {{token: {SECRET}}}\n")
-    code, printed, err = train(out, "--hub_token", SECRET, recipe=recipe, max_steps=1)
-    assert code == 0, err
+    printed, err = train(out, "--hub_token", SECRET, recipe=str(recipe), max_steps=1)
     for said in (
         printed,
         err,
@@ -187,8 +186,9 @@ def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert (settings["training.hub_token"], settings["load"]["token"]) == ("***", "***")
     options = ["--load.attn_implementation", f"no-{SECRET}"]
-    code, _, err = train(tmp_path / "other", *options, recipe=recipe)
-    assert (code, SECRET in err, "no-***" in err) == (2, False, True), err
+    _, err = train(tmp_path / "other", *options, recipe=str(recipe), status=2)
+    assert "no-***" in err
+    assert SECRET not in err
 
 
 # --- kill and resume --------------------------------------------------------------------------
@@ -215,8 +215,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
     torn = out / "checkpoint-39"  # as a kill while a checkpoint is written leaves it
     shutil.copytree(newest, torn)
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
-    code, printed, err = train(out, "--resume", report_to="none")
-    assert code == 0, err
+    printed, _ = train(out, "--resume", report_to="none")
     assert f"resuming from {newest}" in printed
 
     expected, found = lines(whole), lines(out)
@@ -263,8 +262,7 @@ def test_two_processes_give_the_losses_of_one(
     """As recipes are launched, on gloo: shared prompts, the reference once where it can be."""
     one, two = tmp_path / "one", tmp_path / "two"
     values = {"max_steps": 4, "alpha": 0.5, "share_prompt": "true"}
-    code, _, err = train(one, *lora, **values)
-    assert code == 0, err
+    train(one, *lora, **values)
     script = Path(__file__).with_name("distributed_run.py")
     command = words(small, two, per_device_train_batch_size=2, **values)
     launch = [*LAUNCH.split(), *kind.split(), str(script), "train", "smol/wrpo", *command, *lora]
@@ -294,8 +292,7 @@ def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_p
         *["--lora.target_modules", "[q_proj,v_proj]", "--learning-rate", "1e-3", "--eval_data"],
         small / "rows.jsonl",
     ]
-    code, _, err = train(out, *extra, max_steps=4)
-    assert code == 0, err
+    train(out, *extra, max_steps=4)
     adapter = json.loads((out / "adapter_config.json").read_text())
     assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
     record = json.loads((out / "run.json").read_text())
@@ -324,13 +321,12 @@ def test_preference_pairs_serve_where_one_preferred_response_is_read(
     losses = []
     for data in (small / "rows.jsonl", pairs):
         out = tmp_path / data.stem
-        code, _, err = train(out, "--data", data, recipe=f"smol/{recipe}", max_steps=3)
-        assert code == 0, err
+        train(out, "--data", data, recipe=f"smol/{recipe}", max_steps=3)
         losses.append([row["loss"] for row in lines(out)])
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
-    code, _, err = train(tmp_path / "out", "--data", pairs)
-    assert (code, "pairs.jsonl, row 1, field" in err) == (2, True), err
+    _, err = train(tmp_path / "out", "--data", pairs, status=2)
+    assert "pairs.jsonl, row 1, field" in err
 
 
 def test_both_forms_of_a_prompt_and_a_folded_system_turn(
@@ -348,20 +344,9 @@ def test_both_forms_of_a_prompt_and_a_folded_system_turn(
         row["prompt"].insert(0, {"role": "system", "content": "Answer in French."})
         row["metadata"] = row["prompt_id"] if row is rows[3] else 5
     write_rows(rows, tmp_path / "rows.jsonl")
-    code, _, err = train(out, "--model", model, "--data", tmp_path / "rows.jsonl", max_steps=1)
-    assert code == 0, err
+    train(out, "--model", model, "--data", tmp_path / "rows.jsonl", max_steps=1)
     record = json.loads((out / "run.json").read_text())
     assert record["truncation"]["train"]["folded"] == 5
-
-
-def test_a_recipe_may_stand_on_one_of_the_checkout(train: Train, tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("base: smol/wrpo_ipo\ntraining:\n  learning_rate: 1e-3\n  tau: 0.1\n")
-    code, _, err = train(tmp_path / "out", recipe=path, max_steps=2, learning_rate="1e-3")
-    assert code == 0, err
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    found = [settings[f"training.{key}"] for key in ("objective", "tau", "learning_rate")]
-    assert found == ["ipo", 0.1, 1e-3]
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -386,9 +371,8 @@ BAD = {
 }
 
 
-def assert_one_sentence(found: tuple[int, str, str], out: Path, sentence: str) -> None:
-    code, printed, err = found
-    assert code == 2, err
+def assert_one_sentence(train: Train, out: Path, sentence: str, *words: Any) -> None:
+    printed, err = train(out, *words, status=2)
     said = [line for line in err.splitlines() if line.startswith("wrpo: ")]
     assert len(said) == 1
     assert sentence in said[0]
@@ -399,8 +383,7 @@ def assert_one_sentence(found: tuple[int, str, str], out: Path, sentence: str) -
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_before_training(train: Train, tmp_path: Path, case: str) -> None:
-    out = tmp_path / "out"
-    assert_one_sentence(train(out, *case.split()), out, BAD[case])
+    assert_one_sentence(train, tmp_path / "out", BAD[case], *case.split())
 
 
 def cut(model: Path) -> None:
@@ -435,7 +418,7 @@ def configured(file: str, **changes: Any) -> Callable[[Path], None]:
 def test_a_damaged_model_is_one_sentence(
     small: Path, train: Train, tmp_path: Path, damage: Callable[[Path], None], sentence: str
 ) -> None:
-    model, out = tmp_path / "model", tmp_path / "out"
+    model = tmp_path / "model"
     shutil.copytree(small / "model", model)
     damage(model)
-    assert_one_sentence(train(out, "--model", model), out, sentence)
+    assert_one_sentence(train, tmp_path / "out", sentence, "--model", model)
