@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +18,10 @@ from wrpo_lib.recipes import (
     find_recipe,
     load_recipe,
     profiles,
-    read_recipe,
     recipe_names,
     recipes_dir,
 )
+from wrpo_lib.training.inputs import load_model, lora_config, training_arguments
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))
@@ -85,24 +86,55 @@ def test_every_step_has_the_papers_128_rows(profile: str, name: str) -> None:
         assert (device, accumulation, processes(recipe)) == (2, 8, 8)  # section 4.1
 
 
-def test_a_base_is_added_to_and_bad_recipes_are_one_sentence(tmp_path: Path) -> None:
+def test_a_base_is_added_to(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("base: workstation/wrpo\ntraining: {beta: 0.5}\n")
     base, mine = load_recipe("workstation", "wrpo"), find_recipe(str(path))
     assert mine.training == {**base.training, "beta": 0.5}
     assert (mine.name, mine.lora, mine.model) == ("mine", base.lora, base.model)
-    bad = {
-        "base: mine": "leads back to itself",
-        "stage: sft": "needs a `stage`, sft or preference, and fields",
-        "stagee: sft": "did you mean 'stage'",
-        "lora: 8": "`lora` is no mapping",
-        "training: [": "not valid YAML",
-        "base: gone": "gone.yaml cannot be read",
-    }
-    for text, sentence in bad.items():
-        path.write_text(text)
-        with pytest.raises(WRPOError, match=sentence):
-            read_recipe(path)
+
+
+BAD = {
+    "base: mine": "leads back to itself",
+    "base: gone": "gone.yaml cannot be read",
+    "stage: sft": "needs a `stage`, sft or preference, and fields",
+    "stagee: sft": "unknown key 'stagee'; did you mean 'stage'",
+    "stage: dpo": "stage: should be 'sft' or 'preference'",
+    "model: [a]": "model: should be a valid string",
+    "load: null": "load: should be a valid dictionary",
+    "lora: 8": "lora: should be a valid dictionary",
+    "merge: {}": "merge: should be a valid boolean",
+    "1: 2": "1: ",
+    "training: [": "not valid YAML",
+    "a: 2020-13-45": "not valid YAML",
+    "- stage": "holds no mapping",
+    "{base: workstation/sft, merge: true, lora: null}": "`merge` has no adapter",
+    "{base: smol/wrpo, training: {alpha: [1]}}": "training.alpha: should be a valid number",
+    "{base: smol/wrpo, training: {save_strategy: no}}": "training.save_strategy: should be 'no'",
+    "{base: smol/wrpo, training: {bta: 1}}": "unknown key 'training.bta'; did you mean 'beta'",
+    "{base: smol/wrpo, lora: {r: abc}}": "lora.r: should be a valid integer",
+    "{base: smol/wrpo, lora: {target_modules: {a: 1}}}": "lora.target_modules: should be",
+    "{base: smol/wrpo, quantization: {load_in_4bit: abc}}": "load_in_4bit must be a boolean",
+}
+
+
+def use(path: Path) -> None:
+    recipe = find_recipe(str(path))
+    training_arguments(recipe, path.parent)
+    lora_config(recipe)
+    load_model(replace(recipe, model=str(path.parent)))
+
+
+@pytest.mark.parametrize("text", [*BAD, "\xff", "[" * 5000])
+def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(WRPOError) as caught:
+        use(path)
+    message = str(caught.value)
+    assert BAD.get(text, "not valid YAML") in message
+    assert message.startswith(str(tmp_path))
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("name", LAUNCH)

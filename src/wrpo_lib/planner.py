@@ -11,11 +11,12 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
-import yaml
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
 
+from wrpo_lib import models
 from wrpo_lib.chat import render
 from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
 from wrpo_lib.training import inputs
@@ -24,18 +25,20 @@ Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
-# config.json of each on the hub, so that planning needs no network
-PUBLISHED = yaml.safe_load("""
-meta-llama/Meta-Llama-3-8B-Instruct: {vocab_size: 128256, hidden_size: 4096,
-  intermediate_size: 14336, num_hidden_layers: 32, num_attention_heads: 32,
-  num_key_value_heads: 8, tie_word_embeddings: false}
-meta-llama/Llama-3.2-1B-Instruct: {vocab_size: 128256, hidden_size: 2048,
-  intermediate_size: 8192, num_hidden_layers: 16, num_attention_heads: 32,
-  num_key_value_heads: 8, tie_word_embeddings: true}
-HuggingFaceTB/SmolLM2-135M-Instruct: {vocab_size: 49152, hidden_size: 576,
-  intermediate_size: 1536, num_hidden_layers: 30, num_attention_heads: 9,
-  num_key_value_heads: 3, tie_word_embeddings: true}
-""")
+PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
+UTILISATION = 0.4  # assumed share of a card's peak
+# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets
+CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}
+SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
+)
+# from each config.json on the hub, so that planning needs no network
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
+    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
+}
 
 
 class Parameters(NamedTuple):
@@ -47,14 +50,14 @@ class Parameters(NamedTuple):
     trainable: int
 
 
-def count_parameters(config: PretrainedConfig, lora: dict[str, Any] | None = None) -> Parameters:
+def count_parameters(config: PretrainedConfig, lora: LoraConfig | None = None) -> Parameters:
     """Count a model's parameters on the meta device, shared ones once; adapters as trainable."""
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
         total = sum(p.numel() for p in model.parameters())
         ends = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings())]
         if lora:
-            model = get_peft_model(model, LoraConfig(**{"task_type": "CAUSAL_LM", **lora}))
+            model = get_peft_model(model, lora)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return Parameters(total, total - sum(p.numel() for p in set(ends)), ends[1].numel(), trainable)
 
@@ -64,15 +67,6 @@ def tokens(batch: Batch, sharing: bool) -> int:
     if sharing:
         return sum(x + sum(ys) for x, ys in batch)
     return sum(len(ys) for _, ys in batch) * max(x + max(ys) for x, ys in batch)
-
-
-def forward_flops(p: Parameters, config: Any, batch: Batch, sharing: bool) -> tuple[int, int]:
-    """Forward FLOPs of layers and head: 2 per parameter and token, 4·layers·hidden per pair."""
-    pairs = sum(x * (x + 1) // 2 * (1 if sharing else len(ys)) for x, ys in batch)
-    pairs += sum(y * x + y * (y + 1) // 2 for x, ys in batch for y in ys)
-    attention = 4 * config.num_hidden_layers * config.hidden_size * pairs
-    answers = sum(sum(ys) for _, ys in batch)
-    return 2 * p.layers * tokens(batch, sharing) + attention, 2 * p.head * answers
 
 
 @dataclass(frozen=True)
@@ -108,14 +102,16 @@ class Plan:
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
     def flops(self, sharing: bool) -> float:
-        """FLOPs of the run; per token 6N in full, 4N with LoRA, 2N for a reference pass."""
-        batches = [forward_flops(self.parameters, self.config, b, sharing) for b in self.batches]
-        layers, head = (sum(part) for part in zip(*batches, strict=True))
+        """FLOPs of the run, attention left out: 2 per parameter and token of each pass.
+
+        A pass forward, one back (two without LoRA), one to recompute activations, the reference's.
+        """
         epochs = self.args.num_train_epochs
-        passes = epochs * (2 if self.recipe.lora else 3)
+        passes = epochs * (
+            (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
+        )
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
-        again = epochs * layers if self.args.activation_checkpointing else 0
-        return (passes * (layers + head) + again) * self.n / sum(map(len, self.batches))
+        return 2 * self.parameters.total * self.tokens(sharing) * passes
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes per GPU at the peak of a step on ``batch``.
@@ -148,28 +144,22 @@ class Plan:
         }
 
 
-def plan_recipe(
-    recipe: Recipe, gpus: int = 1, data: str = "", means: tuple[int, int] = (200, 400), n: int = 0
-) -> Plan:
-    """Plan a run over the recipe's data or, without, over ``n`` examples of equal lengths.
+def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
+    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
 
-    :param means: tokens of a prompt and of a response where there are no data.
     :raises WRPOError: for a model without a known shape, bad data, settings training would refuse.
     """
-    args = inputs.training_arguments(recipe, Path("plan"))
-    if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
-        others = [load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile)]
-        made = [r.model for r in others if r.stage == "sft" and str(r.output_dir) == recipe.model]
-        recipe = replace(recipe, model=(made or [recipe.model])[0])  # not made yet: its SFT's model
-    shape = PUBLISHED.get(recipe.model or "")
-    config = LlamaConfig(**shape) if shape else inputs.load_config(recipe)
-    if data or Path(recipe.data or "").is_file():
-        lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
-    else:
-        limit = args.max_length or sum(means)
-        answer = min(means[1], limit - min(means[0], limit - 1))
-        lengths = [(min(means[0], limit - 1), (answer,) * len(inputs.responses(recipe)))]
-        n = n or EXAMPLES[recipe.stage]
+    with inputs.named(recipe):
+        args = inputs.training_arguments(recipe, Path("plan"))
+        recipe = replace(recipe, model=_planned_model(recipe))
+        config = model_config(inputs.model_name(recipe))
+        parameters = count_parameters(config, inputs.lora_config(recipe))
+        if data or Path(recipe.data or "").is_file():
+            lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
+        else:
+            limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
+            prompt = min(PROMPT, limit - 1)
+            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(recipe)))]
     if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
         n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
         lengths = [(0, (args.max_length,))]
@@ -184,9 +174,24 @@ def plan_recipe(
     reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
-    with inputs.named(recipe):
-        p = count_parameters(config, recipe.lora)
-    return Plan(recipe, args, config, p, gpus, n, batches, reference)
+    return Plan(recipe, args, config, parameters, gpus, n, batches, reference)
+
+
+def _planned_model(recipe: Recipe) -> str | None:
+    """The recipe's model; where that is an SFT's that was not made yet, the one it starts from."""
+    if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
+        for other in (load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile)):
+            if other.stage == "sft" and str(other.output_dir) == recipe.model:
+                return other.model
+    return recipe.model
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """A model's configuration; of an adapter's folder, its base model's."""
+    if name in PUBLISHED:
+        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
+    adapter = models.adapter_config(name)
+    return models.load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
@@ -196,3 +201,22 @@ def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
     made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
     return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)
+
+
+def report(plan: Plan) -> str:
+    """A plan as text: with prompt sharing, without, and at worst."""
+    p, args, usual = plan.parameters, plan.args, plan.batches[len(plan.batches) // 2]
+    cases = {"shared": (usual, True), "padded": (usual, False), "worst": (plan.worst, False)}
+    table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
+    table.loc["total, GiB per GPU"] = total = table.sum()
+    table.loc["million tokens per epoch"] = plan.tokens(True) / 1e6, plan.tokens(False) / 1e6, None
+    for card, peak in CARDS.items():
+        rate = peak * 1e12 * UTILISATION * plan.gpus * 3600
+        table.loc[f"hours, {card}"] = plan.flops(True) / rate, plan.flops(False) / rate, None
+    fits = ", ".join(f"{gb} GB" for gb in (24, 48, 80) if total["worst"] * 2**30 < gb * 1e9)
+    size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
+    return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
+{plan.steps} steps of {size} examples, {plan.n:,} in all
+{table.to_string(na_rep="", float_format="{:,.2f}".format)}
+worst legal batch: each response fills max_length {args.max_length}; fits {fits or "none"}
+assumed: {UTILISATION:.0%} of each card's peak rate"""

@@ -8,11 +8,14 @@ workstation/wrpo`` of another profile) and its own keys replace or add to them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_type_hints
 
+import pydantic
 import yaml
 
 from wrpo_lib.errors import WRPOError
@@ -27,35 +30,30 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one training run needs.
-
-    ``rejected_from`` says whose worst response is y_l. A ``model`` is a hub id, a folder, a GGUF
-    file or ``package:NAME``; ``data`` and ``eval_data`` are files of quadruples. On nano the world
-    provides them. A dry run builds the ``architecture``, a ``model_type``, in small.
-
-    ``lora`` holds fields of peft's ``LoraConfig`` (None: full fine-tuning), ``quantization`` of
-    transformers' ``BitsAndBytesConfig``, ``load`` keyword arguments of ``from_pretrained``. With
-    ``merge`` the base model with the trained adapter in it is written, too. ``launch`` is the file
-    under ``recipes/accelerate`` that the batch arithmetic is written for.
-    """
+    """What one training run needs; on nano the world provides model and data."""
 
     profile: str
     name: str
-    stage: str  # sft or preference
+    stage: Literal["sft", "preference"]
     training: dict[str, Any]
-    start_from: str = "target_sft"  # or target
-    rejected_from: str = "target"
-    model: str | None = None
-    data: str | None = None
+    start_from: Literal["target_sft", "target"] = "target_sft"
+    rejected_from: Literal["target", "source"] = "target"  # whose worst response is y_l
+    model: str | None = None  # hub id, folder, GGUF file or package:NAME
+    data: str | None = None  # file of quadruples
     eval_data: str | None = None
-    architecture: str = "llama"
-    lora: dict[str, Any] | None = None
-    merge: bool = False
-    load: dict[str, Any] = field(default_factory=dict)
-    quantization: dict[str, Any] | None = None
-    launch: str | None = None
+    architecture: str = "llama"  # the model_type that a dry run builds in small
+    lora: dict[str, Any] | None = None  # fields of peft's LoraConfig; None: full fine-tuning
+    merge: bool = False  # write the base model with the trained adapter in it, too
+    load: dict[str, Any] = field(default_factory=dict)  # arguments of from_pretrained
+    quantization: dict[str, Any] | None = None  # fields of BitsAndBytesConfig
+    launch: str | None = None  # file of recipes/accelerate that the batch arithmetic is for
     output: str | None = None
     where: str = "this recipe"  # as an error names it
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done at the end, before anything is loaded."""
+        if self.merge and not self.lora:
+            raise WRPOError(f"{self.where}: `merge` has no adapter to merge; add `lora`")
 
     @property
     def output_dir(self) -> Path:
@@ -63,7 +61,42 @@ class Recipe:
         return Path(self.output or f"runs/{self.profile}/{self.name}")
 
 
-KNOWN = sorted(set(Recipe.__dataclass_fields__) - {"profile", "name", "where"} | {"base"})
+def checked(
+    kind: type, values: dict[str, Any], where: str | Path, section: str = ""
+) -> dict[str, Any]:
+    """``values`` in the types of the fields of a dataclass ``kind``.
+
+    :raises WRPOError: for an unknown key or a value of another type, by file and key.
+    """
+    try:
+        made = _schema(kind).model_validate(values)
+    except pydantic.ValidationError as error:
+        found = error.errors()[0]
+        key, what = str(found["loc"][0]), found["msg"].removeprefix("Input ")
+        if found["type"] == "extra_forbidden":
+            near = nearest(key, _schema(kind).model_fields)
+            raise WRPOError(f"{where}: unknown key {section + key!r}; {near}") from error
+        raise WRPOError(f"{where}: {section}{key}: {what}; correct it") from error
+    return {key: getattr(made, key) for key in values}
+
+
+@cache
+def _schema(kind: type) -> type[pydantic.BaseModel]:
+    """Every field of a dataclass, none of them required."""
+    hints = get_type_hints(kind)
+    typed: dict[str, Any] = {f.name: (hints[f.name], None) for f in fields(kind) if f.init}
+    config: Any = {
+        "extra": "forbid",
+        "arbitrary_types_allowed": True,
+        "coerce_numbers_to_str": True,
+    }
+    return pydantic.create_model(kind.__name__, __config__=config, **typed)
+
+
+def nearest(key: str, known: Iterable[str]) -> str:
+    """What to do about an unknown key: the known one that looks most like it."""
+    close = get_close_matches(key, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else "remove it"
 
 
 def recipes_dir() -> Path:
@@ -88,18 +121,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise WRPOError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
         what = " ".join(str(error).split())
         raise WRPOError(f"{path}: not valid YAML ({what}); correct it") from error
     if not isinstance(value, dict):
         raise WRPOError(f"{path} holds no mapping; write `key: value` lines")
     return value
-
-
-def nearest(key: str, known: list[str]) -> str:
-    """What to do about an unknown key: the known one that looks most like it."""
-    close = get_close_matches(key, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else "remove it"
 
 
 def recipe_path(profile: str, name: str) -> Path:
@@ -127,26 +154,24 @@ def find_recipe(text: str) -> Recipe:
 
 def read_recipe(path: Path, **overrides: Any) -> Recipe:
     """Read one recipe file and what it stands on."""
-    values = _with_base(path, ())
-    if values.get("stage") not in ("sft", "preference") or not values.get("training"):
-        raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
-    values["training"] = {**values["training"], **overrides}
     root, full = project_root(), path.resolve()
     where = str(full.relative_to(root) if full.is_relative_to(root) else full)
-    return Recipe(profile=full.parent.name, name=path.stem, where=where, **values)
+    values = _with_base(path, ())
+    values |= {"profile": full.parent.name, "name": path.stem, "where": where}
+    if not values.get("stage") or not values.get("training"):
+        raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
+    values["training"] = {**values["training"], **overrides}
+    return Recipe(**values)
 
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """A recipe's values over those of its base; known keys only."""
+    """A recipe's values over those of its base."""
     if path in above:
         raise WRPOError(f"{path}: its `base` leads back to itself; break the circle")
     values = read_yaml(path)
-    for key, value in values.items():
-        if key not in KNOWN:
-            raise WRPOError(f"{path}: unknown key {key!r}; {nearest(key, KNOWN)}")
-        if key in MAPPINGS and not isinstance(value, dict | None):
-            raise WRPOError(f"{path}: `{key}` is no mapping; write its fields as `name: value`")
-    if (base := values.pop("base", None)) is None:
+    base = values.pop("base", None)
+    values = checked(Recipe, values, path)
+    if base is None:
         return values
     profile, slash, name = str(base).partition("/")
     beside = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"

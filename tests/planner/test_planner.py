@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,25 +11,22 @@ import pytest
 import torch
 from commandline import wrpo
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from wrpo_lib import planner
 from wrpo_lib.io import write_rows
-from wrpo_lib.planner import Plan, count_parameters, forward_flops, plan_recipe, tokens
+from wrpo_lib.nano.models import build_tokenizer
+from wrpo_lib.planner import Plan, count_parameters, model_config, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 
-LORA: dict[str, Any] = {"r": 8, "target_modules": "all-linear"}
+LORA = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
 PUBLISHED = {  # as the hub's safetensors metadata count them
     "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
 }
-
-
 CONFIG = LlamaConfig(
     vocab_size=4000,
     hidden_size=96,
@@ -47,7 +45,7 @@ def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_shapes_have_the_published_parameters(name: str) -> None:
-    assert count_parameters(LlamaConfig(**planner.PUBLISHED[name])).total == PUBLISHED[name]
+    assert count_parameters(model_config(name)).total == PUBLISHED[name]
 
 
 def test_parameters_are_those_of_a_real_model() -> None:
@@ -55,7 +53,7 @@ def test_parameters_are_those_of_a_real_model() -> None:
     found, adapted = count_parameters(CONFIG), count_parameters(CONFIG, LORA)
     assert found.total == found.trainable == model.num_parameters() == adapted.total
     assert found.total == found.layers + 2 * found.head
-    real = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    real = get_peft_model(model, LORA)
     assert adapted.trainable == real.num_parameters(only_trainable=True)
 
 
@@ -73,13 +71,12 @@ def test_arithmetic_and_activations_are_those_of_a_real_pass() -> None:
     with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         model.model(torch.ones(2, n, dtype=torch.long))
     batch = [(1, (n - 1,)), (1, (n - 1,))]
-    layers, head = forward_flops(count_parameters(CONFIG), CONFIG, batch, sharing=False)
-    attention = 4 * CONFIG.num_hidden_layers * CONFIG.hidden_size * 2 * n * (n + 1) // 2
-    assert layers - attention == pytest.approx(counter.get_total_flops(), rel=0.01)
-    assert head == 2 * 4000 * 96 * 2 * (n - 1)
+    p = count_parameters(CONFIG)
+    assert 2 * p.layers * tokens(batch, False) == pytest.approx(counter.get_total_flops(), rel=0.01)
     measured = sum(storage.nbytes() for key, storage in storages.items() if key not in known)
-    plan = replace(planned("smol/wrpo"), config=CONFIG)
+    plan = replace(planned("smol/wrpo"), config=CONFIG, parameters=p, batches=[batch], n=2)
     assert 2 / 3 < plan.memory(batch, False)["activations"] / measured < 3 / 2
+    assert plan.flops(False) == 2 * p.total * 2 * n * 4  # forward, back twice, the reference once
 
 
 def test_memory_follows_the_textbook() -> None:
@@ -116,11 +113,7 @@ def test_steps_are_whole_batches(name: str, changes: Any, n: int, steps: int) ->
 
 def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
-    core = Tokenizer(models.WordLevel({"<end>": 0, "a": 1}, unk_token="a"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    template = "{% for m in messages %}{{ m.content }} {% endfor %}"
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", chat_template=template)
-    made.save_pretrained(tmp_path)
+    build_tokenizer("wordpiece", "angle", ["a b c"]).save_pretrained(tmp_path)
     rows = []
     for i in range(4):
         texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}
@@ -128,7 +121,7 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     write_rows(rows, tmp_path / "q.jsonl")
     recipe = load_recipe("smol", "wrpo", per_device_train_batch_size=1)
     plan = plan_recipe(replace(recipe, model=str(tmp_path)), data=str(tmp_path / "q.jsonl"))
-    lengths = [(i + 1, (2 * i + 5, i + 2, 2)) for i in range(4)]  # each response with its end
+    lengths = [(i + 3, (2 * i + 5, i + 2, 2)) for i in range(4)]  # each response with its end
     assert [batch[0] for batch in plan.batches] == lengths
     assert plan.tokens(True) == sum(x + sum(ys) for x, ys in lengths)
     assert plan.tokens(False) == sum(3 * (x + max(ys)) for x, ys in lengths)
@@ -136,9 +129,9 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
 
 
 def test_the_command_names_the_worst_batch(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = wrpo(capsys, "plan", "workstation/wrpo_4bit", "--utilisation", 0.3)
+    code, out, _ = wrpo(capsys, "plan", "workstation/wrpo_4bit")
     assert code == 0
-    for part in ("312 steps of 1 x 128 x 1", "fits 24 GB, 48 GB, 80 GB", "assumed: 30%", "H100"):
+    for part in ("312 steps of 1 x 128 x 1", "fits 24 GB, 48 GB, 80 GB", "assumed: 40%", "H100"):
         assert part in out
     assert "fits none" in wrpo(capsys, "plan", "paper/wrpo")[1]  # on one GPU
 
@@ -147,10 +140,26 @@ BAD = {
     "nano/wrpo": "names no model",
     "paper/wrpo --data /no/such.jsonl": "/no/such.jsonl does not exist",
     "workstation/wrpo --lora.target_modules nothing": "Target modules",
+    "workstation/wrpo merge=[1]": "unknown key 'training.merge'",
+}
+ROW = {"prompt_id": "a", "prompt": "b", "source_chosen": "c", "target_chosen": "d", "rejected": "e"}
+FILES = {
+    "field 'prompt'": json.dumps(ROW | {"prompt": [{"role": "user", "content": 7}]}),
+    "field 'rejected'": json.dumps(ROW | {"rejected": ["e"]}),
+    "field 'source_chosen'": json.dumps({"prompt_id": "a", "prompt": "b"}),
+    "does not end in a user turn": json.dumps(ROW | {"prompt": [{"role": "tool", "content": "x"}]}),
+    "not a JSON object": "null",
+    "not JSON": '{"prompt_id": "a',
+    "has no rows": "",
 }
 
 
-@pytest.mark.parametrize("words", BAD)
-def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str], words: str) -> None:
-    code, _, err = wrpo(capsys, "plan", *words.split())
-    assert (code, BAD[words] in err) == (2, True)
+@pytest.mark.parametrize("case", [*BAD, *FILES])
+def test_bad_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(FILES.get(case, ""))
+    words = case.split() if case in BAD else ["smol/wrpo", "--data", path]
+    code, _, err = wrpo(capsys, "plan", *words)
+    assert (code, BAD.get(case, case) in err, len(err.splitlines())) == (2, True, 1), err

@@ -8,54 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
+from wrpo_lib.nano.models import build_model, build_tokenizer
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.dynamics import DynamicsCallback
+from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
-TEMPLATE = (
-    "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
-    "{% if m.role == 'assistant' %}<end>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    special = ["<pad>", "<end>", "<user>", "<assistant>"]
-    vocabulary = {w: i for i, w in enumerate([*special, *WORDS])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        eos_token="<end>",
-        extra_special_tokens=special[2:],
-        chat_template=TEMPLATE,
-    )
+    """Every word is one token."""
+    return build_tokenizer("wordpiece", "angle", [" ".join(WORDS)])
 
 
 @pytest.fixture(scope="session")
 def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-    )
-    return LlamaForCausalLM(config)
+    shape = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
+    size = {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}
+    return build_model({**shape, **size}, tokenizer, seed=0)
 
 
 @pytest.fixture

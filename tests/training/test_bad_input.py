@@ -1,20 +1,85 @@
-"""What cannot go well is said in one sentence, before training starts where it can be known."""
+"""Defaults are the paper's; what cannot go well is one sentence, where it can be known before."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerFast, TrainerCallback
 
+from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer
 
 Build = Callable[..., WRPOTrainer]
+
+
+def test_defaults_are_those_of_table_6(shared: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(shared / "paper" / "table06_hyperparameters.csv").set_index("method")
+    args = WRPOConfig(str(tmp_path), bf16=False, use_cpu=True)
+    row = table.loc["WRPO_DPO"]
+    assert (args.beta, args.alpha, args.learning_rate) == (row.beta, row.alpha, row.learning_rate)
+    assert args.tau == table.loc["WRPO_IPO"].tau
+    assert args.gamma == table.loc["WRPO_SimPO"].gamma
+
+
+def test_the_other_defaults_of_section_4_1(tmp_path: Path) -> None:
+    args = WRPOConfig(str(tmp_path), bf16=False, use_cpu=True)
+    assert (args.max_length, args.max_prompt_length) == (2048, 1800)
+    assert (args.lr_scheduler_type, args.num_train_epochs, args.seed) == ("cosine", 1, 42)
+    assert args.get_warmup_steps(311) == 32  # a share of 0.1, rounded up
+    assert args.alpha_schedule == "linear"
+    assert args.activation_checkpointing
+    assert not args.push_to_hub
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("alpha", -0.1),
+        ("alpha", 1.1),
+        ("alpha", math.nan),
+        ("objective", "hinge"),
+        ("alpha_schedule", "decay"),
+        ("share_prompt", "maybe"),
+        ("share_prompt_backend", "eager"),
+        *((name, "other") for name in UNSUPPORTED),
+    ],
+)
+def test_values_without_meaning_are_refused(
+    config: Callable[..., WRPOConfig], field: str, value: Any
+) -> None:
+    with pytest.raises(WRPOError, match=field) as error:
+        config(**{field: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("column", ["prompt", *RESPONSES])
+def test_a_missing_column_is_named(trainer: Build, quadruples: Dataset, column: str) -> None:
+    with pytest.raises(WRPOError, match=f"the train data lack the column '{column}'"):
+        trainer(train_dataset=quadruples.remove_columns(column))
+    with pytest.raises(WRPOError, match=f"the eval data lack the column '{column}'"):
+        trainer(eval_dataset=quadruples.remove_columns(column))
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None])
+@pytest.mark.parametrize("column", RESPONSES)
+def test_an_empty_response_is_named_with_its_row(
+    trainer: Build, quadruples: Dataset, column: str, text: str | None
+) -> None:
+    rows = quadruples.to_list()
+    rows[4][column] = text
+    with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
+        trainer(train_dataset=Dataset.from_list(rows))
 
 
 class Poison(TrainerCallback):
@@ -47,15 +112,31 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
 
 
-def test_data_that_are_all_truncated_are_refused(trainer: Build, quadruples: Dataset) -> None:
+def test_what_is_cut_is_counted_and_nothing_left_is_refused(trainer: Build) -> None:
     with pytest.raises(WRPOError, match="every response of the train data is longer than max_leng"):
         trainer(max_length=8, max_prompt_length=6)
-    run = trainer(max_length=14, max_prompt_length=8)
-    assert 0 < run.truncation["train"]["rejected"] < 12
-
-
-def test_a_prompt_beyond_the_limit_is_named_or_counted(trainer: Build) -> None:
     with pytest.raises(WRPOError, match=r"the train data, row 1: a prompt of 7 tokens leaves no"):
         trainer(max_length=7, max_prompt_length=None)
-    run = trainer(max_length=14, max_prompt_length=8)
-    assert run.truncation["train"]["prompt"] > 0
+    found = trainer(max_length=14, max_prompt_length=8).truncation["train"]
+    assert 0 < found["rejected"] < 12
+    assert found["prompt"] > 0
+
+
+def test_a_folded_system_turn_and_a_text_prompt_are_trained_as_they_are_sampled(
+    trainer: Build, tokenizer: PreTrainedTokenizerFast, quadruples: Dataset
+) -> None:
+    """The first template writes system turns, the second drops them: it gets them folded."""
+    dropping = copy.deepcopy(tokenizer)
+    template = str(tokenizer.chat_template)
+    dropping.chat_template = template.replace("messages %}", "messages if m.role != 'system' %}")
+    rows = quadruples.to_list()
+    text = Dataset.from_list([{**row, "prompt": row["prompt"][0]["content"]} for row in rows])
+    for row in rows[:3]:
+        row["prompt"].insert(0, {"role": "system", "content": "sort"})
+    for made, folded in ((tokenizer, 0), (dropping, 3)):
+        run = trainer(train_dataset=Dataset.from_list(rows), processing_class=made)
+        sampled = Renderer(made)
+        assert run.train_dataset["prompt_ids"][:] == [sampled.ids(row["prompt"]) for row in rows]
+        assert run.truncation["train"]["folded"] == sampled.folded == folded
+    plain, messages = trainer(train_dataset=text), trainer()
+    assert plain.train_dataset["prompt_ids"][:] == messages.train_dataset["prompt_ids"][:]

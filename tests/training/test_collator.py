@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from wrpo_lib.training.collator import WRPOCollator
+from wrpo_lib.training.data import WRPOCollator
 
 Packed = partial(WRPOCollator, share_prompt=True)
 NAMES = ("prompt_ids", "source_chosen_ids", "target_chosen_ids", "rejected_ids")
@@ -46,18 +46,14 @@ def test_a_pad_token_that_is_also_content_stays_unmasked() -> None:
     assert batch["attention_mask"][2].tolist() == [1, 1, 1, 1]
 
 
-def test_reference_columns_travel() -> None:
-    extra = {"ref_chosen_logps": [-1.0, -2.5], "ref_rejected_logps": [-3.0]}
-    batch = WRPOCollator(0)([{**row, **extra} for row in ROWS])
-    assert batch["ref_chosen_logps"].tolist() == [[-1.0, -2.5]] * 2
-    assert batch["ref_rejected_logps"].shape == (2, 1)
-
-
 @pytest.mark.parametrize("share", [False, True])
 def test_both_kinds_tell_lengths_first_and_what_is_to_be_predicted(share: bool) -> None:
     """The Trainer takes a batch's size from its first tensor."""
-    rows = [{**row, "prompt_id": f"p{i}"} for i, row in enumerate(ROWS)]
+    extra = {"ref_chosen_logps": [-1.0, -2.5], "ref_rejected_logps": [-3.0]}
+    rows = [{**row, **extra, "prompt_id": f"p{i}"} for i, row in enumerate(ROWS)]
     batch = WRPOCollator(0, share_prompt=share)(rows)
+    assert batch["ref_chosen_logps"].tolist() == [[-1.0, -2.5]] * 2
+    assert batch["ref_rejected_logps"].shape == (2, 1)
     assert next(iter(batch)) == "lengths"
     assert batch["lengths"].tolist() == [[2, 1, 1], [1, 1, 2]]
     assert batch["prompt_id"] == ["p0", "p1"]

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
 
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.dry_run import shrink
 from wrpo_lib.training.run import last_checkpoint
+
+Train = Callable[..., tuple[str, str]]
 
 STEPS = {
     "per_device_train_batch_size": 4,
@@ -44,6 +50,20 @@ def words(small: Path, out: Path, **overrides: Any) -> list[str]:
     values = {**STEPS, "ref_cache_dir": out / "reference", **overrides}
     named = ["--model", small / "model", "--data", small / "rows.jsonl", "--output_dir", out]
     return [*map(str, named), *(f"{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture
+def train(small: Path, capsys: pytest.CaptureFixture[str]) -> Train:
+    """`wrpo train` on the tiny model, which ends with ``status``: stdout, stderr."""
+
+    def run(
+        out: Path, *more: Any, recipe: str = "smol/wrpo", status: int = 0, **values: Any
+    ) -> tuple[str, str]:
+        code, printed, err = wrpo(capsys, "train", recipe, *words(small, out, **values), *more)
+        assert code == status, err
+        return printed, err
+
+    return run
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -96,16 +116,79 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole: Path, small: Path) 
     assert lines(whole)[-1]["loss"] < lines(whole)[0]["loss"]
 
 
-def test_a_folder_with_a_run_is_not_run_over(
-    whole: Path, small: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_with_a_run_is_not_run_over(whole: Path, train: Train) -> None:
     before = (whole / "run.json").read_text()
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, whole))
-    assert (code, "holds a run already; pass --resume" in err) == (2, True)
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, whole, beta=0.3), "--resume")
-    assert code == 2
+    _, err = train(whole, status=2)
+    assert "holds a run already; pass --resume" in err
+    _, err = train(whole, "--resume", beta=0.3, status=2)
     assert "was started with training.beta 0.5, this run has 0.3" in err
     assert (whole / "run.json").read_text() == before
+
+
+def test_no_step_is_trained_after_the_last(train: Train, tmp_path: Path) -> None:
+    """Five steps end inside an epoch of eight; once killed before the model was saved, once not."""
+    out, values = tmp_path / "out", {"max_steps": 5, "save_steps": 1}
+    train(out, **values)
+    before, dynamics = load_file(out / "model.safetensors"), lines(out)
+    for name in ("model.safetensors", "README.md"):
+        (out / name).unlink()
+        printed, _ = train(out, "--resume", **values)
+        assert "nothing was left to train" in printed
+    after = load_file(out / "model.safetensors")
+    assert all(after[name].equal(weight) for name, weight in before.items())
+    assert lines(out) == dynamics
+    assert last_checkpoint(out) == out / "checkpoint-5"
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(train: Train, tmp_path: Path) -> None:
+    """Files may not grow to the optimiser's state."""
+    out = tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
+    try:
+        _, err = train(out, max_steps=4, save_steps=2, status=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"wrpo: {out}: writing failed" in err.splitlines()[-1]
+    assert "make room, then start again" in err
+    assert len(lines(out)) == 2
+    train(out, max_steps=4, save_steps=2)
+    assert len(lines(out)) == 4
+
+
+def test_a_second_run_in_the_same_folder_is_refused(
+    small: Path, train: Train, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = words(small, out, max_steps=4000, save_strategy="no")
+    first = start("wrpo_lib.cli", "train", "smol/wrpo", *command)
+    wait_until(lambda: len(lines(out)) >= 1, first)
+    _, err = train(out, status=2)
+    assert "another process" in err
+    first.kill()
+    first.communicate()
+    train(out, max_steps=1)
+
+
+SECRET = "hf_abcdefghijklmnop"
+
+
+def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
+    recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
+    recipe.write_text(f"base: smol/wrpo\nload: {{token: {SECRET}}}\n")
+    printed, err = train(out, "--hub_token", SECRET, recipe=str(recipe), max_steps=1)
+    for said in (
+        printed,
+        err,
+        *(path.read_text() for path in (out / "run.json", out / "README.md")),
+    ):
+        assert SECRET not in said
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    assert (settings["training.hub_token"], settings["load"]["token"]) == ("***", "***")
+    options = ["--load.attn_implementation", f"no-{SECRET}"]
+    _, err = train(tmp_path / "other", *options, recipe=str(recipe), status=2)
+    assert "no-***" in err
+    assert SECRET not in err
 
 
 # --- kill and resume --------------------------------------------------------------------------
@@ -120,7 +203,7 @@ def stopped(small: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
 
 
 def test_kill_and_resume_gives_the_same_dynamics(
-    small: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, whole: Path, tmp_path: Path, train: Train
 ) -> None:
     out = tmp_path / "out"
     code, _ = stopped(small, out, signal.SIGKILL)
@@ -132,10 +215,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
     torn = out / "checkpoint-39"  # as a kill while a checkpoint is written leaves it
     shutil.copytree(newest, torn)
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
-    code, printed, err = wrpo(
-        capsys, "train", "smol/wrpo", *words(small, out, report_to="none"), "--resume"
-    )
-    assert code == 0, err
+    printed, _ = train(out, "--resume", report_to="none")
     assert f"resuming from {newest}" in printed
 
     expected, found = lines(whole), lines(out)
@@ -161,40 +241,58 @@ def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
 
 # --- several processes ------------------------------------------------------------------------
 
+LAUNCH = """accelerate.commands.launch --num_machines 1 --num_processes 2 --mixed_precision no
+--dynamo_backend no --main_process_ip 127.0.0.1 --main_process_port 0"""
+DDP = "--multi_gpu"  # accelerate finds no GPU and takes gloo
+FSDP2 = """--use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false
+--fsdp_state_dict_type FULL_STATE_DICT
+--fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+--fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer"""
+LORA = ["--lora.r", "4", "--lora.target_modules", "[q_proj,v_proj]"]
 
+
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [(DDP, []), (FSDP2, []), pytest.param(FSDP2, LORA, marks=pytest.mark.slow)],
+    ids=["ddp", "fsdp2", "fsdp2-lora"],
+)
 def test_two_processes_give_the_losses_of_one(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, tmp_path: Path, train: Train, kind: str, lora: list[str]
 ) -> None:
-    """Started by torchrun, on gloo; test_distributed has accelerate's launcher and FSDP2."""
+    """As recipes are launched, on gloo: shared prompts, the reference once where it can be."""
     one, two = tmp_path / "one", tmp_path / "two"
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, one, max_steps=4))
-    assert code == 0, err
-    command = words(small, two, per_device_train_batch_size=2, max_steps=4)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    run = start(*launcher, "wrpo_lib.cli", "train", "smol/wrpo", *command)
+    values = {"max_steps": 4, "alpha": 0.5, "share_prompt": "true"}
+    train(one, *lora, **values)
+    script = Path(__file__).with_name("distributed_run.py")
+    command = words(small, two, per_device_train_batch_size=2, **values)
+    launch = [*LAUNCH.split(), *kind.split(), str(script), "train", "smol/wrpo", *command, *lora]
+    run = start(*launch)
     printed, err = run.communicate(timeout=HANGS)
-    assert run.returncode == 0, err
+    assert run.returncode == 0, err[-6000:]
     assert "4 per step (per device 2 x accumulation 1 x processes 2)" in printed
     assert printed.count("steps done") == 1, "one process speaks"
-    losses = [[row["loss"] for row in lines(out)] for out in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert (two / "model.safetensors").is_file()
+    alone, together = lines(one), lines(two)
+    assert len(alone) == len(together) == 4
+    assert alone[0]["loss"] - alone[-1]["loss"] > 0.01, "nothing was learned, nothing compared"
+    for key in ("loss", "grad_norm", "alpha", "rewards/margins", "logps/rejected", "tokens"):
+        expected = [row[key] for row in alone]
+        assert [row[key] for row in together] == pytest.approx(expected, rel=1e-4, abs=1e-5), key
+    weights = [load_file(next(out.glob("*model.safetensors"))) for out in (one, two)]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
 
 
-# --- bad input --------------------------------------------------------------------------------
+# --- data and recipes -------------------------------------------------------------------------
 
 
-def test_fields_of_lora_and_load_and_evaluation(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_path: Path) -> None:
     out = tmp_path / "out"
     extra = [
         *["--lora.r", "4", "load.dtype=float32", "--eval_strategy", "steps", "--eval_steps=2"],
         *["--lora.target_modules", "[q_proj,v_proj]", "--learning-rate", "1e-3", "--eval_data"],
         small / "rows.jsonl",
     ]
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out, max_steps=4), *extra)
-    assert code == 0, err
+    train(out, *extra, max_steps=4)
     adapter = json.loads((out / "adapter_config.json").read_text())
     assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
     record = json.loads((out / "run.json").read_text())
@@ -203,62 +301,78 @@ def test_fields_of_lora_and_load_and_evaluation(
     assert record["settings"]["training.learning_rate"] == 1e-3
 
 
+@pytest.mark.parametrize("recipe", ["dpo_off", "ipo", "simpo"])
 def test_preference_pairs_serve_where_one_preferred_response_is_read(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small: Path, train: Train, tmp_path: Path, recipe: str
 ) -> None:
-    """The pairs of TRL's format give the losses of the quadruples they come from."""
+    """Pairs of TRL's format give the losses of the quadruples they come from.
+
+    They need no ids, their rewards may be whole numbers, and nobody reads their other fields.
+    """
     pairs = tmp_path / "pairs.jsonl"
-    rows = [json.loads(line) for line in (small / "rows.jsonl").read_text().splitlines()]
-    for row in rows:
-        row["chosen"] = [{"role": "assistant", "content": row.pop("source_chosen")}]
-        row["rejected"] = [{"role": "assistant", "content": row["rejected"]}]
-        del row["target_chosen"]
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    preferred = "source_chosen" if recipe == "dpo_off" else "target_chosen"
+    odd: list[Any] = [{}, "none", [1], 2**70, {"a": None}]
+    rows = []
+    for number, row in enumerate(read_rows(small / "rows.jsonl")):
+        sides = {"chosen": row[preferred], "rejected": row["rejected"]}
+        made = {k: [{"role": "assistant", "content": text}] for k, text in sides.items()}
+        rows.append({**made, "prompt": row["prompt"], "chosen_reward": 8, "seed": odd[number % 5]})
+    write_rows(rows, pairs)
     losses = []
-    for name, data in (("quadruples", small / "rows.jsonl"), ("pairs", pairs)):
-        out = tmp_path / name
-        command = [*words(small, out, max_steps=3), "--data", str(data)]
-        code, _, err = wrpo(capsys, "train", "smol/dpo_off", *command)
-        assert code == 0, err
+    for data in (small / "rows.jsonl", pairs):
+        out = tmp_path / data.stem
+        train(out, "--data", data, recipe=f"smol/{recipe}", max_steps=3)
         losses.append([row["loss"] for row in lines(out)])
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
-    command = [*words(small, tmp_path / "out"), "--data", str(pairs)]
-    code, _, err = wrpo(capsys, "train", "smol/wrpo", *command)
-    assert (code, "pairs.jsonl, row 1, field 'source_chosen'" in err) == (2, True), err
+    _, err = train(tmp_path / "out", "--data", pairs, status=2)
+    assert "pairs.jsonl, row 1, field" in err
 
+
+def test_both_forms_of_a_prompt_and_a_folded_system_turn(
+    small: Path, train: Train, tmp_path: Path
+) -> None:
+    """Text is one user turn or rendered already; the template of this model drops system turns."""
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(small / "model", model)
+    template = (model / "chat_template.jinja").read_text()
+    kept = template.replace("in messages %}", "in messages if m.role != 'system' %}")
+    (model / "chat_template.jinja").write_text(kept)
+    rows = read_rows(small / "rows.jsonl")
+    rows[0]["prompt"], rows[1]["prompt"] = "plain?", "<|user|>\nrendered?<|end|>\n<|assistant|>\n"
+    for row in rows[2:7]:
+        row["prompt"].insert(0, {"role": "system", "content": "Answer in French."})
+        row["metadata"] = row["prompt_id"] if row is rows[3] else 5
+    write_rows(rows, tmp_path / "rows.jsonl")
+    train(out, "--model", model, "--data", tmp_path / "rows.jsonl", max_steps=1)
+    record = json.loads((out / "run.json").read_text())
+    assert record["truncation"]["train"]["folded"] == 5
+
+
+# --- bad input --------------------------------------------------------------------------------
 
 BAD = {
     "--learning_rat 1e-5": "did you mean 'learning_rate'?",
     "beta 0.1": "unknown option 'beta'",
-    "--beta high": "invalid float value: 'high'",
+    "--beta high": "training.beta: should be a valid number",
     "alpha=3": "recipes/smol/wrpo.yaml: alpha is 3.0, outside [0, 1]",
     "lr_scheduler_type=cosin": "cosin is not a valid SchedulerType",
     "--model runs/no/where": "the model folder 'runs/no/where' does not exist",
     "--model no/model": "cannot load 'no/model'",
-    "--model no/where.gguf": "the model 'no/where.gguf' does not exist",
-    "--model package:none-such": "'none-such' is not installed",
-    "--model package:pyyaml": "the package 'pyyaml' carries no GGUF file",
     "--data no/where.jsonl": "no/where.jsonl does not exist",
     "--lora.r 8 --lora.target_modules=[c_attn]": "Target modules {'c_attn'} not found",
-    "--lora.rank 8": "unexpected keyword argument 'rank'",
+    "--lora.rank 8": "unknown key 'lora.rank'",
+    "--lora.r [": "smol/wrpo.yaml: while parsing",
     "--lora.r 8 --quantization.load_in_4bit true": "bitsandbytes",
     "load.attn_implementation=flash_attention_2": "FlashAttention2",
-    "load.dtype=float33": "has no attribute 'float33'",
     "--resume": "holds no whole checkpoint to resume from",
     "--eval_strategy steps": "eval_dataset",
     "--output_dir /dev/null/out": "/dev/null/out",
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence_before_training(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
-) -> None:
-    arguments, sentence = case.split(), BAD[case]
-    out = tmp_path / "out"
-    code, printed, err = wrpo(capsys, "train", "smol/wrpo", *words(small, out), *arguments)
-    assert code == 2, err
+def assert_one_sentence(train: Train, out: Path, sentence: str, *words: Any) -> None:
+    printed, err = train(out, *words, status=2)
     said = [line for line in err.splitlines() if line.startswith("wrpo: ")]
     assert len(said) == 1
     assert sentence in said[0]
@@ -267,15 +381,44 @@ def test_bad_input_is_one_sentence_before_training(
     assert "steps done" not in printed
 
 
-def test_a_recipe_may_stand_on_one_of_the_checkout(
-    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_before_training(train: Train, tmp_path: Path, case: str) -> None:
+    assert_one_sentence(train, tmp_path / "out", BAD[case], *case.split())
+
+
+def cut(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def pickled(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    torch.save({"weight": print}, model / "pytorch_model.bin")
+
+
+def configured(file: str, **changes: Any) -> Callable[[Path], None]:
+    def change(model: Path) -> None:
+        values = json.loads((model / file).read_text()) | changes
+        kept = {key: value for key, value in values.items() if value is not None}
+        (model / file).write_text(json.dumps(kept))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (cut, "smol/wrpo.yaml: "),
+        (pickled, "smol/wrpo.yaml: "),
+        (configured("config.json", intermediate_size=80), "smol/wrpo.yaml: "),
+        (configured("tokenizer_config.json", eos_token=None, pad_token=None), "nor end token"),
+    ],
+    ids=["cut", "pickled", "shape", "tokens"],
+)
+def test_a_damaged_model_is_one_sentence(
+    small: Path, train: Train, tmp_path: Path, damage: Callable[[Path], None], sentence: str
 ) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("base: smol/wrpo_ipo\ntraining:\n  learning_rate: 1e-3\n  tau: 0.1\n")
-    code, _, err = wrpo(
-        capsys, "train", path, *words(small, tmp_path / "out", max_steps=2), "learning_rate=1e-3"
-    )
-    assert code == 0, err
-    settings = json.loads((tmp_path / "out" / "run.json").read_text())["settings"]
-    found = [settings[f"training.{key}"] for key in ("objective", "tau", "learning_rate")]
-    assert found == ["ipo", 0.1, 1e-3]
+    model = tmp_path / "model"
+    shutil.copytree(small / "model", model)
+    damage(model)
+    assert_one_sentence(train, tmp_path / "out", sentence, "--model", model)

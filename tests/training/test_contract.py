@@ -5,24 +5,27 @@ from __future__ import annotations
 import inspect
 from dataclasses import fields
 from importlib import metadata
+from typing import Any
 
+import pytest
 import torch
 from accelerate.utils import send_to_device
-from transformers import (
-    Trainer,
-)
+from transformers import LlamaForCausalLM, Trainer
 from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils
 
+from wrpo_lib import packing
 from wrpo_lib.packing import Branches
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
+from wrpo_lib.training.data import WRPOCollator
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WHERE = "TRL changed; adapt src/wrpo_lib/training/trainer.py and then this test: "
 
 SIGNATURES = {
     "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
-    "_set_signature_columns_if_needed": ["self"],
     "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
     "compute_ref_log_probs": ["self", "model", "inputs"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
@@ -85,3 +88,21 @@ def test_trainer_counts_optimiser_steps_before_the_update() -> None:
     source = inspect.getsource(Trainer)
     step = source.index("self.optimizer.step()")
     assert source.index("global_step += 1") > step, "transformers changed when global_step rises"
+
+
+def test_the_tile_of_the_fused_head_is_read_at_each_call(
+    model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """packing.response_logps sets it on a CPU."""
+    seen, ordinary = [], utils._ChunkedLogProbFunction.apply
+
+    def apply(*args: Any) -> Any:
+        seen.append(args[5])
+        return ordinary(*args)
+
+    utils.add_fused_lm_head(model)
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", apply)
+    monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 8)  # fails where TRL has it no more
+    row = {key: [2, 3] for key in ("prompt_ids", *(f"{name}_ids" for name in RESPONSES))}
+    packing.response_logps(model, WRPOCollator(0)([row]))
+    assert seen == [packing.CPU_TILE]

@@ -108,16 +108,3 @@ def test_seconds_and_tokens_go_on_after_a_resume(
     assert after[2]["seconds"] > 1000.0
     assert [row["tokens"] for row in after] == [row["tokens"] for row in before]
     assert after[0]["tokens"] > 0
-
-
-def test_sparse_logging_gives_means_over_the_interval(
-    trainer: Callable[..., WRPOTrainer], tmp_path: Path
-) -> None:
-    files = [tmp_path / "every.jsonl", tmp_path / "second.jsonl"]
-    for interval, file in enumerate(files, 1):
-        trainer(dynamics_file=file, logging_steps=interval).train()
-    every, second = map(lines, files)
-    assert [row["step"] for row in second] == [2, 4]
-    for key in ("alpha", "loss", "rewards/fused", "logps/rejected"):
-        means = [(every[i][key] + every[i + 1][key]) / 2 for i in (0, 2)]
-        assert [row[key] for row in second] == pytest.approx(means, rel=1e-4, abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -44,28 +43,6 @@ def test_first_loss_is_the_mean_over_response_tokens(
     losses = steps(sft)
     assert losses[0] == pytest.approx(expected, rel=1e-4)
     assert losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize("strategy", ["bfd", "wrapped"])
-def test_packed_rows_are_kept_apart(
-    steps: Callable[..., list[float]],
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    args: Callable[..., Any],
-    strategy: str,
-) -> None:
-    """Twelve rows in one batch give the losses of four blocks; run together they do not."""
-    runs = []
-    for packing in ({}, {"packing": True, "packing_strategy": strategy}):
-        options = args(per_device_train_batch_size=12, max_steps=2, **packing)
-        runs.append(sft_trainer(copy.deepcopy(model), options, quadruples, tokenizer))
-        runs[-1].train()
-    plain, packed = runs
-    assert all(len(row["input_ids"]) <= 64 for row in packed.train_dataset)
-    assert len(packed.train_dataset) < len(quadruples)
-    same = steps(packed) == pytest.approx(steps(plain), rel=1e-6)
-    assert same == (strategy == "bfd")
 
 
 def test_truncation_is_counted(

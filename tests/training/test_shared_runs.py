@@ -100,30 +100,20 @@ def test_responses_of_weight_zero_are_not_computed(trainer: Build, quadruples: D
 
 
 def test_a_dispreferred_source_response_joins_the_rejected_side(
-    trainer: Build, quadruples: Dataset
+    trainer: Build, steps: Steps, quadruples: Dataset
 ) -> None:
     wide = quadruples.map(
         lambda row: {"source_rejected": "the answer is " + row["rejected"].split(" : ")[1]}
     )
-    runs = [
-        trainer(
-            train_dataset=wide,
-            alpha=0.4,
-            alpha_schedule="constant",
-            alpha_rejected=0.3,
-            share_prompt=share,
-        )
-        for share in (True, False)
-    ]
-    plain = trainer(train_dataset=wide, alpha=0.4, alpha_schedule="constant")
-    for run in (*runs, plain):
+    common = {"train_dataset": wide, "alpha": 0.4, "alpha_schedule": "constant"}
+    shared = trainer(**common, alpha_rejected=0.3)
+    padded = trainer(**common, alpha_rejected=0.3, share_prompt=False)
+    without = trainer(**common)
+    for run in (shared, padded, without):
         run.train()
-    shared, padded, without = (
-        [r["loss"] for r in run.state.log_history[:-1]] for run in (*runs, plain)
-    )
-    assert shared == pytest.approx(padded, rel=1e-4)
-    assert shared[1:] != pytest.approx(without[1:], rel=1e-4)
-    assert "logps/source_rejected" in runs[0].state.log_history[0]
+    assert steps(shared) == pytest.approx(steps(padded), rel=1e-4)
+    assert steps(shared)[1:] != pytest.approx(steps(without)[1:], rel=1e-4)
+    assert "logps/source_rejected" in shared.state.log_history[0]
     with pytest.raises(WRPOError, match="lack the column 'source_rejected'"):
         trainer(alpha_rejected=0.2)
     with pytest.raises(WRPOError, match="alpha_rejected belongs to the dpo form"):

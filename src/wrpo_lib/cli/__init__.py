@@ -18,7 +18,6 @@ from wrpo_lib.cli import (
     data,
     generate,
     judge,
-    plan,
     study,
     summarise,
     train,
@@ -51,8 +50,9 @@ app.add_typer(data.app, name="data")
 app.add_typer(judge.assets, name="assets")
 generate.register(app)
 app.command()(data.pair)
-train.register(app)
-plan.register(app)
+for name, text in train.COMMANDS.items():
+    app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
+app.command(context_settings=train.OPEN)(train.plan)
 commands: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
 commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
 for command in commands:

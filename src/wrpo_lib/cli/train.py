@@ -1,11 +1,11 @@
-"""``wrpo train`` and ``wrpo sft``: run a recipe, alone or under ``accelerate launch``."""
+"""``wrpo train``, ``wrpo sft`` and ``wrpo plan``: run a recipe, or say what it will take."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,12 +22,6 @@ FIELDS = "Any field of the recipe follows: --learning_rate 1e-5, max_length=1024
 RECIPE = Annotated[str, typer.Argument(help="PROFILE/NAME such as workstation/wrpo, or a file")]
 MODEL = Annotated[str, typer.Option(help="hub id, folder, GGUF file or package:NAME")]
 DATA = Annotated[str, typer.Option(help="rows to train on: JSONL or parquet")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    for name, text in COMMANDS.items():
-        app.command(name, help=f"{text}\n\n{FIELDS}", context_settings=OPEN)(train)
 
 
 def train(
@@ -50,17 +44,29 @@ def train(
     if (context.info_name == "sft") != (found.stage == "sft"):
         other = "sft" if found.stage == "sft" else "train"
         raise WRPOError(f"{found.where} is of stage {found.stage!r}; run it with `wrpo {other}`")
-    found = replace(
-        found,
-        model=model or found.model,
-        data=data or found.data,
-        eval_data=eval_data or found.eval_data,
-    )
-    folder = Path(output_dir) if output_dir else None
+    given: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
+    found = replace(found, **{name: value for name, value in given.items() if value})
     if dry_run:
-        small.dry_run(found, folder, _say)
+        small.dry_run(found, Path(output_dir) if output_dir else None, _say)
     else:
-        run(found, folder or found.output_dir, resume=resume, say=_say)
+        run(found, Path(output_dir or found.output_dir), resume=resume, say=_say)
+
+
+def plan(
+    context: typer.Context,
+    recipe: RECIPE,
+    model: MODEL = "",
+    data: DATA = "",
+    gpus: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
+    from wrpo_lib.planner import plan_recipe, report
+    from wrpo_lib.recipes import find_recipe
+    from wrpo_lib.training.inputs import override
+
+    found = override(find_recipe(recipe), context.args)
+    found = replace(found, model=model or found.model)
+    typer.echo(report(plan_recipe(found, gpus, data)))
 
 
 def _say(line: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import warnings
 
-from wrpo_lib.training.collator import WRPOCollator
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.dynamics import DynamicsCallback
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.data import WRPOCollator
+from wrpo_lib.training.run import DynamicsCallback
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 __all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]
 

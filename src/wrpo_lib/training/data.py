@@ -1,29 +1,49 @@
-"""From rows of text to rows of token ids, for preference training and SFT alike."""
+"""From rows of text to token ids, for preference training and SFT alike, and to batches."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, load_from_disk
+from trl.trainer.utils import pad
 
+from wrpo_lib import packing
 from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import row_problems
+from wrpo_lib.quadruples.schema import RESPONSES
+
+REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
+"""Columns that TRL's reference pass adds, (B, chosen responses) and (B, rejected responses)."""
 
 logger = get_logger(__name__)
+
+
+def row_id(row: dict[str, Any], number: int) -> str:
+    """How errors in training name a row; not every form of data has a ``prompt_id``."""
+    return str(row.get("prompt_id") or f"row {number}")
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """The tokenizer's padding token, which is masked; the end token where it has none."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise WRPOError("the tokenizer has neither pad nor end token; set its eos_token")
+    return int(tokenizer.pad_token_id)
 
 
 def tokenize(
     dataset: Dataset, tokenizer: Any, fields: tuple[str, ...], args: Any, name: str
 ) -> tuple[Dataset, Truncation]:
-    """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``, and what was cut, logged too.
+    """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    ``args`` has the limits; ``name`` says which data. Never from a cache: its key could not see a
-    change in how we render.
+    ``args`` has the limits; ``name`` says which data.
 
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
         room for one, with its row, and where every response is cut.
@@ -32,50 +52,28 @@ def tokenize(
         if column not in dataset.column_names or len(dataset) == 0:
             raise WRPOError(f"the {name} data lack the column {column!r} or any row; give them")
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    rows = dataset.map(
-        _tokenize_row,
-        with_indices=True,
-        fn_kwargs={"tokenizer": tokenizer, "fields": fields, "limits": limits, "name": name},
-        remove_columns=dataset.column_names,
-        num_proc=args.dataset_num_proc,
-        load_from_cache_file=False,
-        desc=f"Rendering the {name} data",
-    )
-    counts = zip(*rows["counted"][:], strict=True)
-    found = dict(zip(("folded", "prompt", *fields), map(sum, counts), strict=True))
-    truncation = Truncation({"rows": len(rows), **found})
+    rows, found = [], Truncation()
+    for number, row in enumerate(dataset, 1):
+        texts, where = [row[field] for field in fields], f"the {name} data, row {number}"
+        for field, text in zip(fields, texts, strict=True):
+            if not isinstance(text, str) or not text.strip():
+                raise WRPOError(f"{where}, field {field!r}: is empty; correct or remove the row")
+        try:
+            made = render(tokenizer, row["prompt"], texts, *limits)
+        except WRPOError as error:
+            raise WRPOError(f"{where}: {error}") from error
+        found.add(made, list(fields))
+        ids = zip(fields, made.response_ids, strict=True)
+        known = {"prompt_id": row_id(row, number), "prompt_ids": made.prompt_ids}
+        rows.append(known | {f"{field}_ids": response for field, response in ids})
     if min(found[field] for field in fields) == len(rows):
         raise WRPOError(
             f"every response of the {name} data is longer than max_length {limits[0]} allows, so "
             "no response would be seen to its end; raise max_length"
         )
-    log = logger.warning if any(found.values()) else logger.info
-    log(f"{name} data: {truncation.report()}")
-    return rows.remove_columns("counted"), truncation
-
-
-def _tokenize_row(
-    row: dict[str, Any],
-    index: int,
-    tokenizer: Any,
-    fields: tuple[str, ...],
-    limits: tuple[int | None, int | None],
-    name: str,
-) -> dict[str, Any]:
-    for problem in row_problems(row, index + 1):
-        if problem.field in ("prompt", *fields):
-            raise WRPOError(problem.sentence(f"the {name} data"))
-    try:
-        made = render(tokenizer, row["prompt"], [row[field] for field in fields], *limits)
-    except WRPOError as error:
-        raise WRPOError(f"the {name} data, row {index + 1}: {error}") from error
-    ids = zip(fields, made.response_ids, strict=True)
-    return {
-        "prompt_id": str(row.get("prompt_id") or f"row {index + 1}"),
-        "prompt_ids": made.prompt_ids,
-        **{f"{field}_ids": response for field, response in ids},
-        "counted": [made.folded, made.prompt_truncated, *made.response_truncated],
-    }
+    log = logger.warning if found.total() > len(rows) else logger.info
+    log(f"{name} data: {found.report()}")
+    return Dataset.from_list(rows), found
 
 
 def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
@@ -92,6 +90,56 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
     folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
     path = folder / digest.hexdigest()[:16]
     with PartialState().main_process_first():
-        if not (path / "state.json").is_file():
+        if not (path / "dataset_info.json").is_file():  # the last of its files to be written
             rows.save_to_disk(path)
     return load_from_disk(str(path))
+
+
+@dataclass
+class WRPOCollator:
+    """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
+
+    Returns ``lengths`` (B, R), response tokens with the end token; ``input_ids``,
+    ``attention_mask`` and ``completion_mask``, each (R·B, T), all y_ws first, then all y_wt, then
+    all y_l, or with ``share_prompt`` one row (1, T) of :func:`wrpo_lib.packing.pack`; ``prompt_id``
+    and the reference's log-probabilities where the rows have them.
+    """
+
+    pad_token_id: int
+    pad_to_multiple_of: int | None = None
+    responses: tuple[str, ...] = RESPONSES
+    share_prompt: bool = False
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate ``rows``."""
+        prompts = [row["prompt_ids"] for row in rows]
+        answers = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
+        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in answers])
+        batch: dict[str, Any] = {"lengths": lengths}  # first: accelerate counts examples by it
+        if self.share_prompt:
+            fill = {"pad_token_id": self.pad_token_id, "multiple": self.pad_to_multiple_of or 1}
+            batch |= packing.pack(prompts, answers, **fill)
+        else:
+            batch |= self._rows(prompts, answers)
+        for name in REF_LOGPS:
+            if name in rows[0]:
+                batch[name] = torch.tensor([row[name] for row in rows])
+        if "prompt_id" in rows[0]:
+            batch["prompt_id"] = [row["prompt_id"] for row in rows]
+        return batch
+
+    def _rows(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
+        pairs = [
+            (prompt, of_row[k])
+            for k in range(len(self.responses))
+            for prompt, of_row in zip(prompts, answers, strict=True)
+        ]
+        columns = {
+            "input_ids": ([p + r for p, r in pairs], self.pad_token_id),
+            "attention_mask": ([[1] * len(p + r) for p, r in pairs], 0),
+            "completion_mask": ([[0] * len(p) + [1] * len(r) for p, r in pairs], 0),
+        }
+        return {
+            name: pad(list(map(torch.tensor, rows)), filler, "right", self.pad_to_multiple_of)
+            for name, (rows, filler) in columns.items()
+        }

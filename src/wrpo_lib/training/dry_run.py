@@ -12,11 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
-
 from wrpo_lib.io import write_rows
+from wrpo_lib.nano.models import build_model, build_tokenizer
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.training.inputs import load_data, load_model, named
 from wrpo_lib.training.run import run
@@ -31,10 +28,13 @@ SMALL: dict[str, Any] = {
     "optim": "adamw_torch",
     "use_cpu": True,
 }
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
+MODEL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Any:
@@ -58,49 +58,24 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
 
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a tiny model and few rows, which are written to ``folder``."""
-    with named(recipe):
-        _write_model(recipe.architecture, folder / "model")
-    rows = folder / "rows.jsonl"
+    rows, model = folder / "rows.jsonl", folder / "model"
     write_rows(map(_row, range(ROWS)), rows)
+    tokenizer = build_tokenizer("bpe", "angle", [])
+    tokenizer.save_pretrained(model)
+    with named(recipe):
+        shape = {"model_type": recipe.architecture, **MODEL}
+        build_model(shape, tokenizer, seed=0).save_pretrained(model)
     training = {**recipe.training, **SMALL}
     if recipe.stage == "preference":
         training |= {"max_prompt_length": 64, "ref_cache_dir": None}
-    return replace(
-        recipe,
-        training=training,
-        model=str(folder / "model"),
-        data=str(rows),
-        eval_data=str(rows) if recipe.eval_data else None,
-        load={"dtype": "float32"},
-        quantization=None,
-    )
-
-
-def _write_model(architecture: str, folder: Path) -> None:
-    """A random model of a family and a tokenizer of bytes, as a folder to load from."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.add_special_tokens(["<|end|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>"])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE
-    )
-    config = AutoConfig.for_model(
-        architecture,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        vocab_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    set_seed(0)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    evaluated = str(rows) if recipe.eval_data else None
+    changes: dict[str, Any] = {
+        "model": str(model),
+        "data": str(rows),
+        "eval_data": evaluated,
+        "training": training,
+    }
+    return replace(recipe, **changes, load={"dtype": "float32"}, quantization=None)
 
 
 def _row(number: int) -> dict[str, Any]:

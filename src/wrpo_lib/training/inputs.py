@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import argparse
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from itertools import zip_longest
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoConfig, BitsAndBytesConfig
-from trl import SFTConfig, TrlParser
+from transformers import BitsAndBytesConfig
+from trl import SFTConfig
 
 from wrpo_lib import models
+from wrpo_lib.chat import as_messages, is_rendered
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
-from wrpo_lib.quadruples.schema import RESPONSES, validate_quadruples
-from wrpo_lib.recipes import MAPPINGS, Recipe, nearest
+from wrpo_lib.quadruples.schema import validate_quadruples
+from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.data import row_id
+
+KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
+
+SECRET = re.compile(
+    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
+    r'("(?:[^"\\]|\\.)*")'
+)
+"""A key of JSON whose value nobody may read, and the value."""
 
 
 @contextmanager
@@ -31,72 +41,53 @@ def named(recipe: Recipe) -> Iterator[None]:
     """What a library cannot do with a recipe, as one sentence that begins with the recipe."""
     try:
         yield
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except Exception as error:
         said = str(error).strip().splitlines()
-        reason = said[0] if said else type(error).__name__
+        reason = said[0].rstrip(".") if said else type(error).__name__
         if reason.startswith(recipe.where):
             raise
-        ours = isinstance(error, WRPOError)
-        remedy = "" if ours else "; correct the recipe, or try it with --dry-run"
-        raise WRPOError(f"{recipe.where}: {reason.rstrip('.')}{remedy}") from error
-
-
-class _Parser(TrlParser):
-    """TRL's parser of configuration fields; a fault is a sentence, not a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WRPOError(f"{message}; see the fields of {self.prog}")
-
-
-KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}
-"""The class that holds the fields under ``training``, by stage."""
-
-
-def _parse(recipe: Recipe, words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """The recipe's ``training`` with ``words`` on top, in the fields' types; other words."""
-    kind = KINDS[recipe.stage]
-    parser = _Parser(kind, allow_abbrev=False, prog=kind.__name__)
-    for action in parser._actions:
-        action.default = argparse.SUPPRESS  # only what is given counts
-    if unknown := parser.set_defaults_with_config(**recipe.training):
-        key = unknown[0].removeprefix("--")
-        known = [field.name for field in fields(kind)]
-        raise WRPOError(f"unknown key {key!r} under `training`; {nearest(key, known)}")
-    found, rest = parser.parse_known_args(words)
-    return vars(found), rest
+        for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
+            reason = reason.replace(json.loads(secret), "***")
+        remedy = "; correct the recipe, or try it with --dry-run"
+        if isinstance(error, OSError) and error.errno:
+            remedy = "; look at this path, its rights and the room on its disk"
+        remedy = "" if isinstance(error, WRPOError) else remedy
+        raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
 
 
 def override(recipe: Recipe, words: list[str]) -> Recipe:
     """``recipe`` with command-line ``words`` in place of its values.
 
     ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
-    or ``load.dtype=float32`` fields of the other mappings, whose values are read as YAML.
+    or ``load.dtype=float32`` fields of the other mappings, read as YAML.
     """
-    flags = [f"--{w}" if "=" in w and not w.startswith("-") else w for w in words]
-    with named(recipe):
-        training, rest = _parse(recipe, flags)
-    changes: dict[str, Any] = {"training": training}
-    parts = iter([part for word in rest for part in word.split("=", 1)])
-    for option, value in zip_longest(parts, parts, fillvalue=""):
-        section, _, key = option.lstrip("-").partition(".")
-        if section not in MAPPINGS[1:] or not key:
-            known = [field.name for field in fields(KINDS[recipe.stage])]
-            raise WRPOError(f"unknown option {option!r}; {nearest(section, [*known, *MAPPINGS])}")
-        given = changes.setdefault(section, dict(getattr(recipe, section) or {}))
-        given[key] = yaml.safe_load(value)
+    rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
+    changes: dict[str, Any] = {}
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        if not given:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        section, _, key = option.removeprefix("--").replace("-", "_").rpartition(".")
+        section = section or "training"
+        if not option.startswith("--") or section not in MAPPINGS:
+            raise WRPOError(f"unknown option {option!r}; {nearest(section, MAPPINGS)}")
+        values = changes.setdefault(section, dict(getattr(recipe, section) or {}))
+        text = section == "training" and not value.startswith(("[", "{"))
+        with named(recipe):
+            values[key] = value if text else yaml.safe_load(value)
     return replace(recipe, **changes)
 
 
-def training_arguments(
-    recipe: Recipe, output_dir: Path, seed: int | None = None, **extra: Any
-) -> Any:
-    """``SFTConfig`` or ``WRPOConfig`` of a recipe; a bad field names the recipe.
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's ``training``, each value in its field's type."""
+    return checked(KINDS[recipe.stage], recipe.training, recipe.where, "training.")
 
-    ``extra`` are arguments of the machine at hand, which the recipe's own replace.
-    """
+
+def training_arguments(recipe: Recipe, output_dir: Path, **extra: Any) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe, whose own values replace those of ``extra``."""
     with named(recipe):
         values = {
-            "seed": 42 if seed is None else seed,  # paper section 4.1
+            "seed": 42,  # paper section 4.1
             "report_to": "none",
             "logging_steps": 1,
             "use_cpu": not torch.cuda.is_available(),
@@ -104,7 +95,7 @@ def training_arguments(
             "activation_checkpointing": False,
             "dataloader_pin_memory": torch.cuda.is_available(),
             **extra,
-            **_parse(recipe, [])[0],
+            **settings(recipe),
             "output_dir": str(output_dir),
         }
         args = KINDS[recipe.stage](**values)
@@ -115,7 +106,11 @@ def training_arguments(
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
-    return LoraConfig(**{"task_type": "CAUSAL_LM", **recipe.lora}) if recipe.lora else None
+    if not recipe.lora:
+        return None
+    with named(recipe):
+        values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
 def model_name(recipe: Recipe) -> str:
@@ -125,18 +120,10 @@ def model_name(recipe: Recipe) -> str:
     return recipe.model
 
 
-def load_config(recipe: Recipe, **options: Any) -> Any:
-    """The model's configuration; of an adapter's folder, its base model's."""
-    with named(recipe):
-        adapter = models.adapter_config(model_name(recipe))
-        name = adapter.base_model_name_or_path if adapter else model_name(recipe)
-        return models.load_with(AutoConfig, name, options)
-
-
-def load_tokenizer(recipe: Recipe, **options: Any) -> Any:
+def load_tokenizer(recipe: Recipe) -> Any:
     """The model's tokenizer."""
     with named(recipe):
-        return models.load_tokenizer(model_name(recipe), **options)
+        return models.load_tokenizer(model_name(recipe))
 
 
 def load_model(recipe: Recipe) -> Any:
@@ -161,33 +148,33 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     """The rows that the recipe trains on, validated: a file of quadruples.
 
     SFT needs ``prompt`` and ``source_chosen``. A recipe that reads one preferred response (DPO,
-    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``.
+    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``. Fields that
+    the recipe does not read may hold anything.
 
     :raises WRPOError: for the first thing wrong, with file, row and field.
     """
     data = data or recipe.data
     if not data:
         raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
-    wanted = responses(recipe)
-    rows = read_rows(data)
-    if len(wanted) == 2:
-        rows = [_from_pair(row, wanted[0]) for row in rows]
-    unread = set(RESPONSES) - set(wanted)
-    if recipe.stage == "sft":
-        unread |= {"prompt_id", *(f"{name}_reward" for name in RESPONSES)}
-    for problem in validate_quadruples(rows):
-        if problem.field not in unread:
+    rows, wanted = read_rows(data), responses(recipe)
+    kind = "sft" if recipe.stage == "sft" else "quadruples"
+    columns = {name: name for name in wanted}
+    if len(wanted) == 2 and "chosen" in rows[0]:
+        kind, columns = "pairs", {wanted[0]: "chosen", "rejected": "rejected"}
+    read = {"prompt", *columns.values()} | ({"prompt_id"} if kind == "quadruples" else set())
+    for problem in validate_quadruples(rows, kind):
+        if problem.field.partition(".")[0] in read:
             raise WRPOError(problem.sentence(data))
-    columns = [name for name in ("prompt_id", "prompt", *wanted) if name in rows[0]]
-    return Dataset.from_list([{name: row.get(name) for name in columns} for row in rows])
+    made = []
+    for number, row in enumerate(rows, 1):
+        prompt = row["prompt"]
+        if not is_rendered(prompt):
+            prompt = as_messages(prompt, f"{data}, row {number}")
+        texts = {name: _text(row.get(column)) for name, column in columns.items()}
+        made.append({"prompt_id": row_id(row, number), "prompt": prompt, **texts})
+    return Dataset.from_list(made, on_mixed_types="use_json")
 
 
-def _from_pair(row: dict[str, Any], preferred: str) -> dict[str, Any]:
-    """A preference pair with its chosen response as ``preferred``; other rows as they are."""
-    if "chosen" not in row or preferred in row:
-        return row
-    sides = {preferred: row["chosen"], "rejected": row.get("rejected")}
-    for name, side in sides.items():
-        if isinstance(side, list) and len(side) == 1 and isinstance(side[0], dict):
-            sides[name] = side[0].get("content")
-    return {**row, **sides}
+def _text(side: Any) -> Any:
+    """A response; TRL's pairs also have it as messages that end in it."""
+    return side[-1]["content"] if isinstance(side, list) else side

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,29 +15,83 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PrinterCallback, ProgressCallback
+from safetensors import SafetensorError
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import file_hash, write_atomically, write_json
+from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
 from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
-from wrpo_lib.training.dynamics import DynamicsCallback, LiveLine
 from wrpo_lib.training.inputs import (
+    SECRET,
     load_data,
     load_model,
     load_tokenizer,
     lora_config,
     named,
+    settings,
     training_arguments,
 )
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
 FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
+
+
+class _NothingLeft(Exception):
+    """A resumed run has all its steps; its checkpoint is loaded."""
+
+
+class DynamicsCallback(TrainerCallback):
+    """Write every training log to ``path``, a line of JSON each.
+
+    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
+    tokens as the model computed them, so a shared prompt counts once), and all that is logged.
+    With ``logging_steps`` above 1 its values are means over the steps since the line before. On
+    resume, lines after the resumed step are dropped first; a fresh run starts the file anew.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the lines of steps that will not be trained again; leave where none is left."""
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
+        self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
+        self.start = time.perf_counter()
+        if state.is_world_process_zero:
+            write_rows(kept, self.path)
+        if state.global_step >= state.max_steps:  # transformers takes a step before it looks
+            raise _NothingLeft
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Append one line; evaluation logs and the closing summary are not dynamics."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        values = {key: float(value) for key, value in logs.items()}
+        row = {
+            "step": state.global_step,
+            "seconds": round(self.before["seconds"] + time.perf_counter() - self.start, 3),
+            "tokens": int(self.before["tokens"] + values.pop("num_tokens", 0.0)),
+            **values,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class LiveLine(ProgressCallback):
+    """transformers' progress bar, the last metrics at its end instead of a line per log."""
+
+    def on_log(self, *args: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Replace the metrics on the bar."""
+        shown = ("alpha", "loss", "rewards/margins", "rewards/accuracies")
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix({name: logs[name] for name in shown if name in logs})
 
 
 def load_inputs(
@@ -54,7 +110,6 @@ def train(
     data: Dataset,
     output_dir: Path,
     *,
-    seed: int | None = None,
     dynamics_file: Path | None = None,
     eval_data: Dataset | None = None,
     checkpoint: Path | None = None,
@@ -62,15 +117,14 @@ def train(
 ) -> Any:
     """Train ``model`` in place by ``recipe``; returns the finished trainer.
 
-    ``data`` holds quadruples (``stage: preference``) or prompts with y_ws (``stage: sft``);
-    ``extra`` are further training arguments of the machine at hand. :func:`run` does the same and
-    loads, checks, records and saves around it.
+    ``data`` holds quadruples, or prompts with y_ws for SFT; ``extra`` are training arguments that
+    the recipe leaves open. :func:`run` loads, checks, records and saves around it.
     """
     make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
     with named(recipe):
         trainer = make(
             model=model,
-            args=training_arguments(recipe, output_dir, seed, **extra),
+            args=training_arguments(recipe, output_dir, **extra),
             train_dataset=data,
             eval_dataset=eval_data,
             processing_class=tokenizer,
@@ -83,62 +137,79 @@ def train(
     if not trainer.args.disable_tqdm:
         trainer.add_callback(live)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt as stop:
+        with suppress(_NothingLeft):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
         if live.training_bar is not None:
             live.training_bar.close()  # so that what follows stands on its own line
-        found = last_checkpoint(output_dir)
-        how = f"add --resume to the same command to go on from {found}" if found else "start again"
-        raise KeyboardInterrupt(f"interrupted; {how}") from stop
-    except Exception as error:
-        error.add_note("wrpo: the run stopped; add --resume to go on from its last checkpoint")
-        raise
     return trainer
 
 
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Any:
-    """Everything that ``wrpo train`` and ``wrpo sft`` do with a recipe.
+    """What ``wrpo train`` and ``wrpo sft`` do with a recipe; one run at a time in ``output_dir``.
 
-    ``output_dir`` gets the run record, the training dynamics and checkpoints while the run goes on,
-    and at its end the model, the tokenizer and a model card.
+    It gets the run record, the training dynamics and checkpoints while the run goes on, and at its
+    end the model, the tokenizer and a model card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args = training_arguments(recipe, output_dir)
-        state = PartialState()
+        args, state = training_arguments(recipe, output_dir), PartialState()
+        lora_config(recipe)
         if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         data = load_data(recipe)
         eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
         tokenizer = load_tokenizer(recipe)
         record = describe(recipe, args, len(data))
-        with state.main_process_first():
+    lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
+    with lock, _going_on(output_dir):
+        with named(recipe), state.main_process_first():
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
         model = load_model(recipe)
-    batch = (
-        f"{rows_per_step(args)} per step (per device {args.train_batch_size} x accumulation "
-        f"{args.gradient_accumulation_steps} x processes {args.world_size})"
-    )
-    say(f"{recipe.profile}/{recipe.name}: {len(data)} rows, {batch}")
-    if checkpoint:
-        say(f"resuming from {checkpoint}")
-    say(f"writing to {output_dir}; dynamics.jsonl grows while it trains")
-    extra: dict[str, Any] = {"eval_data": eval_data, "checkpoint": checkpoint}
-    extra["dynamics_file"] = output_dir / "dynamics.jsonl"
-    trainer = train(recipe, model, tokenizer, data, output_dir, **extra)
-    save(recipe, trainer, output_dir)
-    if state.is_main_process:
-        done = {"status": "finished", "steps": trainer.state.global_step}
-        done |= {"truncation": trainer.truncation, "log": trainer.state.log_history[-2:]}
-        done["revision"] = getattr(model.config, "_commit_hash", None)  # of a model from the hub
-        write_json(output_dir / RECORD, {**record, **done})
-    say(f"{trainer.state.global_step} steps done; model, tokenizer, card, record: {output_dir}")
+        say(
+            f"{record['recipe']}: {len(data)} rows, {record['settings']['rows_per_step']} per step "
+            f"(per device {args.train_batch_size} x accumulation "
+            f"{args.gradient_accumulation_steps} x processes {args.world_size})"
+        )
+        say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
+        files: dict[str, Any] = {"dynamics_file": output_dir / "dynamics.jsonl"}
+        files |= {"eval_data": eval_data, "checkpoint": checkpoint}
+        trainer = train(recipe, model, tokenizer, data, output_dir, **files)
+        steps = trainer.state.global_step
+        if checkpoint and checkpoint.name == f"checkpoint-{steps}":
+            say("nothing was left to train")
+        save(recipe, trainer, output_dir)
+        if state.is_main_process:
+            record |= {"status": "finished", "steps": steps, "truncation": trainer.truncation}
+            record["log"] = trainer.state.log_history[-2:]
+            record["revision"] = getattr(model.config, "_commit_hash", None)  # from the hub
+            write_json(output_dir / RECORD, record)
+    say(f"{steps} steps done; model, tokenizer, card, record: {output_dir}")
     return trainer
+
+
+@contextmanager
+def _going_on(folder: Path) -> Iterator[None]:
+    """What stops a run, with how to go on; what cannot be written is one sentence."""
+    try:
+        yield
+    except WRPOError:
+        raise
+    except (Exception, KeyboardInterrupt) as stop:
+        found = last_checkpoint(folder)
+        how = f"add --resume to the same command to go on from {found}" if found else "start again"
+        if isinstance(stop, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"interrupted; {how}") from stop
+        if isinstance(stop, OSError | SafetensorError) or "inline_container" in str(stop):
+            what = str(stop).splitlines()[0]
+            raise WRPOError(f"{folder}: writing failed ({what}); make room, then {how}") from stop
+        stop.add_note(f"wrpo: the run stopped; {how}")
+        raise
 
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
@@ -175,9 +246,10 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    training = {k: v for k, v in recipe.training.items() if not k.startswith(FREE)}
+    training = {k: v for k, v in settings(recipe).items() if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     record = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
@@ -185,7 +257,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
             "stage": recipe.stage,
             "model": {path.name: file_hash(path) for path in weights} or recipe.model,
             "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
-            "rows_per_step": rows_per_step(args),
+            "rows_per_step": per_step,
             "lora": recipe.lora,
             "load": recipe.load,
             "quantization": recipe.quantization,
@@ -196,13 +268,8 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         **provenance(),
         "arguments": args.to_sanitized_dict(),
     }
-    plain: dict[str, Any] = json.loads(json.dumps(record))
-    return plain
-
-
-def rows_per_step(args: Any) -> int:
-    """Rows of one optimiser step, over all devices."""
-    return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
+    shown: dict[str, Any] = json.loads(SECRET.sub(r'\1"***"', json.dumps(record, default=str)))
+    return shown
 
 
 def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:

@@ -8,9 +8,8 @@ computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objec
 
 from __future__ import annotations
 
-import math
 import os
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -20,27 +19,25 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import DPOTrainer
+from trl import DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import Objective, alpha_at
-from wrpo_lib.training.collator import REF_LOGPS, WRPOCollator
 from wrpo_lib.training.config import FORMS, WRPOConfig
-from wrpo_lib.training.data import keep_on_disk, tokenize
+from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, pad_token_id, tokenize
 
 logger = get_logger(__name__)
 
 
 class WRPOTrainer(DPOTrainer):
-    """Train on quadruples (x, y_ws, y_wt, y_l).
+    """Train on quadruples (x, y_ws, y_wt, y_l): see :mod:`wrpo_lib.quadruples`.
 
-    The data have the columns ``prompt``, ``source_chosen``, ``target_chosen``, ``rejected`` (see
-    :mod:`wrpo_lib.quadruples`); what was truncated is counted in ``truncation``, by data set. The
-    reference is the model as it is given, the base model where an adapter is trained, or
-    ``ref_model``; SimPO has none. ``shares_prompts`` says whether prompts are computed once.
+    ``truncation`` counts what was cut, by data set. The reference is the model as it is given, the
+    base model where an adapter is trained, or ``ref_model``; SimPO has none. ``shares_prompts``
+    says whether prompts are computed once.
 
     Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
@@ -52,19 +49,11 @@ class WRPOTrainer(DPOTrainer):
     """
 
     args: WRPOConfig
-    _signature_columns: Any
     _tag_names = ["trl", "wrpo"]  # noqa: RUF012 - TRL reads class attributes
     _name = "WRPO"
     _paper = {  # noqa: RUF012
         "title": "Weighted-Reward Preference Optimization for Implicit Model Fusion",
         "id": "2412.03187",
-        "citation": """\
-@inproceedings{yang2025weightedreward,
-    title     = {{Weighted-Reward Preference Optimization for Implicit Model Fusion}},
-    author    = {Ziyi Yang and Fanqi Wan and Longguang Zhong and Tianyuan Shi and Xiaojun Quan},
-    year      = 2025,
-    booktitle = {The Thirteenth International Conference on Learning Representations},
-}""",
     }
 
     def __init__(
@@ -77,17 +66,16 @@ class WRPOTrainer(DPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or WRPOConfig("WRPO")
+        args.remove_unused_columns = False  # rows hold nothing but what the collator reads
         self.responses = args.responses
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        if processing_class.pad_token is None:
-            processing_class.pad_token = processing_class.eos_token  # padding is masked
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
         if adapted and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
-        pad = processing_class.pad_token_id
+        pad = pad_token_id(processing_class)
         kwargs["data_collator"] = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
         super().__init__(model, ref_model, args, processing_class=processing_class, **kwargs)
         self._choose_forward()
@@ -100,11 +88,9 @@ class WRPOTrainer(DPOTrainer):
         All micro-batches of an accumulated step share it, and a resumed run goes on with it.
         ``end`` replaces the configured value that the schedule rises to.
         """
-        args, state = self.args, self.state
-        end = args.alpha if end is None else end
-        return alpha_at(args.alpha_schedule, state.global_step, state.max_steps, end)
-
-    # --- data and reference -----------------------------------------------------------------
+        end = self.args.alpha if end is None else end
+        done, steps = self.state.global_step, self.state.max_steps
+        return alpha_at(self.args.alpha_schedule, done, steps, end)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
@@ -116,11 +102,6 @@ class WRPOTrainer(DPOTrainer):
             dataset, processing_class, self.responses, args, dataset_name
         )
         return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
-
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            tokens = [f"{name}_ids" for name in self.responses]
-            self._signature_columns = ["prompt_id", "prompt_ids", *tokens, *REF_LOGPS]
 
     def _choose_forward(self) -> None:
         """Decide, once and before the first forward pass, whether responses share their prompt."""
@@ -134,14 +115,14 @@ class WRPOTrainer(DPOTrainer):
         self.shares_prompts = obstacle is None
         if self.shares_prompts:
             self.data_collator.share_prompt = True
-            sharing.enable(self._policy(), self.args.share_prompt_backend)
-            if self.ref_model is not None:
-                reference = self.accelerator.unwrap_model(self.ref_model)
-                sharing.enable(reference, self.args.share_prompt_backend)
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    sharing.enable(self._bare(model), self.args.share_prompt_backend)
 
-    def _policy(self) -> Any:
-        """The policy without its adapter's wrapper."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+    def _bare(self, model: Any) -> Any:
+        """A model without what wraps it: an adapter, a process's shard."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
     def _obstacle(self) -> str | None:
         """Why prompts cannot be shared; None when they can."""
@@ -152,7 +133,7 @@ class WRPOTrainer(DPOTrainer):
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
         return sharing.obstacle(
-            self._policy(),  # a reference is as the policy
+            self._bare(self.model),  # a reference is as the policy
             self.args.max_length,
             self.args.share_prompt_backend,
             trial=not is_deepspeed_zero3_enabled(),
@@ -166,7 +147,7 @@ class WRPOTrainer(DPOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities without gradient: (B, chosen responses), (B, rejected)."""
-        adapter: AbstractContextManager[Any] = nullcontext()
+        adapter: Any = nullcontext()
         if self.ref_model is None and isinstance(self.model, PeftModel):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
@@ -174,8 +155,6 @@ class WRPOTrainer(DPOTrainer):
             logps, _ = packing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
-
-    # --- loss -------------------------------------------------------------------------------
 
     def compute_loss(
         self,
@@ -197,7 +176,6 @@ class WRPOTrainer(DPOTrainer):
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
         """The loss of the configured form; without y_ws or y_wt (weight 0), the pairwise one."""
         args = self.args
-        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
         elif self.precompute_ref_logps:
@@ -205,32 +183,31 @@ class WRPOTrainer(DPOTrainer):
         else:
             model = self.ref_model if self.ref_model is not None else self.model
             other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
+        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
         second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
-        names = [name for name in self.responses if name != "source_rejected"]
-        tensors = [policy[name] for name in names] + [second[name] for name in names]
         pairwise, weighted, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
-        if len(names) == 2:
-            return pairwise(*tensors, **options)
         if "source_rejected" in policy:
-            options["policy_dispreferred"] = policy["source_rejected"]
-            options["ref_dispreferred"] = second["source_rejected"]
+            options["policy_dispreferred"] = policy.pop("source_rejected")
+            options["ref_dispreferred"] = second.pop("source_rejected")
             options["alpha_rejected"] = self.alpha(args.alpha_rejected)
+        tensors = [*policy.values(), *second.values()]
+        if len(policy) == 2:
+            return pairwise(*tensors, **options)
         return weighted(*tensors, alpha=self.alpha(), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add a batch's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
-            pairs = zip(inputs["prompt_id"], result.losses.tolist(), strict=True)
-            bad = [name for name, loss in pairs if not math.isfinite(loss)]
+            bad = [inputs["prompt_id"][k] for k in (~torch.isfinite(result.losses)).nonzero()[:8]]
             raise WRPOError(
                 f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
-                f"{', '.join(bad[:8])}; look at these rows or lower the learning rate, then go on "
+                f"{', '.join(bad)}; look at these rows or lower the learning rate, then go on "
                 "from the last checkpoint"
             )
-        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         source, target, fused, rejected = result.rewards
+        values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         for name, reward in (("source", source), ("target", target)):
             if f"{name}_chosen" in self.responses:
                 values[f"rewards/{name}_chosen"] = reward
@@ -247,3 +224,44 @@ class WRPOTrainer(DPOTrainer):
             tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+
+def sft_trainer(
+    model: Any,
+    args: SFTConfig,
+    train_dataset: Dataset,
+    processing_class: Any,
+    eval_dataset: Dataset | None = None,
+    **kwargs: Any,
+) -> SFTTrainer:
+    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
+
+    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered as in
+    preference training; a response that exceeds ``args.max_length`` together with its prompt loses
+    its end, counted in the trainer's ``truncation``. ``kwargs`` go to ``SFTTrainer``.
+
+    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
+    ``bfd_split`` keep the rows of a block apart; ``wrapped``, which is older, runs rows together.
+
+    :raises WRPOError: for a missing column or an empty text, with its row.
+    """
+    args.completion_only_loss = True
+    pad_token_id(processing_class)
+    rows, truncation = {}, {}
+    for name, data in (("SFT", train_dataset), ("SFT eval", eval_dataset)):
+        if data is not None:
+            fields = ("source_chosen",)
+            made, truncation[name] = tokenize(data, processing_class, fields, args, name)
+            rows[name] = made.map(_join, remove_columns=made.column_names)
+    trainer = SFTTrainer(
+        model, args, None, rows["SFT"], rows.get("SFT eval"), processing_class, **kwargs
+    )
+    trainer.truncation = truncation
+    return trainer
+
+
+def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
+    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
+    mask = [0] * len(prompt) + [1] * len(response)
+    return {"input_ids": prompt + response, "completion_mask": mask}
