@@ -17,8 +17,7 @@ from local_judge import judge_at
 
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.io import write_rows
-from wrpo_lib.nano.judge import Judge
-from wrpo_lib.nano.judge_server import MODEL, respond
+from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.nano.tasks import task_from_id
 
 Capture = pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from scipy.special import expit
 from wrpo_lib.evaluation.benchmarks import OWN, load
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.judge import Judge
-from wrpo_lib.nano.judge_server import MODEL, Seen, recognise, reply, respond, true_quality
+from wrpo_lib.nano.judge import MODEL, Seen, recognise, reply, respond, true_quality
 from wrpo_lib.nano.reward import quality
 from wrpo_lib.nano.tasks import Task, task_from_id
 

@@ -8,31 +8,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import (
-    answer,
-    assets,
-    data,
-    generate,
-    judge,
-    pair,
-    plan,
-    study,
-    summarise,
-    train,
-)
+from wrpo_lib.cli import answer, assets, data, generate, judge, pair, plan, study, summarise, train
 from wrpo_lib.errors import WRPOError
 
-app = typer.Typer(
-    help="Weighted-Reward Preference Optimization: data, training, evaluation, results.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(value: bool) -> None:
@@ -51,14 +36,16 @@ def _top(
 # in the order in which data pass through them
 app.add_typer(data.app, name="data")
 app.add_typer(assets.app, name="assets")
-generate.register(app)
-pair.register(app)
-train.register(app)
-plan.register(app)
-answer.register(app)
-judge.register(app)
-summarise.register(app)
-study.register(app)
+before: list[Callable[..., None]] = [generate.sample, generate.score, pair.pair]
+for command in before:
+    app.command()(command)
+for name, text in train.COMMANDS.items():
+    app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
+app.command(context_settings=train.OPEN)(plan.plan)
+after: list[Callable[..., None]] = [answer.answer, judge.judge, judge.nano_judge]
+after += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+for command in [*after, study.results, study.figures]:
+    app.command()(command)
 
 
 def main() -> None:

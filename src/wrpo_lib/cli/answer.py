@@ -11,11 +11,6 @@ from wrpo_lib.cli.judge import Benchmark, Connections, KeyEnv, Version
 from wrpo_lib.errors import WRPOError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this module to ``app``."""
-    app.command()(answer)
-
-
 def answer(
     benchmark: Benchmark,
     model: Annotated[str, typer.Option(help="hub id, folder or GGUF file; a server's model name")],

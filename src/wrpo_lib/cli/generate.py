@@ -23,12 +23,6 @@ GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 
 WorkerBatch = Annotated[int, typer.Option(help="rows a worker takes at a time", min=1)]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(sample)
-    app.command()(score)
-
-
 def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],

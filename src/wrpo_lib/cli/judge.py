@@ -26,12 +26,6 @@ Connections = Annotated[int, typer.Option(help="requests under way at once", min
 OPENAI = "https://api.openai.com/v1"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(judge)
-    app.command("nano-judge")(nano_judge)
-
-
 def judge(
     benchmark: Benchmark,
     answers: Annotated[Path, typer.Option(help="answers of one model, ours or upstream's form")],
@@ -113,8 +107,7 @@ def nano_judge(
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
     import functools
 
-    from wrpo_lib.nano.judge import Judge
-    from wrpo_lib.nano.judge_server import MODEL, make_server, respond
+    from wrpo_lib.nano.judge import MODEL, Judge, make_server, respond
 
     biased = Judge(position=position, length=length)
     with make_server(functools.partial(respond, judge=biased), port) as server:

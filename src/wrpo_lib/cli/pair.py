@@ -10,11 +10,6 @@ import typer
 from wrpo_lib.io import WRITABLE, check_suffix, iter_rows
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(pair)
-
-
 def pair(
     files: Annotated[list[Path], typer.Argument(help="scored responses of sources and target")],
     out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],

@@ -13,11 +13,6 @@ from wrpo_lib.cli.train import DATA, MODEL, OPEN, RECIPE
 CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this module to ``app``."""
-    app.command(context_settings=OPEN)(plan)
-
-
 def plan(
     context: typer.Context,
     recipe: RECIPE,

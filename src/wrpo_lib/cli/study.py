@@ -10,12 +10,6 @@ import typer
 from wrpo_lib.errors import WRPOError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    for command in (results, figures):
-        app.command()(command)
-
-
 def results(
     profile: Annotated[str, typer.Argument(help="nano, or smol (quadruples of real text)")],
     workers: Annotated[int, typer.Option(help="nano: processes, one thread each")] = 2,

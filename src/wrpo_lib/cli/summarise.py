@@ -23,12 +23,6 @@ State = Annotated[
 AROUND = 3  # published rows shown above and below a model
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    for command in (summarise, leaderboard, agreement, published):
-        app.command()(command)
-
-
 def summarise(
     benchmark: Benchmark,
     files: Files,

@@ -24,12 +24,6 @@ MODEL = Annotated[str, typer.Option(help="hub id, folder, GGUF file or package:N
 DATA = Annotated[str, typer.Option(help="rows to train on: JSONL or parquet")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    for name, text in COMMANDS.items():
-        app.command(name, help=f"{text}\n\n{FIELDS}", context_settings=OPEN)(train)
-
-
 def train(
     context: typer.Context,
     recipe: RECIPE,
