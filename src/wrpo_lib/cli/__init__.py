@@ -44,7 +44,8 @@ for name, text in train.COMMANDS.items():
 app.command(context_settings=train.OPEN)(plan.plan)
 after: list[Callable[..., None]] = [answer.answer, judge.judge, judge.nano_judge]
 after += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
-for command in [*after, study.results, study.figures]:
+after += [study.results, study.figures]
+for command in after:
     app.command()(command)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from wrpo_lib.cli.train import DATA, MODEL, OPEN, RECIPE
+from wrpo_lib.cli.train import DATA, MODEL, RECIPE
 
 # dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets
 CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}

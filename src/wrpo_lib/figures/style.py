@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -41,6 +41,7 @@ LOOKS = {
     "rejected": Look("y_l (rejected)", "#555555", "v", ":"),
     "margins": Look("margin", "#009E73", "P", "-"),
 }
+GREY = "#888888"
 
 SETTINGS = {
     "figure.facecolor": "white",
@@ -50,6 +51,7 @@ SETTINGS = {
     "grid.color": "#e4e4e4",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.titlelocation": "left",
     "legend.frameon": False,
     "font.size": 10,
     "axes.titlesize": 10,
@@ -63,13 +65,15 @@ def look(name: str) -> Look:
     return LOOKS.get(name, Look(f"Source ({short})", "#999999", "o", "-"))
 
 
-def table(rows: pd.DataFrame, digits: int = 2, index: bool = False) -> Styler:
+def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool = True) -> Styler:
     """A table for a page, numbers to ``digits`` decimals, integers as they are.
 
+    What models said is text, never markup; ``escape=False`` is for cells that a page made itself.
     It carries the class that notebook themes colour for light and dark mode.
     """
-    shown = rows.style.format(precision=digits, na_rep="").set_table_attributes('class="dataframe"')
-    return shown if index else shown.hide(axis="index")
+    shown = rows.style.format(precision=digits, na_rep="", escape="html" if escape else None)
+    shown = shown.format_index(escape="html", axis=1).set_table_attributes('class="dataframe"')
+    return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
 @contextmanager
@@ -95,8 +99,8 @@ def draw_interval(axis: Axes, at: float, found: Any, how: Look, **kwargs: Any) -
     axis.errorbar(found.value, at, xerr=error, **drawn)
 
 
-def name_rows(axis: Axes, names: list[str]) -> None:
-    """The names of series, from the top, instead of a grid."""
-    axis.set_yticks(range(len(names)), [look(n).name for n in names])
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """The names of rows, from the top, instead of a grid."""
+    axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)

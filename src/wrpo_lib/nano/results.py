@@ -129,4 +129,4 @@ def make_results(seeds: list[int] | None = None, workers: int = 2) -> None:
         "training": {m: load_recipe("nano", m).training for m in ("sft", *study.METHODS)},
     }
     print(f"wrote {write_results('nano', result_tables(worlds), record)}")
-    write_figure_map(seeds)
+    write_figure_map()

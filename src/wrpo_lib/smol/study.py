@@ -36,7 +36,7 @@ from wrpo_lib.quadruples.convert import as_responses
 from wrpo_lib.quadruples.overlap import words
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.quadruples.split import read_prompts
-from wrpo_lib.records import commit, read_run, write_results
+from wrpo_lib.records import commit, write_results
 
 TARGET = "target"
 """The target's name in files and figures; which model it is stands in the run record."""
@@ -252,5 +252,5 @@ def make_results(study: Study) -> Path:
     }
     found = result_tables(table, lambda t: len(tokenizer(t, add_special_tokens=False)["input_ids"]))
     folder = write_results("smol", found, record)
-    write_figure_map(read_run("nano")["seeds"])
+    write_figure_map()
     return folder
