@@ -27,7 +27,7 @@ def results(
             chosen = [int(s) for s in seeds.split(",") if s.strip()]
         except ValueError as error:
             raise WRPOError(f"--seeds is {seeds!r}; give whole numbers such as 1,2,3") from error
-        from wrpo_lib.nano.results import make_results
+        from wrpo_lib.nano.study import make_results
 
         make_results(chosen or None, workers)
     elif profile == "smol":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -153,7 +155,7 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
             added = filler.integers(0, 61, len(chosen)) * (chosen["model"] == model)
             chosen = chosen.assign(text=chosen["text"] + added.map(lambda n: "." * n))
         for strength in STRENGTHS:
-            bias = {"position": 0.0, "length": 0.0, panel.split()[0]: strength}
+            bias: Any = {"position": 0.0, "length": 0.0, panel.split()[0]: strength}
             judged = judge_alpaca(chosen, baseline, Judge(**bias))
             found = {"both orders": win_rate(judged).win_rate}
             if panel == "position bias":

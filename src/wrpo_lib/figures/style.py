@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -43,21 +43,6 @@ LOOKS = {
 }
 GREY = "#888888"
 
-SETTINGS = {
-    "figure.facecolor": "white",
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "figure.constrained_layout.use": True,
-}
-
 
 def look(name: str) -> Look:
     """The look of a series; sources share one, named as they are."""
@@ -80,11 +65,8 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool
 def drawing(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.6, 3.0), **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes: white ground (dark pages keep it), small sans text.
-
-    ``options`` are those of matplotlib's ``subplots``.
-    """
-    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(SETTINGS):
+    """A figure and its axes in the style; ``options`` are those of matplotlib's ``subplots``."""
+    with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
         yield plt.subplots(rows, columns, figsize=size, **options)
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which

@@ -10,7 +10,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,8 @@ from wrpo_lib.logprobs import response_logprobs
 from wrpo_lib.nano.models import load_model, quiet, save_model, train_model
 from wrpo_lib.nano.reward import quality, read, score_rows
 from wrpo_lib.nano.tasks import Task, World, open_world
-from wrpo_lib.quadruples import Pairing, Split, read_quadruples, read_responses, write_pairs
+from wrpo_lib.quadruples import Pairing, read_quadruples, read_responses, write_pairs
 from wrpo_lib.quadruples.pair import best
-from wrpo_lib.quadruples.split import make_split
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import commit, write_results
 from wrpo_lib.training.run import train
@@ -54,17 +53,6 @@ def all_models(world: World) -> list[str]:
     return [*world.sources, TARGET, TARGET_SFT, *METHODS]
 
 
-def split(world: World) -> Split:
-    """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
-    return make_split([t.prompt_id for t in world.splits()["train"]], world.seed)
-
-
-def preference_tasks(world: World) -> list[Task]:
-    """The tasks of the preference part of the split."""
-    tasks = {t.prompt_id: t for t in world.splits()["train"]}
-    return [tasks[i] for i in split(world).preference]
-
-
 def sampling(world: World, name: str, purpose: int = 2) -> Sampling:
     """The recipe's sampling options with a seed of its own for each model and purpose."""
     how = world.recipe["sampling"]
@@ -80,7 +68,7 @@ def responses(world: World, name: str) -> pd.DataFrame:
     scored = world.folder / "rewards" / f"{name}.jsonl"
     finished = scored.with_suffix(".counts.json")
     if not finished.is_file():
-        tasks = world.splits()["train"] if name in world.sources else preference_tasks(world)
+        tasks = world.splits()["train"] if name in world.sources else world.preference_tasks()
         path = world.folder / "responses" / f"{name}.jsonl"
         prompts = [(t.prompt_id, t.messages) for t in tasks]
         engine = TransformersEngine(*load_model(world.model_dir(name)))
@@ -108,12 +96,11 @@ def sft_rows(world: World) -> Path:
 
 
 def _pair(world: World, models: list[str], path: Path, pairing: Pairing, part: str) -> Path:
-    """The stage of ``wrpo pair``: from files of rewards to a file of rows."""
     if not path.is_file():
         for name in models:
             responses(world, name)
         table = read_responses([world.folder / "rewards" / f"{name}.jsonl" for name in models])
-        write_pairs(table, path, pairing, split(world), part)
+        write_pairs(table, path, pairing, world.split(), part)
     return path
 
 
@@ -127,17 +114,13 @@ def train_policy(world: World, name: str) -> Path:
     if name == TARGET_SFT:
         data = Dataset.from_list(read_rows(sft_rows(world)))
     else:
-        start, options["dynamics_file"] = recipe.start_from, dynamics_file(world, name)
+        start = recipe.start_from
+        options["dynamics_file"] = world.folder / "dynamics" / f"{name}.jsonl"
         data = read_quadruples(quadruples(world, start, recipe.rejected_from))
     model, tokenizer = load_model(world.model_dir(start))
     train(recipe, model, tokenizer, data, folder / "log", **options)
     save_model(model, tokenizer, folder)
     return folder
-
-
-def dynamics_file(world: World, name: str) -> Path:
-    """The training dynamics of a method, a row per step."""
-    return world.folder / "dynamics" / f"{name}.jsonl"
 
 
 def answers(world: World, name: str) -> pd.DataFrame:
@@ -154,56 +137,46 @@ def answers(world: World, name: str) -> pd.DataFrame:
         asked = [t.messages for t in test]
         first = sample(model, tokenizer, [t.messages for t in two], **greedy)
         second = [t.second_turn(said[0]["text"]) for t, said in zip(two, first, strict=True)]
-        drawn = [
-            ("greedy", 1, test, sample(model, tokenizer, asked, **greedy)),
-            ("sampled", 1, test, sample(model, tokenizer, asked, **sampled)),
-            ("two_turn", 1, two, first),
-            ("two_turn", 2, two, sample(model, tokenizer, second, **greedy)),
+        rows = [
+            *_rows("greedy", test, sample(model, tokenizer, asked, **greedy)),
+            *_rows("sampled", test, sample(model, tokenizer, asked, **sampled)),
+            *_rows("two_turn", two, first),
+            *_rows("two_turn", two, sample(model, tokenizer, second, **greedy), turn=2),
         ]
-        rows = []
-        for decoding, turn, tasks, said in drawn:
-            how = {"model": name, "decoding": decoding, "turn": turn}
-            for task, texts in zip(tasks, said, strict=True):
-                rows += [
-                    {**how, "sample": k, **row, **_known(task, row["text"], turn)}
-                    for k, row in enumerate(texts)
-                ]
-        write_rows(rows, path)
+        write_rows(({"model": name, **row} for row in rows), path)
     return pd.DataFrame(read_rows(path))
 
 
-def _known(task: Task, text: str, turn: int) -> dict[str, Any]:
-    said = read(text)
-    return {
-        "prompt_id": task.prompt_id,
-        "quality": round(quality(task, text, turn), 4),
-        "exact": said.letters == task.answer(turn),
-        "check": said.counted is not None,
-    }
+def _rows(
+    decoding: str, tasks: list[Task], drawn: list[list[dict[str, Any]]], turn: int = 1
+) -> Iterator[dict[str, Any]]:
+    for task, samples in zip(tasks, drawn, strict=True):
+        for k, row in enumerate(samples):
+            found, how = read(row["text"]), {"decoding": decoding, "turn": turn, "sample": k}
+            truth = {
+                "exact": found.letters == task.answer(turn),
+                "check": found.counted is not None,
+            }
+            score = round(quality(task, row["text"], turn), 4)
+            yield {"prompt_id": task.prompt_id, **how, **row, "quality": score, **truth}
 
 
 def deviation(world: World, policy: str) -> pd.DataFrame:
-    """Log-probability of source and own responses under a policy (paper Figure 1 a, b).
-
-    The source response is y_ws; the own response is the raw target's first sample. Both are fixed
-    before training, so before and after compare the same texts.
-    """
+    """Log-probability of y_ws and of the raw target's first sample under a policy (Figure 1)."""
     path = world.folder / "deviation" / f"{policy}.jsonl"
     if not path.is_file():
-        tasks = preference_tasks(world)[:DEVIATION_PROMPTS]
-        prompts, ids = [t.messages for t in tasks], [t.prompt_id for t in tasks]
+        tasks = world.preference_tasks()[:DEVIATION_PROMPTS]
+        prompts: list[Any] = [t.messages for t in tasks]
+        ids = [t.prompt_id for t in tasks]
         own = responses(world, TARGET).sort_values("sample").groupby("prompt_id").first()
         model, tokenizer = load_model(world.model_dir(policy))
-        rows = []
+        rows: list[Any] = []
         for kind, found in (("source", best(source_responses(world))), ("own", own)):
-            scored = response_logprobs(
-                model, tokenizer, [*prompts], found.loc[ids, "text"].tolist()
-            )
-            for i, logp, n in zip(
-                ids, scored.logps.tolist(), scored.n_tokens.tolist(), strict=True
-            ):
-                row = {"policy": policy, "kind": kind, "prompt_id": i}
-                rows.append({**row, "logp": round(logp, 4), "n_tokens": n})
+            texts = found.loc[ids, "text"].tolist()
+            scored = response_logprobs(model, tokenizer, prompts, texts)
+            table = pd.DataFrame({"policy": policy, "kind": kind, "prompt_id": ids})
+            table = table.assign(logp=scored.logps.round(4), n_tokens=scored.n_tokens)
+            rows += table.to_dict("records")
         write_rows(rows, path)
     return pd.DataFrame(read_rows(path))
 
@@ -268,13 +241,10 @@ def source_table(world: World) -> pd.DataFrame:
 
 def pairing_table(world: World) -> pd.DataFrame:
     """What pairing kept and left out for each kind of training data."""
-    rows = []
-    for samples_of, rejected_from in PAIRINGS:
-        path = quadruples(world, samples_of, rejected_from).with_suffix(".report.json")
-        report = json.loads(path.read_text("utf-8"))
-        kept = {name: report[name] for name in ("prompts", "kept", "tied", "identical", "missing")}
-        rows.append({"samples_of": samples_of, "rejected_from": rejected_from, **kept})
-    return pd.DataFrame(rows)
+    files = [quadruples(world, *how).with_suffix(".report.json") for how in PAIRINGS]
+    reports = pd.DataFrame([json.loads(path.read_text("utf-8")) for path in files])
+    table = pd.DataFrame(PAIRINGS, columns=["samples_of", "rejected_from"])
+    return table.join(reports[["prompts", "kept", "tied", "identical", "missing"]])
 
 
 def world_tables(world: World) -> dict[str, pd.DataFrame]:
@@ -283,7 +253,8 @@ def world_tables(world: World) -> dict[str, pd.DataFrame]:
     rewards = [responses(world, m).sample(SHOWN, random_state=world.seed) for m in sampled]
     pairs = pd.DataFrame(read_rows(quadruples(world, TARGET_SFT))[:SHOWN])
     pairs["prompt"] = [messages[-1]["content"] for messages in pairs["prompt"]]
-    dynamics = {m: pd.DataFrame(read_rows(dynamics_file(world, m))) for m in METHODS}
+    files = {name: world.folder / "dynamics" / f"{name}.jsonl" for name in METHODS}
+    dynamics = {name: pd.DataFrame(read_rows(path)) for name, path in files.items()}
     steps = pd.concat(dynamics, names=["method"]).reset_index("method")
     return {
         **answer_tables(world),

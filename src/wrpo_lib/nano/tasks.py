@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wrpo_lib.quadruples.split import Split, make_split
 from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root
 
@@ -195,6 +196,15 @@ class World:
             two_turn = float(name == "multi_turn")
             drawn[name] = draw_tasks(rng, sizes[name], None, two_turn, taken, unique=True)
         return drawn
+
+    def split(self) -> Split:
+        """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
+        return make_split([t.prompt_id for t in self.splits()["train"]], self.seed)
+
+    def preference_tasks(self) -> list[Task]:
+        """The tasks of the preference part of the split."""
+        tasks = {t.prompt_id: t for t in self.splits()["train"]}
+        return [tasks[i] for i in self.split().preference]
 
     @property
     def sources(self) -> list[str]:
