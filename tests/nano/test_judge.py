@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from wrpo_lib.evaluation import alpaca_eval, arena_hard, mt_bench
+from wrpo_lib.evaluation import alpaca_eval
 from wrpo_lib.evaluation.benchmarks import OWN, load
 from wrpo_lib.evaluation.length_control import length_controlled
 from wrpo_lib.io import read_rows
@@ -20,8 +20,6 @@ from wrpo_lib.nano.judge import (
     Judge,
     Seen,
     judge_alpaca,
-    judge_arena,
-    judge_mt_bench,
     recognise,
     reply,
     respond,
@@ -33,15 +31,15 @@ from wrpo_lib.nano.tasks import Task, task_from_id
 REAL = [("alpaca-eval", "2"), ("mt-bench", "0125-references"), ("arena-hard", "v0.1")]
 
 
-def answers(n: int, quality: float = 0.0, spread: int = 0) -> pd.DataFrame:
-    """A baseline and a model of equal quality but for ``quality``, often longer by ``spread``."""
+def answers(n: int, spread: int = 0) -> pd.DataFrame:
+    """A baseline and a model of equal quality that is often longer by ``spread``."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(n):
         base = float(rng.uniform(0, 1))
         size = int(rng.integers(-spread // 2, spread + 1))  # longer on average, not always
         rows.append((f"q{i}", 1, "base", "b" * 40, base))
-        rows.append((f"q{i}", 1, "model", "m" * (40 + size), base + quality))
+        rows.append((f"q{i}", 1, "model", "m" * (40 + size), base))
     return pd.DataFrame(rows, columns=["prompt_id", "turn", "model", "text", "quality"])
 
 
@@ -61,15 +59,6 @@ def test_length_control_removes_most_of_the_length_bias() -> None:
     controlled = length_controlled(judged).length_controlled_winrate
     assert raw > 58
     assert abs(controlled - 50) < 0.35 * abs(raw - 50)
-
-
-def test_better_answers_win_in_every_protocol() -> None:
-    judge, table = Judge(), answers(200, quality=0.5)
-    assert alpaca_eval.win_rate(judge_alpaca(table, "base", judge)).interval.low > 60
-    assert arena_hard.summarise(judge_arena(table, "base", judge)).interval.low > 60
-    scores = judge_mt_bench(table, judge)
-    means = {m: mt_bench.summarise(rows).overall for m, rows in scores.groupby("model")}
-    assert means["model"] > means["base"] + 1
 
 
 def test_judgements_do_not_depend_on_the_order_of_calls_and_the_same_text_ties() -> None:

@@ -64,10 +64,9 @@ def rewards(profile: str = "nano") -> Figure:
 def lengths(profile: str = "nano") -> Figure:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
     sizes, unit = _sizes(profile)
-    colors = [look(name).color for name in RESPONSES]
-    shape = {"orient": "h", "fill": False, "width": 0.6, "linewidth": 1.4, "fliersize": 3}
     with drawing(1, 2, (8.4, 3.0), width_ratios=[1.5, 1]) as (figure, (left, right)):
-        sns.boxplot(sizes, palette=colors, **shape, ax=left)
+        place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
+        left.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})
         name_rows(left, [look(name).name for name in RESPONSES])
         left.set_xlabel(f"{unit} (n = {len(sizes)})")
         for k, (a, b) in enumerate(LONGER.values()):
