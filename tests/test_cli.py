@@ -16,7 +16,6 @@ HEAVY = {"torch", "transformers", "pandas", "numpy", "matplotlib", "datasets"}
     ("arguments", "sentence"),
     [
         (["results", "giant"], "unknown profile 'giant'; choose one of nano"),
-        (["results", "nano", "--seeds", "one"], "--seeds is 'one'"),
         (["results", "smol"], "needs --published FOLDER"),
         (["figures", "paper"], "no results for profile 'paper'"),
         (["data", "check", "nowhere.jsonl"], "nowhere.jsonl does not exist"),

@@ -19,6 +19,7 @@ BUILDING = "notebooks/02_building_quadruples.ipynb"
 DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
 TRAINING = "notebooks/04_wrpo_training.ipynb"
 JUDGING = "notebooks/05_evaluation.ipynb"
+ANSWERS = "nano/answers_seed1 nano/answers_seed2 nano/answers_seed3"
 
 
 class Entry(NamedTuple):
@@ -43,12 +44,7 @@ FIGURES = {
     "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "nano/quadruples smol/quadruples"),
     "figure3": Entry(training.figure3, "Figure 3", DYNAMICS, "nano/dynamics"),
     "comparison": Entry(training.comparison, "Table 2", TRAINING, "nano/scores"),
-    "protocols": Entry(
-        evaluation.protocols,
-        "Table 2",
-        JUDGING,
-        "nano/answers_seed1 nano/answers_seed2 nano/answers_seed3",
-    ),
+    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, ANSWERS),
     "table2": Entry(evaluation.paper_table2, "Table 2", JUDGING),
     "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers_seed1"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),

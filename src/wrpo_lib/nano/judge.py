@@ -250,11 +250,10 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 512
 
 
-def make_server(
-    responder: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]],
-    port: int = 0,
-    latency: float = 0.0,
-) -> _Server:
+Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+
+
+def make_server(responder: Responder, port: int = 0, latency: float = 0.0) -> _Server:
     """A server of ``responder`` on 127.0.0.1, to be started with its ``serve_forever()``.
 
     ``port`` 0 takes a free one; ``latency`` seconds pass before each reply, as a model would need.

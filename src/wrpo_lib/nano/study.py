@@ -18,7 +18,6 @@ import pandas as pd
 from datasets import Dataset
 from joblib import Parallel, delayed
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.generation import Sampling, TransformersEngine, sample
 from wrpo_lib.generation.stage import sample_responses, score_responses
@@ -278,22 +277,19 @@ def result_tables(worlds: list[World]) -> dict[str, pd.DataFrame]:
     return {name: table.reset_index("seed") for name, table in tables.items()} | said
 
 
-def make_results(seeds: list[int] | None = None, workers: int = 2) -> None:
+def make_results(workers: int = 2) -> Path:
     """Run the nano study (finished stages are kept) and write ``results/nano``."""
-    recipe = read_yaml(recipe_path("nano", "world"))
-    seeds = seeds or list(recipe["seeds"])
-    if len(seeds) < 2:
-        raise WRPOError("intervals over seeds need at least two; name two or more seeds")
-    start, made_at = time.perf_counter(), commit()
-    worlds = [open_world(seed) for seed in seeds]
+    recipe, start, made_at = read_yaml(recipe_path("nano", "world")), time.perf_counter(), commit()
+    worlds = [open_world(seed) for seed in recipe["seeds"]]
     run_study(worlds, workers)
     record = {
-        "seeds": seeds,
+        "seeds": recipe["seeds"],
         "commit": made_at,
         "seconds": round(time.perf_counter() - start),
         "workers": workers,
         "world": recipe,
         "training": {m: load_recipe("nano", m).training for m in ("sft", *METHODS)},
     }
-    print(f"wrote {write_results('nano', result_tables(worlds), record)}")
+    folder = write_results("nano", result_tables(worlds), record)
     write_figure_map()
+    return folder
