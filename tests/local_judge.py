@@ -11,7 +11,7 @@ from typing import Any
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import best_attempts
 from wrpo_lib.io import Row, iter_rows, write_rows
-from wrpo_lib.nano.judge_server import make_server
+from wrpo_lib.nano.judge import make_server
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from commandline import wrpo
@@ -15,16 +16,23 @@ HEAVY = {"torch", "transformers", "pandas", "numpy", "matplotlib", "datasets"}
     ("arguments", "sentence"),
     [
         (["results", "giant"], "unknown profile 'giant'; choose one of nano"),
-        (["results", "nano", "--seeds", "one"], "--seeds is 'one'"),
-        (["data", "check", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["results", "smol"], "needs --published FOLDER"),
         (["figures", "paper"], "no results for profile 'paper'"),
+        (["data", "check", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
+        (["data", "check", "cut.jsonl"], "cut.jsonl, line 1: not JSON"),
     ],
 )
-def test_bad_arguments_are_one_sentence(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+def test_bad_input_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
 ) -> None:
-    code, _, err = wrpo(capsys, *arguments)
-    assert code == 2
+    (tmp_path / "cut.jsonl").write_text('{"prompt_id": "p1", "pro')
+    monkeypatch.chdir(tmp_path)
+    code, out, err = wrpo(capsys, *arguments)
+    assert (code, out) == (2, "")
     assert sentence in err
     assert len(err.strip().splitlines()) == 1
 

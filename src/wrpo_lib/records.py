@@ -7,7 +7,6 @@ tables only through :func:`read_results`, so a stale or truncated file is found 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import file_hash, write_atomically, write_json
+from wrpo_lib.io import file_hash, parse_row, write_atomically, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +55,7 @@ def commit() -> str:
         done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     except OSError:
         return "unknown"
-    return done.stdout.strip() if done.returncode == 0 else "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def provenance() -> dict[str, Any]:
@@ -77,8 +76,7 @@ def results_dir(profile: str) -> Path:
 
 def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
     """Write all tables of a profile and, last, the ``run.json`` that vouches for them."""
-    folder = results_dir(profile)
-    files = {}
+    folder, files = results_dir(profile), {}
     for name, table in tables.items():
         path = folder / f"{name}.csv"
         write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
@@ -95,7 +93,7 @@ def read_run(profile: str) -> dict[str, Any]:
         raise WRPOError(
             f"no results for profile {profile!r} ({path} is missing); run `make results`"
         )
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    record = parse_row(path.read_bytes(), str(path))
     if record.get("schema") != SCHEMA:
         raise WRPOError(
             f"{path} has results schema {record.get('schema')}, this version reads {SCHEMA}; "
@@ -108,12 +106,10 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
     """One table of tracked results, checked against the hash in ``run.json``."""
     import pandas as pd
 
-    record = read_run(profile)
-    path = results_dir(profile) / f"{name}.csv"
-    if path.name not in record["files"]:
-        known = ", ".join(sorted(record["files"]))
-        raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {known}")
-    if not path.is_file() or file_hash(path) != record["files"][path.name]["sha256"]:
+    files, path = read_run(profile)["files"], results_dir(profile) / f"{name}.csv"
+    if path.name not in files:
+        raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
+    if not path.is_file() or file_hash(path) != files[path.name]["sha256"]:
         raise WRPOError(
             f"{path} differs from what its run.json records (missing, truncated or edited); "
             "run `make results` or check it out again"

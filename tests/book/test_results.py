@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 from pathlib import Path
 
-import nbformat
 import pandas as pd
 import pytest
 
 from wrpo_lib.analysis import report
 from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures.map import FIGURES, draw_all, figure_map
+from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_map
+from wrpo_lib.figures.style import table
 from wrpo_lib.nano.study import METHODS
 from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
-MAP = pd.read_csv(ROOT / "results" / "figure_map.csv")
-NOTEBOOKS = {
-    path: nbformat.read(path, as_version=4)["cells"]
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
-}
-PAGES = {path: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")} | {
-    path: "\n".join(cell["source"] for cell in cells) for path, cells in NOTEBOOKS.items()
-}
+MAP = pd.read_csv(ROOT / "results" / "figure_map.csv", keep_default_na=False)
 
 
 def test_the_map_leads_from_each_figure_to_its_data_code_and_page() -> None:
-    pd.testing.assert_frame_equal(figure_map(read_run("nano")["seeds"]), MAP)  # hashes as well
+    pd.testing.assert_frame_equal(figure_map(), MAP)  # hashes as well
+    linked = linked_map()
     for row in MAP.itertuples():
         module, function = row.function.rsplit(".", 1)
         assert callable(getattr(importlib.import_module(module), function))
-        assert f"{function}(" in PAGES[ROOT / row.page]
+        assert f"{function}(" in (ROOT / row.page).read_text("utf-8")
+        assert f"{module.replace('.', '/')}.html#{function}" in linked
+        assert row.data_file in linked
 
 
 def test_every_figure_is_drawn(tmp_path: Path) -> None:
@@ -44,15 +41,10 @@ def test_every_figure_is_drawn(tmp_path: Path) -> None:
     assert all(p.stat().st_size > 10_000 for p in paths)
 
 
-def test_every_glued_name_exists() -> None:
-    known, asked = set(report.numbers("nano")), set()
-    for text in PAGES.values():
-        # an f-string's placeholder stands for any word
-        made = [re.sub(r"\{[^}]*\}", r"\\w+", n) for n in re.findall(r'glue\(f?"([^"]+)"', text)]
-        names = re.findall(r"\{glue:(?:text)?\}`(\w+)", text)
-        asked |= {n for n in names if not any(re.fullmatch(pattern, n) for pattern in made)}
-    assert asked
-    assert asked <= known
+def test_what_models_said_is_text_in_a_table() -> None:
+    said = pd.DataFrame({"<b>": ["<script>alert(1)</script>"]}, index=["<i>"])
+    for shown in (table(said), table(said, index=True)):
+        assert not re.search("<(script|b|i)>", shown.to_html())
 
 
 def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
@@ -64,8 +56,8 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     assert (counts == run["prompts"]).all()
     assert f"source-{run['reference']}" not in counts
     names = {"prompt_id", "model", "source", "source_model", "first", "second", "option"}
-    for table in (Path(file).stem for file in run["files"]):
-        words = set(read_results("smol", table).select_dtypes(exclude=["number", "bool"]))
+    for name in (Path(file).stem for file in run["files"]):
+        words = set(read_results("smol", name).select_dtypes(exclude=["number", "bool"]))
         assert words <= names | {"responses", "ranked"}
     own = rewards[is_target].groupby("prompt_id")["reward"]
     best = rewards[~is_target].groupby("prompt_id")["reward"].max()
@@ -84,16 +76,21 @@ def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None
         assert load_recipe("nano", name).training == run["training"][name]
 
 
-def test_claims_are_judged_by_their_interval_alone() -> None:
-    for value, low, status in (
-        (0.2, 0.1, "reproduced"),
-        (0.2, -0.1, "direction only"),
-        (-0.2, -0.3, "not reproduced"),
-    ):
-        assert report.status(Estimate(value, low, 2 * value - low, 3, 3, "")) == status
+@pytest.mark.parametrize(
+    ("value", "low", "status"),
+    [(0.2, 0.1, "reproduced"), (0.2, -0.1, "direction only"), (-0.2, -0.3, "not reproduced")],
+)
+def test_claims_are_judged_by_their_interval_alone(value: float, low: float, status: str) -> None:
+    assert report.status(Estimate(value, low, 2 * value - low, 3, 3, "")) == status
     quantities, claims = report.quantities("nano"), report.claims()
     assert len({c["id"] for c in claims}) == len(claims) == len(report.claims_table()) >= 6
     assert all(c["quantity"] in quantities for c in claims)
+
+
+def test_what_was_changed_by_hand_says_so() -> None:
+    assert "pairing.csv" in read_run("smol")["changed_since"]
+    record = json.loads((ROOT / "results" / "judge-smollm2" / "judgements.json").read_text())
+    assert "by hand" in record["changed_since"]
 
 
 def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,14 +100,10 @@ def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (copied / "scores.csv").write_text("seed,model\n")
     with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
         read_results("nano", "scores")
-    (copied / "run.json").write_text('{"schema": 99}')
-    with pytest.raises(WRPOError, match="schema 99, this version reads 1"):
+    (copied / "scores.csv").unlink()
+    with pytest.raises(WRPOError, match=r"scores\.csv differs .*missing"):
         read_results("nano", "scores")
-
-
-def test_notebooks_are_thin() -> None:
-    for path, cells in NOTEBOOKS.items():
-        code = [cell for cell in cells if cell["cell_type"] == "code"]
-        assert sum(cell["source"].count("def ") for cell in code) <= 3, path.name
-        assert max(len(cell["source"].splitlines()) for cell in code) <= 30, path.name
-        assert sum("parameters" in c["metadata"].get("tags", []) for c in code) == 1, path.name
+    for text, what in (('{"schema": 99}', "schema 99, this version reads 1"), ("{", "not JSON")):
+        (copied / "run.json").write_text(text)
+        with pytest.raises(WRPOError, match=what):
+            read_results("nano", "scores")

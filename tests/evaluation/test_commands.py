@@ -16,8 +16,7 @@ from commandline import wrpo
 from local_judge import answer_file, judge_at
 
 from wrpo_lib.io import write_rows
-from wrpo_lib.nano.judge import Judge
-from wrpo_lib.nano.judge_server import MODEL, respond
+from wrpo_lib.nano.judge import MODEL, Judge, respond
 
 Capture = pytest.CaptureFixture[str]
 

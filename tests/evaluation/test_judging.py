@@ -24,8 +24,7 @@ from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST
 from wrpo_lib.io import Store
-from wrpo_lib.nano.judge import Judge
-from wrpo_lib.nano.judge_server import MODEL, respond
+from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
 
 Responder = Callable[[dict[str, Any]], Any]

@@ -30,8 +30,8 @@ def latent(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     The model is a little better and longer than the baseline, not always.
     """
     gap, longer = rng.normal(0.08, 0.3, n), rng.normal(10, 30, n)
-    shown = [JUDGE.bias(gap, longer, second) for second in (True, False)]
-    return tuple(bias + JUDGE.noise * rng.standard_normal(n) for bias in shown)
+    noise = rng.standard_normal((2, n))
+    return tuple(JUDGE.prefers(gap, longer, second, noise[int(second)]) for second in (True, False))
 
 
 def rows(n: int, **columns: Any) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from commandline import wrpo
 
 from wrpo_lib.io import read_rows, write_rows
-from wrpo_lib.nano import results, study
+from wrpo_lib.nano import study
 from wrpo_lib.nano.models import train_model
 from wrpo_lib.nano.tasks import World, open_world
 from wrpo_lib.quadruples import validate_quadruples
@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def test_three_commands_build_the_quadruples_of_the_study(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made, split = study.quadruples(world, study.TARGET), study.split(world)
+    made, split = study.quadruples(world, study.TARGET), world.split()
     rows = [{"prompt_id": t.prompt_id, "prompt": t.messages} for t in world.splits()["train"]]
     write_rows(rows, tmp_path / "all.jsonl")
     write_rows([r for r in rows if r["prompt_id"] in split.preference], tmp_path / "part.jsonl")
@@ -60,11 +60,11 @@ def test_the_study_runs_shares_no_prompt_and_goes_on_where_it_stopped(
     """Tables of two methods; a second pass needs no model."""
     monkeypatch.setattr(study, "METHODS", ("dpo_on", "wrpo"))
     monkeypatch.setattr(study, "DEVIATION_POLICIES", ("target", "wrpo"))
-    monkeypatch.setattr(results, "SHOWN", 40)
+    monkeypatch.setattr(study, "SHOWN", 40)
     study.run_study([world], workers=1)
     monkeypatch.setattr(study, "load_model", None)
     study.run_study([world], workers=1)
-    tables = results.result_tables([world])
+    tables = study.result_tables([world])
     assert {"scores", "sources", "deviation", "answers_seed3"} < set(tables)
     assert all(len(table) for table in tables.values())
     assert set(tables["scores"]["model"]) == set(study.all_models(world))
@@ -73,5 +73,5 @@ def test_the_study_runs_shares_no_prompt_and_goes_on_where_it_stopped(
     assert (pairing["prompts"] == 64).all()
     assert (pairing["prompts"] == pairing.iloc[:, 4:].sum(axis=1)).all()
     assert not {r["prompt_id"] for r in read_rows(study.sft_rows(world))} & set(
-        study.split(world).preference
+        world.split().preference
     )

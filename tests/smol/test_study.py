@@ -108,14 +108,11 @@ def test_the_draw_is_seeded_and_needs_enough_prompts(published: Path, tmp_path: 
         run(study_of(tmp_path, tmp_path), Sayer(), "weights")
 
 
-@pytest.mark.parametrize("within", [False, True])
-def test_rank_correlation(within: bool) -> None:
-    """Against scipy over all; within prompts 1 where each prompt's order agrees."""
-    from scipy.stats import spearmanr
-
+def test_rank_correlation() -> None:
+    """Against pandas over all; within prompts 1 where each prompt's order agrees."""
     tokens, rewards = [1, 2, 3, 9, 11, 12, 5, 6, 7], [7.0, 8, 9, 1, 2, 3, 4, 5, 6.5]
     rows = pd.DataFrame({"prompt_id": [*"aaabbbccc"], "n_tokens": tokens, "reward": rewards})
-    found = smol.rank_correlation(rows, within)
-    expected = 1.0 if within else spearmanr(rows["reward"], rows["n_tokens"]).statistic
-    assert found.value == pytest.approx(expected)
-    assert (found.n, found.n_clusters) == (9, 3)
+    over_all = smol.rank_correlation(rows, within=False)
+    assert over_all.value == pytest.approx(rows["reward"].corr(rows["n_tokens"], "spearman"))
+    assert (over_all.n, over_all.n_clusters) == (9, 3)
+    assert smol.rank_correlation(rows, within=True).value == pytest.approx(1.0)

@@ -15,7 +15,6 @@ import pandas as pd
 import yaml
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval, paired_difference
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import read_results, read_run, results_dir
 
 Number = float | int | str
@@ -50,19 +49,13 @@ def sampled_scores(profile: str) -> pd.DataFrame:
 
 def level(scores: pd.DataFrame, model: str) -> Estimate:
     """Mean quality of a model over seeds; ``scores`` has one row per (seed, model)."""
-    return mean_interval(_by_seed(scores, model))
+    return mean_interval(scores.loc[scores["model"] == model, "quality"])
 
 
 def difference(scores: pd.DataFrame, model: str, baseline: str) -> Estimate:
     """Mean quality of model - baseline over seeds, paired within the seed."""
-    a, b = _by_seed(scores, model), _by_seed(scores, baseline)
-    if list(a.index) != list(b.index):
-        raise WRPOError(f"{model!r} and {baseline!r} have other seeds; run both on the same")
-    return paired_difference(a, b)
-
-
-def _by_seed(scores: pd.DataFrame, model: str) -> pd.Series:
-    return scores[scores["model"] == model].set_index("seed")["quality"].sort_index()
+    quality = scores.pivot(index="seed", columns="model", values="quality")
+    return paired_difference(quality[model], quality[baseline])
 
 
 def deviation_by_seed(profile: str) -> pd.DataFrame:
@@ -85,10 +78,14 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     """Values to glue: plain numbers, and ``value [low, high]`` texts (keys ending in ``_ci``)."""
     run, differences = read_run(profile), quantities(profile)
     quality = sampled_scores(profile).query("model == 'dpo_on'")["quality"]
+    rows = read_results(profile, "deviation")
+    before = rows[rows["policy"] == "target"]
+    tokens = before.groupby("kind")[["logp", "n_tokens"]].sum()
     found: dict[str, Number] = {
         "n_seeds": len(run["seeds"]),
         "n_test": int(run["world"]["splits"]["test"]),
         "n_train": int(run["world"]["splits"]["train"]),
+        "n_deviation": len(before) // 2,
         "results_minutes": run["seconds"] / 60,
         "results_commit": run["commit"],
         "noise_dpo_on": float(quality.max() - quality.min()),
@@ -96,19 +93,12 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     found |= {f"{name}_ci": estimate.text() for name, estimate in differences.items()}
     for claim in claims():
         found[f"status_{claim['id'].replace('-', '_')}"] = status(differences[claim["quantity"]])
-    return found | _deviation_numbers(profile) | published_numbers()
-
-
-def _deviation_numbers(profile: str) -> dict[str, Number]:
-    """Log-probabilities of own and source responses, per response and per token."""
-    means = deviation_by_seed(profile).groupby("policy")[["own", "source"]].mean()
-    before = read_results(profile, "deviation").query("policy == 'target'")
-    found: dict[str, Number] = {"n_deviation": len(before) // 2}
-    totals = before.groupby("kind")[["logp", "n_tokens"]].sum()
-    for kind in ("own", "source"):
-        found |= {f"logp_{kind}_{policy}": float(v) for policy, v in means[kind].items()}
-        found[f"logp_token_{kind}_target"] = float(totals["logp"][kind] / totals["n_tokens"][kind])
-    return found
+    for (kind, policy), mean in rows.groupby(["kind", "policy"])["logp"].mean().items():
+        found[f"logp_{kind}_{policy}"] = float(mean)
+    for kind, mean in (tokens["logp"] / tokens["n_tokens"]).items():
+        found[f"logp_token_{kind}_target"] = float(mean)
+    found |= published_numbers()
+    return {name: float(v) if isinstance(v, float) else v for name, v in found.items()}
 
 
 def published_numbers() -> dict[str, Number]:
@@ -128,7 +118,7 @@ def published_numbers() -> dict[str, Number]:
         "lc_moved": moved.max(),
         "lc_moved_model": rows["model"][moved.idxmax()],
         "position": rated["position_effect"].mean(),
-        "position_positive": (rated["position_effect_low"] > 0).sum().item(),
+        "position_positive": int((rated["position_effect_low"] > 0).sum()),
         "mt_models": len(mt_bench),
         "mt_clustered": half_width(mt_bench, "overall").mean(),
         "mt_naive": half_width(mt_bench, "naive").mean(),
@@ -138,10 +128,7 @@ def published_numbers() -> dict[str, Number]:
         "detectable_lc": seen["alpaca-eval", "lc"],
         "detectable_mt": seen["mt-bench", "mean"],
     }
-    return {
-        f"published_{name}": value if isinstance(value, int | str) else float(value)
-        for name, value in found.items()
-    }
+    return {f"published_{name}": value for name, value in found.items()}
 
 
 def claims() -> list[dict[str, Any]]:
@@ -193,7 +180,7 @@ def methods_table(profile: str = "nano") -> pd.DataFrame:
 def measured() -> dict[str, Any]:
     """``results/benchmarks/train_step.json``: provenance, ``ratios`` and ``memory``."""
     path = results_dir("benchmarks") / "train_step.json"
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(json.loads(path.read_text("utf-8")))
 
 
 def ratios_table() -> pd.DataFrame:

@@ -58,7 +58,7 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
 
     The degrees of freedom are the number of clusters minus one.
     """
-    x = _numbers(values, "a mean", 2)
+    x = _numbers(values)
     how = "t interval" if clusters is None else "cluster-robust t interval"
     return _t_interval(x.mean(), (x - x.mean()) / len(x), clusters, how)
 
@@ -77,7 +77,7 @@ def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: La
     where each question has one row of either; it also allows unequal numbers of rows, weights given
     as repeated rows, and questions that one side lacks.
     """
-    x, y = _numbers(a, "a difference", 2), _numbers(b, "a difference", 2)
+    x, y = _numbers(a), _numbers(b)
     both = np.concatenate([_labels(a_clusters, len(x)), _labels(b_clusters, len(y))])
     scores = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
     how = "cluster-robust t interval of a difference, shared clusters paired"
@@ -90,7 +90,7 @@ def slope_interval(values: Values, x: Values, clusters: Labels | None = None) ->
     With ``x`` in {0, 1} it is the difference of two means that share clusters: the position effect.
     With ``x`` a standardised length difference it is the length effect per standard deviation.
     """
-    y, z = _numbers(values, "a slope", 3), _numbers(x, "a slope", 3)
+    y, z = _numbers(values, 3), _numbers(x, 3)
     if len(y) != len(z) or np.ptp(z) == 0:
         raise WRPOError("a slope needs a regressor that varies, with one number for each value")
     z = z - z.mean()
@@ -153,11 +153,11 @@ def bootstrap_interval(
     return Estimate(value, float(low), float(high), len(rows), groups, how, tuple(drawn))
 
 
-def _numbers(values: Values, what: str, least: int) -> np.ndarray:
+def _numbers(values: Values, least: int = 2) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or len(array) < least or not np.isfinite(array).all():
         raise WRPOError(
-            f"{what} needs at least {least} numbers, all finite, got {array.size}; add "
+            f"an interval needs at least {least} numbers, all finite, got {array.size}; add "
             "observations, or drop those that are not"
         )
     return array
@@ -175,9 +175,7 @@ def _groups(clusters: Labels | None, n: int) -> tuple[np.ndarray, int]:
         return np.arange(n), n
     names, labels = np.unique(_labels(clusters, n), return_inverse=True)
     if len(names) < 2:
-        raise WRPOError(
-            "an interval needs at least 2 clusters, got 1; add independent observations"
-        )
+        raise WRPOError("an interval needs at least 2 clusters; add independent observations")
     return labels, len(names)
 
 

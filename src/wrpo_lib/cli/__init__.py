@@ -14,22 +14,10 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import (
-    data,
-    generate,
-    judge,
-    study,
-    summarise,
-    train,
-)
+from wrpo_lib.cli import data, generate, judge, study, summarise, train
 from wrpo_lib.errors import WRPOError
 
-app = typer.Typer(
-    help="Weighted-Reward Preference Optimization: data, training, evaluation, results.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def _version(value: bool) -> None:
@@ -48,16 +36,17 @@ def _top(
 # in the order in which data pass through them
 app.add_typer(data.app, name="data")
 app.add_typer(judge.assets, name="assets")
-generate.register(app)
-app.command()(data.pair)
+before: list[Callable[..., None]] = [generate.sample, generate.score, data.pair]
+for command in before:
+    app.command()(command)
 for name, text in train.COMMANDS.items():
     app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
 app.command(context_settings=train.OPEN)(train.plan)
-commands: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
-commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
-for command in commands:
+after: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
+after += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+after += [study.results, study.figures]
+for command in after:
     app.command()(command)
-study.register(app)
 
 
 def main() -> None:

@@ -31,12 +31,6 @@ Ray = Annotated[str, typer.Option(help="address of a running cluster; default: s
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this module to ``app``."""
-    app.command()(sample)
-    app.command()(score)
-
-
 def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],

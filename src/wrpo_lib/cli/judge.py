@@ -200,8 +200,7 @@ def nano_judge(
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
     import functools
 
-    from wrpo_lib.nano.judge import Judge
-    from wrpo_lib.nano.judge_server import MODEL, make_server, respond
+    from wrpo_lib.nano.judge import MODEL, Judge, make_server, respond
 
     biased = Judge(position=position, length=length)
     with make_server(functools.partial(respond, judge=biased), port) as server:

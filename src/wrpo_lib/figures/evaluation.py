@@ -1,6 +1,8 @@
-"""What published judgements teach, and what the corrections of a judge's biases do."""
+"""Figures of evaluation: the protocols, Table 2, published judgements, corrections of biases."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,10 +10,17 @@ from matplotlib.figure import Figure
 
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.evaluation.verdicts import CATEGORIES
-from wrpo_lib.figures.style import LOOKS, drawing
-from wrpo_lib.nano.judge import Judge, judge_alpaca
+from wrpo_lib.figures.style import GREY, LOOKS, draw_interval, drawing, look, name_rows
+from wrpo_lib.figures.training import COMPARED
+from wrpo_lib.nano.judge import Judge, benchmark_table, judge_alpaca
+from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results, read_run
 
+PROTOCOLS = {
+    "alpaca_eval2": "AlpacaEval-2 form: win rate, %",
+    "arena_hard": "Arena-Hard form: score, %",
+    "mt_bench": "MT-Bench form: mean score",
+}
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
 SHOWN = {
     "mamba_0_5_dpo_ep3": "dpo_on",
@@ -32,26 +41,59 @@ PANELS = (
 )
 
 
+def protocols(profile: str = "nano") -> Figure:
+    """The three benchmarks' protocols on nano answers: each seed's interval over questions."""
+    rows = benchmark_table(profile, COMPARED).set_index(["benchmark", "model"]).sort_index()
+    with drawing(1, 3, (9.6, 3.2), sharey=True) as (figure, axes):
+        for axis, (benchmark, title) in zip(axes, PROTOCOLS.items(), strict=True):
+            for k, name in enumerate(COMPARED):
+                for j, row in enumerate(rows.loc[(benchmark, name)].itertuples()):
+                    at = k + 0.22 * (j - 1)
+                    draw_interval(axis, at, row, look(name), markersize=5, capsize=2)
+            axis.set_title(title)
+        name_rows(axes[0], [look(name).name for name in COMPARED])
+    return figure
+
+
+def paper_table2(profile: str = "nano") -> Figure:
+    """The paper's Table 2, AlpacaEval-2 LC, with the intervals it should have had.
+
+    ``profile`` is not read: these are the paper's numbers with typical standard errors of such
+    rows (0.7 to 0.9 points).
+    """
+    rows = table("table02_main_results")
+    rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
+    rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
+    half = 1.96 * TYPICAL_LC_SE
+    with drawing(size=(7.2, 3.6)) as (figure, axis):
+        for k, row in enumerate(rows.itertuples(index=False)):
+            color, mark = ("#009E73", "P") if row.group == "ours" else ("#777777", "o")
+            lc = row.alpaca_eval2_lc_winrate
+            axis.errorbar(lc, k, xerr=half, fmt=mark, color=color, capsize=3)
+        axis.set_xlabel("AlpacaEval-2 length-controlled win rate, % (paper); typical 95 % interval")
+        name_rows(axis, rows["model"])
+    return figure
+
+
 def published_intervals(profile: str = "nano") -> Figure:
     """Half-widths of LC intervals, upstream's against refits; and the effect of position.
 
     ``profile`` is not read: the numbers are of real models (``results/published``).
     """
     rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_low"])
+    rows = rows.sort_values("position_effect")
     upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
-    top, rows = float(refit.max()) * 1.05, rows.sort_values("position_effect")
-    value = rows["position_effect"]
+    top, value = float(refit.max()) * 1.05, rows["position_effect"]
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
     with drawing(1, 2, (8.6, 3.2)) as (figure, (left, right)):
         left.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
-        left.axline((0, 0), slope=1, color="#888888", linestyle="--")
-        at = {"xytext": (4, -12), "textcoords": "offset points", "color": "#555555"}
-        left.annotate("equal", (0.8 * top, 0.8 * top), **at)
+        left.axline((0, 0), slope=1, color=GREY, linestyle="--", label="equal")
+        left.legend()
         left.set(xlim=(0, top), xlabel="1.96 × upstream's standard error, points")
         left.set(ylim=(0, top), ylabel="half of the refit interval, points")
         drawn = {"color": LOOKS["dpo_off"].color, "markersize": 3, "elinewidth": 0.8}
         right.errorbar(value, range(len(rows)), None, half, "o", **drawn)
-        right.axvline(0, color="#888888")
+        right.axvline(0, color=GREY)
         right.set(yticks=[], ylabel="published models")
         right.set_xlabel("shown second minus shown first, points of win rate")
     return figure
@@ -85,9 +127,8 @@ def corrections(profile: str = "nano") -> Figure:
                 drawn = {"color": how.color, "marker": how.marker, "label": name}
                 axis.plot(own["strength"], own["value"], how.dash, **drawn)
             truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]
-            axis.axhline(truth, color="#888888", linestyle="--", label="without the bias")
-            axis.set_title(panel, loc="left")
-            axis.set_xlabel("strength of the bias, logits")
+            axis.axhline(truth, color=GREY, linestyle="--", label="without the bias")
+            axis.set(title=panel, xlabel="strength of the bias, logits")
         axes[0].set_ylabel("win rate, %")
         handles = {n: h for a in axes for h, n in zip(*a.get_legend_handles_labels(), strict=True)}
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
@@ -102,32 +143,25 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
     of filler behind each: same quality, longer, lengths that overlap. DPO-on's answers are nearly
     all much longer than the baseline's.
     """
-    run = read_run(profile)
+    run, rows = read_run(profile), []
     baseline = run["world"]["evaluation"]["baseline"]
     answers = read_results(profile, f"answers_seed{run['seeds'][0]}")
     greedy = answers[answers["decoding"] == "greedy"]
     filler = np.random.default_rng(0)
-    rows = []
     for panel, model, padded in PANELS:
         chosen = greedy[greedy["model"].isin([model, baseline])]
         if padded:
             added = filler.integers(0, 61, len(chosen)) * (chosen["model"] == model)
             chosen = chosen.assign(text=chosen["text"] + added.map(lambda n: "." * n))
         for strength in STRENGTHS:
-            found = _estimates(chosen, baseline, panel.split()[0], strength)
+            bias: Any = {"position": 0.0, "length": 0.0, panel.split()[0]: strength}
+            judged = judge_alpaca(chosen, baseline, Judge(**bias))
+            found = {"both orders": win_rate(judged)["win_rate"]}
+            if panel == "position bias":
+                second = judged["order"] == "baseline first"
+                found["shown second only"] = win_rate(judged[second])["win_rate"]
+                found["shown first only"] = win_rate(judged[~second])["win_rate"]
+            else:
+                found["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
             rows += [(panel, strength, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])
-
-
-def _estimates(
-    answers: pd.DataFrame, baseline: str, bias: str, strength: float
-) -> dict[str, float]:
-    position, length = (strength, 0.0) if bias == "position" else (0.0, strength)
-    judge = Judge(position=position, length=length)
-    judged = judge_alpaca(answers, baseline, judge)
-    found = {"both orders": win_rate(judged)["win_rate"]}
-    if bias == "length":
-        return found | {"length-controlled": length_controlled(judged)["length_controlled_winrate"]}
-    second = judged["order"] == "baseline first"
-    parts = {"shown second only": judged[second], "shown first only": judged[~second]}
-    return {name: win_rate(part)["win_rate"] for name, part in parts.items()} | found

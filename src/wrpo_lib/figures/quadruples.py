@@ -1,4 +1,4 @@
-"""Figure 2 and Table 1: who wins, rewards, lengths, agreement, gaps, how alpha rises."""
+"""Figures and tables of quadruples: who wins (Table 1), rewards, lengths, agreement, gaps."""
 
 from __future__ import annotations
 
@@ -10,35 +10,15 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
-from wrpo_lib.figures.style import draw_interval, drawing, look
-from wrpo_lib.objective import alpha_at
+from wrpo_lib.figures.style import draw_interval, drawing, look, name_rows
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.records import read_results, read_run
 
-SCHEDULE_LOOKS = {
-    "linear": ("-", "#009E73", "linear (the code)"),
-    "quadratic": ("--", "#555555", "quadratic (the drawing)"),
-    "constant": (":", "#555555", "constant"),
-}
 LONGER = {
     "y_ws longer than y_wt": ("source_chosen", "target_chosen"),
     "y_wt longer than y_l": ("target_chosen", "rejected"),
 }
-
-
-def alpha_schedules(profile: str = "nano", alpha_max: float = 0.1, n_steps: int = 311) -> Figure:
-    """α against the optimiser step for the three schedules (paper: linear, 311 steps, 0.1).
-
-    ``profile`` is not read: the schedules are formulas.
-    """
-    with drawing(size=(5.2, 3.0)) as (figure, axis):
-        for name, (dash, color, label) in SCHEDULE_LOOKS.items():
-            values = [alpha_at(name, t, n_steps, alpha_max) for t in range(n_steps)]
-            axis.plot(values, dash, color=color, label=label)
-        axis.set(xlabel="optimiser step t", ylabel="fusion coefficient α(t)")
-        axis.legend()
-    return figure
 
 
 def source_shares(profile: str = "nano") -> Figure:
@@ -48,23 +28,22 @@ def source_shares(profile: str = "nano") -> Figure:
     """
     ours, theirs = read_results(profile, "sources").dropna(), table("table01_sources")
     names = list(ours["source"].unique())
-    ratios = {"width_ratios": [1, 1.4]}
-    with drawing(1, 2, (8.4, 3.2), gridspec_kw=ratios) as (figure, (left, right)):
+    with drawing(1, 2, (8.4, 3.2), width_ratios=[1, 1.4]) as (figure, (left, right)):
         for k, name in enumerate(names):
             own = 100 * ours.loc[ours["source"] == name].filter(like="share")
             left.barh(k, own["share"].mean(), color="#D55E00", alpha=0.45)
             left.scatter(own["share"], [k] * len(own), color="#D55E00", s=14, zorder=3)
             if "share_low" in own:
                 left.hlines(k, own["share_low"], own["share_high"], color="#D55E00")
-        left.set_yticks(range(len(names)), [n.removeprefix("source-") for n in names])
+        name_rows(left, [name.removeprefix("source-") for name in names])
         what = "a dot a seed" if "seed" in ours else f"n = {ours['n'].iloc[0]}"
         left.set_title(f"{profile} ({what})")
-        right.barh(theirs["source"], theirs["share_best_percent"], color="#777777", alpha=0.6)
+        share = theirs["share_best_percent"]
+        right.barh(range(len(theirs)), share, color="#777777", alpha=0.6)
+        name_rows(right, theirs["source"])
         right.set_title("paper, Table 1")
-        for axis in (left, right):
-            axis.set_xlabel("% of prompts won")
-            axis.invert_yaxis()
-            axis.grid(axis="y", visible=False)
+        left.set_xlabel("% of prompts won")
+        right.set_xlabel("% of prompts won")
     return figure
 
 
@@ -77,7 +56,7 @@ def rewards(profile: str = "nano") -> Figure:
     series = {"x": "reward", "y": "model", "hue": "model", "order": order, "hue_order": order}
     with drawing(size=(7.2, max(3.2, 0.45 * len(order)))) as (figure, axis):
         sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
-        axis.set_yticks(range(len(order)), [look(n).name for n in order])
+        name_rows(axis, [look(name).name for name in order])
         axis.set(xlabel="reward of a response", ylabel="")
     return figure
 
@@ -85,22 +64,16 @@ def rewards(profile: str = "nano") -> Figure:
 def lengths(profile: str = "nano") -> Figure:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
     sizes, unit = _sizes(profile)
-    ratios = {"width_ratios": [1.5, 1]}
-    parts = ("boxprops", "whiskerprops", "capprops", "medianprops")
-    with drawing(1, 2, (8.4, 3.0), gridspec_kw=ratios) as (figure, (left, right)):
-        for k, name in enumerate(RESPONSES):
-            color = look(name).color
-            lines = {part: {"color": color, "linewidth": 1.4} for part in parts}
-            lines["flierprops"] = {"markersize": 3, "markeredgecolor": color}
-            place = {"positions": [k], "widths": 0.6, "orientation": "horizontal"}
-            left.boxplot(sizes[name], **place, **lines)
-        left.set_yticks(range(len(RESPONSES)), [look(name).name for name in RESPONSES])
-        left.set(xlabel=f"{unit} (n = {len(sizes)})", ylim=(2.5, -0.5))
+    with drawing(1, 2, (8.4, 3.0), width_ratios=[1.5, 1]) as (figure, (left, right)):
+        place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
+        left.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})
+        name_rows(left, [look(name).name for name in RESPONSES])
+        left.set_xlabel(f"{unit} (n = {len(sizes)})")
         for k, (a, b) in enumerate(LONGER.values()):
             draw_interval(right, k, paired_difference(sizes[a], sizes[b]), look(a))
         right.axvline(0, color="#555555", linewidth=0.8)
-        right.set_yticks(range(2), ["y_ws − y_wt", "y_wt − y_l"])
-        right.set(xlabel=f"difference in {unit}", ylim=(1.5, -0.5))
+        name_rows(right, ["y_ws − y_wt", "y_wt − y_l"])
+        right.set_xlabel(f"difference in {unit}")
     return figure
 
 
@@ -120,15 +93,15 @@ def longer_share(profile: str = "nano") -> pd.DataFrame:
     """
     sizes, _ = _sizes(profile)
     quadruples = read_results(profile, "quadruples")
-    asked = [(question, pair, sizes) for question, pair in LONGER.items()]
+    longer = {question: sizes[a] > sizes[b] for question, (a, b) in LONGER.items()}
     if "rejected_truncated" in quadruples:
         for question, pair in LONGER.items():
             cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
-            asked.append((f"{question}, neither cut", pair, sizes[~cut]))
+            longer[f"{question}, neither cut"] = longer[question][~cut]
     rows = []
-    for question, (a, b), part in asked:
-        found = proportion_interval(int((part[a] > part[b]).sum()), len(part))
-        rows.append((question, found.value, found.low, found.high, found.n))
+    for question, found in longer.items():
+        share = proportion_interval(int(found.sum()), len(found))
+        rows.append((question, share.value, share.low, share.high, share.n))
     return pd.DataFrame(rows, columns=["question", "share", "low", "high", "n"])
 
 
@@ -161,9 +134,9 @@ def kept_by_gap(profile: str = "nano") -> Figure:
     with drawing() as (figure, axis):
         for name, gap in found.items():
             share = 100 * (gap[:, None] >= gaps).mean(axis=0)
-            label = f"{look(name).name} over y_l"
-            axis.plot(gaps, share, look(name).dash, color=look(name).color, label=label)
-        axis.set(xlabel="minimum difference in reward", ylabel="% of quadruples kept")
-        axis.set_ylim(0, 103)
+            how = look(name)
+            axis.plot(gaps, share, how.dash, color=how.color, label=f"{how.name} over y_l")
+        axis.set(xlabel="minimum difference in reward", ylim=(0, 103))
+        axis.set_ylabel("% of quadruples kept")
         axis.legend()
     return figure

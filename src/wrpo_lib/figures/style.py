@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -41,20 +41,7 @@ LOOKS = {
     "rejected": Look("y_l (rejected)", "#555555", "v", ":"),
     "margins": Look("margin", "#009E73", "P", "-"),
 }
-
-SETTINGS = {
-    "figure.facecolor": "white",
-    "figure.dpi": 110,
-    "savefig.dpi": 160,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "figure.constrained_layout.use": True,
-}
+GREY = "#888888"
 
 
 def look(name: str) -> Look:
@@ -63,24 +50,23 @@ def look(name: str) -> Look:
     return LOOKS.get(name, Look(f"Source ({short})", "#999999", "o", "-"))
 
 
-def table(rows: pd.DataFrame, digits: int = 2, index: bool = False) -> Styler:
+def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool = True) -> Styler:
     """A table for a page, numbers to ``digits`` decimals, integers as they are.
 
+    What models said is text, never markup; ``escape=False`` is for cells that a page made itself.
     It carries the class that notebook themes colour for light and dark mode.
     """
-    shown = rows.style.format(precision=digits, na_rep="").set_table_attributes('class="dataframe"')
-    return shown if index else shown.hide(axis="index")
+    shown = rows.style.format(precision=digits, na_rep="", escape="html" if escape else None)
+    shown = shown.format_index(escape="html", axis=1).set_table_attributes('class="dataframe"')
+    return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
 @contextmanager
 def drawing(
     rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.6, 3.0), **options: Any
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes: white ground (dark pages keep it), small sans text.
-
-    ``options`` are those of matplotlib's ``subplots``.
-    """
-    with mpl.rc_context(), sns.axes_style("whitegrid"), mpl.rc_context(SETTINGS):
+    """A figure and its axes in the style; ``options`` are those of matplotlib's ``subplots``."""
+    with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
         yield plt.subplots(rows, columns, figsize=size, **options)
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which
@@ -95,8 +81,8 @@ def draw_interval(axis: Axes, at: float, found: Any, how: Look, **kwargs: Any) -
     axis.errorbar(found.value, at, xerr=error, **drawn)
 
 
-def name_rows(axis: Axes, names: list[str]) -> None:
-    """The names of series, from the top, instead of a grid."""
-    axis.set_yticks(range(len(names)), [look(n).name for n in names])
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """The names of rows, from the top, instead of a grid."""
+    axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)

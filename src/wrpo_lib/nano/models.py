@@ -14,11 +14,13 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from wrpo_lib.io import write_json
 from wrpo_lib.nano.tasks import World, open_world
+from wrpo_lib.recipes import load_recipe
+from wrpo_lib.training.run import train
 
 TEMPLATES = {
     "angle": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
@@ -51,8 +53,8 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
         tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        size = len(special) + len(alphabet) + 160
-        trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, **common)
+        common |= {"initial_alphabet": alphabet, "vocab_size": 160 + len(special) + len(alphabet)}
+        trainer = trainers.BpeTrainer(**common)
     elif kind == "metaspace":
         tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
@@ -87,26 +89,10 @@ def build_model(
     return model
 
 
-def encode_conversations(
-    tokenizer: PreTrainedTokenizerBase, conversations: list[list[dict[str, str]]]
-) -> list[dict[str, list[int]]]:
-    """Token ids and labels; only the last assistant turn is learned (the rest is -100)."""
-    prompts = tokenizer.apply_chat_template(
-        [c[:-1] for c in conversations], tokenize=False, add_generation_prompt=True
-    )
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    replies = [c[-1]["content"] + tokenizer.eos_token for c in conversations]
-    reply_ids = tokenizer(replies, add_special_tokens=False)["input_ids"]
-    return [
-        {"input_ids": p + r, "labels": [-100] * len(p) + r}
-        for p, r in zip(prompt_ids, reply_ids, strict=True)
-    ]
-
-
 def train_model(world: World, name: str) -> Path:
     """Pretrain a model on its scripted policy's texts, unless it is there; returns its folder."""
     folder = world.model_dir(name)
-    if (folder / "pretraining.json").is_file():
+    if (folder / "config.json").is_file():
         return folder
     spec, batch_size = world.spec(name), world.recipe["pretraining"]["batch_size"]
     rng = world.rng(1, ["target", *world.sources].index(name))
@@ -115,33 +101,12 @@ def train_model(world: World, name: str) -> Path:
     tokenizer = build_tokenizer(spec["tokenizer"], spec["template"], text)
     seed = int(rng.integers(2**31))
     model = build_model(spec["model"], tokenizer, seed)
-    trainer = transformers.Trainer(
-        model=model,
-        args=transformers.TrainingArguments(
-            output_dir=str(folder),
-            per_device_train_batch_size=batch_size,
-            num_train_epochs=1,
-            learning_rate=spec["learning_rate"],
-            lr_scheduler_type="cosine",
-            warmup_steps=0.05,
-            weight_decay=0.01,
-            adam_beta2=0.98,
-            logging_steps=10,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-            seed=seed,
-            dataloader_pin_memory=False,
-        ),
-        train_dataset=encode_conversations(tokenizer, corpus),
-        data_collator=transformers.DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
+    own = {"learning_rate": spec["learning_rate"], "per_device_train_batch_size": batch_size}
+    rows = [{"prompt": c[:-1], "source_chosen": c[-1]["content"]} for c in corpus]
+    options: dict[str, Any] = {"seed": seed, "disable_tqdm": True, "save_strategy": "no"}
+    recipe = load_recipe("nano", "pretrain", **own)
+    train(recipe, model, tokenizer, Dataset.from_list(rows), folder / "log", **options)
     save_model(model, tokenizer, folder)
-    size = {"parameters": model.num_parameters(), "vocabulary": len(tokenizer)}
-    write_json(folder / "pretraining.json", size)
     return folder
 
 

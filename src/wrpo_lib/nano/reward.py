@@ -55,11 +55,11 @@ def quality(task: Task, text: str, turn: int = 1) -> float:
     return score
 
 
-def reward(task: Task, text: str, turn: int = 1) -> float:
+def reward(task: Task, text: str) -> float:
     """The reward model's score: quality, 0.001 a character, and fixed noise (s.d. 0.05)."""
-    seed = zlib.crc32(f"{task.prompt_id}|{turn}|{text}".encode())
+    seed = zlib.crc32(f"{task.prompt_id}|1|{text}".encode())
     noise = NOISE * np.random.default_rng(seed).standard_normal()
-    return quality(task, text, turn) + LENGTH_BONUS * len(text) + float(noise)
+    return quality(task, text) + LENGTH_BONUS * len(text) + float(noise)
 
 
 def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:

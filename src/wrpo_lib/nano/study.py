@@ -1,4 +1,4 @@
-"""The nano study: every stage from prompts to answers, each resumable, for several seeds.
+"""The nano study: every stage from prompts to answers, and the tables of ``results/nano``.
 
 A stage reads files and writes files under ``runs/nano/seed-<seed>/``; a finished file is never
 made again, so an interrupted study goes on where it stopped.
@@ -6,9 +6,11 @@ made again, so an interrupted study goes on where it stopped.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,18 @@ import pandas as pd
 from datasets import Dataset
 from joblib import Parallel, delayed
 
+from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.generation import Sampling, TransformersEngine, sample
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows, write_json, write_rows
 from wrpo_lib.logprobs import response_logprobs
 from wrpo_lib.nano.models import load_model, quiet, save_model, train_model
 from wrpo_lib.nano.reward import quality, read, score_rows
-from wrpo_lib.nano.tasks import Task, World
-from wrpo_lib.quadruples import Pairing, Split, read_quadruples, read_responses, write_pairs
+from wrpo_lib.nano.tasks import Task, World, open_world
+from wrpo_lib.quadruples import Pairing, read_quadruples, read_responses, write_pairs
 from wrpo_lib.quadruples.pair import best
-from wrpo_lib.quadruples.prompts import make_split
-from wrpo_lib.recipes import load_recipe
+from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
+from wrpo_lib.records import commit, write_results
 from wrpo_lib.training.run import train
 
 TARGET, TARGET_SFT = "target", "target_sft"
@@ -37,6 +40,11 @@ PAIRINGS = ((TARGET, "source"), (TARGET, "target"), (TARGET_SFT, "target"))
 """Whose samples, and whose worst response is y_l, in each kind of training data."""
 
 DEVIATION_POLICIES, DEVIATION_PROMPTS = (TARGET, "dpo_off", "dpo_on_target"), 300
+SHOWN = 400
+"""Quadruples that are tracked, and rewards of each model."""
+
+ANSWERS = ["model", "decoding", "prompt_id", "turn", "text", "quality", "exact"]
+DYNAMICS = r"^(method|step|alpha|loss|rewards/.*|logps/.*|grad_norm|learning_rate)$"
 
 
 def all_models(world: World) -> list[str]:
@@ -44,15 +52,11 @@ def all_models(world: World) -> list[str]:
     return [*world.sources, TARGET, TARGET_SFT, *METHODS]
 
 
-def split(world: World) -> Split:
-    """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
-    return make_split([t.prompt_id for t in world.splits()["train"]], world.seed)
-
-
-def preference_tasks(world: World) -> list[Task]:
-    """The tasks of the preference part of the split."""
-    tasks = {t.prompt_id: t for t in world.splits()["train"]}
-    return [tasks[i] for i in split(world).preference]
+def sampling(world: World, name: str, purpose: int = 2) -> Sampling:
+    """The recipe's sampling options with a seed of its own for each model and purpose."""
+    how = world.recipe["sampling"]
+    seed = int(world.rng(purpose, zlib.crc32(name.encode())).integers(2**31))
+    return Sampling(how["n"], how["temperature"], how["top_p"], how["max_new_tokens"], seed=seed)
 
 
 def responses(world: World, name: str) -> pd.DataFrame:
@@ -63,7 +67,7 @@ def responses(world: World, name: str) -> pd.DataFrame:
     scored = world.folder / "rewards" / f"{name}.jsonl"
     finished = scored.with_suffix(".counts.json")
     if not finished.is_file():
-        tasks = world.splits()["train"] if name in world.sources else preference_tasks(world)
+        tasks = world.splits()["train"] if name in world.sources else world.preference_tasks()
         path = world.folder / "responses" / f"{name}.jsonl"
         prompts = [(t.prompt_id, t.messages) for t in tasks]
         engine = TransformersEngine(*load_model(world.model_dir(name)))
@@ -71,16 +75,6 @@ def responses(world: World, name: str) -> pd.DataFrame:
         score_responses(read_rows(path), score_rows, "nano", scored)
         write_json(finished, dict(counts))
     return pd.DataFrame(read_rows(scored))
-
-
-def sampling(world: World, name: str) -> Sampling:
-    """The recipe's sampling options with a seed of its own for each model."""
-    how, seed = world.recipe["sampling"], _seed(world, 2, name)
-    return Sampling(how["n"], how["temperature"], how["top_p"], how["max_new_tokens"], seed=seed)
-
-
-def _seed(world: World, purpose: int, name: str) -> int:
-    return int(world.rng(purpose, zlib.crc32(name.encode())).integers(2**31))
 
 
 def source_responses(world: World) -> pd.DataFrame:
@@ -101,12 +95,11 @@ def sft_rows(world: World) -> Path:
 
 
 def _pair(world: World, models: list[str], path: Path, pairing: Pairing, part: str) -> Path:
-    """The stage of ``wrpo pair``: from files of rewards to a file of rows."""
     if not path.is_file():
         for name in models:
             responses(world, name)
         table = read_responses([world.folder / "rewards" / f"{name}.jsonl" for name in models])
-        write_pairs(table, path, pairing, split(world), part)
+        write_pairs(table, path, pairing, world.split(), part)
     return path
 
 
@@ -115,73 +108,63 @@ def train_policy(world: World, name: str) -> Path:
     folder = world.model_dir(name)
     if (folder / "config.json").is_file():
         return folder
-    recipe = load_recipe("nano", "sft" if name == TARGET_SFT else name)
-    start, dynamics = TARGET, None
+    recipe, start = load_recipe("nano", "sft" if name == TARGET_SFT else name), TARGET
+    options: dict[str, Any] = {"seed": world.seed, "disable_tqdm": True, "save_strategy": "no"}
     if name == TARGET_SFT:
         data = Dataset.from_list(read_rows(sft_rows(world)))
     else:
-        start, dynamics = recipe.start_from, dynamics_file(world, name)
+        start = recipe.start_from
+        options["dynamics_file"] = world.folder / "dynamics" / f"{name}.jsonl"
         data = read_quadruples(quadruples(world, start, recipe.rejected_from))
     model, tokenizer = load_model(world.model_dir(start))
-    log = folder / "log"
-    options: dict[str, Any] = {"disable_tqdm": True, "save_strategy": "no"}
-    train(recipe, model, tokenizer, data, log, seed=world.seed, dynamics_file=dynamics, **options)
+    train(recipe, model, tokenizer, data, folder / "log", **options)
     save_model(model, tokenizer, folder)
     return folder
 
 
-def dynamics_file(world: World, name: str) -> Path:
-    """The training dynamics of a method, a row per step."""
-    return world.folder / "dynamics" / f"{name}.jsonl"
-
-
 def answers(world: World, name: str) -> pd.DataFrame:
-    """Answers of a model to the test prompts: greedy and five samples; two turns, both greedy."""
+    """Answers of a model to the test prompts: greedy and five samples; two turns, both greedy.
+
+    One row per sample, with what is exactly known of it: quality, correctness, check step.
+    """
     path = world.folder / "answers" / f"{name}.jsonl"
     if not path.is_file():
         model, tokenizer = load_model(world.model_dir(name))
-        sampled = {**world.recipe["sampling"], "seed": _seed(world, 3, name)}
+        sampled = {**world.recipe["sampling"], "seed": sampling(world, name, purpose=3).seed}
         greedy = {**sampled, "n": 1, "temperature": 0.0}
         test, two = (world.splits()[part] for part in ("test", "multi_turn"))
         asked = [t.messages for t in test]
         first = sample(model, tokenizer, [t.messages for t in two], **greedy)
         second = [t.second_turn(said[0]["text"]) for t, said in zip(two, first, strict=True)]
         rows = [
-            *_answer_rows("greedy", test, sample(model, tokenizer, asked, **greedy)),
-            *_answer_rows("sampled", test, sample(model, tokenizer, asked, **sampled)),
-            *_answer_rows("two_turn", two, first),
-            *_answer_rows("two_turn", two, sample(model, tokenizer, second, **greedy), turn=2),
+            *_rows("greedy", test, sample(model, tokenizer, asked, **greedy)),
+            *_rows("sampled", test, sample(model, tokenizer, asked, **sampled)),
+            *_rows("two_turn", two, first),
+            *_rows("two_turn", two, sample(model, tokenizer, second, **greedy), turn=2),
         ]
         write_rows(({"model": name, **row} for row in rows), path)
     return pd.DataFrame(read_rows(path))
 
 
-def _answer_rows(
+def _rows(
     decoding: str, tasks: list[Task], drawn: list[list[dict[str, Any]]], turn: int = 1
-) -> list[dict[str, Any]]:
-    """One row per sample, with what is exactly known of it: quality, correctness, check step."""
-    return [
-        {
-            **{"prompt_id": task.prompt_id, "decoding": decoding, "turn": turn, "sample": k},
-            **row,
-            "quality": round(quality(task, row["text"], turn), 4),
-            "exact": read(row["text"]).letters == task.answer(turn),
-            "check": read(row["text"]).counted is not None,
-        }
-        for task, rows in zip(tasks, drawn, strict=True)
-        for k, row in enumerate(rows)
-    ]
+) -> Iterator[dict[str, Any]]:
+    for task, samples in zip(tasks, drawn, strict=True):
+        for k, row in enumerate(samples):
+            found, how = read(row["text"]), {"decoding": decoding, "turn": turn, "sample": k}
+            truth = {
+                "exact": found.letters == task.answer(turn),
+                "check": found.counted is not None,
+            }
+            score = round(quality(task, row["text"], turn), 4)
+            yield {"prompt_id": task.prompt_id, **how, **row, "quality": score, **truth}
 
 
 def deviation(world: World, policy: str) -> pd.DataFrame:
-    """Log-probability of source and own responses under a policy (paper Figure 1 a, b).
-
-    The source response is y_ws; the own response is the raw target's first sample. Both are fixed
-    before training, so before and after compare the same texts.
-    """
+    """Log-probability of y_ws and of the raw target's first sample under a policy (Figure 1)."""
     path = world.folder / "deviation" / f"{policy}.jsonl"
     if not path.is_file():
-        tasks = preference_tasks(world)[:DEVIATION_PROMPTS]
+        tasks = world.preference_tasks()[:DEVIATION_PROMPTS]
         prompts: list[Any] = [t.messages for t in tasks]
         ids = [t.prompt_id for t in tasks]
         own = responses(world, TARGET).sort_values("sample").groupby("prompt_id").first()
@@ -199,21 +182,21 @@ def deviation(world: World, policy: str) -> pd.DataFrame:
 
 def run_study(worlds: list[World], workers: int) -> None:
     """All stages of all worlds in ``workers`` processes; finished files are kept."""
-    sources = worlds[0].sources
-    stages: list[tuple[str, Callable[..., Any], list[Any]]] = [
-        ("pretrain", train_model, [(name,) for name in (*sources, TARGET)]),
-        ("sample", responses, [(name,) for name in (*sources, TARGET)]),
-        ("train Target-SFT", train_policy, [(TARGET_SFT,)]),
-        ("sample Target-SFT", responses, [(TARGET_SFT,)]),
-        ("pair", quadruples, list(PAIRINGS)),
-        ("train", train_policy, [(name,) for name in METHODS]),
-        ("answer", answers, [(name,) for name in all_models(worlds[0])]),
-        ("log-probabilities", deviation, [(name,) for name in DEVIATION_POLICIES]),
+    made = (*worlds[0].sources, TARGET)
+    stages: list[tuple[Callable[..., Any], Iterable[Any]]] = [
+        (train_model, zip(made)),
+        (responses, zip(made)),
+        (train_policy, [(TARGET_SFT,)]),
+        (responses, [(TARGET_SFT,)]),
+        (quadruples, PAIRINGS),
+        (train_policy, zip(METHODS)),
+        (answers, zip(all_models(worlds[0]))),
+        (deviation, zip(DEVIATION_POLICIES)),
     ]
     os.environ["TQDM_DISABLE"] = "1"  # the workers' bars would write over each other
-    for stage, function, arguments in stages:
-        print(stage, flush=True)
-        jobs = [delayed(_job)(function, world, *a) for world in worlds for a in arguments]
+    for function, arguments in stages:
+        print(function.__name__, flush=True)
+        jobs = [delayed(_job)(function, world, *a) for a in arguments for world in worlds]
         Parallel(n_jobs=workers, verbose=5)(jobs)
 
 
@@ -221,3 +204,92 @@ def _job(function: Callable[..., Any], *arguments: Any) -> None:
     """One job in a worker: one thread, no progress bars; what it makes lies in files."""
     quiet()
     function(*arguments)
+
+
+def answer_tables(world: World) -> dict[str, pd.DataFrame]:
+    """First-turn scores of every model and decoding, and what a judge reads."""
+    models = all_models(world)
+    rows = pd.concat([answers(world, name) for name in models], ignore_index=True)
+    rows["model"] = pd.Categorical(rows["model"], models)  # in the order of the tables
+    rows["characters"] = rows["text"].str.len()
+    greedy, sampled = (rows[rows["decoding"] == name] for name in ("greedy", "sampled"))
+    chosen = sampled.groupby(["model", "prompt_id"], observed=True)["quality"].idxmax()
+    scored = pd.concat([greedy, sampled, sampled.loc[chosen].assign(decoding="best_of_5")])
+    scored["decoding"] = pd.Categorical(scored["decoding"], ["greedy", "sampled", "best_of_5"])
+    means = {name: (name, "mean") for name in ("quality", "exact", "check", "characters")}
+    counts = {"n_prompts": ("prompt_id", "nunique"), "n": ("prompt_id", "size")}
+    by_model = scored.groupby(["model", "decoding"], observed=True)
+    greedy = greedy.assign(skill=greedy["prompt_id"].str.split("-").str[0])
+    by_skill = greedy.groupby(["model", "skill"], observed=True)
+    return {
+        "scores": by_model.agg(**counts, **means).reset_index(),
+        "skills": by_skill[["quality", "exact"]].mean().reset_index(),
+        "answers": rows.loc[rows["decoding"] != "sampled", ANSWERS],
+    }
+
+
+def source_table(world: World) -> pd.DataFrame:
+    """Each source's share of prompts won (Table 1), its mean reward and length."""
+    found = source_responses(world)
+    found["characters"] = found["text"].str.len()
+    means = found.groupby("model", sort=False)[["reward", "characters"]].mean()
+    wins = best(found)["model"].value_counts().reindex(means.index, fill_value=0)
+    table = pd.DataFrame({"wins": wins, "n": wins.sum(), "share": wins / wins.sum()})
+    return table.join(means).rename_axis("source").reset_index()
+
+
+def pairing_table(world: World) -> pd.DataFrame:
+    """What pairing kept and left out for each kind of training data."""
+    files = [quadruples(world, *how).with_suffix(".report.json") for how in PAIRINGS]
+    reports = pd.DataFrame([json.loads(path.read_text("utf-8")) for path in files])
+    table = pd.DataFrame(PAIRINGS, columns=["samples_of", "rejected_from"])
+    return table.join(reports[["prompts", "kept", "tied", "identical", "missing"]])
+
+
+def world_tables(world: World) -> dict[str, pd.DataFrame]:
+    """All tables of one world; rewards are a random sample, for one picture."""
+    sampled = (*world.sources, TARGET, TARGET_SFT)
+    rewards = [responses(world, m).sample(SHOWN, random_state=world.seed) for m in sampled]
+    pairs = pd.DataFrame(read_rows(quadruples(world, TARGET_SFT))[:SHOWN])
+    pairs["prompt"] = [messages[-1]["content"] for messages in pairs["prompt"]]
+    files = {name: world.folder / "dynamics" / f"{name}.jsonl" for name in METHODS}
+    dynamics = {name: pd.DataFrame(read_rows(path)) for name, path in files.items()}
+    steps = pd.concat(dynamics, names=["method"]).reset_index("method")
+    return {
+        **answer_tables(world),
+        "sources": source_table(world),
+        "pairing": pairing_table(world),
+        "dynamics": steps.filter(regex=DYNAMICS),
+        "deviation": pd.concat([deviation(world, name) for name in DEVIATION_POLICIES]),
+        "rewards": pd.concat(rewards)[["model", "prompt_id", "sample", "reward", "n_tokens"]],
+        "quadruples": pairs,
+    }
+
+
+def result_tables(worlds: list[World]) -> dict[str, pd.DataFrame]:
+    """All tables of the study; the first column is the seed, but for answers, a table a seed."""
+    found = {world.seed: world_tables(world) for world in worlds}
+    said = {f"answers_seed{seed}": tables.pop("answers") for seed, tables in found.items()}
+    tables = {
+        name: pd.concat({seed: own[name] for seed, own in found.items()}, names=["seed"])
+        for name in found[worlds[0].seed]
+    }
+    return {name: table.reset_index("seed") for name, table in tables.items()} | said
+
+
+def make_results(workers: int = 2) -> Path:
+    """Run the nano study (finished stages are kept) and write ``results/nano``."""
+    recipe, start, made_at = read_yaml(recipe_path("nano", "world")), time.perf_counter(), commit()
+    worlds = [open_world(seed) for seed in recipe["seeds"]]
+    run_study(worlds, workers)
+    record = {
+        "seeds": recipe["seeds"],
+        "commit": made_at,
+        "seconds": round(time.perf_counter() - start),
+        "workers": workers,
+        "world": recipe,
+        "training": {m: load_recipe("nano", m).training for m in ("sft", *METHODS)},
+    }
+    folder = write_results("nano", result_tables(worlds), record)
+    write_figure_map()
+    return folder

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from wrpo_lib.quadruples.split import Split, make_split
 from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root
 
@@ -74,19 +75,17 @@ class Task:
 
     def answer(self, turn: int = 1) -> list[str]:
         """The right letters of a turn (1 or 2)."""
-        skill, letters = self._asked(turn)
+        skill, letters = self.asked(turn)
         return SKILLS[skill](letters)
 
     def slip(self, turn: int = 1) -> list[str]:
-        """The systematic slip: the last letter is left out of the operation.
-
-        A wrong procedure rather than a random error, so a policy can learn to avoid it.
-        """
-        skill, letters = self._asked(turn)
+        """The systematic slip, which a policy can unlearn: the last letter is left out."""
+        skill, letters = self.asked(turn)
         head = SKILLS[skill](letters[:-1]) if len(letters) > 1 else []
         return [*head, letters[-1]]
 
-    def _asked(self, turn: int) -> tuple[str, list[str]]:
+    def asked(self, turn: int) -> tuple[str, list[str]]:
+        """Skill and letters of a turn; the second goes on from the first one's answer."""
         if turn == 2 and self.then:
             return self.then, self.answer()
         return self.skill, list(self.letters)
@@ -119,11 +118,10 @@ def draw_tasks(
         size = int(rng.integers(3, 6))
         letters = "".join(ALPHABET[i] for i in rng.integers(0, len(ALPHABET), size))
         then = names[rng.choice(len(names), p=share)] if rng.random() < two_turn else None
-        if (skill, letters) in taken:
-            continue
-        if unique:
-            taken.add((skill, letters))
-        tasks.append(Task(skill, letters, then))
+        if (skill, letters) not in taken:
+            tasks.append(Task(skill, letters, then))
+            if unique:
+                taken.add((skill, letters))
     return tasks
 
 
@@ -149,7 +147,7 @@ class ScriptedPolicy:
 
     def respond(self, task: Task, rng: np.random.Generator, turn: int = 1) -> str:
         """One response to a turn of ``task``, habits drawn from ``rng``."""
-        skill = task.then if turn == 2 and task.then else task.skill
+        skill, _ = task.asked(turn)
         slips = rng.random() < (self.weak_slip if skill in self.weak else self.slip)
         letters = task.slip(turn) if slips else task.answer(turn)
         rare = rng.random() < self.rare
@@ -165,8 +163,7 @@ class ScriptedPolicy:
 
         The first turn of two has the right letters, so the second goes on from them.
         """
-        said = self.respond(task, rng)
-        asked = task.messages
+        said, asked = self.respond(task, rng), task.messages
         if task.then:
             asked = task.second_turn(self.framings[0].format(" ".join(task.answer())))
             said = self.respond(task, rng, turn=2)
@@ -177,10 +174,9 @@ class ScriptedPolicy:
 class World:
     """A recipe (``recipes/nano/world.yaml``) and a seed; everything else follows from them.
 
-    A seed makes a whole world: the prompts, the split, every model's initial weights and corpus,
-    and all sampling. Three seeds are three independent replications of everything. It does not fix
-    the vocabulary of a WordPiece tokenizer, whose trainer breaks ties differently in each process;
-    what is made with that source, or pools its responses, differs between runs of one seed.
+    A seed makes a whole world: prompts, split, every model's initial weights and corpus, sampling.
+    It does not fix the vocabulary of a WordPiece tokenizer, whose trainer breaks ties differently
+    in each process; what is made with that source differs between runs of one seed.
     """
 
     recipe: dict[str, Any]
@@ -200,6 +196,15 @@ class World:
             two_turn = float(name == "multi_turn")
             drawn[name] = draw_tasks(rng, sizes[name], None, two_turn, taken, unique=True)
         return drawn
+
+    def split(self) -> Split:
+        """The SFT third and the preference rest of the train prompts (paper section 4.1)."""
+        return make_split([t.prompt_id for t in self.splits()["train"]], self.seed)
+
+    def preference_tasks(self) -> list[Task]:
+        """The tasks of the preference part of the split."""
+        tasks = {t.prompt_id: t for t in self.splits()["train"]}
+        return [tasks[i] for i in self.split().preference]
 
     @property
     def sources(self) -> list[str]:

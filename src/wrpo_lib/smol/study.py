@@ -3,14 +3,12 @@
 The target is a real small model (SmolLM2-135M-Instruct), sampled here; the sources are published
 responses of real models to AlpacaEval's prompts, one per prompt; the reward is sentence BLEU
 against the published response of one more model. The stages' files lie under ``runs/smol/`` and
-are never part of the project: the published texts are under CC BY-NC. A run that was cut goes on.
-``results/smol`` holds numbers without any text; what they are was fixed before the first run was
-looked at. Lengths are in tokens of the target's tokenizer, for all models alike.
+are never part of the project: the published texts are under CC BY-NC. ``results/smol`` holds
+numbers without any text. Lengths are in tokens of the target's tokenizer, for all models alike.
 """
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,23 +21,26 @@ import numpy as np
 import pandas as pd
 from sacrebleu.metrics import BLEU
 
-from wrpo_lib.analysis import statistics
+from wrpo_lib.analysis.statistics import (
+    Estimate,
+    bootstrap_interval,
+    mean_interval,
+    proportion_interval,
+)
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.generation import make_engine
 from wrpo_lib.generation.request import Engine, Sampling
 from wrpo_lib.generation.stage import keep_record, sample_responses, score_responses
-from wrpo_lib.io import Row, file_hash, iter_rows, write_rows
+from wrpo_lib.io import Row, file_hash, iter_rows, parse_row, write_rows
 from wrpo_lib.models import load_tokenizer, packaged_weights
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_responses
 from wrpo_lib.quadruples.convert import as_responses
 from wrpo_lib.quadruples.prompts import read_prompts, words
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.records import commit, read_run, write_results
+from wrpo_lib.records import commit, write_results
 
 TARGET = "target"
-"""The target's name in files and figures; which model it is stands in the run record."""
-
 SAMPLING = Sampling(n=5, temperature=0.8, top_p=0.95, max_tokens=128, seed=0)
 """The paper's, but for the limit: 128 tokens are what a CPU makes in minutes."""
 
@@ -149,10 +150,10 @@ def source_table(responses: pd.DataFrame, quadruples: pd.DataFrame) -> pd.DataFr
         row: dict[str, Any] = {"source": name, "wins": None, "n": n}
         if name != TARGET:
             row["wins"] = int((quadruples["source_model"] == name).sum())
-            row |= statistics.proportion_interval(row["wins"], n).spread("share")
+            row |= proportion_interval(row["wins"], n).spread("share")
         row["responses"] = len(own)
         for field in ("reward", "n_tokens"):
-            row |= statistics.mean_interval(own[field], own["prompt_id"]).spread(field)
+            row |= mean_interval(own[field], own["prompt_id"]).spread(field)
         rows.append({**row, "truncated": own["truncated"].mean()})
     return pd.DataFrame(rows).astype({"wins": "Int64"})
 
@@ -168,10 +169,9 @@ def length_table(responses: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def rank_correlation(rows: pd.DataFrame, within: bool) -> statistics.Estimate:
+def rank_correlation(rows: pd.DataFrame, within: bool) -> Estimate:
     """Spearman's correlation of reward and tokens; ``within`` ranks and centres by prompt."""
-    by_prompt = rows["prompt_id"].to_numpy()
-    groups = by_prompt if within else np.zeros(len(rows))
+    groups = rows["prompt_id"] if within else pd.Series(0, rows.index)
     ranks = rows[["reward", "n_tokens"]].groupby(groups).rank()
     x, y = (ranks - ranks.groupby(groups).transform("mean")).to_numpy().T
 
@@ -179,7 +179,7 @@ def rank_correlation(rows: pd.DataFrame, within: bool) -> statistics.Estimate:
         (xx, xy), (_, yy) = np.cov(x, y, fweights=counts.astype(int))
         return float(xy / np.sqrt(xx * yy)) if xx * yy else float("nan")
 
-    return statistics.bootstrap_interval(correlation, by_prompt)
+    return bootstrap_interval(correlation, rows["prompt_id"].to_numpy())
 
 
 def overlap_table(responses: pd.DataFrame) -> pd.DataFrame:
@@ -193,7 +193,7 @@ def overlap_table(responses: pd.DataFrame) -> pd.DataFrame:
     for a, b in combinations(sorted(texts.columns), 2):
         both = zip(grams[a], grams[b], strict=True)
         shared = [100 * len(x & y) / max(len(x | y), 1) for x, y in both]
-        row = {"first": a, "second": b, **statistics.mean_interval(shared).spread("shared")}
+        row = {"first": a, "second": b, **mean_interval(shared).spread("shared")}
         row["same_text"] = int((texts[a] == texts[b]).sum())
         row["reward_correlation"] = rewards[a].corr(rewards[b], method="spearman")
         rows.append({**row, "n": len(texts)})
@@ -236,8 +236,8 @@ def make_results(study: Study) -> Path:
     table = run(study, make_engine("transformers", str(model)), file_hash(model))
     tokenizer = load_tokenizer(str(model))
     sampled, reward = (
-        json.loads((study.folder / f"{stage}.run.json").read_text("utf-8"))
-        for stage in (TARGET, "scored")
+        parse_row((study.folder / name).read_bytes(), name)
+        for name in ("target.run.json", "scored.run.json")
     )
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",
@@ -253,7 +253,7 @@ def make_results(study: Study) -> Path:
     }
     found = result_tables(table, lambda t: len(tokenizer(t, add_special_tokens=False)["input_ids"]))
     folder = write_results("smol", found, record)
-    write_figure_map(read_run("nano")["seeds"])
+    write_figure_map()
     return folder
 
 
