@@ -58,9 +58,6 @@ def write(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-# -- the formats ---------------------------------------------------------------------------------
-
-
 def test_annotations_with_texts_and_the_table_without_agree(
     shared: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -129,18 +126,9 @@ def test_arena_battles_and_judgements(shared: Path, tmp_path: Path, capsys: Capt
 def ours(model: str, n: int = 40, shift: float = 0.0, **changes: Any) -> list[dict[str, Any]]:
     """Rows as `wrpo judge` writes them: two orders, nano questions."""
     rng = np.random.default_rng(1)
-    common = {
-        "attempt": 1,
-        "status": "ok",
-        "benchmark": "alpaca-eval",
-        "version": "nano",
-        "model": model,
-        "baseline": "b",
-        "judge": "local",
-        "template": "t",
-        "metric": "weighted",
-        "length_baseline": 50,
-    }
+    common = {"attempt": 1, "status": "ok", "benchmark": "alpaca-eval", "version": "nano"}
+    common |= {"model": model, "baseline": "b", "judge": "local", "template": "t"}
+    common |= {"metric": "weighted", "length_baseline": 50}
     return [
         common
         | {"request": f"{model}{i}{order}", "question_id": f"n{i}", "order": order}
@@ -169,9 +157,6 @@ def test_our_rows_attempts_and_paired_differences(tmp_path: Path, capsys: Captur
     assert "difference" not in apart
     text = said(capsys, "summarise", "alpaca-eval", a, b, "--replicates", 0)
     assert "c minus a:" in text
-
-
-# -- leaderboards and agreement ------------------------------------------------------------------
 
 
 def test_a_model_stands_on_the_board_only_if_all_agrees(
@@ -222,8 +207,6 @@ def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
     same = [write(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl")]
     assert "raw: 1.00" in said(capsys, "agreement", "mt-bench", *same)
 
-
-# -- bad input -----------------------------------------------------------------------------------
 
 ROW = ours("m")[0]
 ANNOTATION = {"instruction": "x", "output_1": "a", "output_2": None, "generator_1": "b"}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from wrpo_lib.quadruples.split import Split, make_split
+from wrpo_lib.quadruples.prompts import Split, make_split
 from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root
 
