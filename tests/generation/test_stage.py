@@ -217,7 +217,7 @@ RESPONSES = [
     ('{"prompt_id": "p", "model": "m", "text": "t"}', "row 2, field 'sample'"),
     ('{"prompt_id": 7, "model": "m", "sample": 0, "text": "t"}', "row 2, field 'prompt_id'"),
     (
-        '{"prompt_id": "p0", "model": "m", "sample": 0, "text": "t"}',
+        '{"prompt_id": "p0", "model": "m", "sample": 0, "text": "t", "prompt": "q"}',
         "row 2: sample 0 of 'm' for",
     ),
 ]
