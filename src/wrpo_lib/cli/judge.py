@@ -79,15 +79,18 @@ def answer(
     from wrpo_lib.evaluation import answers
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.generation import make_engine
-    from wrpo_lib.server import Server
+    from wrpo_lib.models import identity
+    from wrpo_lib.server import Server, without_secrets
 
     asked, options = load(benchmark, version), generate.read_options(engine, option or [])
     how = {"engine": engine, "model": model, "revision": revision, "dtype": dtype, **options}
     if engine == "server":
         server = Server(base_url, api_key_env, connections, timeout=600.0)
         extra = generate.read_extra_body(extra_body)
-        how |= {"base_url": base_url and server.address, "extra_body": extra}
+        how |= {"base_url": base_url and server.address, "extra_body": without_secrets(extra)}
         options |= {"server": server, "extra_body": extra}
+    else:
+        how["weights"] = identity(model, revision)
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     made_by = make_engine(engine, model, options, dtype=dtype, **hub)
     given = asked, name or Path(model).name, made_by, out, max_tokens, seed, how

@@ -28,7 +28,7 @@ from wrpo_lib.evaluation.verdicts import (
     read_judgement,
 )
 from wrpo_lib.io import Row, Store
-from wrpo_lib.server import Server, complete
+from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
 CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
@@ -113,7 +113,8 @@ class Plan:
         identity = [body, row["model"], question.question_id, row["game"]]
         request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
-        row |= {"question_id": question.question_id, "settings": settings, "request": request}
+        shown = without_secrets(settings)
+        row |= {"question_id": question.question_id, "settings": shown, "request": request}
         row |= {"template": template.name, "template_sha256": template.sha256}
         return {**row, "neutralised": neutralised}, body
 
