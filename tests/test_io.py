@@ -34,9 +34,9 @@ BOM = codecs.BOM_UTF8
         ("r.jsonl", LINES),
         ("r.ndjson", LINES.replace(b"\n", b"\r\n")),
         ("R.JSONL", BOM + LINES + b"\n"),
-        ("r.JSONL.gz", gzip.compress(BOM + LINES)),
+        ("r.JSONL.gz", gzip.compress(BOM + LINES, mtime=0)),
         ("r.json", BOM + LIST),
-        ("r.json.GZ", gzip.compress(LIST)),
+        ("r.json.GZ", gzip.compress(LIST, mtime=0)),
     ],
 )
 def test_every_spelling_is_read(tmp_path: Path, name: str, data: bytes) -> None:
@@ -71,8 +71,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
         ("r.jsonl", b'{"id": ' + b"[" * 10**5, "line 1: not JSON"),
         ("r.jsonl", b'{"id": ' + b"9" * 5000 + b"}", "line 1: not JSON .*digits"),
         ("r.jsonl", b"null\n" + LINES, "line 1: not a JSON object"),
-        ("r.jsonl.gz", gzip.compress(LINES)[:-20], "damaged, copy it again"),
-        ("r.jsonl.gz", gzip.compress(LINES)[:12] + b"damage" * 9, "damaged, copy it again"),
+        ("r.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "damaged, copy it again"),
+        ("r.jsonl.gz", gzip.compress(LINES, mtime=0)[:12] + b"damage" * 9, "damaged, copy it again"),
         ("r.parquet", LINES, "damaged, copy it again"),
         ("r.json", b'[{"a": 1}', "not JSON"),
         ("r.json", b'{"a": 1}', "not a JSON list"),

@@ -62,8 +62,8 @@ def as_responses(
         prompt = row.get("instruction", row.get("prompt"))
         texts = row.get("all_generated_responses", [row.get("output")])
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
-        sizes = {len(values) for values in (texts, rewards) if isinstance(values, list)}
-        if not isinstance(texts, list) or (rewards is not None and len(sizes) > 1):
+        lists = [values for values in (texts, rewards) if values is not None]
+        if not all(isinstance(values, list) and len(values) == len(texts) for values in lists):
             raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
         if not name:
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
