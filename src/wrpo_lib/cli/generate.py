@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.io import check_suffix, iter_rows
+from wrpo_lib.io import check_output, check_suffix, iter_rows
 
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
@@ -62,7 +62,7 @@ def sample(
     from wrpo_lib.quadruples.prompts import read_prompts
     from wrpo_lib.server import Server, without_secrets
 
-    check_suffix(out, (".jsonl",))
+    check_suffix(check_output(out, prompts), (".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
     options, extra = read_options(engine, option or []), read_extra_body(extra_body)
     total = sum(1 for _ in read_prompts(prompts))  # says all that is wrong with them
@@ -103,7 +103,7 @@ def score(
     from wrpo_lib.nano.reward import score_rows
     from wrpo_lib.quadruples import read_responses
 
-    check_suffix(out, (".jsonl",))
+    check_suffix(check_output(out, *files), (".jsonl",))
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False))  # says all that is wrong with them

@@ -136,9 +136,10 @@ def judge(
 
     from wrpo_lib.evaluation.benchmarks import load
     from wrpo_lib.evaluation.judging import KEY, Plan, Run
-    from wrpo_lib.io import Store
+    from wrpo_lib.io import Store, check_output
     from wrpo_lib.server import Server
 
+    check_output(out, answers)
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
     name, texts = _one_model(answers, asked, model)
