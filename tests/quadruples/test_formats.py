@@ -205,7 +205,7 @@ def test_a_bad_quadruple_is_named(tmp_path: Path, field: str, value: Any, what: 
         ([{**WHOLE, "prompt": "Else."}], "row 1, field 'chosen': is no conversation of the prompt"),
         ([{**SFT, "source_chosen": " "}], "row 1, field 'source_chosen': is empty"),
         ([{"a": 1}], "row 1: the fields a are of no known form"),
-        ([{**SIMPO, "all_rm_scores": [0.1]}], "row 1: as many scores as responses are needed"),
+        ([{**SIMPO, "all_rm_scores": 7}], "row 1: as many scores as responses are needed"),
         ([{**SIMPO, "all_generated_responses": [None] * 3}], "row 1, field 'text': missing"),
         ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt'"),
         ([{**ALPACA, "output": None}], "row 1, field 'text': missing"),

@@ -62,20 +62,20 @@ def as_responses(
         prompt = row.get("instruction", row.get("prompt"))
         texts = row.get("all_generated_responses", [row.get("output")])
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
-        lists = [values for values in (texts, rewards) if values is not None]
-        if not all(isinstance(values, list) and len(values) == len(texts) for values in lists):
+        lists = isinstance(texts, list) and isinstance(rewards or texts, list)
+        if not lists or len(rewards or texts) != len(texts):
             raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
         if not name:
             raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
         prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
             made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}
-            made |= {"sample": seen[prompt_id, name], "text": text}
+            made |= {"sample": seen[str(prompt_id), str(name)], "text": text}
             if rewards:
                 made |= {"reward_model": reward_model, "reward": rewards[k]}
             require(made, number, "rewards" if rewards else "responses", where)
             yield made
-            seen[prompt_id, name] += 1
+            seen[str(prompt_id), str(name)] += 1
 
 
 def as_pair(row: Row, where: str) -> Row:
@@ -102,7 +102,7 @@ def from_official(row: Row, where: str = "the row") -> Row:
     if kind_of(row) != "official":
         raise WRPOError(f"{where}: two chosen and one rejected assistant turn are needed; add them")
     made = {name: value for name, value in row.items() if name != "chosen"}
-    for name, turn in zip(RESPONSES, (*row["chosen"], *row["rejected"]), strict=True):
+    for name, turn in zip(RESPONSES, as_turns([*row["chosen"], *row["rejected"]]), strict=True):
         made[name] = turn["content"]
     return {**made, "prompt": as_written(row.get("prompt"))}
 

@@ -94,7 +94,7 @@ def kind_of(row: Row) -> str | None:
         return "quadruples" if fields & {"target_chosen", "rejected"} else "sft"
     if "chosen" in fields:
         roles = [turn["role"] for turn in as_turns(row["chosen"])]
-        if roles == ["assistant"] * 2 and side_text(row.get("rejected")) != row.get("rejected"):
+        if roles == ["assistant"] * 2 and side_text(row.get("rejected")) is not row.get("rejected"):
             return "official"
         whole = side_text(row["chosen"]) is row["chosen"] and roles[-1:] == ["assistant"]
         return "conversations" if whole else "pairs"
