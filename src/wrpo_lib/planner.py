@@ -11,7 +11,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
@@ -26,9 +25,6 @@ Batch = list[tuple[int, tuple[int, ...]]]
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
-UTILISATION = 0.4  # assumed share of a card's peak
-# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets
-CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
@@ -201,22 +197,3 @@ def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
     made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
     return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)
-
-
-def report(plan: Plan) -> str:
-    """A plan as text: with prompt sharing, without, and at worst."""
-    p, args, usual = plan.parameters, plan.args, plan.batches[len(plan.batches) // 2]
-    cases = {"shared": (usual, True), "padded": (usual, False), "worst": (plan.worst, False)}
-    table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
-    table.loc["total, GiB per GPU"] = total = table.sum()
-    table.loc["million tokens per epoch"] = plan.tokens(True) / 1e6, plan.tokens(False) / 1e6, None
-    for card, peak in CARDS.items():
-        rate = peak * 1e12 * UTILISATION * plan.gpus * 3600
-        table.loc[f"hours, {card}"] = plan.flops(True) / rate, plan.flops(False) / rate, None
-    fits = ", ".join(f"{gb} GB" for gb in (24, 48, 80) if total["worst"] * 2**30 < gb * 1e9)
-    size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
-    return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
-{plan.steps} steps of {size} examples, {plan.n:,} in all
-{table.to_string(na_rep="", float_format="{:,.2f}".format)}
-worst legal batch: each response fills max_length {args.max_length}; fits {fits or "none"}
-assumed: {UTILISATION:.0%} of each card's peak rate"""

@@ -14,7 +14,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     Its generation configuration samples and has a top-k, as those of most hub models do.
     """
-    from wrpo_lib.nano.models import build_model, build_tokenizer
+    from wrpo_lib.tiny import build_model, build_tokenizer
 
     tokenizer = build_tokenizer("bpe", "angle", [WORDS] * 5)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}

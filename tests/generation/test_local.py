@@ -127,7 +127,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_architectures(tiny: Tiny, kind: str) -> None:
     """Greedy in a batch is greedy alone, with sliding windows and with recurrent states."""
-    from wrpo_lib.nano.models import build_model
+    from wrpo_lib.tiny import build_model
 
     config = {"model_type": kind, "hidden_size": 48, "num_hidden_layers": 3}
     config |= {"intermediate_size": 96, **KINDS[kind]}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from wrpo_lib.nano.models import build_tokenizer
 from wrpo_lib.nano.reward import MAX_QUALITY, quality, reward
 from wrpo_lib.nano.tasks import SKILLS, Task, World, open_world, task_from_id
+from wrpo_lib.tiny import build_tokenizer
 
 ANSWERS = {
     "copy": ("bdca", "bdca"),

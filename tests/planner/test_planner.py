@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from wrpo_lib.io import write_rows
-from wrpo_lib.nano.models import build_tokenizer
 from wrpo_lib.planner import Plan, count_parameters, model_config, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
+from wrpo_lib.tiny import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from wrpo_lib.nano.models import build_model
 from wrpo_lib.objective import wrpo_ipo_loss, wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.tiny import build_model
 from wrpo_lib.training.trainer import WRPOTrainer
 
 Build = Callable[..., WRPOTrainer]

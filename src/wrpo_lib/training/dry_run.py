@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from wrpo_lib.io import write_rows
-from wrpo_lib.nano.models import build_model, build_tokenizer
 from wrpo_lib.recipes import Recipe
+from wrpo_lib.tiny import build_model, build_tokenizer
 from wrpo_lib.training.inputs import load_data, load_model, named
 from wrpo_lib.training.run import run
 
