@@ -126,7 +126,7 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
     """log π(y|x) of a batch's responses, (B, R), and the model's output.
 
     ``batch`` is packed (:func:`pack`) or padded, one row per response, all first responses first
-    (:class:`wrpo_lib.training.collator.WRPOCollator`). The model needs TRL's fused output head.
+    (:class:`wrpo_lib.training.data.WRPOCollator`). The model needs TRL's fused output head.
     """
     lengths = batch["lengths"]  # (B, R)
     if lengths.device.type == "cpu":
