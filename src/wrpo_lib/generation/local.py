@@ -7,6 +7,7 @@ what is finished can be kept. Scores depend on the row alone, never on what is s
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -36,7 +37,7 @@ Rendered = list[tuple[Request, list[int]]]
 Scorer = Callable[[list[Row]], Iterator[tuple[int, float]]]
 
 
-class InProcess:
+class InProcess(ABC):
     """An engine with the model in this process, which draws ``window`` requests at a time."""
 
     renderer: Renderer
@@ -61,8 +62,9 @@ class InProcess:
                 thought, answer = split_thought(made.text)
                 yield replace(made, text=answer, thought=thought)
 
+    @abstractmethod
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
-        raise NotImplementedError
+        """The responses to a window of requests, thoughts still in their texts."""
 
 
 class TransformersEngine(InProcess):
