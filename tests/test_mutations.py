@@ -117,7 +117,7 @@ FORMS: dict[str, tuple[list[Row], list[str]]] = {
     ),
     "prompts": (
         [{"prompt_id": f"p{k}", "prompt": ask(k)} for k in range(3)],
-        ["data split {f} {o}", "data overlap {f} --benchmark {g} --out {o}.jsonl"],
+        ["data check {f}", "data split {f} {o}"],
     ),
     "responses": (
         [response(k, "m", s) for k in range(2) for s in range(2)],

@@ -183,7 +183,6 @@ def changed(model: str, **changes: Any) -> list[dict[str, Any]]:
         (rows("x", rewards={**REWARDS, "t": (0.5, 0.5)}), {}, "tied"),
         (changed("t", text="same"), {}, "identical"),
         (rows("x", rewards={**REWARDS, "t": (0.5, 0.6)}), {"min_gap": 0.3}, "small_gap"),
-        (rows("x", rewards={**REWARDS, "t": (0.5, 2.9)}), {"max_gap": 0.5}, "large_gap"),
         ([r for r in rows("x") if r["model"] == "t"], {}, "missing"),
         ([r for r in rows("x") if r["model"] != "t"], {}, "missing"),
         (changed("t", text=" \n"), {}, "missing"),
@@ -214,11 +213,11 @@ def test_the_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
     sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
     code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
     assert (code, "prompts 10, kept 10" in out) == (0, True)
-    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "overlap.jsonl"))
+    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "known.jsonl"))
     code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
     assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
     assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft != make_split(prompts, 8).sft
-    assert sorted(parts.part("all")) == prompts
+    assert sorted(parts.sft + parts.preference) == prompts
     assert list(read_quadruples(quadruples)["prompt_id"]) == parts.preference[1:]
     report = json.loads((tmp_path / "q.report.json").read_text())
     assert (report["kept"], report["part"], report["split"]["seed"]) == (19, "preference", 7)
@@ -268,7 +267,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         ("--rank 1", "needs the target's name"),
         ("--target t --rank 0", "must be 1 or more"),
         ("--target t --sources a,t", "'t' is target and source"),
-        ("--target t --part sft", "--part sft is a part of a recorded split; give --split"),
         ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),

@@ -54,7 +54,8 @@ RESPONSE: dict[str, Any] = {
     "reward_model": str | None,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "prompts": {"prompt_id": Text},
+    "prompt_ids": {"prompt_id": Text},
+    "prompts": {"prompt_id": Text, "prompt": Prompt},
     "responses": RESPONSE,
     "rewards": RESPONSE | {"reward": Reward},
     "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
@@ -100,7 +101,7 @@ def kind_of(row: Row) -> str | None:
         return "conversations" if whole else "pairs"
     if fields & {"text", "model", "sample"}:
         return "rewards" if "reward" in fields else "responses"
-    return None
+    return "prompts" if {"prompt_id", "prompt"} <= fields else None
 
 
 def as_turns(side: Any) -> list[Row]:
