@@ -179,6 +179,9 @@ P0, P1 = (json.dumps(row(k)) + "\n" for k in (0, 1))
         ("notes.jsonl", "this line matters", "line 1: not JSON"),
         ("list.jsonl", '[\n {"a": 1},\n {"b": 2}', "line 1: not JSON"),
         ("other.jsonl", '{"id": 1}\n{"id": 2, "te', "line 1, field 'prompt_id': missing"),
+        ("one.jsonl", '{"note": "this line mat', "line 1: not JSON"),
+        ("one.jsonl", '{"id": 123', "line 1: not JSON"),
+        ("one.jsonl", '{"prompt_id": "p7", "prompt": "my', "line 1: not JSON"),
     ],
 )
 def test_any_other_fault_is_named_and_the_file_stays(
