@@ -28,7 +28,7 @@ def check(
     from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import open_rows
 
-    form, kind, rows = open_rows(file)
+    form, kind, rows = open_rows(file, "unnamed")
     lines = [] if form == kind else [f"`wrpo data import` makes {kind} of them"]
     if form in ("responses", "rewards"):
         found = read_responses([file], scored=form == "rewards").frame
@@ -64,7 +64,7 @@ def _rendered(rows: Iterable[Row], kind: str, model: str, where: str, *limits: i
 def import_(
     file: Path,
     out: Path,
-    model: Annotated[str, typer.Option(help="whose responses, where the rows do not say")] = "",
+    model: Annotated[str, typer.Option(help="whose responses; default: their generator")] = "",
     reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
 ) -> None:
     """Convert FILE to quadruples, preference pairs or rows of responses, by what its rows hold."""

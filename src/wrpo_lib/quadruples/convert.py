@@ -29,11 +29,11 @@ from wrpo_lib.quadruples.schema import (
 
 
 def open_rows(
-    file: Path, model: str = "unnamed", reward_model: str = "unknown"
+    file: Path, model: str = "", reward_model: str = "unknown"
 ) -> tuple[str, str, Iterable[Row]]:
     """The form of a file, by its first row, the kind of rows that we make of it, and these.
 
-    ``model`` and ``reward_model`` say whose responses and rewards they are where the rows do not.
+    ``model`` says whose responses they are (default: the rows' ``generator``).
     Rows are checked, but for responses that are in our kind: ``read_responses`` checks these.
     """
     where, rows = str(file), iter_rows(file)

@@ -23,8 +23,8 @@ def read_prompts(path: str | Path) -> Iterator[tuple[str, Messages]]:
     """
     seen: dict[str, Messages] = {}
     for number, row in enumerate(iter_rows(path), 1):
-        require(row, number, "prompts", str(path))
-        messages = as_messages(row["prompt"], f"{path}, row {number}")
+        require(row, number, "prompt_ids", str(path))
+        messages = as_messages(row.get("prompt"), f"{path}, row {number}")
         first = seen.setdefault(row["prompt_id"], messages)
         if first is messages:
             yield row["prompt_id"], messages
