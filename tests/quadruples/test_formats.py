@@ -110,7 +110,7 @@ def test_whole_conversations_become_pairs(tmp_path: Path, wrpo: Any, row: Any, p
 def test_the_simpo_pipeline_gives_scored_responses(tmp_path: Path, wrpo: Any) -> None:
     path, out = jsonl(tmp_path / "train.jsonl", SIMPO), tmp_path / "rewards.parquet"
     code, _, err = wrpo("data", "import", path, out)
-    assert (code, "name them with --model" in err, out.exists()) == (2, True, False)
+    assert (code, "name it (`--model`" in err, out.exists()) == (2, True, False)
     named = ("--model", "llama", "--reward-model", "armorm")
     assert wrpo("data", "import", path, out, *named)[0] == 0
     rest = {"prompt": PROMPT, "model": "llama", "reward_model": "armorm"}

@@ -83,8 +83,8 @@ def export(file: Path, out: Path) -> None:
     from wrpo_lib.quadruples import to_official
     from wrpo_lib.quadruples.schema import checked_rows
 
-    rows = checked_rows(iter_rows(file), "quadruples", str(file))
-    write_rows(map(to_official, rows), check_output(out, file))
+    rows = map(to_official, checked_rows(iter_rows(file), "quadruples", str(file)))
+    write_rows(rows, check_output(out, file))
     typer.echo(f"wrote {out} in the official format")
 
 

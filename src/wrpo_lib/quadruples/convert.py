@@ -62,19 +62,13 @@ def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str)
     """
     seen: Counter[tuple[str, str]] = Counter()
     for number, row in enumerate(rows, 1):
-        here = f"{where}, row {number}"
-        if IMPORTED.get(kind_of(row) or "") != "responses":
-            raise WRPOError(f"{here}: is of the {kind_of(row)} form; give responses")
         prompt = row.get("instruction", row.get("prompt"))
         texts = row.get("all_generated_responses", [row.get("output")])
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
         lists = isinstance(texts, list) and isinstance(rewards or texts, list)
         if not lists or len(rewards or texts) != len(texts):
-            raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
-        if not name:
-            raise WRPOError(
-                f"{here}: does not say whose responses these are; name them with --model"
-            )
+            what = "as many scores as responses are needed; complete the lists"
+            raise WRPOError(f"{where}, row {number}: {what}")
         prompt_id = row.get("prompt_id") or hashlib.sha256(str(prompt).encode()).hexdigest()
         for k, text in enumerate(texts):
             made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}

@@ -101,26 +101,22 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
         if name not in models:
             raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
-    frame = frame.assign(position=np.arange(len(frame)))[usable]
-    chosen = {}
+    frame, chosen = frame[usable].reset_index(names="position"), {}
     for role in {"source_chosen", *pairing.roles}:
         group = frame[frame["model"].isin(names if role.startswith("source") else own)]
         rank = pairing.rank if role == "source_chosen" else 1
-        found = best(group, rank, lowest=role.endswith("rejected"))
-        chosen[role] = found["position"].rename(index=str)
+        chosen[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
     return pd.DataFrame(chosen)
 
 
 def left_out(
-    roles: pd.DataFrame, frame: pd.DataFrame, pairing: Pairing, excluded: Iterable[str] = ()
+    roles: pd.DataFrame, reward: pd.Series, pairing: Pairing, excluded: Iterable[str]
 ) -> np.ndarray:
     """Why each prompt of ``roles`` is left out: the first reason, empty if it is kept."""
     reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
     if len(pairing.roles) > 1:
-        at = roles[pairing.roles[-2:]].fillna(0).to_numpy(int)  # 0 where a reason is found already
-        reward = frame["reward"].to_numpy()[at]
-        gap = reward[:, 0] - reward[:, 1]
-        reasons |= {"tied": gap <= 0, "small_gap": gap < pairing.min_gap}
+        better, worse = (roles[name].map(reward) for name in pairing.roles[-2:])
+        reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
     return np.select(list(reasons.values()), list(reasons), default="")
 
 
@@ -132,12 +128,12 @@ def build_rows(
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows for the prompts ``asked`` (all, by id, if None), in that order, and what was counted.
 
-    The counts are ``prompts``, ``kept``, and how many were left out for which reason; ``excluded``
-    prompts are. Only the chosen texts are ever in memory.
+    Counts are ``prompts``, ``kept``, and how many were left out for which reason. Only the chosen
+    texts are ever in memory.
     """
     ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
     roles = choose(table.frame, pairing).reindex(ids)
-    reasons = left_out(roles, table.frame, pairing, excluded)
+    reasons = left_out(roles, table.frame["reward"], pairing, excluded)
     kept = roles.loc[reasons == "", pairing.roles].astype(int)
     responses = table.fetch(kept.to_numpy().ravel().tolist())
     said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
@@ -202,7 +198,7 @@ def write_pairs(
 
 
 def summary(counts: dict[str, int]) -> str:
-    """The counts of :func:`build_rows` in one line."""
+    """Counts in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
 
 

@@ -30,8 +30,8 @@ class ResponseTable:
     """Responses by number, in the order of the files, each of which may also be a list of rows.
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
-    ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
-    where each row stands: ``file``, from 0, and ``row``, from 1.
+    ``length`` in characters, ``truncated`` (by the token limit), and where each row stands:
+    ``file``, from 0, and ``row``, from 1.
     """
 
     frame: pd.DataFrame
@@ -64,8 +64,7 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     """
     import pandas as pd
 
-    models: dict[str, int] = {}
-    seen: dict[str, Row] = {}
+    models, seen = dict[str, int](), dict[str, Row]()
     kind = "rewards" if scored else "responses"
     names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
 

@@ -41,12 +41,13 @@ def side_text(side: Any) -> Any:
 Text = Annotated[str, Field(pattern=r"\S")]
 Prompt = Annotated[Any, AfterValidator(_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
+Model = Annotated[Text, Field(description="name it (`--model` of `wrpo data import`)")]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
 Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
 REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
-    "model": Text,
+    "model": Model,
     "sample": Sample,
     "text": str,  # may be empty
     "prompt": Prompt,
@@ -138,8 +139,7 @@ class Problem(NamedTuple):
 def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Problem]:
     """Everything wrong with one row of a ``kind`` of :data:`KINDS`, in the order of its fields.
 
-    The remedy is the field's ``description``; a row of a published form is referred to the command
-    that converts it. Validators that raise ``ValueError`` say their own.
+    The remedy is the field's ``description``, or what a validator says.
     """
     try:
         SCHEMAS[kind].model_validate(dict(row))
@@ -186,10 +186,7 @@ def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
 
 
 def read_quadruples(path: str | Path) -> Dataset:
-    """Read and validate a file of quadruples; the first problem is raised.
-
-    Its columns are the fields of the schema that any row has.
-    """
+    """A file of quadruples, checked; its columns are the fields of the schema that any row has."""
     from datasets import Dataset
 
     rows = checked_rows(read_rows(path), "quadruples", str(path))
