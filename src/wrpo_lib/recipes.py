@@ -64,19 +64,16 @@ class Recipe:
 def checked(
     kind: type, values: dict[str, Any], where: str | Path, section: str = ""
 ) -> dict[str, Any]:
-    """``values`` in the types of the fields of a dataclass ``kind``.
-
-    :raises WRPOError: for an unknown key or a value of another type, by file and key.
-    """
+    """``values`` in the types of the fields of a dataclass ``kind``, or an error with the key."""
     try:
         made = _schema(kind).model_validate(values)
     except pydantic.ValidationError as error:
         found = error.errors()[0]
         key, what = str(found["loc"][0]), found["msg"].removeprefix("Input ")
+        what = f"{section}{key}: {what}; correct it"
         if found["type"] == "extra_forbidden":
-            near = nearest(key, _schema(kind).model_fields)
-            raise WRPOError(f"{where}: unknown key {section + key!r}; {near}") from error
-        raise WRPOError(f"{where}: {section}{key}: {what}; correct it") from error
+            what = f"unknown key {section + key!r}; {nearest(key, _schema(kind).model_fields)}"
+        raise WRPOError(f"{where}: {what}") from error
     return {key: getattr(made, key) for key in values}
 
 

@@ -100,6 +100,8 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
     if path.name not in files:
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
     if not path.is_file() or file_hash(path) != files[path.name]["sha256"]:
-        what = "differs from what its run.json records (missing, truncated or edited)"
-        raise WRPOError(f"{path} {what}; run `make results` or check it out again")
+        raise WRPOError(
+            f"{path} differs from what its run.json records (missing, truncated or edited); "
+            "run `make results` or check it out again"
+        )
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

@@ -27,8 +27,10 @@ def check(
     """
     from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import open_rows
+    from wrpo_lib.quadruples.schema import IMPORTED
 
-    form, kind, rows = open_rows(file, "unnamed")
+    form, rows = open_rows(file, "unnamed")
+    kind = IMPORTED.get(form, form)
     lines = [] if form == kind else [f"`wrpo data import` makes {kind} of them"]
     if form in ("responses", "rewards"):
         found = read_responses([file], scored=form == "rewards").frame
@@ -69,12 +71,13 @@ def import_(
 ) -> None:
     """Convert FILE to quadruples, preference pairs or rows of responses, by what its rows hold."""
     from wrpo_lib.quadruples.convert import open_rows
+    from wrpo_lib.quadruples.schema import IMPORTED
 
-    form, kind, rows = open_rows(file, model, reward_model)
-    if form == kind:
+    form, rows = open_rows(file, model, reward_model)
+    if form not in IMPORTED:
         raise WRPOError(f"{file} holds {form} already; use it as it is")
     write_rows(rows, check_output(out, file))
-    typer.echo(f"{file} ({form} form): wrote {kind} to {out}")
+    typer.echo(f"{file} ({form} form): wrote {IMPORTED[form]} to {out}")
 
 
 @app.command()

@@ -1,6 +1,8 @@
-"""Figures and tables of quadruples: who wins (Table 1), rewards, lengths, gaps."""
+"""Figures and tables of quadruples: who wins (Table 1), rewards, lengths, agreement, gaps."""
 
 from __future__ import annotations
+
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
 from wrpo_lib.figures.style import draw_interval, drawing, look, name_rows
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.records import read_results
+from wrpo_lib.records import read_results, read_run
 
 LONGER = {
     "y_ws longer than y_wt": ("source_chosen", "target_chosen"),
@@ -35,10 +37,13 @@ def source_shares(profile: str = "nano") -> Figure:
                 left.hlines(k, own["share_low"], own["share_high"], color="#D55E00")
         name_rows(left, [name.removeprefix("source-") for name in names])
         what = "a dot a seed" if "seed" in ours else f"n = {ours['n'].iloc[0]}"
-        left.set(title=f"{profile} ({what})", xlabel="% of prompts won")
-        right.barh(range(len(theirs)), theirs["share_best_percent"], color="#777777", alpha=0.6)
+        left.set_title(f"{profile} ({what})")
+        share = theirs["share_best_percent"]
+        right.barh(range(len(theirs)), share, color="#777777", alpha=0.6)
         name_rows(right, theirs["source"])
-        right.set(title="paper, Table 1", xlabel="% of prompts won")
+        right.set_title("paper, Table 1")
+        left.set_xlabel("% of prompts won")
+        right.set_xlabel("% of prompts won")
     return figure
 
 
@@ -98,6 +103,27 @@ def longer_share(profile: str = "nano") -> pd.DataFrame:
         share = proportion_interval(int(found.sum()), len(found))
         rows.append((question, share.value, share.low, share.high, share.n))
     return pd.DataFrame(rows, columns=["question", "share", "low", "high", "n"])
+
+
+def agreement(profile: str = "nano") -> pd.DataFrame:
+    """How two models' greedy answers to the same prompts overlap, in % of prompts, all seeds.
+
+    ``same text``: word for word; ``both right``, ``one right``, ``neither`` by exact correctness.
+    """
+    seeds = read_run(profile)["seeds"]
+    answers = pd.concat([read_results(profile, f"answers_seed{s}").assign(seed=s) for s in seeds])
+    answers = answers.query("decoding == 'greedy' and turn == 1")
+    wide = answers.pivot(index=["seed", "prompt_id"], columns="model", values=["text", "exact"])
+    models = [m for m in answers["model"].unique() if m.startswith("source-")]
+    rows = []
+    for a, b in combinations([*models, "target_sft"], 2):
+        right = wide["exact"][a].astype(int) + wide["exact"][b].astype(int)
+        row = {"pair": f"{look(a).name} and {look(b).name}"}
+        row["same text"] = 100 * (wide["text"][a] == wide["text"][b]).mean()
+        for n, name in ((2, "both right"), (1, "one right"), (0, "neither")):
+            row[name] = 100 * (right == n).mean()
+        rows.append({**row, "n": len(wide)})
+    return pd.DataFrame(rows)
 
 
 def kept_by_gap(profile: str = "nano") -> Figure:

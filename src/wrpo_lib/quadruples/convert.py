@@ -30,11 +30,11 @@ from wrpo_lib.quadruples.schema import (
 
 def open_rows(
     file: Path, model: str = "", reward_model: str = "unknown"
-) -> tuple[str, str, Iterable[Row]]:
-    """The form of a file, by its first row, the kind of rows that we make of it, and these.
+) -> tuple[str, Iterable[Row]]:
+    """The form of a file, by its first row, and its rows in the kind that we use.
 
-    ``model`` says whose responses they are (default: the rows' ``generator``).
-    Rows are checked, but for responses that are in our kind: ``read_responses`` checks these.
+    ``model`` says whose responses they are (default: the rows' ``generator``). Rows are checked,
+    but for responses in our kind, which ``read_responses`` checks.
     """
     where, rows = str(file), iter_rows(file)
     first = next(rows, None)
@@ -47,18 +47,22 @@ def open_rows(
     kind = IMPORTED.get(form, form)
     if kind in ("responses", "rewards"):
         published = form in IMPORTED
-        return form, kind, as_responses(rows, where, model, reward_model) if published else rows
+        return form, as_responses(rows, where, model, reward_model) if published else rows
     if form in IMPORTED:
         convert = from_official if form == "official" else as_pair
         rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
-    return form, kind, checked_rows(rows, kind, where)
+    return form, checked_rows(rows, kind, where)
+
+
+def prompt_hash(text: str) -> str:
+    """sha256 of a prompt's text, as UltraFeedback's prompt ids are; ours where there is none."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
     """Rows of the SimPO or alpaca_eval form as response rows, with rewards if there are any.
 
-    A prompt that occurs again under the same model gets the next sample numbers. One without an id
-    gets the sha256 of its text, which is what UltraFeedback's ids are.
+    A prompt that occurs again under the same model gets the next sample numbers.
     """
     seen: Counter[tuple[str, str]] = Counter()
     for number, row in enumerate(rows, 1):
@@ -69,7 +73,7 @@ def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str)
         if not lists or len(rewards or texts) != len(texts):
             what = "as many scores as responses are needed; complete the lists"
             raise WRPOError(f"{where}, row {number}: {what}")
-        prompt_id = row.get("prompt_id") or hashlib.sha256(str(prompt).encode()).hexdigest()
+        prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
             made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}
             made |= {"sample": seen[str(prompt_id), str(name)], "text": text}

@@ -109,17 +109,6 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
     return pd.DataFrame(chosen)
 
 
-def left_out(
-    roles: pd.DataFrame, reward: pd.Series, pairing: Pairing, excluded: Iterable[str]
-) -> np.ndarray:
-    """Why each prompt of ``roles`` is left out: the first reason, empty if it is kept."""
-    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
-    if len(pairing.roles) > 1:
-        better, worse = (roles[name].map(reward) for name in pairing.roles[-2:])
-        reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
-    return np.select(list(reasons.values()), list(reasons), default="")
-
-
 def build_rows(
     table: ResponseTable,
     pairing: Pairing,
@@ -133,15 +122,18 @@ def build_rows(
     """
     ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
     roles = choose(table.frame, pairing).reindex(ids)
-    reasons = left_out(roles, table.frame["reward"], pairing, excluded)
-    kept = roles.loc[reasons == "", pairing.roles].astype(int)
+    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
+    compared = pairing.roles[-2:]
+    if len(compared) == 2:
+        better, worse = (roles[role].map(table.frame["reward"]) for role in compared)
+        reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
+    reason = np.select(list(reasons.values()), list(reasons), default="")  # the first that holds
+    kept = roles.loc[reason == "", pairing.roles].astype(int)
     responses = table.fetch(kept.to_numpy().ravel().tolist())
     said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
-    compared = pairing.roles[-2:]
     whole = [row for row in said if len({row[r]["text"] for r in compared}) == len(compared)]
-    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0}
-    counts |= {"identical": len(said) - len(whole), "missing": 0}
-    counts |= Counter(reasons[reasons != ""].tolist())
+    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0, "missing": 0}
+    counts |= {"identical": len(said) - len(whole), **Counter(reason[reason != ""].tolist())}
     return [_row(row, pairing) for row in whole], counts
 
 
@@ -208,7 +200,7 @@ def build_quadruples(
     target: pd.DataFrame,
     **options: Any,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Pair scored responses held in data frames into quadruples, as :func:`build_rows` does.
+    """Pair scored responses held in data frames, as :func:`build_rows` does with those of files.
 
     ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
     (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`.

@@ -58,9 +58,8 @@ def _numbered(file: Path | list[Row]) -> Iterator[tuple[int, Row]]:
 def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> ResponseTable:
     """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
 
-    :raises WRPOError: naming file and row for a malformed line, a missing or wrong field, a second
-        row with the same prompt_id, model and sample, or a row whose prompt or reward model is
-        another one than before under the same prompt_id.
+    :raises WRPOError: naming file and row for the first that is malformed, that repeats a
+        prompt_id, model and sample, or whose prompt_id had another prompt or reward model before.
     """
     import pandas as pd
 

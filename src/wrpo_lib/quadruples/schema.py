@@ -136,13 +136,9 @@ class Problem(NamedTuple):
         return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
 
 
-def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Problem]:
-    """Everything wrong with one row of a ``kind`` of :data:`KINDS`, in the order of its fields.
-
-    The remedy is the field's ``description``, or what a validator says.
-    """
+def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
     try:
-        SCHEMAS[kind].model_validate(dict(row))
+        SCHEMAS[kind].model_validate(row)
     except pydantic.ValidationError as error:
         form = kind_of(row)
         for found in error.errors():
@@ -162,15 +158,15 @@ def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Pr
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
     """Raise the first thing wrong with one row."""
-    for problem in row_problems(row, number, kind):
+    for problem in _row_problems(row, number, kind):
         raise WRPOError(problem.sentence(where))
 
 
 def validate_quadruples(rows: Iterable[Row], kind: str = "quadruples") -> Iterator[Problem]:
-    """Every problem of ``rows`` in order, repeated prompt_ids included."""
+    """Every problem of ``rows`` of a ``kind`` in order, repeated prompt_ids included."""
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        yield from row_problems(row, number, kind)
+        yield from _row_problems(row, number, kind)
         prompt_id = row.get("prompt_id")
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
             what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"

@@ -53,7 +53,7 @@ def sources(study: Study, references: dict[str, str]) -> Path:
     if out.is_file():
         return out
     given = [path for path in files if path.name != REFERENCE]
-    rows = [row for path in given for row in open_rows(path)[2]]
+    rows = [row for path in given for row in open_rows(path)[1]]
     answers = Counter(row["prompt_id"] for row in rows)
     whole = sorted(i for i, n in answers.items() if n == len(given) and i in references)
     if len(whole) < study.prompts:
@@ -68,7 +68,7 @@ def sources(study: Study, references: dict[str, str]) -> Path:
 def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     """All stages; finished rows are kept. Returns the scored responses."""
     reference, own = study.published / REFERENCE, study.folder / "target.jsonl"
-    references = {row["prompt_id"]: row["text"] for row in open_rows(reference)[2]}
+    references = {row["prompt_id"]: row["text"] for row in open_rows(reference)[1]}
     published, known = sources(study, references), {"weights": weights}
     sample_responses(read_prompts(published), engine, TARGET, study.sampling, own, settings=known)
     metric, scored = BLEU(effective_order=True), study.folder / "scored.jsonl"
