@@ -188,4 +188,5 @@ def read_quadruples(path: str | Path) -> Dataset:
     rows = checked_rows(read_rows(path), "quadruples", str(path))
     rows = [{**row, "prompt": as_written(row["prompt"])} for row in rows]
     names = [name for name in KINDS["quadruples"] if any(name in row for row in rows)]
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    kept = [{name: row.get(name) for name in names} for row in rows]
+    return Dataset.from_list(kept, on_mixed_types="use_json")  # prompts: messages or rendered text
