@@ -2,8 +2,7 @@
 
 The chat template renders the prompt, up to where the model answers; a response is trained as it was
 sampled: its own text, and the one token that ends a turn. Both are tokenised together and cut at
-the boundary, since some tokenizers begin a text that stands alone with another token. A template
-that cannot take a system turn gets its text at the head of the user turn.
+the boundary, since some tokenizers begin a text that stands alone with another token.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 Prompt = str | Messages
+FIELDS = ("role", "content")
 ROLES = ("system", "user", "assistant", "tool")
 MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
-"""Signs that a text went through some model's chat template already."""
 PROBE = "wrpo-probe"
 
 
@@ -41,13 +40,14 @@ def prompt_problems(prompt: Any) -> Iterator[str]:
         yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
         return
     for k, message in enumerate(prompt, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        role, text = (message.get(name) if isinstance(message, dict) else None for name in FIELDS)
+        if not isinstance(text, str):
             yield f"message {k} has no text content; give role and content"
-        elif message.get("role") not in ROLES:
-            yield f"message {k} has the role {message.get('role')!r}; use one of {', '.join(ROLES)}"
-        elif not message["content"].strip() and message["role"] == "user":
+        elif role not in ROLES:
+            yield f"message {k} has the role {role!r}; use one of {', '.join(ROLES)}"
+        elif not text.strip() and role == "user":
             yield f"message {k} is empty; remove the row"
-    if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
+    if role != "user":
         yield "does not end in a user turn; drop what follows the last question"
 
 
@@ -60,11 +60,14 @@ def as_messages(prompt: Any, where: str) -> Messages:
         raise WRPOError(f"{where}, field 'prompt': {what}")
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return [{"role": m["role"], "content": m["content"]} for m in prompt]
+    return [{name: message[name] for name in FIELDS} for message in prompt]
 
 
 class Renderer:
-    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take."""
+    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take.
+
+    The text of such a turn opens the first user turn.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
@@ -79,10 +82,7 @@ class Renderer:
         return _token_ids(self.tokenizer, _apply(self.tokenizer, self.fit(messages), ask))
 
     def fit(self, messages: Messages) -> Messages:
-        """The conversation as the template takes it.
-
-        The text of a system turn that it cannot take opens the first user turn.
-        """
+        """The conversation as the template takes it."""
         if messages[0]["role"] != "system" or self.takes_system:
             return messages
         self.folded += 1
@@ -131,10 +131,9 @@ def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool = True) -> str:
+    how = {"tokenize": False, "add_generation_prompt": ask}
     try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        )
+        return str(tokenizer.apply_chat_template(messages, **how))
     except Exception as error:  # templates raise errors of their own kinds
         roles = ", ".join(m.get("role", "?") for m in messages)
         what = f"cannot render the roles ({roles}): {error}"
@@ -171,10 +170,9 @@ def render(
 ) -> Rendered:
     """Token ids of a prompt and its responses, each of which ends with exactly one end token.
 
-    ``prompt`` is a list of messages, text that went through a chat template already, or other
-    text, which is one user turn. Where prompt plus a response exceed ``max_length``, the prompt is
-    cut first, from the left, to ``max_prompt_length``; then each response on its own, from the
-    right, to what is left. A short response is never cut because another one is long.
+    A ``prompt`` of text that went through no chat template is one user turn. Where prompt plus a
+    response exceed ``max_length``, the prompt is cut first, from the left, to
+    ``max_prompt_length``; then each response on its own, from the right, to what is left.
 
     :raises WRPOError: where the template cannot render the prompt, the prompt leaves no room, or
         the tokenizer merges prompt and response so that neither can be told from the other.
@@ -198,15 +196,9 @@ def render(
     if left < 1 and responses:
         what = f"{len(kept)} tokens leaves no room for a response in max_length {max_length}"
         raise WRPOError(f"a prompt of {what}; raise it or lower max_prompt_length")
-    return Rendered(
-        prompt_ids=kept,
-        response_ids=[ids[:left] for ids in response_ids],
-        prompt_truncated=len(kept) < len(prompt_ids),
-        response_truncated=[len(ids) > left for ids in response_ids],
-        folded=renderer.folded,
-        edited=edited,
-        control=control,
-    )
+    cut = len(kept) < len(prompt_ids), [len(ids) > left for ids in response_ids]
+    ids = [ids[:left] for ids in response_ids]
+    return Rendered(kept, ids, *cut, renderer.folded, edited, control)
 
 
 def _cut(
@@ -257,8 +249,7 @@ class Truncation(Counter[str]):
 
     def report(self) -> str:
         """One line for the log."""
-        found = {name: n for name, n in self.items() if n and name != "rows"}
-        notes = [NOTES[name].format(found.pop(name)) for name in NOTES if name in found]
-        cut = ", ".join(f"{name} {n}" for name, n in found.items())
-        what = f"truncated in {self['rows']} rows: {cut}"
-        return "; ".join([what if cut else f"nothing truncated in {self['rows']} rows", *notes])
+        notes = [said.format(self[name]) for name, said in NOTES.items() if self[name]]
+        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", *NOTES)]
+        what = f"in {self['rows']} rows: {', '.join(cut)}" if cut else f"in {self['rows']} rows"
+        return "; ".join([f"truncated {what}" if cut else f"nothing truncated {what}", *notes])

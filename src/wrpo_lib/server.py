@@ -1,7 +1,6 @@
 """Many requests to any OpenAI-compatible server: concurrent, with retries, careful with the key.
 
-Retries and waits are the OpenAI client's own; the key comes from the environment and reaches
-neither a file nor a message, however a server spells it.
+Retries and waits are the OpenAI client's own. The key reaches neither a file nor a message.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ NO_KEY = "none"  # local servers ask for no key, but the client insists on a tex
 SECRET = re.compile(
     r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
 )
-NEW_KEY = "set the variable that holds the key to a valid one"
-REMEDIES = {
+QUOTA = "insufficient_quota"
+REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota does
     **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
-    **dict.fromkeys((401, 403), NEW_KEY),
+    **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
     404: "check the server's address and the model's name",
     429: "the quota is used up, add to it",
 }
-"""What to do about an answer that stops everything; of 429, only a used-up quota does."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,8 @@ def complete(
 ) -> Iterator[Reply]:
     """Send each (key, body) to ``/chat/completions``; yield replies as they arrive, unordered.
 
-    At most ``server.connections`` requests are under way, and no more are drawn from ``requests``.
-    One that fails after all retries is a :class:`Reply` with ``error``; a failure inside a body is
-    for :func:`wrpo_lib.replies.read_reply` to find. After ``stop()`` those under way are still
-    yielded.
+    At most ``server.connections`` are under way; after ``stop()`` no more are sent. A failure in a
+    body is for :func:`wrpo_lib.replies.read_reply` to find.
 
     :raises WRPOError: at once, for what no retry can mend: a refused key, a used-up quota, a
         redirect, an unknown model and, before any answer, nobody at the address.
@@ -118,7 +114,7 @@ class _Http(openai.DefaultAsyncHttpxClient):
                 raise
             raise _Nobody(error) from None
         self.served = True
-        if response.status_code == 429 and b"insufficient_quota" in await response.aread():
+        if response.status_code == 429 and QUOTA.encode() in await response.aread():
             response.headers["x-should-retry"] = "false"
         return response
 
@@ -127,8 +123,7 @@ class _Client:
     """One request at a time into a :class:`Reply`."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
-        key = os.environ.get(server.api_key_env, "").strip() or NO_KEY
+        self.address, key = server.address, os.environ.get(server.api_key_env, "").strip() or NO_KEY
         if not key.isascii() or not key.isprintable():
             raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
         self.echo = spellings(key)
@@ -151,30 +146,23 @@ class _Client:
                 raise ValueError("no JSON object")
             return Reply(key, answer, None)
         except _Nobody as error:
-            what = f"does not answer ({error}); start it or correct its address"
-            raise WRPOError(self._said(what)) from None
-        except openai.APITimeoutError:
-            what = f"gave no answer in {self.server.timeout:g} s"
-        except openai.APIConnectionError as error:
-            what = f"broke the connection ({error.__cause__})"
+            what, remedy = f"does not answer ({error})", "start it or correct its address"
+            raise WRPOError(self._said(f"{what}; {remedy}")) from None
         except openai.APIStatusError as error:
-            what = self._refusal(error.response)
-        except ValueError as error:  # no JSON
-            what = f"gave no answer ({error}): {text}"
-        return Reply(key, None, self._said(what))
-
-    def _refusal(self, response: Any) -> str:
-        """What a status other than 200 says; one that no retry can mend is raised."""
-        status, said = response.status_code, response.headers.get("location") or response.text
-        if status in REMEDIES and (status != 429 or "insufficient_quota" in said):
-            said = self._said(f"answered {status} ({' '.join(said.split())[:300]}")
-            raise WRPOError(f"{said}); {REMEDIES[status]}")
-        return f"answered {status}: {said}"
+            status, said = error.status_code, error.response.text
+            said = error.response.headers.get("location", said)
+            what = self._said(f"answered {status}: {said}")
+            if status in REMEDIES and (status != 429 or QUOTA in said):
+                raise WRPOError(f"{what}; {REMEDIES[status]}") from None
+            return Reply(key, None, what)
+        except (openai.APIConnectionError, ValueError) as error:  # no answer in time, or no JSON
+            what = f"{error} {error.__cause__ or ''}".strip()
+            return Reply(key, None, self._said(f"gave no answer ({what})"))
 
     def _said(self, what: str) -> str:
         """What the server did, on one line, without the key or what looks like one."""
         what = LIKE_A_KEY.sub("***", self.echo.sub("***", what))
-        return f"{self.server.address} {' '.join(what.split())[:300]}"
+        return f"{self.address} {' '.join(what.split())[:300]}"
 
 
 def spellings(key: str) -> re.Pattern[str]:

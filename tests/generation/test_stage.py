@@ -201,7 +201,7 @@ SAMPLING = [
     ("--engine server --base-url http://h/v1 --set retries=many", "make the server engine ("),
     ("--temperature 0", "greedy decoding (temperature 0) gives one response"),
     ("--out r.parquet", "r.parquet: unknown kind of file; use .jsonl"),
-    ("--extra-body [1]", "--extra-body is [1]; give a JSON object"),
+    ("--extra-body [1]", "--extra-body [1] cannot be read"),
     ("--extra-body {", "--extra-body { cannot be read"),
     ("--model no/such-model", "cannot load 'no/such-model'"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -17,16 +18,14 @@ class OnCluster:
     """Stands in for an engine or a scorer: ``make`` (picklable) makes one in each worker's process.
 
     A worker that dies is started anew and its batch done again. Each takes ``batch_size`` requests
-    or rows at a time and has ``gpus`` GPUs, by default one where the cluster has any; ``address``
-    joins a running Ray cluster, "" starts one here. Responses, or pairs of position and reward,
-    come in any order.
+    or rows at a time and has ``gpus`` GPUs, by default one where the cluster has any. Ray joins the
+    cluster at its RAY_ADDRESS, else starts one here. What comes back is in any order.
     """
 
     make: Callable[[], Any]
     workers: int = 2
     gpus: float | None = None
-    batch_size: int = 64
-    address: str = ""
+    batch_size: int = 256
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
         """What the workers make of requests, or of rows of responses."""
@@ -42,11 +41,11 @@ class OnCluster:
         if not blocks:
             return
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        here = {"num_cpus": self.workers, "include_dashboard": False}
-        where = {"address": self.address} if self.address else here
+        here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        here = {} if "RAY_ADDRESS" in os.environ else here
         work: Any = _Worker
         try:
-            ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **where)
+            ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **here)
             ray.data.DataContext.get_current().enable_progress_bars = False
             gpus = float("GPU" in ray.cluster_resources()) if self.gpus is None else self.gpus
             done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(

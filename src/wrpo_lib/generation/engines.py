@@ -1,6 +1,6 @@
 """Engines that answer alike: a model in this process (transformers or vLLM), or one on a server.
 
-vLLM 0.30.0 has run on a CPU, see ``tests/generation/test_vllm.py``; not on a GPU, nor on several.
+vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several.
 """
 
 from __future__ import annotations
@@ -96,8 +96,6 @@ class VLLMEngine(InProcess):
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         from vllm import SamplingParams
 
-        if not rendered:
-            return
         prompts = [{"prompt_token_ids": ids} for _, ids in rendered]
         params = [
             SamplingParams(seed=r.seed, **{name: getattr(r.sampling, name) for name in SAMPLED})

@@ -49,16 +49,18 @@ class InProcess(ABC):
             rendered: Rendered = []
             for request in window:
                 try:
-                    ids = self.renderer.ids(request.messages)
-                    if len(ids) >= self.context:
-                        sizes = f"{len(ids)} tokens, the context {self.context}"
-                        raise WRPOError(f"the prompt has {sizes}")
-                    rendered.append((request, ids))
+                    rendered.append((request, self._ids(request)))
                 except WRPOError as error:
                     yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
-            for made in self._generate(rendered):
+            for made in self._generate(rendered) if rendered else ():
                 thought, answer = split_thought(made.text)
                 yield replace(made, text=answer, thought=thought)
+
+    def _ids(self, request: Request) -> list[int]:
+        ids = self.renderer.ids(request.messages)
+        if len(ids) >= self.context:
+            raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
+        return ids
 
     @abstractmethod
     def _generate(self, rendered: Rendered) -> Iterator[Response]:

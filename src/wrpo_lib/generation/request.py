@@ -1,7 +1,7 @@
 """What every sampling engine is asked and what it answers.
 
-An engine is any callable from requests to responses: it draws requests lazily, answers in any
-order, and fails one response rather than a whole run. Tokenizer and chat template are its own.
+An engine is any callable from requests to responses. It answers in any order, and fails one
+response rather than a whole run.
 """
 
 from __future__ import annotations
