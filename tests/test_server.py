@@ -91,10 +91,8 @@ def test_half_an_emoji_in_a_request_is_sent_as_a_question_mark() -> None:
 
 
 NOT_REPEATED = {
-    "JSON cut short": (Answer(b'{"choices": [{"mess'), "gave no answer .*mess"),
-    "error and status 200": (Answer({"error": {"message": "upstream"}}), "upstream"),
-    "a choice that is an error": (Answer({"choices": [{"finish_reason": "error"}]}), "gave no"),
-    "not an object": (Answer([1, 2]), "no chat completion"),
+    "JSON cut short": (Answer(b'{"choices": [{"mess'), "gave no answer .Unterminated"),
+    "not an object": (Answer([1, 2]), "no JSON object"),
     "bad request": (Answer({"error": "the context is 8"}, 400), "answered 400: .*context is 8"),
 }
 
@@ -121,7 +119,7 @@ def test_a_broken_answer_is_tried_again(broken: Answer) -> None:
 def test_a_server_that_hangs() -> None:
     replies, local = ask(after(60, only="q1"), 3, timeout=1.0, retries=1)
     errors = {r.key: r.error for r in replies}
-    assert errors.pop("r1") == f"{local.url} gave no answer in 1 s"
+    assert errors.pop("r1") == f"{local.url} gave no answer (Request timed out.)"
     assert errors == {"r0": None, "r2": None}
 
 
@@ -140,7 +138,7 @@ FATAL = [
     (Answer({}, 403), "key to a valid one"),
     (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is used up"),
     (Answer({"error": "model m does not exist"}, 404), "the server's address and the model's name"),
-    (Answer({}, 307, ELSEWHERE), r"elsewhere.example/v1\?key=\*\*\*\); give that as --base-url"),
+    (Answer({}, 307, ELSEWHERE), r"elsewhere.example/v1\?key=\*\*\*; give that as --base-url"),
 ]
 
 
