@@ -190,7 +190,7 @@ def test_a_judge_that_thinks_first_is_noticed(tmp_path: Path) -> None:
     assert {row["preference"] for row in judgements(tmp_path / "judgements.jsonl")} == {None}
 
 
-def test_extra_fields_are_sent_recorded_and_another_judgement(tmp_path: Path) -> None:
+def test_extra_fields_are_sent_recorded_and_not_mixed(tmp_path: Path) -> None:
     asked: list[dict[str, Any]] = []
 
     def responder(body: dict[str, Any]) -> Any:
@@ -200,10 +200,28 @@ def test_extra_fields_are_sent_recorded_and_another_judgement(tmp_path: Path) ->
     extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
     with judge_at(responder) as url:
         run(url, tmp_path, "mt-bench")
-        assert run(url, tmp_path, "mt-bench", how={"extra_body": extra}).kept == 0
+        with pytest.raises(WRPOError, match=r"judged before, but settings differs; choose another"):
+            run(url, tmp_path, "mt-bench", how={"extra_body": extra})
+        run(
+            url,
+            tmp_path / "other",
+            "mt-bench",
+            answers=tmp_path / "answers-mt-bench.jsonl",
+            how={"extra_body": extra},
+        )
     assert "max_tokens" in asked[0]
     assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
-    assert judgements(tmp_path / "judgements.jsonl")[-1]["settings"] == {"max_completion_tokens": 9}
+    row = judgements(tmp_path / "other" / "judgements.jsonl")[-1]
+    assert row["settings"] == {"max_completion_tokens": 9}
+
+
+def test_a_changed_answer_is_not_mixed_with_the_old_judgement(tmp_path: Path) -> None:
+    path = answer_file("mt-bench", tmp_path)
+    with judge_at(NANO) as url:
+        run(url, tmp_path, "mt-bench")
+        path.write_text(path.read_text().replace("answer to", "another answer to", 1))
+        with pytest.raises(WRPOError, match="judged before, but an answer differs"):
+            run(url, tmp_path, "mt-bench", answers=path)
 
 
 def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:

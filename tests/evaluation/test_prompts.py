@@ -15,7 +15,7 @@ from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.benchmarks import BREAK, Template
 from wrpo_lib.evaluation.verdicts import read_logprobs
 
-PAIR = Template.of("pair", "Judge {question}.", "[A]\n{a}\n[End]\n[B]\n{b}\n[End]")
+PAIR = Template("pair", "Judge {question}.", "[A]\n{a}\n[End]\n[B]\n{b}\n[End]")
 
 HARMLESS = ["{b}", "{question}", "{a}{a}", "{{b}}", "{0}", "%s", "${b}", "\\1 \\g<0>", "a\0b"]
 CONTROL = [
@@ -102,11 +102,12 @@ def test_fastchat_and_arena_prompts_equal_upstreams(
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     for name, version in (("mt-bench", "0125-references"), ("arena-hard", "v0.1")):
         for template in benchmarks.load(name, version).templates.values():
-            values = {p: f"the {p}\nin two lines" for p in template.placeholders}
+            names = benchmarks.PLACEHOLDER.findall(template.user)
+            values = {name: f"the {name}\nin two lines" for name in names}
             ours, _ = template.fill(values)
             assert [m["content"] for m in ours] == [
-                template.messages[0][1],
-                template.messages[1][1].format(**values),  # what upstream does
+                template.system,
+                template.user.format(**values),  # what upstream does
             ]
 
 

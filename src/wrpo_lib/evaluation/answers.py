@@ -21,9 +21,6 @@ from wrpo_lib.replies import split_thought
 KEY = ("benchmark", "version", "question_id", "turn", "model")
 MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
 
-Place = tuple[int | str, int]
-"""Question and turn."""
-
 
 def answer(
     benchmark: Benchmark,
@@ -48,9 +45,9 @@ def answer(
         for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
             asked: dict[str, tuple[Question, Request]] = {}
             for question in benchmark.questions:
-                places = [(question.question_id, t) for t in range(1, turn + 1)]
-                earlier = [have[place] for place in places[:-1] if place in have]
-                if turn > len(question.turns) or places[-1] in have:
+                name = question.question_id
+                earlier = [have[name, t] for t in range(1, turn) if (name, t) in have]
+                if turn > len(question.turns) or (name, turn) in have:
                     continue
                 if len(earlier) < turn - 1:
                     errors["no answer to an earlier turn"] += 1
@@ -72,7 +69,9 @@ def answer(
     return counts, errors
 
 
-def _finished(store: Store, benchmark: Benchmark, model: str, settings: Row) -> dict[Place, str]:
+def _finished(
+    store: Store, benchmark: Benchmark, model: str, settings: Row
+) -> dict[tuple[int | str, int], str]:
     """The answers of the model that are there; made in another way they are an error."""
     found = {}
     for row in store:
@@ -94,13 +93,11 @@ def _finished(store: Store, benchmark: Benchmark, model: str, settings: Row) -> 
 
 def _row(response: Response) -> Row:
     """The row's own fields, a thought beside the text; or ``error``, why there is no answer."""
-    if response.error is not None:
-        return {"error": response.error}
-    row = {"thought": "", **response.row()}
     thought, text = split_thought(response.text)
-    if not text.strip():
-        return {"error": "nothing but a thought" if thought else "an empty text"}
-    return {**row, "text": text, "thought": thought or row["thought"]}
+    if response.error or not text.strip():
+        empty = "nothing but a thought" if thought else "an empty text"
+        return {"error": response.error or empty}
+    return {**response.row(), "text": text, "thought": response.thought or thought}
 
 
 def request_to(
