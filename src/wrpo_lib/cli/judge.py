@@ -91,17 +91,14 @@ def answer(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     made_by = make_engine(engine, model, options, dtype=dtype, **hub)
     given = asked, name or Path(model).name, made_by, out, max_tokens, seed, how
-    counts, errors = answers.answer(*given)
+    try:
+        counts = answers.answer(*given)
+    except WRPOError as error:
+        raise WRPOError(f"{error}{_refused([str(error)])}") from error
     typer.echo(
         f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
-        f"cut at the token limit, {counts['thoughts']} with a thought (kept apart), "
-        f"{errors.total()} failed; {out}"
+        f"cut at the token limit, {counts['thought']} with a thought (kept apart); {out}"
     )
-    for reason, n in errors.most_common():
-        typer.echo(f"  {n} x {reason}")
-    if errors:
-        what = f"{errors.total()} answers failed; run again to make them{_refused(errors)}"
-        raise WRPOError(what)
 
 
 def judge(

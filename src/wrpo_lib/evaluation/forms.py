@@ -89,7 +89,13 @@ class Game(Judgement):
 
 
 def _answers(row: Row) -> list[Row]:
-    """FastChat's and Arena-Hard's answers have a list of turns, or of messages."""
+    """FastChat's and Arena-Hard's answers have a list of turns, or of messages; ours say what they
+    answer in ``prompt_id``."""
+    if "prompt_id" in row:
+        of, question, turn = row["prompt_id"].split("/")
+        benchmark, version = of.split(" ")
+        names = {"benchmark": benchmark, "version": version, "question_id": question}
+        return [{**row, **names, "turn": turn}]
     if "choices" in row:
         texts = [t["content"] if isinstance(t, dict) else t for t in row["choices"][0]["turns"]]
     elif "messages" in row:
@@ -173,11 +179,13 @@ def _read(
     """(where, row in our form) of a file; of repeated requests the one that counts."""
     rows = enumerate(iter_rows(path), 1)
     for where, row in best_attempts((f"{path}, row {n}", row) for n, row in rows):
-        if row.get("benchmark", benchmark) != benchmark:
-            raise WRPOError(f"{where} is of {row['benchmark']}, not {benchmark}; give another file")
         try:
             for one in ours(row):
+                if (of := one.get("benchmark", benchmark)) != benchmark:
+                    raise WRPOError(f"{where} is of {of}, not {benchmark}; give another file")
                 yield where, form.model_validate(one).model_dump()
+        except WRPOError:
+            raise
         except ValidationError as error:
             first = error.errors()[0]
             raise WRPOError(
