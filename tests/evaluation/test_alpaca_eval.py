@@ -22,7 +22,6 @@ from wrpo_lib.evaluation.alpaca_eval import (
     CS,
     is_switched,
     length_controlled,
-    read_side,
     win_rate,
 )
 from wrpo_lib.evaluation.forms import instruction_key, instructions
@@ -36,7 +35,7 @@ def by_position(judged: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def side(shared: Path) -> pd.DataFrame:
-    return read_side(shared / "eval" / "df_gamed.csv")
+    return pd.read_csv(shared / "eval" / "df_gamed.csv")
 
 
 @pytest.fixture(scope="module")
@@ -171,18 +170,6 @@ def test_the_package_computes_the_same(
     counted = win_rate(mine)
     for field in ("win_rate", "standard_error", "discrete_win_rate", "n_wins", "n_draws"):
         assert counted[field] == pytest.approx(theirs[field], abs=1e-9)
-
-
-def test_the_refit_interval_is_wider_than_upstreams_error_says(
-    rows: pd.DataFrame, side: pd.DataFrame
-) -> None:
-    ratios = []
-    for model in (FUSECHAT, "claude-2", "vicuna-13b-v1.5-togetherai"):
-        ours = length_controlled(rows[rows["model"] == model], side, C=CS[5], replicates=150)
-        assert ours["lc_interval"] is not None
-        half = (ours["lc_interval"].high - ours["lc_interval"].low) / 2
-        ratios.append(half / (1.96 * ours["lc_standard_error"]))
-    assert 1.7 < np.mean(ratios) < 2.8  # about 2.2 over the published models
 
 
 def test_both_orders_weigh_as_much_as_one(rows: pd.DataFrame, side: pd.DataFrame) -> None:

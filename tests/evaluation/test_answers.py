@@ -78,7 +78,7 @@ def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> 
 def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
     bench, path = load("mt-bench"), tmp_path / "a.jsonl"
     lost = bench.questions[3].question_id
-    with pytest.raises(WRPOError, match="1 responses failed, .*: out of memory; the 23 made"):
+    with pytest.raises(WRPOError, match=r"1 responses failed, .*: out of memory; the 23 made"):
         answer(bench, "mine", Echo(**{f"{lost}/1": None}), path)
     again = Echo()
     counts = answer(bench, "mine", again, path, settings={"base_url": "x"})
@@ -106,13 +106,6 @@ def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.Monkey
 
 
 def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> None:
-    bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
-    names = [{"question_id": q.question_id, "model_id": "g"} for q in bench.questions]
-    write_rows(({**n, "choices": [{"turns": ["one", "two"]}]} for n in names), path)
-    found = read_answers(path, bench)["g"]
-    assert found == {
-        (q.question_id, t): ["one", "two"][t - 1] for q in bench.questions for t in (1, 2)
-    }
     bench, path = load("arena-hard"), tmp_path / "messages.jsonl"
     said = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": {"answer": "ok"}}]
     uids = [q.question_id for q in bench.questions]
@@ -127,20 +120,17 @@ def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> No
 
 def test_failed_answers_are_missing_and_thoughts_are_split_off(tmp_path: Path) -> None:
     bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
-    turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"], []]
-    write_rows(
-        (
-            {"question_id": q.question_id, "model_id": "g", "choices": [{"turns": texts}]}
-            for q, texts in zip(bench.questions, turns, strict=False)
-        ),
-        path,
-    )
-    found, name = read_answers(path, bench)["g"], bench.questions[1].question_id
-    assert {place: text for place, text in found.items() if text} == {
-        (name, 1): "one",
-        (name, 2): "two",
+    turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"]]
+    rows = [{"model_id": "g", "choices": [{"turns": texts}]} for texts in turns]
+    asked = [q.question_id for q in bench.questions[:3]]
+    write_rows(({**row, "question_id": q} for q, row in zip(asked, rows, strict=True)), path)
+    found = read_answers(path, bench)["g"]
+    assert found == {
+        **{(asked[0], 1): None, (asked[0], 2): None},
+        **{(asked[1], 1): "one", (asked[1], 2): "two"},
+        **{(asked[2], 1): None},
     }
-    assert (list(found.values()).count(None), found.thoughts) == (3, 2)
+    assert found.thoughts == 2
 
 
 def ours(**changes: Any) -> dict[str, Any]:

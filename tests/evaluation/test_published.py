@@ -55,5 +55,5 @@ def test_everything_is_made_again(
 
 
 def test_a_folder_without_judgements_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match=r"eval/df_gamed.csv is not"):
+    with pytest.raises(WRPOError, match=r"mtbench_gpt4_judgments.jsonl.gz does not exist"):
         make_published(tmp_path)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commandline import wrpo
+from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.evaluation.forms import read_judgements
 
@@ -185,10 +186,20 @@ def test_a_stated_baseline_is_used(tmp_path: Path, capsys: Capture) -> None:
     path = games(tmp_path, ("A>B", "A=B"), ("B>>A", "A>B"), judge="gpt-4-1106-preview")
     stated = ["--state", "template=arena-hard-v0.1"]
     out = said(capsys, "leaderboard", "arena-hard", path, *stated)
-    assert "apart" not in out
     assert "ours (2 of 500 questions; 996 judgements absent, 0 unreadable)" in out
     out = said(capsys, "leaderboard", "arena-hard", path, *stated, "--state", "baseline=mine")
     assert "m is shown apart: its baseline is mine, not gpt-4-0314" in out
+
+
+def test_orders_that_are_missing_are_said(
+    annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
+) -> None:
+    """A run in both orders that was stopped has every question, but not every judgement."""
+    rows = read_judgements("alpaca-eval", write(tmp_path / "a.json", annotations))
+    other = rows["order"].map({"baseline first": "model first", "model first": "baseline first"})
+    both = pd.concat([rows, rows.assign(order=other)[:5]]).to_dict("records")
+    out = said(capsys, "leaderboard", "alpaca-eval", write(tmp_path / "both.jsonl", both))
+    assert "ours (805 of 805 questions; 800 judgements absent, 0 unreadable)" in out
 
 
 def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
@@ -196,12 +207,18 @@ def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
     a = games(tmp_path, *verdicts, judge="one")
     b = games(tmp_path, *verdicts[:1], ("B>A", "A>B"), ("A=B", "A=B"), (None, None), judge="two")
     out = said(capsys, "agreement", "arena-hard", a, b)
+    kappa = cohen_kappa_score(["wins", "loses", "ties"], ["wins", "wins", "ties"])
     assert "raw: 0.67 [0.00, 1.00] (95 %; 3 rows" in out
+    assert f"kappa: {kappa:.4f}" in out
     rows = [
         {"question_id": i, "model": "m", "turn": t, "score": i + t} for i in (1, 2) for t in (1, 2)
     ]
     same = [write(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl")]
     assert "raw: 1.00" in said(capsys, "agreement", "mt-bench", *same)
+    two = write(tmp_path / "two.jsonl", [{**row, "judge": f"j{row['turn']}"} for row in rows])
+    assert "one file holds judgements of j1, j2" in refused(
+        capsys, "agreement", "mt-bench", two, same[0]
+    )
 
 
 ROW = ours("m")[0]
@@ -253,14 +270,10 @@ def test_other_instructions_are_noticed(
     assert "shown apart: its version is unnamed" in said(capsys, "leaderboard", "alpaca-eval", path)
 
 
-def test_a_file_cut_short_and_a_model_twice_are_named(
-    shared: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    whole, cut = (shared / MT_BENCH).read_bytes(), tmp_path / "cut.jsonl.gz"
-    cut.write_bytes(whole[:5000])
-    assert "cut" in refused(capsys, "summarise", "mt-bench", cut)
-    cut.write_bytes(whole)
-    wrong = refused(capsys, "summarise", "mt-bench", shared / MT_BENCH, cut)
+def test_a_model_in_two_files_is_refused(shared: Path, tmp_path: Path, capsys: Capture) -> None:
+    copy = tmp_path / "copy.jsonl.gz"
+    copy.write_bytes((shared / MT_BENCH).read_bytes())
+    wrong = refused(capsys, "summarise", "mt-bench", shared / MT_BENCH, copy)
     assert "give each model once" in wrong
 
 

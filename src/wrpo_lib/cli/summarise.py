@@ -100,7 +100,6 @@ def _summaries(
 ) -> list[Summary]:
     import pandas as pd
 
-    from wrpo_lib.evaluation.alpaca_eval import read_side
     from wrpo_lib.evaluation.assets import local
     from wrpo_lib.evaluation.forms import read_judgements
     from wrpo_lib.evaluation.summary import SAME, summarise
@@ -118,14 +117,14 @@ def _summaries(
         rows[name] = rows[name].replace("", value)
     if benchmark == "alpaca-eval":
         path = local("alpaca_eval_2/df_gamed.csv")
-        options["side"] = path and read_side(path)
+        options["side"] = path and pd.read_csv(path)
     return summarise(benchmark, rows, **options)
 
 
 def _say(summary: Summary) -> None:
     named = ", ".join(f"{name} {value}" for name, value in summary.setting.items() if value)
     typer.echo(f"{summary.model}: {named or 'judge not named'}")
-    _say_values(summary.values | summary.values.get("categories", {}))
+    _say_values(summary.values)
     for note in summary.notes:
         typer.echo(f"  note: {note}")
 
@@ -137,8 +136,7 @@ def _say_values(values: dict[str, Any]) -> None:
     for name, value in values.items():
         if isinstance(value, Estimate):
             shown = f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} clusters)"
-        elif value is None or isinstance(value, dict):
-            continue
         else:
             shown = f"{value:.4f}" if isinstance(value, float) else str(value)
-        typer.echo(f"  {name}: {shown}")
+        if value is not None:
+            typer.echo(f"  {name}: {shown}")

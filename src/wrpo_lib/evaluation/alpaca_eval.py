@@ -10,7 +10,6 @@ import random
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,15 +66,6 @@ def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def read_side(path: Path) -> pd.DataFrame:
-    """The file ``df_gamed.csv`` of upstream's data set: difficulty and regularising rows."""
-    wanted = ["preference", "index", "std_delta_len", "instruction_difficulty"]
-    try:
-        return pd.read_csv(path, usecols=wanted)
-    except (OSError, ValueError) as error:
-        raise WRPOError(f"{path} is not df_gamed.csv, the side file of LC: {error}") from error
-
-
 def length_controlled(
     judgements: pd.DataFrame,
     side: pd.DataFrame | None = None,
@@ -88,8 +78,8 @@ def length_controlled(
     """The win rate in percent that the judge would give one model at equal length.
 
     A logistic regression of the preference on tanh of the standardised length difference, the
-    instruction's difficulty and a constant, with the regularising rows of ``side``
-    (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
+    instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
+    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
     Without ``side``, difficulty and regularising rows are left out: right for questions that are
     not AlpacaEval-2's.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
-from wrpo_lib.evaluation.alpaca_eval import length_controlled, read_side
+from wrpo_lib.evaluation.alpaca_eval import length_controlled
 from wrpo_lib.evaluation.forms import instructions, read_judgements
 from wrpo_lib.evaluation.summary import BOARDS, SAME, Summary, differences, summarise
 from wrpo_lib.io import Row, file_hash
@@ -23,9 +23,11 @@ SIDE = "eval/df_gamed.csv"
 
 def make_published(folder: Path, replicates: int = 400) -> Path:
     """Compute ``results/published`` from the judgements under ``folder`` (:data:`FILES`)."""
-    side, (alpaca, mt_bench, arena) = read_side(folder / SIDE), map(folder.joinpath, FILES.values())
+    alpaca, mt_bench, arena = map(folder.joinpath, FILES.values())
+    rated = summarise("mt-bench", read_judgements("mt-bench", mt_bench))
+    battled = summarise("arena-hard", read_judgements("arena-hard", arena))
     names = {"index": "question_id", "len_model": "length_model", "len_baseline": "length_baseline"}
-    judged = pd.read_csv(alpaca).rename(columns=names)
+    side, judged = pd.read_csv(folder / SIDE), pd.read_csv(alpaca).rename(columns=names)
     judged["order"] = judged["question_id"].map(dict(instructions().values()))
     judged[list(SAME)] = "gpt-4-1106-preview", *BOARDS["alpaca-eval"][1:]
     models = summarise("alpaca-eval", judged, side=side, replicates=replicates)
@@ -33,8 +35,6 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
         own, c = judged[judged["model"] == summary.model], summary.values["lc_C"]
         moved = length_controlled(own.assign(question_id=range(len(own))), side, C=c)
         summary.values["lc_by_position"] = moved["length_controlled_winrate"]
-    rated = summarise("mt-bench", read_judgements("mt-bench", mt_bench))
-    battled = summarise("arena-hard", read_judgements("arena-hard", arena))
     groups = dict(zip(FILES, (models, rated, battled), strict=True))
     tables = {name: pd.DataFrame(map(numbers, group)) for name, group in groups.items()}
     hashes = {file: file_hash(folder / file) for file in (*FILES.values(), SIDE)}
@@ -44,11 +44,9 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
 
 def numbers(summary: Summary) -> Row:
     """A row of a table: all values, intervals as three columns; ``naive`` is not clustered."""
-    values = summary.values | summary.values.get("categories", {})
     row: Row = {"model": summary.model}
-    for name, value in {**values, "naive": mean_interval(summary.rows)}.items():
+    for name, value in {**summary.values, "naive": mean_interval(summary.rows)}.items():
         row |= value.spread(name) if isinstance(value, Estimate) else {name: value}
-    row.pop("categories", None)
     return row
 
 

@@ -91,7 +91,7 @@ def _summary(
     if benchmark == "alpaca-eval":
         values |= _length_control(rows, official, options, notes)
     elif benchmark == "mt-bench":
-        official = all(map(verdicts.category, rows["question_id"].unique()))
+        official = set(rows["question_id"].astype(str)) <= {str(n) for n in range(81, 161)}
     elif setting["metric"] == "battles":  # a row for each unit of weight
         values["n_duplicates"] = 0
     values["n_absent"] = _absent(benchmark, rows) if official else None

@@ -27,10 +27,7 @@ NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
 HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
 
-REFERENCED = ("reasoning", "math", "coding")  # judged beside a reference answer
-CATEGORIES = ("writing", "roleplay", *REFERENCED, "extraction", "stem", "humanities")
-"""MT-Bench's categories in the order of the questions: ten each, 81 to 160."""
-
+REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
 """Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
@@ -140,17 +137,9 @@ def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
     """The rows that have ``points``, with them."""
     known = judgements.assign(points=points)[points.notna()]
     if len(known) < 2:
-        raise WRPOError(
-            f"{len(known)} of {len(judgements)} judgements have a verdict; judge the rest first"
-        )
+        what = f"{len(known)} of {len(judgements)} judgements have a verdict"
+        raise WRPOError(f"{what}; judge the rest first")
     return known
-
-
-def category(question_id: object) -> str | None:
-    """Category of one of MT-Bench's 80 questions; None for any other question."""
-    text = str(question_id)
-    number = int(text) if text.isdecimal() else 0
-    return CATEGORIES[(number - 81) // 10] if 81 <= number <= 160 else None
 
 
 def scored(judgements: pd.DataFrame) -> pd.DataFrame:
@@ -166,20 +155,15 @@ def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
     """Scores of one model from rows with ``question_id``, ``turn`` and ``score`` or ``judgment``.
 
     :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
-    ``overall``, and ``categories`` with intervals.
+    ``overall``.
     """
     known = scored(judgements)
-    turns, kinds = known.groupby("turn")["score"].mean(), known["question_id"].map(category)
+    turns = known.groupby("turn")["score"].mean()
     return {
         "first_turn": float(turns.get(1, np.nan)),
         "second_turn": float(turns.get(2, np.nan)),
         "overall": float(known["score"].mean()),
         **counted(judgements, known, ["question_id", "turn"], 1, 10),
-        "categories": {
-            name: on_scale(known[kinds == name], 1, 10)
-            for name in CATEGORIES
-            if known.loc[kinds == name, "question_id"].nunique() > 1
-        },
     }
 
 
