@@ -18,6 +18,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Sampling, TransformersEngine, make_engine
 from wrpo_lib.generation.request import Request
 from wrpo_lib.io import read_rows
+from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
 SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
@@ -50,8 +51,8 @@ def test_a_served_response_is_a_request_of_its_own() -> None:
 
     with LocalServer(handler) as local:
         extra = {"max_tokens": None, "max_completion_tokens": 9}
-        where = {"base_url": local.url, "retries": 0, "extra_body": extra}
-        made = list(make_engine("server", "m", where)(ask(8, SHORT)))
+        options = {"server": Server(local.url), "retries": 0, "extra_body": extra}
+        made = list(make_engine("server", "m", options)(ask(8, SHORT)))
     assert len(made) == len(local.requests) == 16
     for r in made:
         assert r.seed == SHORT.seed_of(r.key, r.sample)

@@ -92,7 +92,9 @@ def test_what_is_refused(
     assert not (folder / MARK).exists()
 
 
-def test_an_adapter_is_merged_into_its_base_or_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_into_its_base_or_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng():
@@ -100,14 +102,32 @@ def test_an_adapter_is_merged_into_its_base_or_refused(tiny: Tiny, tmp_path: Pat
         base, _ = load_causal_lm(str(tiny.folder))
         config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
         adapted = get_peft_model(base, config)
-    adapted.save_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([[5, 6, 7]])
+    folder, ids = tmp_path / "adapter", torch.tensor([[5, 6, 7]])
+    adapted.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    names = str(folder), in_the_cache(folder, tmp_path / "hub", monkeypatch)
     with torch.no_grad():
         expected = adapted(ids).logits
-        found = load_trainable(str(tmp_path / "adapter"))(ids).logits
-    assert torch.allclose(found, expected, atol=1e-5)
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
+        for name in names:
+            assert torch.allclose(load_trainable(name)(ids).logits, expected, atol=1e-5)
+            assert torch.allclose(load_causal_lm(name)[0](ids).logits, expected, atol=1e-5)
+    file = folder / "adapter_model.safetensors"
     torch.save(load_file(file), file.with_suffix(".bin"))
     file.unlink()
-    with pytest.raises(WRPOError, match="pickled"):
-        load_trainable(str(tmp_path / "adapter"))
+    for load in (load_causal_lm, load_trainable):
+        for name in names:
+            with pytest.raises(WRPOError, match="adapter in a pickle"):
+                load(name)
+
+
+def in_the_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id under which the hub's cache then holds ``folder``."""
+    repository, commit = cache / "models--org--adapter", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / ".no_exist" / commit).mkdir(parents=True)
+    (repository / ".no_exist" / commit / "config.json").touch()
+    (repository / "snapshots" / commit).symlink_to(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return "org/adapter"

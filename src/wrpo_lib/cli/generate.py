@@ -69,10 +69,9 @@ def sample(
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings["max_model_len"] = options.get("max_model_len")
     if engine == "server":
-        server = Server(base_url, api_key_env, connections, timeout=600.0)
-        settings |= {"base_url": base_url and server.address, "extra_body": without_secrets(extra)}
+        server, gpus = Server(base_url, api_key_env, connections, timeout=600.0), 0.0
+        settings |= {"base_url": server.address, "extra_body": without_secrets(extra)}
         options |= {"server": server, "extra_body": extra}
-        gpus = 0.0
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
     made_by: Any = OnCluster(make, workers, gpus, 256, ray) if workers else make()
@@ -107,23 +106,18 @@ def score(
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False))  # says all that is wrong with them
-    hub = (revision, trust_remote_code, dtype)
-    make = partial(load_reward_model, reward_model, *hub, batch_tokens)
     scorer: Any = score_rows
     settings: dict[str, Any] = {}
     if reward_model:
+        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        make = partial(load_reward_model, reward_model, batch_tokens, dtype=dtype, **hub)
         scorer = OnCluster(make, workers, gpus, 256, ray) if workers else make()
         weights = identity(reward_model, revision)
         settings = {"revision": revision, "dtype": dtype, "weights": weights}
-    counts = score_responses(
-        chain.from_iterable(map(iter_rows, files)),
-        scorer,
-        reward_model or "nano",
-        out,
-        total=total,
-        settings=settings,
-        window=100_000 if workers else 1024,  # each call of a cluster starts its workers
-    )
+    rows = chain.from_iterable(map(iter_rows, files))
+    given = rows, scorer, reward_model or "nano", out
+    window = 100_000 if workers else 1024  # each call of a cluster starts its workers
+    counts = score_responses(*given, total=total, settings=settings, window=window)
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
