@@ -20,11 +20,10 @@ import sklearn
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import (
     CS,
-    is_switched,
     length_controlled,
     win_rate,
 )
-from wrpo_lib.evaluation.forms import instruction_key, instructions
+from wrpo_lib.evaluation.forms import instruction
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 
@@ -136,10 +135,8 @@ def test_order_and_index_of_instructions_are_the_packages(
     texts = [row["instruction"] for row in json.loads(gzip.decompress(path.read_bytes()))]
     choose = alpaca_package.utils.random_seeded_choice
     theirs = [choose(f"is_switched_outputs{t}0", choices=[False, True]) for t in texts]
-    assert [is_switched(t) for t in texts] == theirs
     orders = ["model first" if switched else "baseline first" for switched in theirs]
-    known = instructions()
-    assert [known[instruction_key(t)] for t in texts] == list(enumerate(orders))
+    assert [instruction(t) for t in texts] == list(enumerate(orders))
     assert sum(theirs) == 406
 
 

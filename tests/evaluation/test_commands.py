@@ -107,7 +107,6 @@ def test_a_refused_parameter_is_named_with_its_remedy(
         status, _, error = wrpo(capsys, command, *arguments)
         assert (status, "--extra-body '{\"max_tokens\": null}'" in error) == (2, True)
         extra = '{"max_tokens": null, "max_completion_tokens": 64}'
-        arguments[2] = tmp_path / "other.jsonl"
         status, said, error = wrpo(capsys, command, *arguments, "--extra-body", extra)
     assert (status, "48 " in said) == (0, True), error
 

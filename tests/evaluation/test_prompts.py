@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.evaluation import benchmarks
-from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.benchmarks import BREAK, Template
-from wrpo_lib.evaluation.verdicts import read_logprobs
+from wrpo_lib.evaluation.forms import instruction
+from wrpo_lib.evaluation.verdicts import MODEL_FIRST, read_logprobs
 
 PAIR = Template("pair", "Judge {question}.", "[A]\n{a}\n[End]\n[B]\n{b}\n[End]")
 
@@ -92,8 +92,7 @@ def test_fastchat_and_arena_prompts_equal_upstreams(
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     for name, version in (("mt-bench", "0125-references"), ("arena-hard", "v0.1")):
         for template in benchmarks.load(name, version).templates.values():
-            names = benchmarks.PLACEHOLDER.findall(template.user)
-            values = {name: f"the {name}\nin two lines" for name in names}
+            values = {name: f"the {name}\nin two lines" for name in template.placeholders}
             ours, _ = template.fill(values)
             assert [m["content"] for m in ours] == [
                 template.system,
@@ -107,7 +106,7 @@ def test_published_log_probabilities_give_the_published_preferences(
     """Our reading of the two tokens and upstream's order, together, over published judgements."""
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     questions = benchmarks.load("alpaca-eval", "2").questions
-    switched = {q.question_id: is_switched(q.turns[0]) for q in questions}
+    switched = {q.question_id: instruction(q.turns[0])[1] == MODEL_FIRST for q in questions}
     rows = pd.read_csv(shared / "eval" / "alpacaeval2_annotations.csv.gz")
     rows = rows.dropna(subset=["logprob_m", "logprob_M", "preference"])
     assert len(rows) > 10_000

@@ -114,7 +114,6 @@ def judge(
         Literal["both", "upstream"], typer.Option(help="upstream: alpaca-eval in one seeded order")
     ] = "both",
     metric: Annotated[Literal["logprobs", "text"], typer.Option(help="alpaca-eval")] = "logprobs",
-    retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="of a million prompt and completion tokens")
     ] = None,
@@ -140,7 +139,7 @@ def judge(
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
         server = Server(base_url, api_key_env, connections)
-        run = Run(store, server, prices, max_cost, retry_unreadable)
+        run = Run(store, server, prices, max_cost)
         _say(run.estimate(calls), "to make")
         if estimate:
             return

@@ -6,7 +6,6 @@ are those of the alpaca-eval package 0.6.6; tests compare the two.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,14 +28,6 @@ CS = np.logspace(-4, 4, 10)
 GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
 FOLDS = 5
 SEED = 123  # upstream's, for liblinear
-
-
-def is_switched(instruction: str) -> bool:
-    """Whether upstream shows the model first for this instruction: its seeded random choice.
-
-    Of the 805 instructions, 406 are switched (alpaca-eval 0.6.6, ``random_seeded_choice``).
-    """
-    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
 
 
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:

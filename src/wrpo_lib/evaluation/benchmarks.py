@@ -61,12 +61,16 @@ class Template:
         messages = [("system", self.system), ("user", self.user)]
         return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
 
+    @property
+    def placeholders(self) -> set[str]:
+        """Names that :meth:`fill` needs."""
+        return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
+
     def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
         """The chat messages, all placeholders filled in one pass, and how many control tokens and
         delimiters in ``values`` were broken with an invisible character."""
-        both = f"{self.system}\n{self.user}"
-        markers, names = set(MARKER.findall(both)), set(PLACEHOLDER.findall(both))
-        safe = {name: _harmless(values[name], markers) for name in names}
+        markers = set(MARKER.findall(f"{self.system}\n{self.user}"))
+        safe = {name: _harmless(values[name], markers) for name in self.placeholders}
         messages = [
             {"role": role, "content": PLACEHOLDER.sub(lambda m: safe[m.group(1)][0], text)}
             for role, text in (("system", self.system), ("user", self.user))
@@ -113,9 +117,10 @@ class Benchmark:
 
     def template(self, question: Question, turn: int = 1) -> Template:
         """The judge prompt for a question; MT-Bench has four, by reference and turn."""
+        if self.name != "mt-bench":
+            return self.templates[""]
         kind = "single-math-v1" if question.references else "single-v1"
-        name = kind if turn == 1 else f"{kind}-multi-turn"
-        return self.templates[name if self.name == "mt-bench" else ""]
+        return self.templates[kind if turn == 1 else f"{kind}-multi-turn"]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:
@@ -146,10 +151,8 @@ def _alpaca(name: str, version: str) -> Benchmark:
 def _mt_bench(name: str, version: str) -> Benchmark:
     """``version`` says whose reference answers the judge sees for math, reasoning and coding."""
     model = "gpt-4-0125-preview" if version == "0125-references" else "gpt-4"
-    references = {
-        row["question_id"]: tuple(row["choices"][0]["turns"])
-        for row in iter_rows(fetch(f"mt_bench/references_{model}.jsonl"))
-    }
+    rows = iter_rows(fetch(f"mt_bench/references_{model}.jsonl"))
+    references = {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in rows}
     questions = []
     for row in iter_rows(fetch("mt_bench/questions.jsonl")):
         own = references[row["question_id"]] if row["category"] in REFERENCED else ()
@@ -191,12 +194,9 @@ def _own(name: str, version: str) -> Benchmark:
 
 
 LOADERS = {
-    ("alpaca-eval", "nano"): _own,
+    **{(name, "nano"): _own for name in ("alpaca-eval", "mt-bench", "arena-hard")},
     ("alpaca-eval", "2"): _alpaca,
-    ("mt-bench", "nano"): _own,
     ("mt-bench", "0125-references"): _mt_bench,
     ("mt-bench", "original-references"): _mt_bench,
-    ("arena-hard", "nano"): _own,
     ("arena-hard", "v0.1"): _arena,
 }
-"""Benchmark and version -> loader; MT-Bench's differ in the reference answers the judge sees."""

@@ -110,26 +110,26 @@ def _answers(row: Row) -> list[Row]:
 
 @cache
 def instructions() -> dict[str, tuple[int, str]]:
-    """AlpacaEval-2: key of an instruction -> its index, and who upstream's seeded choice shows
-    first (the model for 406 of 805)."""
+    """Of AlpacaEval-2 by key: what :func:`instruction` returns."""
     path = Path(__file__).with_name("alpaca_eval_instructions.csv")
     rows = pd.read_csv(path, dtype={"sha256": str})
     order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
     return dict(zip(rows["sha256"], zip(rows["index"].tolist(), order, strict=True), strict=True))
 
 
-def instruction_key(text: str) -> str:
-    """First 12 digits of an instruction's sha256: enough to find it among 805."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+def instruction(text: str) -> tuple[int | str, str]:
+    """The index of one of AlpacaEval-2's instructions, and the order that upstream's seeded choice
+    gave it (the model first in 406 of 805); of others a key, and no order."""
+    key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return instructions().get(key, (key, ""))
 
 
 def _alpaca(row: Row) -> list[Row]:
     """alpaca-eval's annotations; they name no version, which the instruction tells."""
     if "generator_2" not in row:
         return [row]
-    key, annotator = instruction_key(row["instruction"]), row.get("annotator") or ""
-    index, order = instructions().get(key, (key, ""))
-    judge = template = annotator
+    index, order = instruction(row["instruction"])
+    judge = template = annotator = row.get("annotator") or ""
     if annotator == "weighted_alpaca_eval_gpt4_turbo":
         judge, template = "gpt-4-1106-preview", "alpaca_eval_clf"
     found = {"model": row["generator_2"], "baseline": row["generator_1"], "question_id": index}

@@ -2,7 +2,7 @@
 
 Rows go to an append-only file, one for each call, with the hash of the whole request. A run makes
 only the calls that have no reply yet; a call that failed is stored with its error and made again by
-the next run. Replies without a verdict are kept, counted and not asked again unless told.
+the next run. Replies without a verdict are kept, counted and not asked again.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
-from wrpo_lib.evaluation.forms import ERROR, OK, UNREADABLE, best_attempts, check_same, place
-from wrpo_lib.evaluation.verdicts import (
-    BASELINE_FIRST,
-    FIELDS,
-    HOPELESS,
-    MODEL_FIRST,
-    read_judgement,
+from wrpo_lib.evaluation.forms import (
+    ERROR,
+    OK,
+    UNREADABLE,
+    best_attempts,
+    check_same,
+    instruction,
+    place,
 )
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS, HOPELESS, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import read_judgement as read
 from wrpo_lib.io import Row, Store
 from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
-CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
 FIRST = 8  # as many hopeless replies, and nothing else, end the run
-USAGE = ("prompt_tokens", "completion_tokens")
 
 Texts = Mapping[tuple[int | str, int], str | None]
 Call = tuple[Row, dict[str, Any] | None]
@@ -86,7 +86,7 @@ class Plan:
         alpaca = self.benchmark.name == "alpaca-eval"
         orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
         if alpaca and self.order == "upstream":
-            orders = [orders[is_switched(question.turns[0])]]
+            orders = [orders[instruction(question.turns[0])[1] == MODEL_FIRST]]
         for order, a, b in orders:
             values = {"output_1": a, "answer_1": a, "output_2": b, "answer_2": b}
             game = {"order": order, "game": 1 if order == BASELINE_FIRST else 2}
@@ -142,8 +142,7 @@ class Counts:
 class Run:
     """One run of the client over a store of judgements.
 
-    ``max_cost`` ends it when the tokens that the server reported have cost that much; ``again``
-    asks once more where a reply had no verdict.
+    ``max_cost`` ends it when the tokens that the server reported have cost that much.
     """
 
     def __init__(
@@ -152,14 +151,13 @@ class Run:
         server: Server,
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
-        again: bool = False,
     ) -> None:
         if max_cost is not None and prices is None:
             raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
         if not all(0 <= n < math.inf for n in (*(prices or ()), max_cost or 0)):
             raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
-        self._settled, keys = (OK,) if again else (OK, UNREADABLE), store.keys()
+        keys = store.keys()
         self._attempts = Counter(request for request, *_ in keys)
         rows = ((str(store.path), row) for row in store)
         self._made = {place(row): row for _, row in best_attempts(rows)}
@@ -168,13 +166,12 @@ class Run:
     def estimate(self, calls: Iterable[Call]) -> Counts:
         """Calls, tokens (of the replies at most) and cost that are still needed."""
         counts = Counts(self.counts.prices)
-        for _, body in self._pending(calls, counts):
-            if body is not None:
-                counts.calls += 1
-                size = sum(len(message["content"]) for message in body["messages"])
-                counts.prompt_tokens += size // CHARACTERS_PER_TOKEN
-                limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
-                counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
+        for body in (body for _, body in self._pending(calls, counts) if body is not None):
+            counts.calls += 1
+            size = sum(len(message["content"]) for message in body["messages"])
+            counts.prompt_tokens += size // 4  # a rule of thumb for English
+            limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
+            counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
         return counts
 
     def __call__(self, calls: Iterable[Call]) -> Counts:
@@ -189,7 +186,6 @@ class Run:
             before = self._made.get(place(row), {"status": ERROR})
             if before["status"] != ERROR:
                 check_same(before, row, str(self.store.path))
-            if before["status"] in self._settled:
                 counts.kept += 1
                 continue
             counts.identical += body is None
@@ -204,26 +200,26 @@ class Run:
 
     def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
         """A row of what came of a call; what a failed one used is paid for all the same."""
-        usage = _usage((body or {}).get("usage"))
+        body = body or {}
+        usage = _usage(body.get("usage"))
         self.counts.calls += 1
         self.counts.prompt_tokens += usage["prompt_tokens"]
         self.counts.completion_tokens += usage["completion_tokens"]
         try:
-            if body is None or error:
+            if error:
                 raise WRPOError(error)
-            found = read_judgement(row, body)
+            found = read(row, body)
             status = UNREADABLE if found["problem"] else OK
         except WRPOError as failure:
             found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
             status = ERROR
-        served = {"model": str((body or {}).get("model")), "server": self.server.address}
+        served = {"model": str(body.get("model")), "server": self.server.address}
         self._append(row, status, {**found, "served": served, "usage": usage})
 
     def _append(self, row: Row, status: str, found: Row) -> None:
         self._attempts[row["request"]] += 1
         self.counts.status[status] += 1
-        if found["problem"]:
-            self.counts.problems[found["problem"]] += 1
+        self.counts.problems.update([found["problem"]] if found["problem"] else [])
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[row["request"]], "status": status, "judged": judged}
         self.store.append({**row, **found, **head})
@@ -242,5 +238,6 @@ class Run:
 
 def _usage(said: Any) -> dict[str, int]:
     """The tokens that a server says it used; what is no count is 0."""
-    counts = {name: said.get(name) if isinstance(said, dict) else 0 for name in USAGE}
+    said = said if isinstance(said, dict) else {}
+    counts = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
     return {name: n if isinstance(n, int) and 0 <= n < 2**53 else 0 for name, n in counts.items()}

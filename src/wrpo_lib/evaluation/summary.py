@@ -14,13 +14,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
-from wrpo_lib.analysis.statistics import (
-    Estimate,
-    detectable,
-    difference_interval,
-    mean_interval,
-    slope_interval,
-)
+from wrpo_lib.analysis import statistics
+from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, verdicts
 from wrpo_lib.evaluation.assets import fetch
@@ -167,7 +162,7 @@ def _difference(a: Summary, b: Summary) -> dict[str, Any]:
         return {**found, "reason": reason}
     if shared < 2:
         return {**found, "reason": f"they share {shared} questions"}
-    points = difference_interval(a.rows, a.questions, b.rows, b.questions)
+    points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
     lc = alpaca_eval.length_controlled_difference(a.values, b.values)
     found |= {"difference": points, "detectable_difference": detectable(points)}
     return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
