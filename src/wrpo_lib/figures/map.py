@@ -48,7 +48,6 @@ FIGURES = {
     "table2": Entry(evaluation.paper_table2, "Table 2", JUDGING),
     "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers_seed1"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),
-    "radar": Entry(evaluation.mt_bench_radar, "ours", JUDGING, "published/mt_bench"),
     "headroom": Entry(training.headroom, "ours", "book/testbed.md", "nano/scores"),
     "mask": Entry(training.mask, "ours", "book/training_engine.md"),
 }
