@@ -39,11 +39,11 @@ def check_suffix(path: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path
     return Path(path)
 
 
-def check_output(out: Path, *inputs: Path) -> Path:
-    """The path ``out``, if rows can be written there and it is none of the ``inputs``."""
+def check_output(out: Path, *inputs: Path, suffixes: tuple[str, ...] = WRITABLE) -> Path:
+    """The path ``out``, if its kind can be written and it is none of the ``inputs``."""
     if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
         raise WRPOError(f"{out} is read and would be overwritten; choose another output")
-    return check_suffix(out, WRITABLE)
+    return check_suffix(out, suffixes)
 
 
 def iter_rows(path: str | Path) -> Iterator[Row]:

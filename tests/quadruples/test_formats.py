@@ -246,6 +246,10 @@ def test_prompts_are_split_and_the_draw_recorded(tmp_path: Path, wrpo: Any) -> N
 def test_no_command_writes_over_what_it_reads(tmp_path: Path, wrpo: Any) -> None:
     path = jsonl(tmp_path / "f.jsonl", OFFICIAL)
     before = path.read_bytes()
-    code, _, err = wrpo("data", "import", path, path)
-    assert (code, "is read and would be overwritten" in err) == (2, True)
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps([{"prompt_id": "p", "prompt": "x"}]))
+    for command in (["import", path, path], ["split", split, tmp_path]):
+        code, _, err = wrpo("data", *command)
+        assert (code, "is read and would be overwritten" in err) == (2, True)
     assert path.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, split.name}

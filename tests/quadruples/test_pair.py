@@ -256,6 +256,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
         ("--target t --split one.jsonl", "one.jsonl is no recorded split"),
+        ("--target t --exclude one.jsonl --out one.jsonl", "one.jsonl is read and would be"),
         ("--target t --exclude one.jsonl", "row 1, field 'prompt_id': missing"),
         ("--target t --out q.csv", "q.csv: unknown kind of file"),
     ],

@@ -103,10 +103,11 @@ def split(
 
     found = dict(read_prompts(prompts))
     made = make_split(found, seed, share)
-    for name in ("sft", "preference"):
-        rows = ({"prompt_id": i, "prompt": found[i]} for i in getattr(made, name))
-        write_rows(rows, check_output(out / f"{name}.jsonl", prompts))
-    write_json(out / "split.json", vars(made))
+    record = check_output(out / "split.json", prompts, suffixes=(".json",))
+    parts = {name: check_output(out / f"{name}.jsonl", prompts) for name in ("sft", "preference")}
+    for name, path in parts.items():
+        write_rows(({"prompt_id": i, "prompt": found[i]} for i in getattr(made, name)), path)
+    write_json(record, vars(made))
     typer.echo(f"{out}: {len(made.sft)} prompts for SFT, {len(made.preference)} for preference")
 
 
@@ -130,7 +131,7 @@ def pair(
 
     group = tuple(name.strip() for name in sources.split(",")) if sources else None
     pairing = Pairing(target or None, pairs, group, rank, dispreferred, min_gap, drop_truncated)
-    check_output(out, *files)
+    check_output(out, *files, *([exclude] if exclude else []))
     drawn, excluded = read_split(split) if split else None, set()
     for number, row in enumerate(iter_rows(exclude) if exclude else [], 1):
         require(row, number, "prompt_ids", str(exclude))
