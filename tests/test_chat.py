@@ -139,13 +139,6 @@ def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
     assert "3 responses that the chat template would write otherwise" in counts.report()
 
 
-def test_a_header_of_control_tokens_is_refused() -> None:
-    template = ZEPHYR.replace("{{ m.content }}", "<|channel|>{{ m.content }}")
-    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>", "<|channel|>"])
-    with pytest.raises(WRPOError, match=r"writes '<\|channel\|>' before a response"):
-        render(tokenizer, PROMPT, ["fine"])
-
-
 def test_a_plain_text_prompt_is_one_user_turn() -> None:
     tokenizer = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"])
     as_text, as_turn = (render(tokenizer, p, ["fine"]) for p in ("say it", PROMPT))
