@@ -237,6 +237,7 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
         ("alpaca-eval", [OTHER], "row 1, field 'preference'"),
         ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
         ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1 is malformed"),
+        ("mt-bench", [{**OTHER, "question_id": 10**30}], "row 1, field 'question_id'"),
         ("alpaca-eval", [ANNOTATION], "row 1 is malformed"),
         ("arena-hard", [{"question_id": "q", "model": "m"}], "row 1, field 'game'"),
         ("arena-hard", [{"question_id": "q", "model": "m", "games": None}], "row 1 is malformed"),

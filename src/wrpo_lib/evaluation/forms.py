@@ -29,6 +29,7 @@ RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
 SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 
+Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
 
@@ -42,10 +43,10 @@ def _preference(value: float | None) -> float | None:
 class Answer(BaseModel):
     """An answer; AlpacaEval has no ids, so that the instruction stands for one."""
 
-    question_id: int | str = Field(
+    question_id: Whole | str = Field(
         validation_alias=AliasChoices("question_id", "uid", "instruction")
     )
-    turn: int = 1
+    turn: Whole = 1
     model: str = Field(validation_alias=AliasChoices("model", "model_id", "generator"))
     text: str = Field(validation_alias=AliasChoices("text", "output"))
     version: str | None = None
@@ -55,7 +56,7 @@ class Judgement(BaseModel):
     """What every judgement names, empty where a tool does not say; lengths in characters."""
 
     model: str
-    question_id: int | str
+    question_id: Whole | str
     baseline: str = ""
     judge: str = ""
     version: str = ""
@@ -76,14 +77,14 @@ class Score(Judgement):
     """MT-Bench."""
 
     score: Number
-    turn: int = 1
+    turn: Whole = 1
     metric: str = "score"
 
 
 class Game(Judgement):
     """Arena-Hard: in game 1 the baseline is A, in game 2 the model."""
 
-    game: int
+    game: Whole
     verdict: str | None
     metric: str = "verdict"
 
