@@ -8,7 +8,7 @@ tokens that predict one of a response. How such a row is attended to is in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,25 +35,24 @@ class Branches:
         """Tokens of the row."""
         return sum(prompt + sum(responses) for prompt, responses in self.examples)
 
+    def sequences(self) -> Iterator[tuple[range, range]]:
+        """Each prompt and each branch in turn: the prompt it sees before itself, and its tokens."""
+        start = 0
+        for length, responses in self.examples:
+            prompt = range(start, start + length)
+            yield range(0), prompt
+            start = prompt.stop
+            for length in responses:
+                yield prompt, range(start, start + length)
+                start += length
+
     def positions(self) -> list[int]:
         """Position of each token: branches restart where their prompt ends."""
-        found: list[int] = []
-        for prompt, responses in self.examples:
-            found += range(prompt)
-            for length in responses:
-                found += range(prompt, prompt + length)
-        return found
+        return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
 
     def predicting(self) -> list[int]:
         """Index of the token that predicts each response token: the prompt's last, then its own."""
-        found: list[int] = []
-        start = 0
-        for prompt, responses in self.examples:
-            last, start = start + prompt - 1, start + prompt
-            for length in responses:
-                found += [last, *range(start, start + length - 1)]
-                start += length
-        return found
+        return [at for seen, own in self.sequences() if seen for at in (seen[-1], *own[:-1])]
 
     def owners(self) -> tuple[list[int], list[int]]:
         """Example and branch of each token; branch 0 is the prompt."""
@@ -106,20 +105,9 @@ def pack(
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a model that :func:`wrpo_lib.sharing.enable` prepared, for a packed row.
-
-    The four-dimensional mask is a token: it stops transformers from building one, which the
-    attention of a packed row does not look at.
-    """
-    row = batch["input_ids"]
-    return {
-        "input_ids": row,
-        "position_ids": batch["position_ids"],
-        "attention_mask": row.new_ones(1, 1, 1, 1, dtype=torch.bool),
-        "branches": batch["branches"],
-        "head_positions": batch["head_positions"],
-        "use_cache": False,
-    }
+    """A packed row as keyword arguments of a model that can run one (:mod:`wrpo_lib.sharing`)."""
+    names = ("input_ids", "position_ids", "branches", "head_positions")
+    return {**{name: batch[name] for name in names}, "use_cache": False}
 
 
 def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:

@@ -77,7 +77,7 @@ class WRPOConfig(DPOConfig):
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
     score_unused: bool = True  # ours; score responses of weight 0 for the metrics
     share_prompt: str | bool = "auto"  # ours
-    share_prompt_backend: str = "sdpa"  # ours; or flex
+    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
 
