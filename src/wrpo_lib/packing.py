@@ -114,9 +114,13 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
     """log π(y|x) of a batch's responses, (B, R), and the model's output.
 
     ``batch`` is packed (:func:`pack`) or padded, one row per response, all first responses first
-    (:class:`wrpo_lib.training.data.WRPOCollator`). The model needs TRL's fused output head.
+    (:class:`wrpo_lib.training.data.WRPOCollator`), or ``parts`` of either kind. The model needs
+    TRL's fused output head.
     """
     lengths = batch["lengths"]  # (B, R)
+    if "parts" in batch:
+        logps = [response_logps(model, part, **kwargs)[0] for part in batch["parts"]]
+        return torch.cat(logps), None
     if lengths.device.type == "cpu":
         from trl.trainer import utils
 

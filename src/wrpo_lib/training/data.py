@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,42 @@ class WRPOCollator:
     Returns ``lengths`` (B, R), response tokens with the end token; ``input_ids``,
     ``attention_mask`` and ``completion_mask``, each (R·B, T), all y_ws first, then all y_wt, then
     all y_l, or with ``share_prompt`` one row (1, T) of :func:`wrpo_lib.packing.pack`; ``prompt_id``
-    and the reference's log-probabilities where the rows have them.
+    and the reference's log-probabilities where the rows have them. Rows of more than
+    ``micro_batch_tokens`` in all come as ``parts``, batches each with its ``share`` of the rows.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
     responses: tuple[str, ...] = RESPONSES
     share_prompt: bool = False
+    micro_batch_tokens: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
+        groups = list(self._groups(rows))
+        if len(groups) == 1:
+            return self._batch(rows)
+        parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
+        batch: dict[str, Any] = {"parts": parts}
+        for name in ("lengths", *REF_LOGPS):
+            if name in parts[0]:
+                batch[name] = torch.cat([part[name] for part in parts])
+        return {"lengths": batch.pop("lengths"), **batch}
+
+    def _groups(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        """Rows in turn, as many at a time as ``micro_batch_tokens`` holds, one at least."""
+        group: list[dict[str, Any]] = []
+        held = 0
+        for row in rows:
+            prompt, answers = len(row["prompt_ids"]), [len(row[f"{n}_ids"]) for n in self.responses]
+            size = sum(answers) + prompt * (1 if self.share_prompt else len(answers))
+            if group and self.micro_batch_tokens and held + size > self.micro_batch_tokens:
+                yield group
+                group, held = [], 0
+            group, held = [*group, row], held + size
+        yield group
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt_ids"] for row in rows]
         answers = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
         lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in answers])

@@ -34,7 +34,8 @@ from wrpo_lib.training.inputs import (
     settings,
     training_arguments,
 )
-from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
+from wrpo_lib.training.sft import sft_trainer
+from wrpo_lib.training.trainer import WRPOTrainer
 
 RECORD = "run.json"
 FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
