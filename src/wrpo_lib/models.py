@@ -79,7 +79,13 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
     place, gguf = locate(model)
     hint = "check the hub id or folder, the revision, the options and the network"
     with explained(f"cannot load {model!r}", hint):
-        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+        try:
+            return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+        except OSError as error:
+            if "gated repo" not in str(error):
+                raise
+            where = f"accept its licence at https://huggingface.co/{model}, then `hf auth login`"
+            raise WRPOError(f"the model {model!r} is gated; {where}") from error
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:

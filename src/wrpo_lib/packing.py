@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -102,6 +103,16 @@ def pack(
         "shift_labels": torch.tensor([labels]),
         "branches": branches,
     }
+
+
+def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
+    """Consecutive examples of at most ``budget`` tokens together, one at least; all without one."""
+    starts, held = [0], 0
+    for number, size in enumerate(sizes):
+        if budget and held + size > budget and number > starts[-1]:
+            starts, held = [*starts, number], 0
+        held += size
+    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Pretrain
 
 from wrpo_lib import models
 from wrpo_lib.chat import render
+from wrpo_lib.packing import split_by_tokens
 from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
 from wrpo_lib.training import inputs
 
@@ -90,24 +91,31 @@ class Plan:
     def worst(self) -> Batch:
         """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
         limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
-        responses = (limit - 1,) * len(self.batches[0][0][1])
-        return [(1, responses)] * self.args.per_device_train_batch_size
+        example = (1, (limit - 1,) * len(self.batches[0][0][1]))
+        batch = [example] * self.args.per_device_train_batch_size
+        return micro_batches([batch], self.args)[0]
+
+    @property
+    def usual(self) -> Batch:
+        """The middle one of the batches, by their tokens."""
+        return self.batches[len(self.batches) // 2]
 
     def tokens(self, sharing: bool) -> float:
         """Tokens of an epoch, padding included."""
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
-    def flops(self, sharing: bool) -> float:
-        """FLOPs of the run, attention left out: 2 per parameter and token of each pass.
+    def flops(self, count: float) -> float:
+        """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
 
-        A pass forward, one back (two without LoRA), one to recompute activations, the reference's.
+        A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
+        attention left out.
         """
         epochs = self.args.num_train_epochs
         passes = epochs * (
             (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
         )
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
-        return 2 * self.parameters.total * self.tokens(sharing) * passes
+        return 2 * self.parameters.total * count * passes
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes per GPU at the peak of a step on ``batch``.
@@ -140,6 +148,16 @@ class Plan:
         }
 
 
+def micro_batches(batches: list[Batch], args: Any) -> list[Batch]:
+    """Batches in the parts that go through the model at once."""
+    budget = getattr(args, "micro_batch_tokens", None)
+    return [
+        batch[part]
+        for batch in batches
+        for part in split_by_tokens([tokens([example], True) for example in batch], budget)
+    ]
+
+
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
     """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
 
@@ -166,7 +184,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     lengths = lengths * ceil(size / len(lengths))
     random.Random(0).shuffle(lengths)
     batches = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)]
-    batches.sort(key=lambda batch: tokens(batch, True))
+    batches = sorted(micro_batches(batches, args), key=lambda batch: tokens(batch, True))
     reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"

@@ -51,8 +51,8 @@ class WRPOConfig(DPOConfig):
     exceed ``max_length``; then each response is cut on its own to what is left. A response of
     weight 0 all along costs a third of the tokens: ``score_unused=False`` leaves it out.
     ``share_prompt`` computes prompts once where the model can (``auto``), or it is an error
-    (``true``); see :mod:`wrpo_lib.sharing`. On one device ``micro_batch_tokens`` bounds memory: the
-    examples of a batch go through the model in parts of at most so many tokens, one at least.
+    (``true``); see :mod:`wrpo_lib.sharing`. ``micro_batch_tokens`` bounds memory: a batch goes
+    through the model in parts of at most so many tokens, one example at least.
 
     Defaults are the paper's for the DPO form. Table 6 has for IPO tau 0.01, learning rate 1e-6; for
     SimPO beta 10, gamma 0, alpha 0.5, learning rate 6e-7.
@@ -103,8 +103,6 @@ class WRPOConfig(DPOConfig):
         if self.objective == "simpo":  # has no reference, and so TRL loads none
             self.precompute_ref_log_probs = True
         super().__post_init__()
-        if self.micro_batch_tokens and self.world_size > 1:  # processes would wait for each other
-            raise WRPOError("micro_batch_tokens is for one process; lower the batch per device")
 
     @property
     def responses(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,28 +114,19 @@ class WRPOCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
-        groups = list(self._groups(rows))
-        if len(groups) == 1:
+        sizes = [self._size(row) for row in rows]
+        slices = packing.split_by_tokens(sizes, self.micro_batch_tokens)
+        if len(slices) == 1:
             return self._batch(rows)
+        groups = [rows[part] for part in slices]
         parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
-        batch: dict[str, Any] = {"parts": parts}
-        for name in ("lengths", *REF_LOGPS):
-            if name in parts[0]:
-                batch[name] = torch.cat([part[name] for part in parts])
-        return {"lengths": batch.pop("lengths"), **batch}
+        names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
+        return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
 
-    def _groups(self, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-        """Rows in turn, as many at a time as ``micro_batch_tokens`` holds, one at least."""
-        group: list[dict[str, Any]] = []
-        held = 0
-        for row in rows:
-            prompt, answers = len(row["prompt_ids"]), [len(row[f"{n}_ids"]) for n in self.responses]
-            size = sum(answers) + prompt * (1 if self.share_prompt else len(answers))
-            if group and self.micro_batch_tokens and held + size > self.micro_batch_tokens:
-                yield group
-                group, held = [], 0
-            group, held = [*group, row], held + size
-        yield group
+    def _size(self, row: dict[str, Any]) -> int:
+        """Tokens of an example."""
+        answers = [len(row[f"{name}_ids"]) for name in self.responses]
+        return sum(answers) + len(row["prompt_ids"]) * (1 if self.share_prompt else len(answers))
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt_ids"] for row in rows]

@@ -71,7 +71,10 @@ class WRPOTrainer(DPOTrainer):
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
-        if adapted and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+        fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
+            raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
+        if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
@@ -158,10 +161,11 @@ class WRPOTrainer(DPOTrainer):
 
     def training_step(self, model: Any, inputs: dict[str, Any], *more: Any) -> Tensor:
         """Forward and backward passes of a batch, or of each of its parts in turn."""
-        if "parts" not in inputs:
-            return super().training_step(model, inputs, *more)
-        losses = [super(WRPOTrainer, self).training_step(model, p, *more) for p in inputs["parts"]]
-        return torch.stack(losses).sum()
+        *others, last = inputs.get("parts", [inputs])
+        alone = self.accelerator.no_sync(model) if others else nullcontext()
+        with alone:  # processes may have different numbers of parts, and meet in the last
+            losses = [super(WRPOTrainer, self).training_step(model, p, *more) for p in others]
+        return torch.stack([*losses, super().training_step(model, last, *more)]).sum()
 
     def compute_loss(
         self,
