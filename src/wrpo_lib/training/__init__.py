@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 import warnings
 
+from wrpo_lib.training.callbacks import DynamicsCallback, LivePlot, show_progress
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import WRPOCollator
-from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
-__all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]
+__all__ = [
+    "DynamicsCallback",
+    "LivePlot",
+    "WRPOCollator",
+    "WRPOConfig",
+    "WRPOTrainer",
+    "sft_trainer",
+    "show_progress",
+]
 
 # TRL and PEFT read a name that transformers deprecates; nothing for the user to do
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
