@@ -12,6 +12,8 @@ import typer
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wrpo_lib.planner import Plan
 
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -120,12 +122,7 @@ def report(plan: Plan) -> str:
     longest = sum(map(sum, ((x, *ys) for x, ys in plan.worst))) / len(plan.worst)
     counts = pd.Series([plan.tokens(True), plan.tokens(False), longest * plan.n], cases)
     table.loc["million tokens per epoch"] = counts / 1e6
-    cards = pd.DataFrame(
-        {
-            card: plan.flops(1) * counts / (peak * 1e12 * UTILISATION * plan.gpus * 3600)
-            for card, (peak, _) in CARDS.items()
-        }
-    ).T
+    cards = pd.DataFrame({name: _hours(plan, count) for name, count in counts.items()})
     cards["fits"] = [_fit(total, room) for _, room in CARDS.values()]
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
     shown = [frame.to_string(float_format="{:,.2f}".format) for frame in (table, cards)]
@@ -135,6 +132,31 @@ def report(plan: Plan) -> str:
 worst legal batch: each response fills max_length {args.max_length}
 hours by card, computed with {UTILISATION:.0%} of its peak rate assumed, not measured
 {shown[1]}"""
+
+
+def overview(recipes: list[str]) -> pd.DataFrame:
+    """A row per recipe: memory at worst, space on disk, and hours on every card that holds it."""
+    import pandas as pd
+
+    from wrpo_lib.machine import disk
+    from wrpo_lib.planner import plan_recipe
+    from wrpo_lib.recipes import find_recipe
+
+    rows = []
+    for name in recipes:
+        plan = plan_recipe(find_recipe(name))
+        need = sum(plan.memory(plan.worst, True).values()) / 2**30
+        hours = _hours(plan, plan.tokens(True))
+        held = {card: hours[card] if need < room else None for card, (_, room) in CARDS.items()}
+        about = {"recipe": name, "GiB of memory": need, "GiB on disk": disk(plan) / 2**30}
+        rows.append({**about, "steps": plan.steps, **held})
+    return pd.DataFrame(rows)
+
+
+def _hours(plan: Plan, count: float) -> dict[str, float]:
+    """Hours of a run of ``count`` tokens an epoch on each card, at the assumed utilisation."""
+    rate = UTILISATION * plan.gpus * 3600 * 1e12
+    return {card: plan.flops(count) / (rate * peak) for card, (peak, _) in CARDS.items()}
 
 
 def _fit(total: Any, room: float) -> str:
