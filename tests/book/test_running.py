@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest

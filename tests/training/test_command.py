@@ -17,8 +17,10 @@ import pytest
 import torch
 from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.dry_run import shrink
 from wrpo_lib.training.run import last_checkpoint
@@ -264,7 +266,8 @@ def test_two_processes_give_the_losses_of_one(
     values = {"max_steps": 4, "alpha": 0.5, "share_prompt": "true"}
     train(one, *lora, **values)
     script = Path(__file__).with_name("distributed_run.py")
-    command = words(small, two, per_device_train_batch_size=2, **values)
+    parts = {"micro_batch_tokens": 90} if kind == DDP else {}  # one example, or both
+    command = words(small, two, per_device_train_batch_size=2, **parts, **values)
     launch = [*LAUNCH.split(), *kind.split(), str(script), "train", "smol/wrpo", *command, *lora]
     run = start(*launch)
     printed, err = run.communicate(timeout=HANGS)
@@ -285,7 +288,9 @@ def test_two_processes_give_the_losses_of_one(
 # --- data and recipes -------------------------------------------------------------------------
 
 
-def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_path: Path) -> None:
+def test_fields_of_lora_and_load_evaluation_and_merging(
+    small: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     extra = [
         *["--lora.r", "4", "load.dtype=float32", "--eval_strategy", "steps", "--eval_steps=2"],
@@ -295,6 +300,14 @@ def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_p
     train(out, *extra, max_steps=4)
     adapter = json.loads((out / "adapter_config.json").read_text())
     assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
+    merged = tmp_path / "merged"
+    assert wrpo(capsys, "merge", out, merged)[0] == 0
+    whole = AutoModelForCausalLM.from_pretrained(merged, dtype="float32")
+    adapted = load_causal_lm(str(out))[0]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(whole(ids).logits, adapted(ids).logits, rtol=0.05, atol=0.05)
+    for folder, sentence in ((merged, "holds no adapter"), (out, "is not empty")):
+        assert sentence in wrpo(capsys, "merge", folder, merged)[2]
     record = json.loads((out / "run.json").read_text())
     assert record["log"][0]["step"] == 4
     assert "eval_loss" in record["log"][0]
