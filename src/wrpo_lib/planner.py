@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from wrpo_lib import models
 from wrpo_lib.chat import render
@@ -26,16 +26,6 @@ Batch = list[tuple[int, tuple[int, ...]]]
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
-SHAPE = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
-)
-# from each config.json on the hub, so that planning needs no network
-PUBLISHED: dict[str, tuple[Any, ...]] = {
-    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
-    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
-}
 
 
 class Parameters(NamedTuple):
@@ -91,9 +81,10 @@ class Plan:
     def worst(self) -> Batch:
         """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
         limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
-        example = (1, (limit - 1,) * len(self.batches[0][0][1]))
-        batch = [example] * self.args.per_device_train_batch_size
-        return micro_batches([batch], self.args)[0]
+        example = [(1, (limit - 1,) * len(self.batches[0][0][1]))]
+        budget = getattr(self.args, "micro_batch_tokens", None) or float("inf")
+        size = min(self.args.per_device_train_batch_size, budget // tokens(example, True))
+        return example * max(1, int(size))
 
     @property
     def usual(self) -> Batch:
@@ -148,16 +139,6 @@ class Plan:
         }
 
 
-def micro_batches(batches: list[Batch], args: Any) -> list[Batch]:
-    """Batches in the parts that go through the model at once."""
-    budget = getattr(args, "micro_batch_tokens", None)
-    return [
-        batch[part]
-        for batch in batches
-        for part in split_by_tokens([tokens([example], True) for example in batch], budget)
-    ]
-
-
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
     """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
 
@@ -166,7 +147,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     with inputs.named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe))
-        config = model_config(inputs.model_name(recipe))
+        config = models.model_config(inputs.model_name(recipe))
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
             lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
@@ -183,8 +164,13 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         args.num_train_epochs = args.max_steps / ceil(n / step)
     lengths = lengths * ceil(size / len(lengths))
     random.Random(0).shuffle(lengths)
-    batches = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)]
-    batches = sorted(micro_batches(batches, args), key=lambda batch: tokens(batch, True))
+    batches: list[Batch] = []
+    for i in range(0, len(lengths) - size + 1, size):
+        batch = lengths[i : i + size]
+        counts = [tokens([example], True) for example in batch]
+        parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
+        batches += [batch[part] for part in parts]
+    batches.sort(key=lambda batch: tokens(batch, True))
     reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
@@ -198,14 +184,6 @@ def _planned_model(recipe: Recipe) -> str | None:
             if other.stage == "sft" and str(other.output_dir) == recipe.model:
                 return other.model
     return recipe.model
-
-
-def model_config(name: str) -> PretrainedConfig:
-    """A model's configuration; of an adapter's folder, its base model's."""
-    if name in PUBLISHED:
-        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
-    adapter = models.adapter_config(name)
-    return models.load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:

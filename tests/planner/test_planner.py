@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from wrpo_lib.cli.train import CARDS
 from wrpo_lib.io import write_rows
-from wrpo_lib.planner import Plan, count_parameters, model_config, plan_recipe, tokens
+from wrpo_lib.models import model_config
+from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.tiny import build_tokenizer
 

@@ -342,26 +342,6 @@ def test_preference_pairs_serve_where_one_preferred_response_is_read(
     assert "pairs.jsonl, row 1, field" in err
 
 
-def test_both_forms_of_a_prompt_and_a_folded_system_turn(
-    small: Path, train: Train, tmp_path: Path
-) -> None:
-    """Text is one user turn or rendered already; the template of this model drops system turns."""
-    model, out = tmp_path / "model", tmp_path / "out"
-    shutil.copytree(small / "model", model)
-    template = (model / "chat_template.jinja").read_text()
-    kept = template.replace("in messages %}", "in messages if m.role != 'system' %}")
-    (model / "chat_template.jinja").write_text(kept)
-    rows = read_rows(small / "rows.jsonl")
-    rows[0]["prompt"], rows[1]["prompt"] = "plain?", "<|user|>\nrendered?<|end|>\n<|assistant|>\n"
-    for row in rows[2:7]:
-        row["prompt"].insert(0, {"role": "system", "content": "Answer in French."})
-        row["metadata"] = row["prompt_id"] if row is rows[3] else 5
-    write_rows(rows, tmp_path / "rows.jsonl")
-    train(out, "--model", model, "--data", tmp_path / "rows.jsonl", max_steps=1)
-    record = json.loads((out / "run.json").read_text())
-    assert record["truncation"]["train"]["folded"] == 5
-
-
 # --- bad input --------------------------------------------------------------------------------
 
 BAD = {
@@ -397,41 +377,3 @@ def assert_one_sentence(train: Train, out: Path, sentence: str, *words: Any) -> 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_before_training(train: Train, tmp_path: Path, case: str) -> None:
     assert_one_sentence(train, tmp_path / "out", BAD[case], *case.split())
-
-
-def cut(model: Path) -> None:
-    path = model / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def pickled(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-    torch.save({"weight": print}, model / "pytorch_model.bin")
-
-
-def configured(file: str, **changes: Any) -> Callable[[Path], None]:
-    def change(model: Path) -> None:
-        values = json.loads((model / file).read_text()) | changes
-        kept = {key: value for key, value in values.items() if value is not None}
-        (model / file).write_text(json.dumps(kept))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (cut, "smol/wrpo.yaml: "),
-        (pickled, "smol/wrpo.yaml: "),
-        (configured("config.json", intermediate_size=80), "smol/wrpo.yaml: "),
-        (configured("tokenizer_config.json", eos_token=None, pad_token=None), "nor end token"),
-    ],
-    ids=["cut", "pickled", "shape", "tokens"],
-)
-def test_a_damaged_model_is_one_sentence(
-    small: Path, train: Train, tmp_path: Path, damage: Callable[[Path], None], sentence: str
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(small / "model", model)
-    damage(model)
-    assert_one_sentence(train, tmp_path / "out", sentence, "--model", model)

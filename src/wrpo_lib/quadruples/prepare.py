@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, write_json, write_rows
@@ -28,19 +29,15 @@ def download(name: str, revision: str | None = None) -> list[Path]:
     """The training files of a data set on the hub, in its cache."""
     from huggingface_hub import snapshot_download
 
-    kinds = ["*.parquet", "*.jsonl", "*.jsonl.gz", "*.json"]
     hint = f"look at https://huggingface.co/datasets/{name} and the network, or give --file"
+    kinds = [f"*{suffix}" for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".json")]
+    asked: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "allow_patterns": kinds}
     with explained(f"cannot download the data set {name!r}", hint):
-        found = snapshot_download(
-            name, repo_type="dataset", revision=revision, allow_patterns=kinds
-        )
-    files = sorted(
-        path for path in Path(found).rglob("*") if str(path).endswith(tuple(k[1:] for k in kinds))
-    )
-    train = [path for path in files if "test" not in path.name]
-    if not train:
-        raise WRPOError(f"the data set {name!r} has no file of rows; give --file FILE instead")
-    return train
+        folder = Path(snapshot_download(name, **asked))
+    for kind in kinds:  # one form, where a data set comes in several
+        if files := [path for path in sorted(folder.rglob(kind)) if "test" not in path.name]:
+            return files
+    raise WRPOError(f"the data set {name!r} has no file of rows; give --file FILE instead")
 
 
 def distinct(

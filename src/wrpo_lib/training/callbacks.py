@@ -83,12 +83,10 @@ class LivePlot(TrainerCallback):
     The picture is replaced at most every ``seconds``, and stays when training has ended.
     """
 
-    SERIES = ("source_chosen", "target_chosen", "rejected", "margins")
-
     def __init__(self, seconds: float = 5.0) -> None:
         self.seconds, self.drawn = seconds, 0.0
-        self.logs: list[dict[str, float]] = []
         self.handle: Any = None
+        self.logs: list[dict[str, float]] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add a step, and draw when the last picture is old."""
@@ -103,32 +101,29 @@ class LivePlot(TrainerCallback):
             self.draw()
 
     def draw(self) -> None:
-        """Show the picture, or replace the one that is shown."""
+        """Show the steps so far, or replace what is shown."""
         from IPython.display import Image, display
+        from matplotlib.figure import Figure
 
-        image = Image(data=self.png(), format="png")
+        from wrpo_lib.figures.style import look
+
+        steps = {name: [log[name] for log in self.logs] for name in self.logs[0]}
+        figure = Figure((6.4, 3.2), layout="constrained")
+        axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
+        for name in ("source_chosen", "target_chosen", "rejected", "margins"):
+            if f"rewards/{name}" in steps:  # a response of weight 0 may be left out
+                label, color, _, dash = look(name)
+                drawn: Any = {"label": label, "color": color, "linestyle": dash}
+                axis.plot(steps["step"], steps[f"rewards/{name}"], **drawn)
+        axis.legend(frameon=False)
+        right = axis.twinx()
+        right.set_ylabel("α (grey)")
+        right.plot(steps["step"], steps["alpha"], color="#999999", linewidth=1)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+        image = Image(data=file.getvalue(), format="png")
         if self.handle is None:
             self.handle = display(image, display_id=True)
         else:
             self.handle.update(image)
         self.drawn = time.monotonic()
-
-    def png(self) -> bytes:
-        """The picture of the steps so far."""
-        from matplotlib.figure import Figure
-
-        from wrpo_lib.figures.style import look
-
-        figure, steps = Figure((6.4, 3.2), layout="constrained"), [log["step"] for log in self.logs]
-        axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
-        for name in self.SERIES:
-            if f"rewards/{name}" in self.logs[0]:
-                values, how = [log[f"rewards/{name}"] for log in self.logs], look(name)
-                axis.plot(steps, values, color=how.color, linestyle=how.dash, label=how.name)
-        axis.legend(frameon=False)
-        right = axis.twinx()
-        right.plot(steps, [log["alpha"] for log in self.logs], color="#999999", linewidth=1)
-        right.set_ylabel("α (grey)")
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-        return file.getvalue()

@@ -37,15 +37,15 @@ from wrpo_lib.training.sft import sft_trainer
 from wrpo_lib.training.trainer import WRPOTrainer
 
 RECORD = "run.json"
-FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
+FREE = (
+    *("per_device_", "gradient_accumulation", "micro_batch_"),
+    *("logging_", "save_", "eval_", "report_to", "ref_"),
+)
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 
 
-def load_inputs(
-    recipe: Recipe, model: str | None = None, data: str | None = None
-) -> tuple[Any, Any, Dataset]:
-    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
-    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
+def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
+    """Model, tokenizer and rows that a recipe names."""
     rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
     return load_model(recipe), tokenizer, rows
 
