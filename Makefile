@@ -28,7 +28,7 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results results-smol benchmark figures lock vllm-env serve clean
+.PHONY: help book test test-slow lint results results-smol benchmark gpu figures lock vllm-env serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
@@ -66,6 +66,9 @@ results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 
 
 benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
+
+gpu: $(INSTALLED) ## exactness, speed and memory of a training step on this GPU (results/gpu, 10 minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
 	$(BIN)/wrpo figures --out _build/figures

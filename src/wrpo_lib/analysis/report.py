@@ -200,3 +200,12 @@ def memory_table() -> pd.DataFrame:
     run = measured()
     table = pd.DataFrame(run["memory"]).replace({"variant": run["variants"]})
     return table.set_axis(["variant", "peak, GiB", "of the official"], axis=1)
+
+
+def gpu_table() -> pd.DataFrame:
+    """A row per card, model, workload and variant of ``make gpu``; no row where it has not run."""
+    columns = ["model", "workload", "attention", "times padded", "examples per second"]
+    columns += ["share of the card's peak", "peak GiB", "planned GiB"]
+    runs = [json.loads(path.read_text("utf-8")) for path in results_dir("gpu").glob("*.json")]
+    rows = [{"card": run["card"], **row} for run in runs for row in run["steps"]]
+    return pd.DataFrame(rows, columns=["card", *columns])

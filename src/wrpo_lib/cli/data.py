@@ -111,6 +111,24 @@ def split(
     typer.echo(f"{out}: {len(made.sft)} prompts for SFT, {len(made.preference)} for preference")
 
 
+@app.command()
+def prepare(
+    profile: Annotated[str, typer.Argument(help="whose recipes name the files, e.g. workstation")],
+    file: Annotated[list[Path] | None, typer.Option(help="scored responses; repeatable")] = None,
+    hub: Annotated[str, typer.Option(help="data set to download where no file is given")] = "",
+    revision: Annotated[str | None, typer.Option(help="commit of the data set")] = None,
+    model: Annotated[str, typer.Option(help="whose responses, where the rows do not say")] = "",
+    reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
+    seed: Annotated[int, typer.Option(help="of the split; the paper states none")] = 42,
+) -> None:
+    """Write the files that the recipes of PROFILE read, from published source responses."""
+    from wrpo_lib.quadruples import prepare as stage
+
+    files = file or stage.download(hub or stage.PUBLISHED, revision)
+    for path, what in stage.prepare(profile, files, model, reward_model, seed).items():
+        typer.echo(f"{path}: {what}")
+
+
 def pair(
     files: Annotated[list[Path], typer.Argument(help="scored responses of sources and target")],
     out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],

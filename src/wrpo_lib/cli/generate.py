@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,24 @@ from wrpo_lib.io import check_output, check_suffix, iter_rows
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
-Engine = Annotated[str, typer.Option(help="transformers, vllm or server")]
+
+
+def _engine(kind: str) -> str:
+    """The engine by its name; by default vLLM where it is installed and has a GPU."""
+    if kind != "auto":
+        return kind
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
+
+
+Engine = Annotated[
+    str,
+    typer.Option(
+        callback=_engine,
+        help="transformers, vllm or server; auto is vllm where it is installed and has a GPU",
+    ),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the engine's own option")]
 ExtraBody = Annotated[str, typer.Option(help="server: JSON added to requests; null drops a field")]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
@@ -32,7 +50,7 @@ def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
-    engine: Engine = "transformers",
+    engine: Engine = "auto",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
     n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,

@@ -59,7 +59,7 @@ def answer(
     model: Annotated[str, typer.Option(help="hub id, folder or GGUF file; a server's model name")],
     out: Annotated[Path, typer.Option(help="answers, JSONL")] = Path("answers.jsonl"),
     version: Version = "nano",
-    engine: Engine = "transformers",
+    engine: Engine = "auto",
     name: Annotated[str, typer.Option(help="the model's name in the file; default: its own")] = "",
     max_tokens: Annotated[int, typer.Option(help="at most, for one answer", min=1)] = 4096,
     seed: Annotated[int, typer.Option(help="every answer's own seed follows from it")] = 0,
