@@ -10,8 +10,10 @@ from math import ceil
 from pathlib import Path
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.models import identity
 from wrpo_lib.planner import Plan, plan_recipe
 from wrpo_lib.recipes import Recipe
 
@@ -72,9 +74,13 @@ def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
         what = f"needs about {need / GIB:.1f} GiB of memory on a device that has {have / GIB:.1f}"
         remedy = "take a 4-bit recipe, LoRA or a smaller model; `wrpo plan` says what fits"
         raise WRPOError(f"{recipe.where}: {what}; {remedy}")
-    if (space := disk(plan)) > _free(output_dir):
-        what = f"writes about {space / GIB:.1f} GiB where {_free(output_dir) / GIB:.1f} are free"
-        raise WRPOError(f"{recipe.where}: {what}; free some, or give another --output_dir")
+    download = 0 if identity(str(recipe.model)) else 2 * plan.parameters.total
+    needs = {"downloads": (download, Path(HF_HUB_CACHE)), "writes": (disk(plan), output_dir)}
+    for verb, (size, folder) in needs.items():
+        if size > (free := _free(folder)):
+            what = f"{verb} about {size / GIB:.1f} GiB to {folder}, which has {free / GIB:.1f}"
+            remedy = "free some, or set another --output_dir, or HF_HOME for what is downloaded"
+            raise WRPOError(f"{recipe.where}: {what}; {remedy}")
 
 
 def _check_card(plan: Plan) -> None:
