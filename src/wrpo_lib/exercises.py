@@ -16,4 +16,5 @@ def check(answer: float | bool | str | None, right: float | bool | str, why: str
         good = answer == right
     else:
         good = math.isclose(answer, right, rel_tol=0.01, abs_tol=1e-9)
-    return f"Right: {answer}." if good else f"Not yet: {answer}. {why}".rstrip()
+    shown = f"{answer:.4g}" if isinstance(answer, float) else answer
+    return f"Right: {shown}." if good else f"Not yet: {shown}. {why}".rstrip()

@@ -72,11 +72,9 @@ def alpha_curves(profile: str = "nano") -> Figure:
     return figure
 
 
-def alpha_slider(log_ratios: Sequence[float] = LOG_RATIOS, beta: float = BETA) -> str:
-    """The place and the data of the α slider, for the script that draws it; empty without one."""
-    data = {"beta": beta, "log_ratios": list(log_ratios)}
-    data |= alpha_table(log_ratios, beta).round(7).to_dict("list")
-    return widget("alpha", data)
+def alpha_slider() -> str:
+    """The place and the numbers of the α slider; without the script that draws it, empty."""
+    return widget("alpha", {"beta": BETA, "log_ratios": LOG_RATIOS})
 
 
 def widget(name: str, data: dict[str, Any]) -> str:
