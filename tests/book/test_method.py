@@ -47,7 +47,8 @@ def test_what_a_model_said_is_text_in_a_picture() -> None:
     shown = token_heat([(said, -1.0), (" ", -9.0)], name=said)
     assert shown.count("<b>") == 1  # around the name
     assert "</script>" not in shown
-    assert "−9.0</rt>" in shown
+    assert ">␣<" in shown
+    assert ">−9.0</rt>" in shown
     assert "(−10.0 nats, 2 tokens)" in shown
     place = widget("alpha", {"said": said})
     assert place.count("</script>") == 1

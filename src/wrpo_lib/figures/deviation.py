@@ -36,7 +36,8 @@ def token_heat(tokens: Sequence[tuple[str, float]], name: str, deepest: float = 
     """HTML of tokens over their log-probabilities, the darker the less likely.
 
     The number stands above each token and the underline grows with it, so that colour is not all
-    that tells; text of models is escaped. ``deepest``: nats from which a token is fully dark.
+    that tells. Text of models is escaped; spaces around a token are not shown.
+    ``deepest``: nats from which a token is fully dark.
     """
     parts = []
     for text, logp in tokens:
@@ -44,9 +45,9 @@ def token_heat(tokens: Sequence[tuple[str, float]], name: str, deepest: float = 
         shade = (
             f"background:rgb(213 94 0/{share / 2:.2f});border-bottom:{1 + 4 * share:.1f}px solid"
         )
-        word = escape(text).replace(" ", "␣").replace("\n", "⏎") or "∅"
-        number = f"{logp:.1f}".replace("-", "−")
-        parts.append(f'<ruby style="{shade}">{word}<rt>{number}</rt></ruby>')
+        word = escape(text.strip(" ").replace("\n", "⏎")) or "␣"
+        number = f"{logp:z.1f}".replace("-", "−")
+        parts.append(f'<ruby style="{shade}">{word}<rt style="font-size:70%">{number}</rt></ruby>')
     total = f"{sum(logp for _, logp in tokens):.1f} nats, {len(tokens)} tokens".replace("-", "−")
     style = "line-height:2.6;overflow-wrap:anywhere"
     return f'<p style="{style}"><b>{escape(name)}</b> ({total})<br>{" ".join(parts)}</p>'
