@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from wrpo_lib.figures import evaluation, quadruples, training
+from wrpo_lib.figures import evaluation, method, quadruples, training
 from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.records import project_root
 
@@ -36,6 +36,8 @@ class Entry(NamedTuple):
 
 
 FIGURES = {
+    "alpha": Entry(method.alpha_curves, "ours", "book/method.md"),
+    "memory": Entry(method.memory_by_card, "ours", "book/method.md"),
     "figure1": Entry(training.figure1, "Figure 1", DEVIATION, "nano/deviation nano/scores"),
     "alpha_schedules": Entry(training.alpha_schedules, "Figure 2", BUILDING),
     "sources": Entry(quadruples.source_shares, "Table 1", BUILDING, "nano/sources smol/sources"),
