@@ -1,7 +1,7 @@
 """Sphinx extension: the caption of every drawn figure leads to its data, its code, SVG and PDF.
 
-``make figures`` draws into ``_build/figures``; what lies there goes into the site. A figure of a page
-finds its row of ``results/figure_map.csv`` by its name, in which ``-`` stands for ``_``.
+``make figures`` draws into ``_build/figures``; what lies there goes into the site. A figure of a
+page finds its row of ``results/figure_map.csv`` by its name, in which ``-`` stands for ``_``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from typing import Any
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 from myst_nb.core.config import NbParserConfig
+from myst_nb.core.read import is_myst_markdown_notebook
 
 from wrpo_lib.io import file_hash
 
@@ -46,7 +47,7 @@ def execute(_app: Any, env: Any, pages: list[str]) -> None:
     for path in (Path(env.doc2path(page)) for page in pages):
         if path.suffix == ".ipynb":
             cache.add_nb_to_project(str(path))
-        elif "{code-cell}" in path.read_text(encoding="utf-8"):
+        elif is_myst_markdown_notebook(path.read_text(encoding="utf-8")):
             reader = {"name": "myst_nb_md", "type": "plugin"}
             cache.add_nb_to_project(str(path), read_data=reader)
     # a page that fails is not cached; myst-nb then runs it again and reports the cell

@@ -29,14 +29,9 @@ On Colab (the rocket above), run this first: `%pip install -q git+{address}`, th
 """
 
 
-def repository() -> str:
-    """The address of the repository, without a trailing slash; empty where none is set."""
-    return os.environ.get("WRPO_REPOSITORY", "").rstrip("/")
-
-
 def add_buttons(_app: Any, config: Any) -> None:
     """Turn on the theme's buttons that lead to the repository and to Colab."""
-    if address := repository():
+    if address := config.wrpo_repository:
         config.html_theme_options |= {
             "repository_url": address,
             "repository_branch": "main",
@@ -51,7 +46,7 @@ def add_box(app: Any, page: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(page))
     if path.suffix != ".ipynb":
         return
-    address = repository()
+    address = app.config.wrpo_repository
     box = BOX.format(
         name=path.name,
         clone=f"git clone {address} wrpo && cd wrpo\n" if address else "",
@@ -63,7 +58,9 @@ def add_box(app: Any, page: str, source: list[str]) -> None:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register both hooks."""
+    """Register the address, on whose change Sphinx reads every page, and both hooks."""
+    address = os.environ.get("WRPO_REPOSITORY", "").rstrip("/")
+    app.add_config_value("wrpo_repository", address, "env", str)
     app.connect("config-inited", add_buttons)
     app.connect("source-read", add_box)
     return {"parallel_read_safe": True}

@@ -2,10 +2,10 @@
    Without this script every table is still there, in the order of its rows. */
 (() => {
   const LONG = 8; // rows from which sorting and downloading are worth their buttons
-  const NUMBER = /^[-−+±]?\d[\d,  ]*(\.\d+)?( ?%)?/; // a value, perhaps with its interval behind
+  const NUMBER = /^[-−+±]?\d[\d,]*(\.\d+)?( ?%)?( ?\[[^\]]*\])?$/; // perhaps with its interval
 
   const text = (cell) => (cell ? cell.innerText.trim().replace(/\s+/g, " ") : "");
-  const number = (shown) => parseFloat(shown.replace(/[−–]/g, "-").replace(/[,+±%  ]/g, ""));
+  const number = (shown) => parseFloat(shown.replace("−", "-").replace(/[,+±]/g, ""));
   const bodyRows = (table) => [...table.tBodies].flatMap((body) => [...body.rows]);
 
   function alignNumbers(table) {

@@ -1,37 +1,36 @@
-/* Pictures with sliders, drawn over JSON that the page carries (book/_ext/widget.py). Without scripts
-   and in print the page shows the still picture instead.
+/* Pictures with sliders, drawn in the place <div data-widget="NAME"> over the JSON in it. The still
+   figure beside each says the same without scripts and in print.
 
-   alpha    {source, target, rejected}: internal rewards r(x, y) of y_ws, y_wt and y_l
-   frames   {x, xlabel, series: [{name, color, dash}], frames: [{label, densities: [[...], ...]}]}:
-            one curve a series over the same x, one frame a moment of training                      */
+   alpha    {beta, log_ratios}: log πθ/πref of y_ws, y_wt and y_l in nats
+   frames   {x, frames: [{name, own, source, own_mean, source_mean}]}: densities over x in nats    */
 (() => {
-  const WIDTH = 560, HEIGHT = 260, PAD = { left: 52, right: 14, top: 12, bottom: 40 };
+  const WIDTH = 560, HEIGHT = 260, LEFT = 52, RIGHT = 14, TOP = 12, BOTTOM = 42;
   const SVG = "http://www.w3.org/2000/svg";
+  const DRAWN = new Set(["svg", "path", "line", "text", "circle"]);
 
   function make(name, attributes = {}, ...children) {
-    const shape = ["svg", "path", "line", "text", "circle", "g"].includes(name);
-    const node = shape ? document.createElementNS(SVG, name) : document.createElement(name);
+    const node = DRAWN.has(name) ? document.createElementNS(SVG, name) : document.createElement(name);
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     node.append(...children);
     return node;
   }
+  const shown = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
-  /* Axes in an SVG; returns the scales and `curve`, which makes a path through points. */
-  function plot(label, xs, ys, xlabel, ylabel) {
+  /* An SVG with axes, and what places values in it: x, y and the path of a curve. */
+  function axes(label, xs, ys, xlabel, ylabel) {
     const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
-    const x = (v) => PAD.left + ((v - xs[0]) / (xs[1] - xs[0])) * (WIDTH - PAD.left - PAD.right);
-    const y = (v) => HEIGHT - PAD.bottom - ((v - ys[0]) / (ys[1] - ys[0])) * (HEIGHT - PAD.top - PAD.bottom);
-    const write = (at, words, extra = {}) => svg.append(make("text", { ...at, ...extra }, words));
-    const ticks = ([low, high]) => [0, 1, 2, 3, 4].map((i) => low + (i * (high - low)) / 4);
-    const short = (v) => String(Number(v.toPrecision(2))).replace("-", "−");
-    for (const v of ticks(ys)) {
-      svg.append(make("line", { x1: PAD.left, x2: WIDTH - PAD.right, y1: y(v), y2: y(v), class: "grid" }));
-      write({ x: PAD.left - 6, y: y(v) + 5, "text-anchor": "end" }, short(v));
+    const x = (v) => LEFT + ((v - xs[0]) / (xs[1] - xs[0])) * (WIDTH - LEFT - RIGHT);
+    const y = (v) => HEIGHT - BOTTOM - ((v - ys[0]) / (ys[1] - ys[0])) * (HEIGHT - TOP - BOTTOM);
+    const write = (words, at) => svg.append(make("text", { "text-anchor": "middle", ...at }, words));
+    for (const part of [0, 0.25, 0.5, 0.75, 1]) {
+      const [across, up] = [xs, ys].map(([low, high]) => low + part * (high - low));
+      const short = (v) => String(Number(v.toPrecision(3))).replace("-", "−");
+      svg.append(make("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(up), y2: y(up), class: "grid" }));
+      write(short(up), { x: LEFT - 6, y: y(up) + 5, "text-anchor": "end" });
+      write(short(across), { x: x(across), y: HEIGHT - BOTTOM + 18 });
     }
-    for (const v of ticks(xs)) write({ x: x(v), y: HEIGHT - PAD.bottom + 18, "text-anchor": "middle" }, short(v));
-    write({ x: (PAD.left + WIDTH) / 2, y: HEIGHT - 4, "text-anchor": "middle" }, xlabel);
-    const middle = (HEIGHT - PAD.bottom) / 2;
-    write({ "text-anchor": "middle", transform: `translate(13 ${middle}) rotate(-90)` }, ylabel);
+    write(xlabel, { x: (LEFT + WIDTH) / 2, y: HEIGHT - 5 });
+    write(ylabel, { transform: `translate(13 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)` });
     const curve = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${x(a)} ${y(b)}`).join("");
     return { svg, x, y, curve };
   }
@@ -39,117 +38,99 @@
   function slider(label, low, high, step, value) {
     const input = make("input", { type: "range", min: low, max: high, step, value });
     const output = make("output");
-    return { input, output, row: make("label", { class: "widget-row" }, label, input, output) };
+    const words = make("span");
+    words.innerHTML = label;
+    return { input, output, row: make("label", { class: "widget-row" }, words, input, output) };
   }
 
-  const signed = (v, digits = 2) => v.toFixed(digits).replace("-", "−");
-  const sigmoid = (v) => 1 / (1 + Math.exp(-v));
-
-  /* The fused reward's margin, the loss −log σ(margin) and the shares of its gradient. */
-  function wrpo({ source, target, rejected }, alpha) {
-    const margin = alpha * source + (1 - alpha) * target - rejected;
-    const pull = sigmoid(-margin); // −dloss/dmargin, which every share is multiplied by
-    return {
-      margin,
-      loss: Math.log1p(Math.exp(-Math.abs(margin))) + Math.max(-margin, 0),
-      gradients: { source: -pull * alpha, target: -pull * (1 - alpha), rejected: pull },
-    };
+  function legend(entries) {
+    const keys = entries.map(([name, kind]) => {
+      const line = make("line", { x2: 28, y1: 6, y2: 6, class: `line ${kind}` });
+      return make("span", {}, make("svg", { viewBox: "0 0 28 12", class: "key", "aria-hidden": "true" }, line), name);
+    });
+    return make("p", { class: "widget-said" }, ...keys);
   }
 
-  function alpha(box, given) {
-    const rewards = { ...given };
-    const names = { source: "r(x, y_ws)", target: "r(x, y_wt)", rejected: "r(x, y_l)" };
+  /* Margin u, loss −log σ(u), and |∂loss/∂log πθ(y|x)| = βσ(−u) · (α, 1 − α, 1), in 1/nat. */
+  function wrpo(beta, [source, target, rejected], alpha) {
+    const margin = beta * (alpha * source + (1 - alpha) * target - rejected);
+    const pull = beta / (1 + Math.exp(margin));
+    const loss = Math.log1p(Math.exp(-Math.abs(margin))) + Math.max(-margin, 0);
+    return { margin, loss, weights: [pull * alpha, pull * (1 - alpha), pull] };
+  }
+
+  function alpha(box, { beta, log_ratios: given }) {
+    const responses = [["source", "ws"], ["target", "wt"], ["rejected", "l"]];
+    const reach = Math.max(100, ...given.map((v) => 1.5 * Math.abs(v)));
     const weight = slider("α", 0, 1, 0.01, 0.1);
-    const reach = Math.max(2, ...Object.values(given).map((v) => Math.ceil(Math.abs(v))));
-    const dials = Object.keys(names).map((key) => [key, slider(names[key], -reach, reach, 0.05, given[key])]);
+    const dials = responses.map(([, short], i) =>
+      slider(`log π<sub>θ</sub>/π<sub>ref</sub> of y<sub>${short}</sub>`, -reach, reach, 1, given[i]));
     const graph = make("div"), shares = make("div", { class: "widget-shares" });
-    const said = make("p", { "aria-live": "polite", class: "widget-said" });
+    const said = make("p", { class: "widget-said", "aria-live": "polite" });
 
     function draw() {
-      const now = Number(weight.input.value);
-      for (const [key, dial] of dials) rewards[key] = Number(dial.input.value);
-      for (const { input, output } of [weight, ...dials.map((d) => d[1])]) output.value = signed(Number(input.value));
-      const grid = Array.from({ length: 51 }, (_, i) => i / 50);
-      const lines = ["margin", "loss"].map((what) => grid.map((a) => [a, wrpo(rewards, a)[what]]));
-      const values = lines.flat().map((point) => point[1]);
-      const range = [Math.min(0, Math.floor(Math.min(...values))), Math.max(1, Math.ceil(Math.max(...values)))];
-      const { svg, x, y, curve } = plot("Margin and loss against α", [0, 1], range, "α", "nats");
-      lines.forEach((points, i) => {
-        const what = ["margin", "loss"][i];
-        svg.append(make("path", { d: curve(points), class: `line ${what}` }));
-        svg.append(make("circle", { cx: x(now), cy: y(wrpo(rewards, now)[what]), r: 5, class: what }));
-      });
+      const ratios = dials.map(({ input }) => Number(input.value)), now = Number(weight.input.value);
+      weight.output.value = shown(now);
+      dials.forEach(({ output }, i) => { output.value = `${shown(ratios[i], 0)} nats`; });
+      const grid = Array.from({ length: 51 }, (_, i) => [i / 50, wrpo(beta, ratios, i / 50)]);
+      const values = grid.flatMap(([, at]) => [at.margin, at.loss]);
+      const range = [Math.floor(Math.min(0, ...values)), Math.ceil(Math.max(1, ...values))];
+      const { svg, x, y, curve } = axes("Margin and loss against α", [0, 1], range, "α", "margin, loss");
+      const here = wrpo(beta, ratios, now);
+      for (const [what, dash] of [["margin", ""], ["loss", "dashed"]]) {
+        svg.append(make("path", { d: curve(grid.map(([a, at]) => [a, at[what]])), class: `line ${what} ${dash}` }));
+        svg.append(make("circle", { cx: x(now), cy: y(here[what]), r: 5, class: what }));
+      }
       graph.replaceChildren(svg);
-      const { margin, loss, gradients } = wrpo(rewards, now);
-      said.innerHTML = `<span class="margin-key">margin ${signed(margin)}</span>, <span class="loss-key">` +
-        `loss −log σ(margin) = ${signed(loss, 3)}</span>; gradient of the loss by reward, α : 1 − α : 1 ` +
-        `times σ(−margin) = ${signed(sigmoid(-margin), 3)}:`;
-      shares.replaceChildren(...Object.keys(names).map((key) => {
-        const bar = make("span", { class: `bar ${key}`, style: `width:${50 * Math.abs(gradients[key])}%` });
-        return make("div", {}, `${names[key]} ${signed(gradients[key], 3)}`, bar);
+      said.textContent = `Margin u = ${shown(here.margin, 3)}, loss −log σ(u) = ${shown(here.loss, 4)}. ` +
+        `Gradient weights βσ(−u) · (α, 1 − α, 1), in 1/nat:`;
+      shares.replaceChildren(...responses.map(([kind, short], i) => {
+        const row = make("div", { class: kind });
+        row.innerHTML = `y<sub>${short}</sub>: ${shown(here.weights[i], 5)}`;
+        row.append(make("span", { class: "bar", style: `width: ${(100 * here.weights[i]) / beta}%` }));
+        return row;
       }));
     }
 
-    const rows = [weight, ...dials.map((d) => d[1])];
-    for (const { input } of rows) input.addEventListener("input", draw);
-    box.append(...rows.map((r) => r.row), graph, said, shares);
+    for (const { input, row } of [weight, ...dials]) {
+      input.addEventListener("input", draw);
+      box.append(row);
+    }
+    box.append(graph, legend([["margin u", "margin"], ["loss", "loss dashed"]]), said, shares);
     draw();
   }
 
-  function frames(box, { x: xs, xlabel, series, frames: moments }) {
-    const top = Math.max(...moments.flatMap((moment) => moment.densities.flat()));
-    const { svg, curve } = plot(`Densities of ${xlabel}`, [xs[0], xs.at(-1)], [0, top], xlabel, "density");
-    const paths = series.map(({ color, dash }) => {
-      const path = make("path", { class: "line", style: `stroke:${color}`, "stroke-dasharray": dash ?? "" });
-      svg.append(path);
-      return path;
-    });
-    const when = slider("moment", 0, moments.length - 1, 1, moments.length - 1);
-    const play = make("button", { type: "button" }, "Play");
-    let timer = 0;
+  function frames(box, { x: xs, frames: moments }) {
+    const kinds = [["own", ""], ["source", "dashed"]];
+    const top = Math.max(...moments.flatMap((moment) => [...moment.own, ...moment.source]));
+    const { svg, x, curve } = axes(
+      "Densities of log-probabilities", [xs[0], xs.at(-1)], [0, top], "log πθ(y|x), nats per response", "density");
+    const when = slider("model", 0, moments.length - 1, 1, 0);
+    const drawn = kinds.map(([kind, dash]) => ({
+      path: svg.appendChild(make("path", { class: `line ${kind} ${dash}` })),
+      mean: svg.appendChild(make("line", { class: `line mean ${kind} ${dash}`, y1: TOP, y2: HEIGHT - BOTTOM })),
+    }));
 
     function draw() {
-      const { label, densities } = moments[Number(when.input.value)];
-      when.output.value = label;
-      densities.forEach((density, i) => paths[i].setAttribute("d", curve(xs.map((v, j) => [v, density[j]]))));
+      const moment = moments[Number(when.input.value)];
+      when.output.value = moment.name;
+      kinds.forEach(([kind], i) => {
+        drawn[i].path.setAttribute("d", curve(xs.map((v, j) => [v, moment[kind][j]])));
+        for (const end of ["x1", "x2"]) drawn[i].mean.setAttribute(end, x(moment[`${kind}_mean`]));
+      });
     }
-    function stop() {
-      clearInterval(timer);
-      timer = 0;
-      play.textContent = "Play";
-    }
-    function advance() {
-      const next = Number(when.input.value) + 1;
-      if (next >= moments.length) return stop();
-      when.input.value = next;
-      draw();
-    }
-    play.addEventListener("click", () => {
-      if (timer) return stop();
-      if (Number(when.input.value) === moments.length - 1) when.input.value = 0;
-      play.textContent = "Pause";
-      draw();
-      timer = setInterval(advance, 500);
-    });
-    when.input.addEventListener("input", () => { stop(); draw(); });
-    const legend = make("p", { class: "widget-said" });
-    for (const { name, color, dash } of series) {
-      const line = make("line", { x2: 28, y1: 6, y2: 6, class: "line", style: `stroke:${color}`, "stroke-dasharray": dash ?? "" });
-      legend.append(make("svg", { viewBox: "0 0 28 12", class: "key", "aria-hidden": "true" }, line), `${name}  `);
-    }
-    box.append(when.row, play, svg, legend);
+
+    when.input.addEventListener("input", draw);
+    box.append(when.row, svg, legend([["own responses", "own"], ["source responses", "source dashed"]]));
     draw();
   }
 
   const WIDGETS = { alpha, frames };
   document.addEventListener("DOMContentLoaded", () => {
-    for (const [name, draw] of Object.entries(WIDGETS)) {
-      for (const place of document.querySelectorAll(`.widget-${name}`)) {
-        const live = make("div", { class: "widget-live" });
-        draw(live, JSON.parse(place.querySelector("script").textContent));
-        place.append(live);
-        place.classList.add("ready"); // from here on the style sheet hides the still picture
-      }
+    for (const place of document.querySelectorAll("[data-widget]")) {
+      const box = make("div", { class: "widget-live" });
+      WIDGETS[place.dataset.widget](box, JSON.parse(place.querySelector("script").textContent));
+      place.append(box);
     }
   });
 })();
