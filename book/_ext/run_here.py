@@ -53,7 +53,8 @@ def add_box(app: Any, page: str, source: list[str]) -> None:
         colab=COLAB.format(address=address) if address else "",
     )
     notebook = json.loads(source[0])
-    notebook["cells"].insert(1, {"cell_type": "markdown", "metadata": {}, "source": box})
+    cell = {"cell_type": "markdown", "id": "run-here", "metadata": {}, "source": box}
+    notebook["cells"].insert(1, cell)
     source[0] = json.dumps(notebook)
 
 

@@ -49,8 +49,8 @@ notebook
 """
 NOTEBOOK = {
     "cells": [
-        {"cell_type": "markdown", "metadata": {}, "source": "# A notebook"},
-        {"cell_type": "markdown", "metadata": {}, "source": "Its text."},
+        {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A notebook"},
+        {"cell_type": "markdown", "id": "b", "metadata": {}, "source": "Its text."},
     ],
     "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     "nbformat": 4,

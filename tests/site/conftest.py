@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, sync_playwright
-from visits import SITE, Visit
+from visits import Visit
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a built site there is nothing to look at."""
-    if not SITE.is_dir():
-        reason = "needs the built site: make site-test builds it and sets WRPO_SITE"
-        for item in items:
-            if item.path.parent == Path(__file__).parent:
-                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 /* Tables: numbers to the right; long tables sort by a click on a heading and download as CSV.
-   Without this script every table is still there, in the order of its rows. */
+   Without this script every table is still there, in the order of its rows. And names for the
+   buttons that the theme leaves without one. */
 (() => {
   const LONG = 8; // rows from which sorting and downloading are worth their buttons
   const NUMBER = /^[-−+±]?\d[\d,]*(\.\d+)?( ?%)?( ?\[[^\]]*\])?$/; // perhaps with its interval
@@ -86,6 +87,9 @@
   }
 
   document.addEventListener("DOMContentLoaded", () => {
+    for (const toggle of document.querySelectorAll(".toctree-toggle")) {
+      toggle.parentElement.setAttribute("aria-label", "Show or hide the pages of this chapter");
+    }
     for (const table of document.querySelectorAll(".bd-article table:not(.field-list)")) {
       const box = scrollBox(table);
       alignNumbers(table);
