@@ -78,7 +78,7 @@ def _draw_distributions(axis: Axes, rows: pd.DataFrame, low: float) -> None:
         drawn = {"color": how.color, "alpha": 0.25, "label": how.name}
         sns.histplot(x=values.clip(lower=low), **shape, **drawn, ax=axis)
         axis.axvline(values.mean(), color=how.color, linestyle=how.dash, linewidth=1.5)
-    axis.set(xlabel="log πθ(y|x), nats a response", ylabel="share of responses")
+    axis.set(xlabel="log πθ(y|x), nats per response", ylabel="share of responses")
 
 
 def figure3(profile: str = "nano") -> Figure:
