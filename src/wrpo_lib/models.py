@@ -116,32 +116,24 @@ def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedMode
     return loaded
 
 
-def load_tokenizer(
-    model: str, revision: str | None = None, trust_remote_code: bool = False, **options: Any
-) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub id, a folder or a GGUF file."""
-    options |= {"revision": revision, "trust_remote_code": trust_remote_code}
-    return load_with(AutoTokenizer, model, options)
+def load_tokenizer(model: str, **hub: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer; ``hub``: ``revision``, ``trust_remote_code``."""
+    return load_with(AutoTokenizer, model, hub)
 
 
 def load_causal_lm(
-    model: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    dtype: str = "auto",
-    auto: Any = AutoModelForCausalLM,
+    model: str, dtype: str = "auto", auto: Any = AutoModelForCausalLM, **hub: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model, or an adapter on its base, and the tokenizer.
+    """A model, or an adapter on its base, and the tokenizer; ``hub`` as in :func:`load_tokenizer`.
 
     ``dtype`` auto keeps the checkpoint's precision on a GPU and is float32 on a CPU.
     """
-    tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokenizer, options = load_tokenizer(model, **hub), {"dtype": dtype, **hub}
     if torch.cuda.is_available():
         options["device_map"] = "auto"
     elif dtype == "auto":
-        dtype = "float32"
-    return load_model(auto, model, {**options, "dtype": dtype}), tokenizer
+        options["dtype"] = "float32"
+    return load_model(auto, model, options), tokenizer
 
 
 def adapter_config(model: str, revision: str | None = None) -> Any:

@@ -45,8 +45,7 @@ def make_engine(
 class ServerEngine:
     """One HTTP request per response, so that each has its own seed and a lost one costs little.
 
-    ``extra_body`` is merged into every request; None as a value removes a field. Whether a server
-    honours ``seed``, and which sampling defaults it adds (vLLM's: the model's top-k), is up to it.
+    ``extra_body`` is merged into every request; None as a value removes a field.
     """
 
     server: Server
@@ -74,8 +73,7 @@ class ServerEngine:
 class VLLMEngine(InProcess):
     """``vllm.LLM`` with a seed for every response.
 
-    Each response is a request of its own; the prefix cache computes their shared prompt once. vLLM
-    promises the same text for the same seed only on the same version and hardware and in its
+    vLLM promises the same text for the same seed only on the same version and hardware and in its
     batch-invariant mode. ``own`` goes to ``vllm.LLM``, whose ``dtype`` auto makes float32 bfloat16.
     """
 
@@ -86,11 +84,11 @@ class VLLMEngine(InProcess):
             from vllm import LLM
         except ImportError as error:
             raise WRPOError("vllm is not installed; install the extra `gpu`") from error
-        self.renderer = Renderer(load_tokenizer(model, revision, trust_remote_code))
-        own = {"load_format": "safetensors", "enable_prefix_caching": True, **own}
-        own |= {"revision": revision, "tokenizer_revision": revision}
+        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        self.renderer = Renderer(load_tokenizer(model, **hub))
+        own = {"load_format": "safetensors", "enable_prefix_caching": True, **own, **hub}
         with explained("vLLM did not start", "see its own words above, and its options"):
-            self.llm = LLM(model, trust_remote_code=trust_remote_code, **own)
+            self.llm = LLM(model, tokenizer_revision=revision, **own)
         self.context = self.llm.llm_engine.model_config.max_model_len
 
     def _generate(self, rendered: Rendered) -> Iterator[Response]:

@@ -1,7 +1,6 @@
 """Sampling and scoring with models in this process, in batches that fit.
 
-A scorer is any callable from rows of responses to (position, reward) pairs, in any order, so that
-what is finished can be kept. Scores depend on the row alone, never on what is scored beside it.
+A scorer is any callable from rows of responses to (position, reward) pairs, in any order.
 """
 
 from __future__ import annotations
@@ -86,9 +85,10 @@ class TransformersEngine(InProcess):
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
         for request, ids in sorted(rendered, key=lambda r: (len(r[1]), r[0].key, r[0].sample)):
-            alike[request.sampling].append((request, ids))
+            limit = min(request.sampling.max_tokens, self.context - len(ids))
+            alike[replace(request.sampling, max_tokens=limit)].append((request, ids))
         for sampling, rows in alike.items():
-            lengths = [min(len(ids) + sampling.max_tokens, self.context) for _, ids in rows]
+            lengths = [len(ids) + sampling.max_tokens for _, ids in rows]
             for batch in batches(rows, lengths, self.batch_tokens):
                 names = "\n".join(f"{request.sample}|{request.key}" for request, _ in batch)
                 seed = sampling.seed_of(names, batch[0][0].sample)
@@ -156,9 +156,8 @@ def generate(
 ) -> list[dict[str, Any]]:
     """One response to each prompt, in order: text, n_tokens, finish_reason.
 
-    Draws from the global generator, without the model's own sampling defaults; a batch ends where
-    its longest row fills the context. The model is left in evaluation mode. A batch that does not
-    fit into memory is a :class:`WRPOError`.
+    Draws from the global generator, without the model's own sampling defaults. The model is left
+    in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
     """
     ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
     inputs = padded(ids, min(ends), "left", model.device)
@@ -168,7 +167,7 @@ def generate(
         temperature=sampling.temperature if drawn else 1.0,
         top_p=sampling.top_p if drawn else 1.0,
         top_k=0 if drawn else 50,
-        max_new_tokens=min(sampling.max_tokens, context_of(model) - width),
+        max_new_tokens=sampling.max_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
         # what is not said here comes from the model's defaults
@@ -248,10 +247,7 @@ class RewardModel:
 
 
 def load_reward_model(model: str, batch_tokens: int = 16384, **hub: Any) -> RewardModel:
-    """A reward model from the hub or a folder.
-
-    ``hub``: ``revision``, ``trust_remote_code``, ``dtype``.
-    """
+    """A reward model; ``hub``: ``revision``, ``trust_remote_code``, ``dtype``."""
     # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
     vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
     loaded = load_causal_lm(model, auto=AutoModelForSequenceClassification, **hub)

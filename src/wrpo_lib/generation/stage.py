@@ -64,9 +64,9 @@ def sample_responses(
 ) -> Counter[str]:
     """Responses of ``model`` to each prompt, appended to ``out`` (JSONL).
 
-    ``settings`` go into the run record and must be the same when the run goes on, but for ``n``:
-    more samples may be asked for later. ``total`` responses are expected. Returns how many were
-    ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a ``thought``.
+    ``settings`` go into the run record and must be the same when the run goes on; ``n`` may grow.
+    Returns how many were ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a
+    ``thought``; ``total`` are expected.
 
     :raises WRPOError: at the end, if some failed.
     """
