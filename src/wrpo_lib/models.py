@@ -62,6 +62,8 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise WRPOError(f"the model {model!r} does not exist; check the path")
         return str(path.parent), {"gguf_file": path.name}
+    if model.count("/") > 1 and not path.is_dir():  # no hub id
+        raise WRPOError(f"the model folder {model!r} does not exist; run the stage that writes it")
     return model, {}
 
 

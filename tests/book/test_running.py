@@ -105,7 +105,7 @@ def test_the_page_leads_to_a_judged_model(
     copy_recipes(home, places)
     hub, load = published(tmp_path / "hub"), local.load_reward_model
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: hub)
-    monkeypatch.setattr(local, "load_reward_model", lambda name, *hub: load(places[name]))
+    monkeypatch.setattr(local, "load_reward_model", lambda name, *_, **hub: load(places[name]))
     monkeypatch.setenv("WRPO_HOME", str(home))
     monkeypatch.chdir(home)
     with judge_at(functools.partial(respond, judge=Judge())) as url:

@@ -196,9 +196,9 @@ def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
 # --- kill and resume --------------------------------------------------------------------------
 
 
-def stopped(small: Path, out: Path, how: signal.Signals) -> tuple[int, str]:
+def stopped(small: Path, out: Path, how: signal.Signals, **values: Any) -> tuple[int, str]:
     """Start a run, stop it between two checkpoints; its exit status and last words."""
-    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
+    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out, **values))
     wait_until(lambda: len(lines(out)) >= 6, run)
     run.send_signal(how)
     return run.wait(timeout=HANGS), run.communicate()[1]
@@ -232,7 +232,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
 
 def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, err = stopped(small, out, signal.SIGINT)
+    code, err = stopped(small, out, signal.SIGINT, max_steps=4000)  # more than it gets to make
     assert code == 130
     newest = last_checkpoint(out)
     assert newest is not None

@@ -148,7 +148,8 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
     """
     path = out.with_name(f"{out.name.removesuffix('.jsonl')}.run.json")
     now = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
-    if path.is_file() and out.stat().st_size:  # without rows there is nothing to mix with
+    kept = out.is_file() and out.stat().st_size  # without rows there is nothing to mix with
+    if kept and path.is_file():
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
         for name in sorted(now.keys() & before.keys() - {free}):
             if before[name] != now[name] and "" not in (before[name], now[name]):
