@@ -52,7 +52,8 @@ site-test: $(BUILT) ## read every page of the built site in a browser (Chromium)
 
 pdf: $(BUILT) ## print the book, without the library's pages, into _build/wrpo.pdf (Chromium)
 	$(BIN)/jupyter-book build . --builder singlehtml -W -n --keep-going --quiet
-	$(BIN)/python .ci/pdf.py _build/singlehtml/book/index.html _build/wrpo.pdf
+	cp _build/singlehtml/book/index.html _build/singlehtml/index.html  # its links start at the top
+	$(BIN)/python .ci/pdf.py _build/singlehtml/index.html _build/wrpo.pdf
 
 # One thread a worker: two pytest workers that each ask for every core only slow each other down.
 test: $(INSTALLED) ## run the tests, except those marked slow

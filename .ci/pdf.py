@@ -14,8 +14,9 @@ FOOTER = (
     '<span class="pageNumber"></span></div>'
 )
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
-# the library's pages are for looking up, not for reading; they are half of the paper
-LIBRARY = "section:has(> h1 ~ dl.py, > h1 ~ .rubric ~ dl.py)"
+OPEN = "document.querySelectorAll('details').forEach((part) => { part.open = true; })"
+# the library's pages are for looking up, not for reading, and are half of the paper
+LEAVE_OUT = "document.querySelectorAll('dl.py').forEach((part) => part.closest('section').remove())"
 
 
 def browser() -> str | None:
@@ -28,8 +29,8 @@ def make_ready(page: Page, address: str) -> None:
     page.goto(address)
     page.wait_for_function("window.MathJax?.startup?.promise")
     page.evaluate("MathJax.startup.promise")
-    page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
-    page.evaluate(f"document.querySelectorAll('{LIBRARY}').forEach((part) => part.remove())")
+    page.evaluate(OPEN)
+    page.evaluate(LEAVE_OUT)
 
 
 def main(source: str, target: str) -> None:
