@@ -48,16 +48,11 @@ MODELS = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "8B": "meta-llama/Meta-Llama
 WORKLOADS = {"usual": (200, 400, 4), "long prompts": (1024, 256, 4)}
 QUICK = {"usual": (12, 20, 2), "long prompts": (40, 10, 2)}
 VARIANTS = ("padded", "varlen", "flex", "sdpa")
-WARM, TIMED = 2, 5  # steps
+WARM, TIMED, STEPS = 2, 5, 20  # steps not timed, timed, and of the LoRA runs compared
 RATE = 1e-3  # large, so that losses tell steps apart
-STEPS = 20  # of the two LoRA runs whose losses are compared
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
-
-
-def best_attention() -> str:
-    """TRL's fastest installed attention for padded rows."""
-    return "flash_attention_2" if CUDA and find_spec("flash_attn") else "sdpa"
+BEST = "flash_attention_2" if CUDA and find_spec("flash_attn") else "sdpa"  # for padded rows
 
 
 def config(name: str, quick: bool) -> Any:
@@ -142,8 +137,8 @@ def exactness(shape: Any, size: tuple[int, int, int]) -> list[dict[str, Any]]:
 def measure(shape: Any, size: tuple[int, int, int], variant: str, plan: Plan) -> dict[str, Any]:
     """Seconds, memory and utilisation of LoRA steps on one batch in one variant."""
     free()
-    attention = best_attention() if variant == "padded" else "sdpa"
     batch, shared = rows(size, shape.vocab_size), variant != "padded"
+    attention = "sdpa" if shared else BEST
     model = build(shape, torch.bfloat16 if CUDA else torch.float32, attention)
     run = trainer(model, batch, variant, lora=True, learning_rate=RATE)
     optimiser = run.create_optimizer()
@@ -189,7 +184,7 @@ def compare(name: str, quick: bool) -> list[dict[str, Any]]:
     plan = replace(plan_recipe(replace(recipe, data=None)), config=shape, parameters=parameters)
     found = []
     for workload, size in (QUICK if quick else WORKLOADS).items():
-        base = None
+        base: dict[str, Any] = {}
         for variant in VARIANTS if CUDA else ("padded", "sdpa"):
             made = measure(shape, size, variant, plan)
             base = base or made
@@ -244,8 +239,7 @@ def main() -> None:
         "adapters": adapters("1B", args.quick),
         "seconds": round(time.monotonic() - start),
     }
-    path = args.out / f"{re.sub(r'[^a-z0-9]+', '-', card.lower())}.json"
-    write_json(path, record)
+    write_json(path := args.out / f"{re.sub(r'[^a-z0-9]+', '-', card.lower())}.json", record)
     print(f"{path}: {record['seconds']} seconds")
 
 
