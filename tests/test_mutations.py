@@ -174,8 +174,8 @@ def mutate_file(draw: random.Random, rows: list[Row]) -> tuple[str, bytes]:
         "long number": (".jsonl", data.replace(b'"p0"', b"9" * 5000)),
         "doubled key": (".jsonl", data.replace(b'{"prompt_id"', b'{"prompt_id": 1, "prompt_id"')),
         "list": (".json", f"[{','.join(lines)}]".encode("utf-8", "surrogatepass")),
-        "gz": (".jsonl.gz", gzip.compress(data)),
-        "cut gz": (".jsonl.gz", gzip.compress(data)[: max(cut % 60, 12)]),
+        "gz": (".jsonl.gz", gzip.compress(data, mtime=0)),
+        "cut gz": (".jsonl.gz", gzip.compress(data, mtime=0)[: max(cut % 60, 12)]),
         "empty": (".jsonl", b""),
     }
     return kinds[draw.choice([*kinds, "plain", "plain", "plain", "plain"])]

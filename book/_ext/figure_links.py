@@ -59,7 +59,7 @@ def link_captions(app: Any, doctree: nodes.document, page: str) -> None:
 def copy_pictures(app: Any, error: Exception | None) -> None:
     """Take what the captions lead to into the site."""
     if error is None and drawn(app).is_dir():
-        unused = shutil.ignore_patterns("*.png")
+        unused = shutil.ignore_patterns("*.png", ".*")
         shutil.copytree(drawn(app), Path(app.outdir) / FOLDER, ignore=unused, dirs_exist_ok=True)
 
 

@@ -4,7 +4,8 @@
    alpha    {beta, log_ratios}: log πθ/πref of y_ws, y_wt and y_l in nats
    frames   {x, frames: [{name, own, source, own_mean, source_mean}]}: densities over x in nats    */
 (() => {
-  const WIDTH = 560, HEIGHT = 260, LEFT = 52, RIGHT = 14, TOP = 12, BOTTOM = 42;
+  const WIDTH = Math.min(560, innerWidth - 60); // so that type keeps its size on a phone
+  const HEIGHT = 260, LEFT = 52, RIGHT = 14, TOP = 12, BOTTOM = 42;
   const SVG = "http://www.w3.org/2000/svg";
   const DRAWN = new Set(["svg", "path", "line", "text", "circle"]);
 
@@ -16,19 +17,24 @@
   }
   const shown = (value, digits = 2) => value.toFixed(digits).replace("-", "−");
 
+  /* Whole numbers where they are few, else quarters of the way. */
+  function ticks([low, high]) {
+    const span = high - low, parts = Number.isInteger(span) && span > 1 && span < 7 ? span : 4;
+    return Array.from({ length: parts + 1 }, (_, i) => low + (i / parts) * span);
+  }
+
   /* An SVG with axes, and what places values in it: x, y and the path of a curve. */
   function axes(label, xs, ys, xlabel, ylabel) {
     const svg = make("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label });
     const x = (v) => LEFT + ((v - xs[0]) / (xs[1] - xs[0])) * (WIDTH - LEFT - RIGHT);
     const y = (v) => HEIGHT - BOTTOM - ((v - ys[0]) / (ys[1] - ys[0])) * (HEIGHT - TOP - BOTTOM);
     const write = (words, at) => svg.append(make("text", { "text-anchor": "middle", ...at }, words));
-    for (const part of [0, 0.25, 0.5, 0.75, 1]) {
-      const [across, up] = [xs, ys].map(([low, high]) => low + part * (high - low));
-      const short = (v) => String(Number(v.toPrecision(3))).replace("-", "−");
-      svg.append(make("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(up), y2: y(up), class: "grid" }));
-      write(short(up), { x: LEFT - 6, y: y(up) + 5, "text-anchor": "end" });
-      write(short(across), { x: x(across), y: HEIGHT - BOTTOM + 18 });
+    const short = (v) => String(Number(v.toPrecision(3))).replace("-", "−");
+    for (const v of ticks(ys)) {
+      svg.append(make("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(v), y2: y(v), class: "grid" }));
+      write(short(v), { x: LEFT - 6, y: y(v) + 5, "text-anchor": "end" });
     }
+    for (const v of ticks(xs)) write(short(v), { x: x(v), y: HEIGHT - BOTTOM + 18 });
     write(xlabel, { x: (LEFT + WIDTH) / 2, y: HEIGHT - 5 });
     write(ylabel, { transform: `translate(13 ${(HEIGHT - BOTTOM) / 2}) rotate(-90)` });
     const curve = (points) => points.map(([a, b], i) => `${i ? "L" : "M"}${x(a)} ${y(b)}`).join("");
