@@ -12,9 +12,9 @@ from visits import Visit
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must be gone before other tests start theirs
 def browser() -> Iterator[Browser]:
-    """One Chromium a worker: the machine's, or the one that `playwright install` fetched."""
+    """The Chromium of this machine, or the one that `playwright install` fetched."""
     found = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     with sync_playwright() as playwright:
         try:
