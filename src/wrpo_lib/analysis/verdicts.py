@@ -1,0 +1,128 @@
+"""What the tracked results say of each claim of the plan. The paper has no tests; all is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from wrpo_lib.analysis.outcomes import Found, Results
+from wrpo_lib.analysis.statistics import Estimate, detectable, signed
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.paper.plan import SHARES, Claim, Comparison
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, what was found, and what that says of it.
+
+    ``adjusted``: the interval that excludes 0 exactly where the corrected p is below 0.05.
+    ``ratio``: ours as a share of the gain of DPO-on over Target-SFT, where the paper has one too.
+    ``diverged``: the runs behind the estimate that diverged; they are kept in it.
+    """
+
+    claim: Claim
+    status: str
+    found: Found | None = None
+    adjusted: Estimate | None = None
+    p: float = 1.0
+    ratio: Estimate | None = None
+    paper_ratio: float | None = None
+    diverged: tuple[str, ...] = ()
+
+    def remark(self) -> str:
+        """What the status leaves out, in a sentence or none."""
+        if self.found is None:
+            return f"{self.claim.untested}.".capitalize()
+        said = []
+        if self.status == "inconclusive" and (least := detectable(self.found.interval())):
+            said.append(f"A difference of {least:.2g} would be found in 80 % of such studies.")
+        if self.ratio and self.paper_ratio is not None:
+            covers = self.ratio.low <= self.paper_ratio <= self.ratio.high
+            verb = "covers" if covers else "does not cover"
+            said.append(
+                f"As a share of the gain of DPO-on over Target-SFT: {self.ratio.text()}, which "
+                f"{verb} the paper's {signed(self.paper_ratio)}."
+            )
+        if self.diverged:
+            said.append(f"Diverged and kept: {', '.join(self.diverged)}.")
+        return " ".join(said)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p, in the order given."""
+    order = np.argsort(p)
+    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def decided(results: Results, claim: Claim, test: Comparison) -> tuple[Found, float]:
+    """The estimate that decides a claim, and its p before the correction over claims.
+
+    Of several contrasts (``best``) the least convincing decides. Against the claim it was picked as
+    the worst of several, so there its p is multiplied by their number.
+    """
+    found = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
+    least = min(found, key=lambda f: claim.sign * f.t)
+    picked = len(found) if claim.sign * least.value < 0 else 1
+    return least, min(1.0, picked * least.p)
+
+
+def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
+    """One of four words for an estimate, given its corrected p and the size that matters."""
+    if p < 0.05:
+        return "reproduced" if claim.sign * found.value > 0 else "contradicted"
+    ninety = found.interval(0.9)
+    if delta and -delta < ninety.low and ninety.high < delta:
+        return "smaller than δ"
+    return "inconclusive"
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """A verdict for each claim, in the plan's order."""
+    plan = results.plan
+    if plan.delta is None:
+        raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
+    corrected: dict[str, float] = {}
+    tests = {c.id: decided(results, c, c.test) for c in plan.claims if c.test}
+    for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
+        ids = [c.id for c in plan.claims if c.id in tests and c.confirmatory == confirmatory]
+        if ids:
+            corrected |= dict(zip(ids, correct([tests[i][1] for i in ids]), strict=True))
+    return [
+        _verdict(results, claim, claim.test, tests[claim.id][0], float(corrected[claim.id]))
+        if claim.test
+        else Verdict(claim, "not tested")
+        for claim in plan.claims
+    ]
+
+
+def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: float) -> Verdict:
+    delta = results.plan.delta if test.of in SHARES else None
+    runs = [f"{arm}, seed {s}" for arm in test.arms() for s in results.diverged.get(arm, [])]
+    return Verdict(
+        claim,
+        status(claim, found, p, delta),
+        found,
+        found.interval(1 - 0.05 * found.p / p if p else 0.95),
+        p,
+        diverged=tuple(runs),
+        **_ratios(results, claim, test),
+    )
+
+
+def _ratios(results: Results, claim: Claim, test: Comparison) -> dict[str, Any]:
+    """Gain over the reference's gain: ours, with a delta-method interval, and the paper's."""
+    (weights, *more), reference = test.contrasts(), results.plan.reference
+    if claim.paper.value is None or more or weights == reference:
+        return {}
+    gain, base = results.find(weights), results.find(reference)
+    ratio, arms = gain.value / base.value, weights | reference
+    rest = {arm: weights.get(arm, 0) - ratio * reference.get(arm, 0) for arm in arms}
+    ours = Found(ratio, results.find(rest).se / abs(base.value), gain.n)
+    return {"ratio": ours.interval(), "paper_ratio": claim.paper.value / results.plan.reference_lc}
