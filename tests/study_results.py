@@ -22,6 +22,7 @@ def plan_arms(plan: Plan) -> list[str]:
     """Every arm that a test on held-out prompts names."""
     tests = [claim.test for claim in plan.claims if claim.test]
     named = [arm for test in tests if test.of != "logp" for arm in test.arms()]
+    named += [f"map_{k}1_{arm}" for k in ("dose", "noise") for arm in ("wrpo", "dpo_on")]
     return list(dict.fromkeys(["target", *named]))
 
 

@@ -7,6 +7,7 @@ bootstrap of worlds and then of prompts within them; for a mean the latter has a
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -130,4 +131,19 @@ class Results:
         wide = self.wide(of, prompts)
         if lacking := set(weights) - set(wide):
             raise WRPOError(f"the results lack the arm {min(lacking)!r}; run `make results`")
-        return estimate(wide[list(weights)] @ np.array(list(weights.values())))
+        values = wide[list(weights)] @ np.array(list(weights.values()))
+        return estimate(values.round(12))  # what cancels is 0, not a rounding error
+
+    def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
+        """A row per arm: its mean ``of`` with a 95 % interval over worlds."""
+        return self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
+
+    def differences(
+        self, contrasts: Mapping[str, Weights], of: str = "right", prompts: str = "all"
+    ) -> pd.DataFrame:
+        """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval."""
+        rows = []
+        for name, weights in contrasts.items():
+            found = self.find(weights, of, prompts).interval()
+            rows.append((name, found.value, found.low, found.high))
+        return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])

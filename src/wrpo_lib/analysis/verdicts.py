@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Found, Results
@@ -21,7 +22,7 @@ class Verdict:
 
     ``adjusted``: the interval that excludes 0 exactly where the corrected p is below 0.05.
     ``ratio``: ours as a share of the gain of DPO-on over Target-SFT, where the paper has one too.
-    ``diverged``: the runs behind the estimate that diverged; they are kept in it.
+    ``diverged``: how many runs behind the estimate diverged; they are kept in it.
     """
 
     claim: Claim
@@ -31,15 +32,21 @@ class Verdict:
     p: float = 1.0
     ratio: Estimate | None = None
     paper_ratio: float | None = None
-    diverged: tuple[str, ...] = ()
+    diverged: int = 0
+
+    def ours(self) -> str:
+        """Our estimate with its adjusted interval, in the unit it is shown in."""
+        return shown(self.claim.test, self.adjusted) if self.adjusted else ""
 
     def remark(self) -> str:
         """What the status leaves out, in a sentence or none."""
-        if self.found is None:
+        test = self.claim.test
+        if self.found is None or test is None:
             return f"{self.claim.untested}.".capitalize()
         said = []
         if self.status == "inconclusive" and (least := detectable(self.found.interval())):
-            said.append(f"A difference of {least:.2g} would be found in 80 % of such studies.")
+            factor, unit = test.unit
+            said.append(f"{factor * least:.2g} {unit} would be found in 80 % of such studies.")
         if self.ratio and self.paper_ratio is not None:
             covers = self.ratio.low <= self.paper_ratio <= self.ratio.high
             verb = "covers" if covers else "does not cover"
@@ -48,8 +55,15 @@ class Verdict:
                 f"{verb} the paper's {signed(self.paper_ratio)}."
             )
         if self.diverged:
-            said.append(f"Diverged and kept: {', '.join(self.diverged)}.")
+            said.append(f"{self.diverged} of the runs behind it diverged and are kept.")
         return " ".join(said)
+
+
+def shown(test: Comparison | None, found: Estimate) -> str:
+    """An estimate with its interval and unit."""
+    factor, unit = test.unit if test else (1, "")
+    scaled = replace(found, **{k: factor * getattr(found, k) for k in ("value", "low", "high")})
+    return f"{scaled.text(1 if factor > 1 else 2)} {unit}"
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -102,16 +116,29 @@ def verdicts(results: Results) -> list[Verdict]:
     ]
 
 
+def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per claim: what ``results/<profile>/verdicts.csv`` tracks."""
+    rows = []
+    for v in found:
+        row: dict[str, Any] = {"id": v.claim.id, "confirmatory": v.claim.confirmatory}
+        row |= {"status": v.status, "remark": v.remark()}
+        if v.found and v.adjusted:
+            row |= {"value": v.found.value, "standard_error": v.found.se, "worlds": v.found.n}
+            row |= {"low": v.adjusted.low, "high": v.adjusted.high, "p_adjusted": v.p}
+        rows.append(row)
+    return pd.DataFrame(rows).round(6)
+
+
 def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: float) -> Verdict:
     delta = results.plan.delta if test.of in SHARES else None
-    runs = [f"{arm}, seed {s}" for arm in test.arms() for s in results.diverged.get(arm, [])]
+    diverged = sum(len(results.diverged.get(arm, [])) for arm in test.arms())
     return Verdict(
         claim,
         status(claim, found, p, delta),
         found,
         found.interval(1 - 0.05 * found.p / p if p else 0.95),
         p,
-        diverged=tuple(runs),
+        diverged=diverged,
         **_ratios(results, claim, test),
     )
 

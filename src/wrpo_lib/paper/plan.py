@@ -43,6 +43,13 @@ class Comparison(_Strict):
             raise ValueError("give one of difference, slope, or best with among")
         return self
 
+    @property
+    def unit(self) -> tuple[int, str]:
+        """What an estimate is multiplied by to be shown, and its unit."""
+        if self.of in ("right", "greedy", "any5", "style", "repeats", "accuracy", "accuracy_wt"):
+            return 100, "points"
+        return 1, {"logp": "nats", "length": "tokens"}.get(self.of, "of reward")
+
     def contrasts(self) -> list[Weights]:
         """Weights of arms: one contrast, or for ``best`` one against each of the others."""
         if self.best:
