@@ -115,6 +115,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
         "arms.csv": costs,
         "responses.csv.gz": responses(arms, plan.seeds),
         "sources.csv": shares(plan.seeds, rng),
+        "headroom.csv": pd.DataFrame({"seed": plan.seeds, "target_sft_greedy": 0.5}),
     }
     files: dict[str, Any] = {}
     for name, table in tables.items():

@@ -15,12 +15,21 @@ import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
+from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import METHODS
 from wrpo_lib.figures.style import look
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
 
 BESIDE = read_yaml(Path(__file__).parents[1] / "paper" / "arms.yml")
+ENDS = {
+    "margin": "margin",
+    "reward_ws": "reward of y_ws",
+    "reward_wt": "reward of y_wt",
+    "reward_l": "reward of y_l",
+    "accuracy": "y_ws above y_l",
+    "accuracy_wt": "y_wt above y_l",
+}
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
 """Whose answers are shown."""
 
@@ -161,3 +170,30 @@ def measures(profile: str = "nano") -> pd.DataFrame:
     rows["tokens"] = shares(results, METHODS, "length", times=1)
     diverged = [len(results.diverged.get(arm, [])) for arm in METHODS]
     return rows.assign(diverged=diverged)
+
+
+def rules(profile: str = "nano") -> pd.DataFrame:
+    """What the rules of the world came to on the reported seeds, a row per world."""
+    return Results(profile).table("headroom")
+
+
+def deviation(profile: str = "nano") -> pd.DataFrame:
+    """Nats of source and own responses under each model, per response and per token."""
+    rows = Results(profile).table("deviation")
+    sums = rows.groupby(["model", "whose"])[["logp", "tokens"]].sum()
+    nats = rows.groupby(["model", "whose"])["logp"].mean()
+    found = pd.DataFrame({"a response": nats, "a token": sums["logp"] / sums["tokens"]})
+    wide = found.unstack("whose").swaplevel(axis=1).sort_index(axis=1)
+    wide.columns = [f"{look(whose).name}, nats {per}" for whose, per in wide.columns]
+    return wide.rename(lambda arm: look(arm).name).rename_axis("model").reset_index()
+
+
+def dynamics(profile: str = "nano") -> pd.DataFrame:
+    """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
+    results = Results(profile)
+    rows = {look(arm).name: {} for arm in DYNAMICS}
+    for of, name in ENDS.items():
+        wide = results.wide(of)
+        for arm in DYNAMICS:
+            rows[look(arm).name][name] = mean_interval(wide[arm]).text()
+    return pd.DataFrame(rows).T.rename_axis("method").reset_index()
