@@ -191,7 +191,7 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
 def dynamics(profile: str = "nano") -> pd.DataFrame:
     """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
     results = Results(profile)
-    rows = {look(arm).name: {} for arm in DYNAMICS}
+    rows: dict[str, dict[str, str]] = {look(arm).name: {} for arm in DYNAMICS}
     for of, name in ENDS.items():
         wide = results.wide(of)
         for arm in DYNAMICS:
