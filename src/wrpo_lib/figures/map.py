@@ -137,9 +137,10 @@ def figure_map() -> pd.DataFrame:
 def data_file(name: str) -> str:
     """The tracked file behind ``profile/table``, whatever its suffix."""
     profile, _, table = name.partition("/")
-    files = read_run(profile)["files"]
-    found = [file for file in files if file.partition(".")[0] == table]
-    return f"results/{profile}/{found[0] if found else table}"
+    for file in read_run(profile)["files"]:
+        if file.partition(".")[0] == table:
+            return f"results/{profile}/{file}"
+    raise WRPOError(f"results/{profile} has no table {table!r}; run `make results`")
 
 
 def write_figure_map() -> None:

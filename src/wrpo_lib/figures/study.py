@@ -22,6 +22,7 @@ METHODS = (
     *("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "simpo_on", "ipo_on"),
     *("dpo_hybrid", "wrpo", "wrpo_a50", "wrpo_simpo", "wrpo_ipo", "sft_more"),
 )
+CONTROLS = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
 """What starts from Target-SFT, and Target-SFT itself."""
 

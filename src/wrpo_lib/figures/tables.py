@@ -16,7 +16,7 @@ import pandas as pd
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.figures.paper import DYNAMICS
-from wrpo_lib.figures.study import METHODS
+from wrpo_lib.figures.study import CONTROLS, METHODS
 from wrpo_lib.figures.style import look
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
@@ -29,6 +29,14 @@ ENDS = {
     "reward_l": "reward of y_l",
     "accuracy": "y_ws above y_l",
     "accuracy_wt": "y_wt above y_l",
+}
+MEASURES = {
+    "right": "right, %",
+    "greedy": "greedy, %",
+    "any5": "any of five, %",
+    "style": "sources' wording, %",
+    "repeats": "repeats, %",
+    "length": "tokens",
 }
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
 """Whose answers are shown."""
@@ -161,15 +169,11 @@ def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataF
 
 def measures(profile: str = "nano") -> pd.DataFrame:
     """What else to know of every method: correctness three ways, wording, length, repetition."""
-    results = Results(profile)
-    rows = pd.DataFrame({"method": [look(arm).name for arm in METHODS]})
-    for of, name in (("right", "right, %"), ("greedy", "greedy, %"), ("any5", "any of five, %")):
-        rows[name] = shares(results, METHODS, of)
-    for of, name in (("style", "sources' wording, %"), ("repeats", "repeats, %")):
-        rows[name] = shares(results, METHODS, of)
-    rows["tokens"] = shares(results, METHODS, "length", times=1)
-    diverged = [len(results.diverged.get(arm, [])) for arm in METHODS]
-    return rows.assign(diverged=diverged)
+    results, arms = Results(profile), (*METHODS, *CONTROLS)
+    rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
+    for of, name in MEASURES.items():
+        rows[name] = shares(results, arms, of, times=1 if of == "length" else 100)
+    return rows.assign(diverged=[len(results.diverged.get(arm, [])) for arm in arms])
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:

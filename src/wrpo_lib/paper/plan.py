@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import file_hash
 from wrpo_lib.recipes import read_yaml
 
-Weights = dict[str, float]
+Number = Annotated[float, BeforeValidator(lambda text: float(Fraction(str(text))))]
+"""A number, or a fraction such as 1/3."""
+
+Weights = dict[str, Number]
 Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
 Dynamic = Literal["margin", "reward_ws", "reward_wt", "reward_l", "accuracy", "accuracy_wt"]
 PLAN = Path(__file__).with_name("claims.yml")
