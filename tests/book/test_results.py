@@ -42,7 +42,7 @@ def test_every_status_is_what_the_tracked_results_give() -> None:
     found = verdict_table(verdicts(Results()))
     assert tracked["status"].tolist() == found["status"].tolist()
     assert tracked["remark"].tolist() == found["remark"].tolist()
-    linked = linked_claims()
+    linked = linked_claims() + linked_claims(confirmatory=False)
     for row in found.itertuples():
         assert f'id="claim-{row.id}"' in linked
         assert f">{row.status}</span>" in linked

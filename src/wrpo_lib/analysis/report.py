@@ -55,7 +55,7 @@ def findings(profile: str = "nano") -> str:
     try:
         found = [v for v in verdicts(Results(profile)) if v.claim.confirmatory]
     except WRPOError as error:
-        return f":::{{warning}}\nThe results cannot be shown: {error}.\n:::"
+        return f":::{{warning}}\n{error}.\n:::"
     return "\n".join(f"- {sentence(verdict)}" for verdict in found)
 
 

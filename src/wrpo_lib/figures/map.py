@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.verdicts import verdicts
+from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import evaluation, formulas, paper, quadruples, study, tables
 from wrpo_lib.figures.style import Drawn
@@ -149,24 +149,27 @@ def write_figure_map() -> None:
     write_atomically(path, figure_map().to_csv(index=False, lineterminator="\n"))
 
 
-def linked_claims(profile: str = "nano") -> str:
-    """The claims as a table for their page: status first, with links; or why there is none."""
+def linked_claims(profile: str = "nano", confirmatory: bool = True) -> str:
+    """The claims of one kind as a list for their page, status first; or why there is none."""
     try:
         found = verdicts(Results(profile))
     except WRPOError as error:
-        return f":::{{warning}}\nThe results cannot be shown: {error}.\n:::"
-    lines = ["| status | claim | paper | ours | stands on |", "|---|---|---|---|---|"]
-    for verdict in found:
-        claim, entry = verdict.claim, FIGURES[verdict.claim.figure]
-        badge = f'<span class="badge-{BADGES[verdict.status]}">{verdict.status}</span>'
-        files = [data_file(name) for name in entry.data.split()]
-        links = [f"{{doc}}`{claim.figure} </{entry.page.rpartition('.')[0]}>`"]
-        links += [f"{{download}}`{Path(file).name} <../{file}>`" for file in files]
-        mark = "**confirmatory** " if claim.confirmatory else ""
-        said = f'<span id="claim-{claim.id}"></span>{mark}{claim.statement} ({claim.where})'
-        cells = (badge, said, claim.paper.words, f"{verdict.ours()} {verdict.remark()}")
-        lines.append(f"| {' | '.join(cells)} | {', '.join(links)} |")
-    return "\n".join(lines)
+        return f":::{{warning}}\n{error}.\n:::"
+    return "\n".join(_linked(v) for v in found if v.claim.confirmatory == confirmatory)
+
+
+def _linked(verdict: Verdict) -> str:
+    """A claim with its status, ours beside the paper's, and where to look."""
+    claim, entry = verdict.claim, FIGURES[verdict.claim.figure]
+    badge = f'<span class="badge-{BADGES[verdict.status]}">{verdict.status}</span>'
+    name = claim.figure.replace("_", " ").capitalize()
+    links = [f"{{doc}}`{name} </{entry.page.rpartition('.')[0]}>`"]
+    for file in (data_file(table) for table in entry.data.split()):
+        links.append(f"{{download}}`{Path(file).name} <../{file}>`")
+    ours = f"Ours: {verdict.ours()}." if verdict.found else ""
+    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
+    anchor = f'<span id="claim-{claim.id}"></span>'
+    return f"- {anchor}{badge} **{claim.statement}** {said} ({', '.join(links)})"
 
 
 def linked_map() -> str:

@@ -58,7 +58,7 @@ def beside(name: str, results: Results) -> pd.DataFrame:
     """The rows of one of the paper's tables, with or without an arm of ours, then our own rows."""
     spec = BESIDE[name]
     arms, columns = spec["arms"], spec["columns"]
-    theirs = table(spec["file"]).astype(object).set_index(spec["label"])[list(columns)]
+    theirs = table(spec["file"], as_printed=True).set_index(spec["label"])[list(columns)]
     rows = theirs.reindex([*theirs.index, *(row for row in arms if row not in theirs.index)])
     rows = rows.rename(columns=columns).rename_axis("paper").reset_index()
     ours = dict(zip(arms.values(), shares(results, list(arms.values())), strict=True))
@@ -69,7 +69,7 @@ def beside(name: str, results: Results) -> pd.DataFrame:
 
 def table_1(profile: str = "nano") -> pd.DataFrame:
     """Who wins how many prompts: the paper's ten sources and ours, each from the strongest."""
-    theirs = table("table01_sources")
+    theirs = table("table01_sources", as_printed=True)
     ours = Results(profile).table("sources")
     wide = 100 * ours.pivot(index="seed", columns="source", values="share")
     wide = wide[wide.mean().sort_values(ascending=False).index]
@@ -103,12 +103,12 @@ def table_4(profile: str = "nano") -> pd.DataFrame:
 
 def table_5(profile: str = "nano") -> pd.DataFrame:
     """The paper's search ranges (``profile`` is not read)."""
-    return table("table05_search_ranges")
+    return table("table05_search_ranges", as_printed=True)
 
 
 def table_6(profile: str = "nano") -> pd.DataFrame:
     """The paper's chosen hyperparameters (``profile`` is not read)."""
-    return table("table06_hyperparameters")
+    return table("table06_hyperparameters", as_printed=True)
 
 
 def table_7(profile: str = "nano") -> pd.DataFrame:
@@ -125,7 +125,7 @@ def table_8(profile: str = "nano") -> pd.DataFrame:
     """Time to train: the paper's minutes, and our mean CPU seconds a world."""
     seconds = Results(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
-    rows = table("table08_runtime").set_axis(names, axis=1)
+    rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
     ours = seconds[list(BESIDE["table_4"]["arms"].values())].tolist()
     return rows.assign(
         **{"our sources": [1, 2, 3, 6], "DPO-on, s": seconds["dpo_on"], "WRPO, s": ours}
