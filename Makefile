@@ -67,7 +67,7 @@ results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 
 benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
 
-figures: $(INSTALLED) ## draw every figure from results/ into _build/figures
+figures: $(INSTALLED) ## every figure (SVG, PDF, PNG) and table (CSV) from results/ into _build/figures
 	$(BIN)/wrpo figures --out _build/figures
 
 lock: ## resolve pyproject.toml afresh and write requirements.lock and environment.yml

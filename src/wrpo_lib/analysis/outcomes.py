@@ -135,7 +135,7 @@ class Results:
         return estimate(values.round(12))  # what cancels is 0, not a rounding error
 
     def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
-        """A row per arm: its mean ``of``, a share or the length, with a 95 % interval over worlds."""
+        """A row per arm: its mean ``of`` (a share, or the length) with a 95 % interval."""
         rows = self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
         most = np.inf if of == "length" else 1
         return rows.assign(low=rows["low"].clip(0), high=rows["high"].clip(upper=most))

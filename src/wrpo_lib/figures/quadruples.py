@@ -63,41 +63,37 @@ def rewards(profile: str = "smol") -> Drawn:
 
 def lengths(profile: str = "smol") -> Drawn:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
-    sizes, unit = _sizes(profile)
+    sizes = _sizes(profile)
     with drawing(2, 4.4, height_ratios=[1.5, 1]) as (figure, (left, right)):
         place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
         left.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})
         name_rows(left, [look(name).name for name in RESPONSES])
-        left.set_xlabel(f"{unit} (n = {len(sizes)})")
+        left.set_xlabel(f"tokens (n = {len(sizes)})")
         for k, (a, b) in enumerate(LONGER.values()):
             draw_interval(right, k, paired_difference(sizes[a], sizes[b]), look(a))
         right.axvline(0, color="#555555", linewidth=0.8)
         name_rows(right, ["y_ws − y_wt", "y_wt − y_l"])
-        right.set_xlabel(f"difference in {unit}")
+        right.set_xlabel("difference in tokens")
     return Drawn(figure, sizes)
 
 
-def _sizes(profile: str) -> tuple[pd.DataFrame, str]:
-    """Sizes of y_ws, y_wt and y_l, one row per tracked quadruple, and their unit."""
+def _sizes(profile: str) -> pd.DataFrame:
+    """Tokens of y_ws, y_wt and y_l, one row per tracked quadruple."""
     rows = read_results(profile, "quadruples")
-    if "rejected_n_tokens" in rows:  # tracked as numbers, without the texts
-        columns = [f"{role}_n_tokens" for role in RESPONSES]
-        return rows[columns].set_axis(RESPONSES, axis=1), "tokens"
-    return rows[[*RESPONSES]].apply(lambda column: column.str.len()), "characters"
+    return rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(RESPONSES, axis=1)
 
 
 def longer_share(profile: str = "smol") -> pd.DataFrame:
     """How often y_ws is longer than y_wt, and y_wt than y_l, with Wilson intervals.
 
-    Where the results say which responses the token limit cut, also among those it did not.
+    The same among those that the token limit did not cut.
     """
-    sizes, _ = _sizes(profile)
+    sizes = _sizes(profile)
     quadruples = read_results(profile, "quadruples")
     longer = {question: sizes[a] > sizes[b] for question, (a, b) in LONGER.items()}
-    if "rejected_truncated" in quadruples:
-        for question, pair in LONGER.items():
-            cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
-            longer[f"{question}, neither cut"] = longer[question][~cut]
+    for question, pair in LONGER.items():
+        cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
+        longer[f"{question}, neither cut"] = longer[question][~cut]
     rows = []
     for question, found in longer.items():
         share = proportion_interval(int(found.sum()), len(found))
