@@ -105,12 +105,12 @@ def read_run(profile: str) -> dict[str, Any]:
 def read_results(profile: str, name: str) -> pd.DataFrame:
     """One table of tracked results, checked against the hash in ``run.json``.
 
-    ``name`` is the file's without its suffixes: a CSV, compressed or not, or a parquet file.
+    ``name`` is the file's, with or without suffixes: a CSV, compressed or not, or a parquet file.
     """
     import pandas as pd
 
     files = read_run(profile)["files"]
-    file = next((file for file in files if file.partition(".")[0] == name), None)
+    file = next((file for file in files if name in (file, file.partition(".")[0])), None)
     if file is None:
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
     path = results_dir(profile) / file

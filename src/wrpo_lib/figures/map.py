@@ -74,6 +74,7 @@ FIGURES = {
     "rules": Entry(tables.rules, "ours", "book/testbed.md", "nano/headroom"),
     "deviation": Entry(tables.deviation, "Figure 1", DEVIATION, "nano/deviation"),
     "dynamics": Entry(tables.dynamics, "Figure 3", DYNAMICS, "nano/dynamics"),
+    "dose": Entry(tables.dose, "ours", ABLATIONS, "nano/dynamics"),
     "skills": Entry(study.skills, "ours", ABLATIONS, "nano/outcomes"),
     "length": Entry(study.length, "ours", ABLATIONS, "nano/outcomes"),
     "measures": Entry(tables.measures, "ours", ABLATIONS, "nano/outcomes nano/arms"),

@@ -38,6 +38,18 @@ MEASURES = {
     "repeats": "repeats, %",
     "length": "tokens",
 }
+RULES = {
+    "sft_greedy": ("Target-SFT right, greedy", "0.35 to 0.65"),
+    "lead": ("weakest source minus target, greedy", "at least 0.2"),
+    "b_pass5": ("class B, any of five samples of Target-SFT right", "below 0.1"),
+    "b_source_right": ("class B, y_ws right", "at least 0.9"),
+    "gap_nats": ("log-probability of y_wt minus y_ws on Target-SFT, nats", "at least 2"),
+    "length_ratio": ("length of y_ws by that of y_wt", "about 1"),
+    "b_learnable": ("class B, gain of SFT on true answers", "at least 0.3"),
+    "rank_correlation": ("rank correlation of reward and truth in a prompt", "0.6 to 0.8"),
+    "sft_style": ("Target-SFT in the sources' wording", "reported"),
+}
+DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
 """Whose answers are shown."""
 
@@ -177,8 +189,14 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:
-    """What the rules of the world came to on the reported seeds, a row per world."""
-    return Results(profile).table("headroom")
+    """What the world's rules ask and what they came to: mean over worlds, lowest and highest."""
+    found = Results(profile).table("headroom")
+    found["lead"] = found["worst_source"] - found["target_greedy"]
+    rows = []
+    for name, (rule, asked) in RULES.items():
+        own = found[name]
+        rows.append((rule, asked, own.mean(), own.min(), own.max()))
+    return pd.DataFrame(rows, columns=["rule", "asked", "mean", "lowest world", "highest world"])
 
 
 def deviation(profile: str = "nano") -> pd.DataFrame:
@@ -201,3 +219,17 @@ def dynamics(profile: str = "nano") -> pd.DataFrame:
         for arm in DYNAMICS:
             rows[look(arm).name][name] = mean_interval(wide[arm]).text()
     return pd.DataFrame(rows).T.rename_axis("method").reset_index()
+
+
+def dose(profile: str = "nano") -> pd.DataFrame:
+    """Mean weight of y_ws over training, and its mean share in the preferred responses' gradient.
+
+    The share is of the norms of what y_ws and y_wt add to the gradient, weights included.
+    """
+    rows = Results(profile).table("dynamics").query("split == 'train'")
+    means = rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
+    found = []
+    for arm in DOSED:
+        weight, share = (mean_interval(100 * means.loc[arm, of]).text(1) for of in means)
+        found.append((look(arm).name, weight, share))
+    return pd.DataFrame(found, columns=["method", "weight, %", "share of the gradient, %"])
