@@ -14,7 +14,7 @@ from scipy import stats
 from study_results import outcomes, write_study
 
 from wrpo_lib.analysis.outcomes import Found, Results, estimate
-from wrpo_lib.analysis.verdicts import Verdict, holm, status, verdicts
+from wrpo_lib.analysis.verdicts import Verdict, holm, status, verdicts, within
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.paper.plan import PLAN, Plan, read_plan
 from wrpo_lib.records import project_root
@@ -98,6 +98,13 @@ def test_no_difference_and_could_not_tell_are_two_words(
         said = Verdict(claim, expected, found).remark()
         assert "would be found in 80 %" in said
     assert status(claim, found, found.p, None) != "smaller than δ"  # nats have no delta
+
+
+def test_an_effect_that_is_there_and_does_not_matter_is_said_to_be_both() -> None:
+    claim, found = read_plan().claim("wrpo"), Found(0.005, 0.001, 10)
+    assert status(claim, found, found.p, DELTA) == "reproduced"
+    assert within(found, DELTA)
+    assert "smaller than δ" in Verdict(claim, "reproduced", found, small=True).remark()
 
 
 def test_the_standard_error_is_that_of_worlds_or_of_worlds_and_prompts() -> None:

@@ -22,6 +22,7 @@ class Verdict:
 
     ``adjusted``: the interval that excludes 0 exactly where the corrected p is below 0.05.
     ``ratio``: ours as a share of the gain of DPO-on over Target-SFT, where the paper has one too.
+    ``small``: the 90 % interval lies within ±δ, whatever the status is.
     ``diverged``: how many runs behind the estimate diverged; they are kept in it.
     """
 
@@ -32,6 +33,7 @@ class Verdict:
     p: float = 1.0
     ratio: Estimate | None = None
     paper_ratio: float | None = None
+    small: bool = False
     diverged: int = 0
 
     def ours(self) -> str:
@@ -47,6 +49,8 @@ class Verdict:
         if self.status == "inconclusive" and (least := detectable(self.found.interval())):
             factor, unit = test.unit
             said.append(f"{factor * least:.2g} {unit} would be found in 80 % of such studies.")
+        if self.small and self.status in ("reproduced", "contradicted"):
+            said.append("The effect is there and smaller than δ.")
         if self.ratio and self.paper_ratio is not None:
             covers = self.ratio.low <= self.paper_ratio <= self.ratio.high
             verb = "covers" if covers else "does not cover"
@@ -91,10 +95,16 @@ def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
     """One of four words for an estimate, given its corrected p and the size that matters."""
     if p < 0.05:
         return "reproduced" if claim.sign * found.value > 0 else "contradicted"
+    return "smaller than δ" if within(found, delta) else "inconclusive"
+
+
+def within(found: Found, delta: float | None) -> bool:
+    """Whether the 90 % interval lies within ±``delta``: two one-sided 5 % tests of a large effect.
+
+    Without a ``delta`` nothing does.
+    """
     ninety = found.interval(0.9)
-    if delta and -delta < ninety.low and ninety.high < delta:
-        return "smaller than δ"
-    return "inconclusive"
+    return delta is not None and -delta < ninety.low and ninety.high < delta
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -138,6 +148,7 @@ def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: 
         found,
         found.interval(1 - 0.05 * found.p / p if p else 0.95),
         p,
+        small=within(found, delta),
         diverged=diverged,
         **_ratios(results, claim, test),
     )
