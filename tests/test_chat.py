@@ -13,7 +13,7 @@ import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from wrpo_lib.chat import Renderer, Truncation, render, render_text
+from wrpo_lib.chat import Renderer, Truncation, render
 from wrpo_lib.errors import WRPOError
 
 STOCK = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
@@ -124,8 +124,8 @@ def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
 @pytest.mark.parametrize("text", ["fine", "fine<|end|>", "fine<|end|>\n", "fine<|end|>\n<|end|> "])
 def test_exactly_one_end_and_nothing_dropped(text: str) -> None:
     tokenizer = byte_level(LINES, ["<|user|>", "<|assistant|>", "<|end|>", "<|stop|>"])
-    assert render_text(tokenizer, PROMPT, [text])[1] == ["fine\n<|end|>"]
     made = render(tokenizer, PROMPT, [text])
+    assert tokenizer.decode(made.response_ids[0]) == "fine\n<|end|>"
     assert (made.edited, made.control) == (0, 0)
 
 
@@ -137,13 +137,6 @@ def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
     counts.add(made, ["source_chosen", "target_chosen", "rejected"])
     assert (counts["edited"], counts["control"]) == (3, 1)
     assert "3 responses that the chat template would write otherwise" in counts.report()
-
-
-def test_a_header_of_control_tokens_is_refused() -> None:
-    template = ZEPHYR.replace("{{ m.content }}", "<|channel|>{{ m.content }}")
-    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>", "<|channel|>"])
-    with pytest.raises(WRPOError, match=r"writes '<\|channel\|>' before a response"):
-        render(tokenizer, PROMPT, ["fine"])
 
 
 def test_a_plain_text_prompt_is_one_user_turn() -> None:
@@ -158,8 +151,9 @@ def test_no_default_system_turn_inside_a_response() -> None:
     tokenizer = byte_level(CHATML, ["<|im_start|>", "<|im_end|>"])
     lone = tokenizer.apply_chat_template([{"role": "assistant", "content": "x"}], tokenize=False)
     assert "You are helpful" in lone  # the official way: a system block inside every response
-    start, (text,) = render_text(tokenizer, PROMPT, ["fine"])
-    assert ("You are helpful" in start, text) == (True, "fine<|im_end|>")
+    made = render(tokenizer, PROMPT, ["fine"])
+    assert "You are helpful" in tokenizer.decode(made.prompt_ids)
+    assert tokenizer.decode(made.response_ids[0]) == "fine<|im_end|>"
 
 
 def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:
@@ -185,7 +179,7 @@ def test_a_system_turn_is_folded_alike_for_sampling_and_training(system: str) ->
     prompt = [{"role": "system", "content": "be brief"}, *PROMPT]
     renderer, row = Renderer(tokenizer), render(tokenizer, prompt, ["fine"])
     assert row.prompt_ids == renderer.ids(prompt)
-    assert (row.folded, renderer.folded) == (True, 1)
+    assert row.folded == renderer.folded == 1
     assert "be brief\n\nsay it" in tokenizer.decode(row.prompt_ids)
 
 

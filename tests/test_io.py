@@ -28,9 +28,6 @@ LIST = json.dumps(ROWS).encode()
 BOM = codecs.BOM_UTF8
 
 
-PRESSED = gzip.compress(LINES, mtime=0)
-
-
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -74,10 +71,8 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
         ("r.jsonl", b'{"id": ' + b"[" * 10**5, "line 1: not JSON"),
         ("r.jsonl", b'{"id": ' + b"9" * 5000 + b"}", "line 1: not JSON .*digits"),
         ("r.jsonl", b"null\n" + LINES, "line 1: not a JSON object"),
-        ("r.jsonl.gz", PRESSED[:-20], "damaged, copy it again"),
-        ("r.jsonl.gz", PRESSED[:12] + b"damage" * 9, "damaged, copy it again"),
+        ("r.jsonl.gz", gzip.compress(LINES)[:-20], "damaged, copy it again"),
         ("r.parquet", LINES, "damaged, copy it again"),
-        ("r.json", b'[{"a": 1}', "not JSON"),
         ("r.json", b'{"a": 1}', "not a JSON list"),
         ("r.csv", LINES, "unknown kind of file; use"),
     ],
@@ -136,13 +131,14 @@ def filled(path: Path, n: int = 3) -> Path:
     return path
 
 
-def test_rows_and_keys_there_and_back(tmp_path: Path) -> None:
+def test_rows_and_keys_there_and_back_by_one_writer_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "rows.jsonl"
     with Store(path, KEY) as store:
-        assert store.keys() == set()
         store.append(row(0, "ä \n ' \" 東京 \ud83d"))
         store.append(row(1))
         assert [r["prompt_id"] for r in store] == ["p0", "p1"]
+        with pytest.raises(WRPOError, match="written by another process"):
+            Store(path, KEY)
     with Store(path, KEY) as store:
         assert store.keys() == {("p0", 0), ("p1", 0)}
         assert next(iter(store))["text"] == "ä \n ' \" 東京 ?"  # half an emoji
@@ -172,13 +168,14 @@ P0, P1 = (json.dumps(row(k)) + "\n" for k in (0, 1))
     ("name", "text", "sentence"),
     [
         ("r.jsonl", P0 + "{broken\n" + P1, "line 2: not JSON"),
-        ("r.jsonl", P0 + "[1]\n" + P1, "line 2: not a JSON object"),
         ("r.jsonl", P0 + '{"prompt_id": "p7"}\n' + P1, "line 2, field 'sample': missing"),
         ("r.jsonl", P0 + P0, "line 2: the row prompt_id 'p0', sample 0 stands in"),
         ("notes.txt", "my notes\nthis line matters", "unknown kind of file"),
         ("notes.jsonl", "this line matters", "line 1: not JSON"),
-        ("list.jsonl", '[\n {"a": 1},\n {"b": 2}', "line 1: not JSON"),
         ("other.jsonl", '{"id": 1}\n{"id": 2, "te', "line 1, field 'prompt_id': missing"),
+        ("one.jsonl", '{"note": "this line mat', "line 1: not JSON"),
+        ("one.jsonl", '{"id": 123', "line 1: not JSON"),
+        ("one.jsonl", '{"prompt_id": "p7", "prompt": "my', "line 1: not JSON"),
     ],
 )
 def test_any_other_fault_is_named_and_the_file_stays(
@@ -198,8 +195,6 @@ def test_a_row_is_refused_before_it_is_written(tmp_path: Path) -> None:
             store.append(row(0))
         with pytest.raises(WRPOError, match=r"\('p5', 0\) for .* holds NaN"):
             store.append({**row(5), "reward": float("nan")})
-        with pytest.raises(WRPOError, match="field 'prompt_id': missing"):
-            store.append({"sample": 0})
     assert path.read_bytes() == before
 
 
@@ -217,14 +212,6 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
         assert path.read_bytes() == before
         store.append(row(3))
     assert len(path.read_text().splitlines()) == 4
-
-
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    with Store(path, KEY), pytest.raises(WRPOError, match="written by another process"):
-        Store(path, KEY)
-    with Store(path, KEY):
-        pass
 
 
 WRITER = """

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,14 @@ def say(text: str) -> Row:
     return {"role": "assistant", "content": text}
 
 
-def response(k: int, model: str, sample: int) -> Row:
-    named = {"prompt_id": f"p{k}", "prompt": ask(k), "model": model, "sample": sample}
-    return {**named, "text": f"{model} says {sample} to {k}"}
+def response(k: int) -> Row:
+    model, sample = "tb"[k // 2 % 2], k % 2
+    named = {"prompt_id": f"p{k // 4}", "prompt": ask(k // 4), "model": model, "sample": sample}
+    return {**named, "text": f"{model} says {sample} to {k // 4}"}
 
 
-def reward(k: int, model: str, sample: int) -> Row:
-    return {**response(k, model, sample), "reward": k + sample / 2, "reward_model": "rm"}
+def reward(k: int) -> Row:
+    return {**response(k), "reward": k / 2, "reward_model": "rm"}
 
 
 def quadruple(k: int) -> Row:
@@ -60,6 +61,18 @@ def binarized(k: int) -> Row:
     return {"prompt": ask(k)[0]["content"], "prompt_id": f"p{k}", **both}
 
 
+def pair(k: int) -> Row:
+    return {"prompt": ask(k), "chosen": [say(f"c {k}")], "rejected": f"l {k}"}
+
+
+def simpo(k: int) -> Row:
+    return {"prompt": f"q {k}", "all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
+
+
+def output(k: int) -> Row:
+    return {"instruction": f"q {k}", "output": f"said {k}", "generator": "g"}
+
+
 def choices(k: int) -> Row:
     turns = [f"first {k}", f"second {k}"]
     question = ["shift-fcff-copy", "shift-hcdf-copy", "nobody-asks"][k]
@@ -74,13 +87,8 @@ def annotation(k: int) -> Row:
 
 
 def graded(k: int) -> Row:
-    return {
-        "question_id": 81 + k,
-        "model": "m",
-        "judge": ["gpt-4", "single-v1"],
-        "turn": 1,
-        "score": k + 5,
-    }
+    judged = {"question_id": 81 + k, "model": "m", "judge": ["gpt-4", "single-v1"]}
+    return {**judged, "turn": 1, "score": k + 5}
 
 
 def games(k: int) -> Row:
@@ -92,56 +100,30 @@ def battle(k: int) -> Row:
     return {"question_id": f"q{k}", "model_a": "gpt-4-0314", "model_b": "m", "winner": "model_b"}
 
 
-DATA = ["data check {f}", "data import {f} {o}.jsonl --model m", "data export {f} {o}.jsonl"]
-FORMS: dict[str, tuple[list[Row], list[str]]] = {
-    "quadruples": (
-        [quadruple(k) for k in range(3)],
-        [*DATA, "data import {f} {o}.parquet", "train"],
-    ),
-    "official": ([official(k) for k in range(3)], DATA),
-    "binarized": ([binarized(k) for k in range(3)], [*DATA, "train"]),
-    "pairs": (
-        [{"prompt": ask(k), "chosen": [say(f"c {k}")], "rejected": f"l {k}"} for k in range(3)],
-        [*DATA, "train"],
-    ),
-    "simpo": (
-        [
-            {"prompt": f"q {k}", "all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
-            for k in range(3)
-        ],
-        DATA,
-    ),
-    "outputs": (
-        [{"instruction": f"q {k}", "output": f"said {k}", "generator": "g"} for k in range(3)],
-        [*DATA, "judge alpaca-eval --answers {f} --judge j --estimate --out {o}.jsonl"],
-    ),
+CHECK = "data check {f}"
+DATA = [CHECK, "data import {f} {o}.jsonl --model m", "data export {f} {o}.jsonl"]
+JUDGE = "--answers {f} --judge j --estimate --out {o}.jsonl"
+FORMS: dict[str, tuple[Callable[[int], Row], int, list[str]]] = {
+    "quadruples": (quadruple, 3, [*DATA, "data import {f} {o}.parquet", "train"]),
+    "official": (official, 3, DATA),
+    "binarized": (binarized, 3, [*DATA, "train"]),
+    "pairs": (pair, 3, [*DATA, "train"]),
+    "simpo": (simpo, 3, DATA),
+    "outputs": (output, 3, [*DATA, f"judge alpaca-eval {JUDGE}"]),
     "prompts": (
-        [{"prompt_id": f"p{k}", "prompt": ask(k)} for k in range(3)],
-        ["data split {f} {o}", "data overlap {f} --benchmark {g} --out {o}.jsonl"],
+        lambda k: {"prompt_id": f"p{k}", "prompt": ask(k)},
+        3,
+        [CHECK, "data split {f} {o}"],
     ),
-    "responses": (
-        [response(k, "m", s) for k in range(2) for s in range(2)],
-        ["data check {f}", "score {f} --nano --out {o}.jsonl"],
-    ),
-    "rewards": (
-        [reward(k, m, s) for k in range(2) for m in ("t", "b") for s in range(2)],
-        ["data check {f}", "pair {f} --target t --out {o}.jsonl"],
-    ),
-    "choices": (
-        [choices(k) for k in range(2)],
-        ["judge mt-bench --answers {f} --judge j --estimate --out {o}.jsonl"],
-    ),
-    "annotations": (
-        [annotation(k) for k in range(6)],
-        ["summarise alpaca-eval {f} --replicates 2"],
-    ),
-    "graded": (
-        [graded(k) for k in range(4)],
-        ["summarise mt-bench {f}", "agreement mt-bench {f} {g}"],
-    ),
-    "games": ([games(k) for k in range(3)], ["summarise arena-hard {f}"]),
-    "battles": ([battle(k) for k in range(3)], ["summarise arena-hard {f}"]),
+    "responses": (response, 4, [CHECK, "score {f} --nano --out {o}.jsonl"]),
+    "rewards": (reward, 8, [CHECK, "pair {f} --target t --out {o}.jsonl"]),
+    "choices": (choices, 2, [f"judge mt-bench {JUDGE}"]),
+    "annotations": (annotation, 6, ["summarise alpaca-eval {f} --replicates 2"]),
+    "graded": (graded, 4, ["summarise mt-bench {f}", "agreement mt-bench {f} {g}"]),
+    "games": (games, 3, ["summarise arena-hard {f}"]),
+    "battles": (battle, 3, ["summarise arena-hard {f}"]),
 }
+"""Form -> what makes its row number k, how many rows, and the commands that read it."""
 
 
 def mutate_rows(draw: random.Random, rows: list[Row]) -> list[Row]:
@@ -203,35 +185,31 @@ def texts(value: Any) -> Iterator[str]:
     """Every text in a value of JSON."""
     if isinstance(value, str):
         yield value
-    for part in (
-        value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    ):
+    if isinstance(value, dict):
+        value = list(value.values())
+    for part in value if isinstance(value, list) else []:
         yield from texts(part)
+
+
+def texts_of(lines: str) -> set[str]:
+    return {text for line in lines.split("\n") if line.strip() for text in texts(json.loads(line))}
 
 
 def invented(source: bytes, made: Path) -> set[str]:
     """Texts of the rows in ``made`` that no row of ``source`` has, but for ids and names."""
     source = gzip.decompress(source) if source[:2] == b"\x1f\x8b" else source
-    known = source.decode("utf-8-sig", "surrogatepass")
-    given = {text for line in known.split("\n") if line.strip() for text in texts(json.loads(line))}
+    given = texts_of(source.decode("utf-8-sig", "surrogatepass"))
     plain = {re.sub("[\ud800-\udfff]", "?", text) for text in given}
-    ours = {"user", "assistant", "m", "unknown", "", "nano"}
-    found = {
-        text
-        for line in made.read_text("utf-8").split("\n")
-        if line
-        for text in texts(json.loads(line))
-    }
-    return {
-        text for text in found - plain - ours if not re.fullmatch(r"[0-9a-f]{8,64}|row \d+", text)
-    }
+    new = texts_of(made.read_text("utf-8")) - plain - {"user", "assistant", "m", "unknown", ""}
+    return {text for text in new if not re.fullmatch(r"[0-9a-f]{8,64}|row \d+", text)}
 
 
 def run(capsys: pytest.CaptureFixture[str], seed: int, folder: Path) -> str | None:
     """What went wrong with the mutation of this number, None where nothing did."""
     draw = random.Random(seed)
     form = draw.choice(list(FORMS))
-    rows, commands = FORMS[form]
+    make, number, commands = FORMS[form]
+    rows = [make(k) for k in range(number)]
     suffix, data = mutate_file(draw, mutate_rows(draw, rows))
     path, good, out = folder / f"{seed}{suffix}", folder / f"{form}.jsonl", folder / f"out{seed}"
     path.write_bytes(data)

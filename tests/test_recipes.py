@@ -102,18 +102,14 @@ BAD = {
     "stage: dpo": "stage: should be 'sft' or 'preference'",
     "model: [a]": "model: should be a valid string",
     "load: null": "load: should be a valid dictionary",
-    "lora: 8": "lora: should be a valid dictionary",
-    "merge: {}": "merge: should be a valid boolean",
     "1: 2": "1: ",
     "training: [": "not valid YAML",
     "a: 2020-13-45": "not valid YAML",
     "- stage": "holds no mapping",
     "{base: workstation/sft, merge: true, lora: null}": "`merge` has no adapter",
     "{base: smol/wrpo, training: {alpha: [1]}}": "training.alpha: should be a valid number",
-    "{base: smol/wrpo, training: {save_strategy: no}}": "training.save_strategy: should be 'no'",
     "{base: smol/wrpo, training: {bta: 1}}": "unknown key 'training.bta'; did you mean 'beta'",
     "{base: smol/wrpo, lora: {r: abc}}": "lora.r: should be a valid integer",
-    "{base: smol/wrpo, lora: {target_modules: {a: 1}}}": "lora.target_modules: should be",
     "{base: smol/wrpo, quantization: {load_in_4bit: abc}}": "load_in_4bit must be a boolean",
 }
 

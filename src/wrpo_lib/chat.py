@@ -2,8 +2,7 @@
 
 The chat template renders the prompt, up to where the model answers; a response is trained as it was
 sampled: its own text, and the one token that ends a turn. Both are tokenised together and cut at
-the boundary, since some tokenizers begin a text that stands alone with another token. A template
-that cannot take a system turn gets its text at the head of the user turn.
+the boundary, since some tokenizers begin a text that stands alone with another token.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 Prompt = str | Messages
+FIELDS = ("role", "content")
 ROLES = ("system", "user", "assistant", "tool")
 MARKERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>")
-"""Signs that a text went through some model's chat template already."""
 PROBE = "wrpo-probe"
 
 
@@ -36,20 +35,19 @@ def is_rendered(prompt: Any) -> bool:
 def prompt_problems(prompt: Any) -> Iterator[str]:
     """Everything wrong with a prompt: messages that end in a user turn, or text."""
     if isinstance(prompt, str):
-        if not prompt.strip():
-            yield "is empty; remove the row"
-        return
+        prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
         yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
         return
     for k, message in enumerate(prompt, 1):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        role, text = (message.get(name) if isinstance(message, dict) else None for name in FIELDS)
+        if not isinstance(text, str):
             yield f"message {k} has no text content; give role and content"
-        elif message.get("role") not in ROLES:
-            yield f"message {k} has the role {message.get('role')!r}; use one of {', '.join(ROLES)}"
-        elif not message["content"].strip() and message["role"] == "user":
+        elif role not in ROLES:
+            yield f"message {k} has the role {role!r}; use one of {', '.join(ROLES)}"
+        elif not text.strip() and role == "user":
             yield f"message {k} is empty; remove the row"
-    if isinstance(prompt[-1], dict) and prompt[-1].get("role") != "user":
+    if role != "user":
         yield "does not end in a user turn; drop what follows the last question"
 
 
@@ -58,46 +56,40 @@ def as_messages(prompt: Any, where: str) -> Messages:
     for what in prompt_problems(prompt):
         raise WRPOError(f"{where}, field 'prompt': {what}")
     if is_rendered(prompt):
-        raise WRPOError(
-            f"{where}, field 'prompt': went through a chat template already; give messages, so "
-            "that each model's own template can be used"
-        )
+        what = "went through a chat template already; give messages, for each model's own template"
+        raise WRPOError(f"{where}, field 'prompt': {what}")
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
-    return [{"role": m["role"], "content": m["content"]} for m in prompt]
-
-
-def fold_system(messages: Messages) -> Messages:
-    """The same conversation without a system turn: its text opens the first user turn."""
-    system, rest = messages[0], [dict(m) for m in messages[1:]]
-    user = next(m for m in rest if m["role"] == "user")
-    user["content"] = "\n\n".join(t for t in (system["content"], user["content"]) if t.strip())
-    return rest
+    return [{name: message[name] for name in FIELDS} for message in prompt]
 
 
 class Renderer:
-    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take."""
+    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take.
+
+    The text of such a turn opens the first user turn.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
-            raise WRPOError(
-                f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__!r} has no chat "
-                "template; set tokenizer.chat_template, or choose a chat model"
-            )
-        self.tokenizer = tokenizer
+            name = tokenizer.name_or_path or type(tokenizer).__name__
+            what = "set tokenizer.chat_template, or choose a chat model"
+            raise WRPOError(f"the tokenizer {name!r} has no chat template; {what}")
+        self.tokenizer, self.folded = tokenizer, 0
         self.takes_system = _takes_system(tokenizer, str(tokenizer.chat_template))
-        self.folded = 0
 
     def ids(self, messages: Messages, ask: bool = True) -> list[int]:
         """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
         return _token_ids(self.tokenizer, _apply(self.tokenizer, self.fit(messages), ask))
 
     def fit(self, messages: Messages) -> Messages:
-        """The conversation as the template takes it: a system turn that it cannot take, folded."""
+        """The conversation as the template takes it."""
         if messages[0]["role"] != "system" or self.takes_system:
             return messages
         self.folded += 1
-        return fold_system(messages)
+        system, rest = messages[0]["content"].strip(), [dict(m) for m in messages[1:]]
+        user = next(m for m in rest if m["role"] == "user")
+        user["content"] = f"{system}\n\n{user['content']}" if system else user["content"]
+        return rest
 
 
 @lru_cache(maxsize=16)
@@ -119,42 +111,33 @@ def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple
     after it. Control tokens there, such as a channel's, cannot be left out and are refused.
     """
     special = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
-    before, after, user = "", "", [{"role": "user", "content": "x"}]
-    if template:
-        start = _apply(tokenizer, user)
-        whole = _apply(tokenizer, [*user, {"role": "assistant", "content": PROBE}], ask=False)
-        if not whole.startswith(start.rstrip()) or PROBE not in whole:
-            raise WRPOError(
-                "the chat template renders the prompt differently when a response follows, or "
-                "drops the response; use a template that keeps both"
-            )
-        between = whole.removeprefix(start.rstrip())
-        before, after = between.removeprefix(start[len(start.rstrip()) :]).split(PROBE, 1)
-        if any(token in before for token in special):
-            raise WRPOError(
-                f"the chat template writes {before!r} before a response, which the response's text "
-                "does not hold; use a template or a model that needs no such header"
-            )
-        before = "" if before.strip() else before
+    user, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
+    start, whole = _apply(tokenizer, [user]), _apply(tokenizer, [user, said], ask=False)
+    shared = start.rstrip()
+    if not whole.startswith(shared) or PROBE not in whole:
+        what = "renders the prompt differently when a response follows, or drops the response"
+        raise WRPOError(f"the chat template {what}; use a template that keeps both")
+    between, after = whole.removeprefix(shared).split(PROBE, 1)
+    before = between.removeprefix(start.removeprefix(shared))
+    if any(token in before for token in special):
+        what = f"writes {before!r} before a response, which the response's text does not hold"
+        raise WRPOError(f"the chat template {what}; use one that needs no such header")
+    before = "" if before.strip() else before
     found = [(after.find(token), -len(token), token) for token in special if token in after]
-    if found:
-        at, _, end = min(found)
-        return before, after[:at], end
-    if tokenizer.eos_token is None:
+    if not found and tokenizer.eos_token is None:
         raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
-    return before, "", str(tokenizer.eos_token)
+    at, _, end = min(found, default=(0, 0, str(tokenizer.eos_token)))
+    return before, after[:at], end
 
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool = True) -> str:
+    how = {"tokenize": False, "add_generation_prompt": ask}
     try:
-        return str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
-        )
+        return str(tokenizer.apply_chat_template(messages, **how))
     except Exception as error:  # templates raise errors of their own kinds
         roles = ", ".join(m.get("role", "?") for m in messages)
-        raise WRPOError(
-            f"the chat template cannot render the roles ({roles}): {error}; change the prompt"
-        ) from error
+        what = f"cannot render the roles ({roles}): {error}"
+        raise WRPOError(f"the chat template {what}; change the prompt") from error
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -173,27 +156,9 @@ class Rendered:
     response_ids: list[list[int]]
     prompt_truncated: bool
     response_truncated: list[bool]
-    folded: bool = False
-    edited: int = 0
-    control: int = 0
-
-
-def render_text(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, responses: list[str]
-) -> tuple[str, list[str]]:
-    """The prompt's text and each response's text, which ends with exactly one end token.
-
-    ``prompt`` is a list of messages, text that went through a chat template already, or other
-    text, which is one user turn.
-    """
-    start = prompt if isinstance(prompt, str) else ""
-    if not is_rendered(prompt):
-        renderer = Renderer(tokenizer)
-        start = _apply(tokenizer, renderer.fit(as_messages(prompt, "the prompt")))
-    before, after, end = _around_response(tokenizer, str(tokenizer.chat_template or ""))
-    own_ends = re.compile(rf"(?:{re.escape(end)}\s*)+\Z")
-    texts = [own_ends.sub("", text).removeprefix(before) for text in responses]
-    return start, [before + text + after + end for text in texts]
+    folded: int
+    edited: int
+    control: int
 
 
 def render(
@@ -203,37 +168,37 @@ def render(
     max_length: int | None = None,
     max_prompt_length: int | None = None,
 ) -> Rendered:
-    """Token ids of a prompt and its responses.
+    """Token ids of a prompt and its responses, each of which ends with exactly one end token.
 
-    Where prompt plus a response exceed ``max_length``, the prompt is cut first, from the left, to
-    ``max_prompt_length``; then each response on its own, from the right, to what is left. A short
-    response is never cut because another one is long.
+    A ``prompt`` of text that went through no chat template is one user turn. Where prompt plus a
+    response exceed ``max_length``, the prompt is cut first, from the left, to
+    ``max_prompt_length``; then each response on its own, from the right, to what is left.
 
     :raises WRPOError: where the template cannot render the prompt, the prompt leaves no room, or
         the tokenizer merges prompt and response so that neither can be told from the other.
     """
-    start, texts = render_text(tokenizer, prompt, responses)
+    renderer, turns, start = Renderer(tokenizer), list[dict[str, str]](), str(prompt)
+    if not is_rendered(prompt):
+        turns = renderer.fit(as_messages(prompt, "the prompt"))
+        start = _apply(tokenizer, turns)
+    before, after, end = _around_response(tokenizer, str(tokenizer.chat_template))
+    own_ends = re.compile(rf"(?:{re.escape(end)}\s*)+\Z")
+    texts = [before + own_ends.sub("", text).removeprefix(before) + after for text in responses]
     prompt_ids = _token_ids(tokenizer, start)
-    response_ids = [_cut(tokenizer, start, prompt_ids, text) for text in texts]
+    response_ids = [_cut(tokenizer, start, prompt_ids, text + end) for text in texts]
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    noted: dict[str, Any] = {
-        "folded": not isinstance(prompt, str) and Renderer(tokenizer).fit(prompt) is not prompt,
-        "edited": sum(_edits(tokenizer, prompt, text, start + text) for text in texts),
-        "control": sum(not special.isdisjoint(ids[:-1]) for ids in response_ids),
-    }
-    longest = max(map(len, response_ids), default=0)
-    if max_length is None or len(prompt_ids) + longest <= max_length:
-        return Rendered(prompt_ids, response_ids, False, [False] * len(response_ids), **noted)
-    kept = prompt_ids if max_prompt_length is None else prompt_ids[-max_prompt_length:]
-    left = max_length - len(kept)
-    if left < 1:
-        raise WRPOError(
-            f"a prompt of {len(kept)} tokens leaves no room for a response in max_length "
-            f"{max_length}; raise it or lower max_prompt_length"
-        )
-    cut = [len(ids) > left for ids in response_ids]
-    short = len(kept) < len(prompt_ids)
-    return Rendered(kept, [ids[:left] for ids in response_ids], short, cut, **noted)
+    edited = sum(_edits(tokenizer, turns, text.removesuffix(after), start + text) for text in texts)
+    control = sum(not special.isdisjoint(ids[:-1]) for ids in response_ids)
+    kept, left = prompt_ids, max(map(len, response_ids), default=0)
+    if max_length is not None and len(prompt_ids) + left > max_length:
+        kept = prompt_ids[-(max_prompt_length or len(prompt_ids)) :]
+        left = max_length - len(kept)
+    if left < 1 and responses:
+        what = f"{len(kept)} tokens leaves no room for a response in max_length {max_length}"
+        raise WRPOError(f"a prompt of {what}; raise it or lower max_prompt_length")
+    cut = len(kept) < len(prompt_ids), [len(ids) > left for ids in response_ids]
+    ids = [ids[:left] for ids in response_ids]
+    return Rendered(kept, ids, *cut, renderer.folded, edited, control)
 
 
 def _cut(
@@ -252,42 +217,16 @@ def _cut(
     for ids in (_token_ids(tokenizer, response), behind[len(line) :]):
         if tokenizer.decode(prompt_ids + ids) == tokenizer.decode(whole):
             return ids
-    raise WRPOError(
-        "the tokenizer merges the end of the prompt with the start of a response; use a chat "
-        "template that ends the prompt on a token of its own"
-    )
+    what = "merges the end of the prompt with the start of a response"
+    raise WRPOError(f"the tokenizer {what}; use a chat template that ends in a token of its own")
 
 
-def _edits(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, response: str, trained: str) -> bool:
+def _edits(tokenizer: PreTrainedTokenizerBase, turns: Messages, said: str, trained: str) -> bool:
     """Whether the template itself would write the response in other words, not only spaces."""
-    if isinstance(prompt, str):
+    if not turns:
         return False
-    _, after, end = _around_response(tokenizer, str(tokenizer.chat_template))
-    said = {"role": "assistant", "content": response.removesuffix(after + end)}
-    whole = _apply(tokenizer, [*Renderer(tokenizer).fit(prompt), said], ask=False)
-    return not "".join(whole.split()).startswith("".join(trained.removesuffix(end).split()))
-
-
-class Truncation(Counter[str]):
-    """Counts of rows, of prompts and responses (by field) that were cut, and of :data:`NOTES`."""
-
-    def add(self, rendered: Rendered, fields: list[str]) -> None:
-        """Count one rendered row whose responses are named by ``fields``."""
-        self["rows"] += 1
-        self["prompt"] += rendered.prompt_truncated
-        for name in NOTES:
-            self[name] += getattr(rendered, name)
-        for name, cut in zip(fields, rendered.response_truncated, strict=True):
-            self[name] += cut
-
-    def report(self) -> str:
-        """One line for the log."""
-        known = ("rows", *NOTES)
-        cut = ", ".join(f"{name} {n}" for name, n in self.items() if name not in known and n)
-        rows = f"in {self['rows']} rows"
-        what = f"truncated {rows}: {cut}" if cut else f"nothing truncated {rows}"
-        notes = (sentence.format(self[name]) for name, sentence in NOTES.items() if self[name])
-        return "; ".join([what, *notes])
+    whole = _apply(tokenizer, [*turns, {"role": "assistant", "content": said}], ask=False)
+    return not "".join(whole.split()).startswith("".join(trained.split()))
 
 
 NOTES = {
@@ -296,3 +235,21 @@ NOTES = {
     "control": "{} responses with a special token inside",
 }
 """What is counted beside truncation, as the log says it."""
+
+
+class Truncation(Counter[str]):
+    """Counts of rows, of prompts and responses (by field) that were cut, and of :data:`NOTES`."""
+
+    def add(self, rendered: Rendered, fields: list[str]) -> None:
+        """Count one rendered row whose responses are named by ``fields``."""
+        self["rows"] += 1
+        self.update({name: getattr(rendered, name) for name in NOTES})
+        self["prompt"] += rendered.prompt_truncated
+        self.update(dict(zip(fields, rendered.response_truncated, strict=True)))
+
+    def report(self) -> str:
+        """One line for the log."""
+        notes = [said.format(self[name]) for name, said in NOTES.items() if self[name]]
+        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", *NOTES)]
+        what = f"in {self['rows']} rows: {', '.join(cut)}" if cut else f"in {self['rows']} rows"
+        return "; ".join([f"truncated {what}" if cut else f"nothing truncated {what}", *notes])

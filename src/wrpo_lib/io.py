@@ -13,9 +13,8 @@ import hashlib
 import json
 import logging
 import os
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +22,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 
 Row = dict[str, Any]
 Key = tuple[Any, ...]
@@ -40,11 +39,11 @@ def check_suffix(path: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path
     return Path(path)
 
 
-def check_output(out: Path, *inputs: Path) -> Path:
-    """The path ``out``, if rows can be written there and it is none of the ``inputs``."""
+def check_output(out: Path, *inputs: Path, suffixes: tuple[str, ...] = WRITABLE) -> Path:
+    """The path ``out``, if its kind can be written and it is none of the ``inputs``."""
     if any(path.exists() and out.exists() and out.samefile(path) for path in inputs):
         raise WRPOError(f"{out} is read and would be overwritten; choose another output")
-    return check_suffix(out, WRITABLE)
+    return check_suffix(out, suffixes)
 
 
 def iter_rows(path: str | Path) -> Iterator[Row]:
@@ -57,12 +56,8 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
         raise WRPOError(f"{path} does not exist; check the path, or run the stage that writes it")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     read = {".json": _iter_json, ".parquet": _iter_parquet}.get(suffix, _iter_jsonl)
-    try:
+    with explained(f"{path} cannot be read", "damaged, copy it again"):
         yield from read(path)
-    except WRPOError:
-        raise
-    except (OSError, EOFError, ValueError, RuntimeError, zlib.error) as error:
-        raise WRPOError(f"{path} cannot be read ({error}); damaged, copy it again") from error
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -161,20 +156,16 @@ def _lock(file: Any, path: Path) -> None:
 def _replacing(path: Path) -> Iterator[Path]:
     """A path in a folder of its own beside ``path``, renamed over it if nothing fails."""
     guard = path.with_name(f".{path.name}.lock")
-    try:
+    remedy = "mend the cause, or choose another kind or place"
+    with ExitStack() as stack:
+        stack.enter_context(explained(f"{path} cannot be written", remedy))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with guard.open("ab") as file, TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
-            _lock(file, path)
-            try:
-                yield Path(own, path.name)
-                os.replace(Path(own, path.name), path)
-            finally:
-                guard.unlink(missing_ok=True)
-    except WRPOError:
-        raise
-    except (OSError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        what = f"cannot be written ({error}); mend the cause, or choose another kind or place"
-        raise WRPOError(f"{path} {what}") from error
+        _lock(stack.enter_context(guard.open("ab")), path)
+        stack.callback(guard.unlink, missing_ok=True)
+        own = TemporaryDirectory(prefix=".part-", dir=path.parent)
+        part = Path(stack.enter_context(own), path.name)
+        yield part
+        os.replace(part, path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -215,12 +206,9 @@ class Store(AbstractContextManager["Store"]):
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
         self.path, self.key, self._keys = check_suffix(path, (".jsonl",)), key, set[Key]()
-        try:
+        with explained(f"{path} cannot be opened for writing", "choose another path"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in __exit__)
-        except OSError as error:
-            what = f"cannot be opened for writing ({error.strerror}); choose another path"
-            raise WRPOError(f"{self.path} {what}") from error
         try:
             _lock(self._file, self.path)
             self._load()
@@ -233,8 +221,9 @@ class Store(AbstractContextManager["Store"]):
         return self._keys
 
     def append(self, row: Row) -> None:
-        """Write one row as one whole line, at once; one that does not fit is taken back."""
+        """Write one row as one whole line, its key first; one that does not fit is taken back."""
         key = self._new_key(row, f"a row for {self.path}")
+        row = {**dict(zip(self.key, key, strict=True)), **row}
         try:
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         except ValueError as error:
@@ -270,7 +259,8 @@ class Store(AbstractContextManager["Store"]):
                 try:
                     row = parse_row(line, where)
                 except WRPOError:
-                    if line.endswith(b"\n") or not line.startswith(b"{"):
+                    ours = line.startswith(b"{") if end else self._begins_row(line)
+                    if line.endswith(b"\n") or not ours:
                         raise  # not cut short by a kill, or not ours
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
@@ -278,6 +268,17 @@ class Store(AbstractContextManager["Store"]):
                 end += len(line)
         if not line.endswith(b"\n"):
             self._write(b"\n")
+
+    def _begins_row(self, line: bytes) -> bool:
+        """Whether ``line`` is the beginning of one that :meth:`append` writes."""
+        head = f'{{"{self.key[0]}": '.encode() if self.key else b"{"
+        if line[: len(head)] != head[: len(line)]:
+            return False
+        try:
+            names = list(from_json(line, allow_partial="trailing-strings"))
+        except ValueError:  # not JSON so far
+            return False
+        return names[: len(self.key)] == list(self.key)[: len(names)]
 
     def _new_key(self, row: Row, where: str) -> Key:
         """The key of a row that no earlier row has."""

@@ -5,7 +5,7 @@ The plain padded computation, one response per prompt, that everything else is h
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,12 +53,17 @@ def response_logprobs(
 
 def _batch_logprobs(model: PreTrainedModel, rows: list[tuple[list[int], list[int]]]) -> list[float]:
     """Summed response log-probabilities of one right-padded batch."""
-    whole = [torch.tensor(prompt + response) for prompt, response in rows]
+    inputs = padded([prompt + response for prompt, response in rows], 0, "right", model.device)
     wanted = [torch.tensor([0] * len(prompt) + [1] * len(response)) for prompt, response in rows]
-    ids = pad_sequence(whole, True).to(model.device)
-    mask = pad_sequence([torch.ones_like(row) for row in whole], True).to(model.device)
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
+    logits = model(**inputs).logits[:, :-1]
     token_logps = logits.float().log_softmax(-1)  # (B, T-1, V)
-    picked = token_logps.gather(-1, ids[:, 1:, None]).squeeze(-1)
+    picked = token_logps.gather(-1, inputs["input_ids"][:, 1:, None]).squeeze(-1)
     found: list[float] = (picked * pad_sequence(wanted, True)[:, 1:].to(picked)).sum(-1).tolist()
     return found
+
+
+def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask``, (B, T), of B rows of different lengths."""
+    rows = [torch.tensor(row, device=device) for row in ids]
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+    return {"input_ids": pad_sequence(rows, True, pad, side), "attention_mask": mask}

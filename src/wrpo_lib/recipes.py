@@ -28,6 +28,9 @@ MAPPINGS = ("training", "lora", "load", "quantization")
 """Keys that hold fields of a library's class; a recipe adds to those of its base."""
 
 
+PATHS = ("data", "eval_data", "output")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What one training run needs; on nano the world provides model and data."""
@@ -58,25 +61,22 @@ class Recipe:
     @property
     def output_dir(self) -> Path:
         """Where the run writes unless it is told otherwise."""
-        return Path(self.output or f"runs/{self.profile}/{self.name}")
+        return Path(self.output or recipes_dir().parent / "runs" / self.profile / self.name)
 
 
 def checked(
     kind: type, values: dict[str, Any], where: str | Path, section: str = ""
 ) -> dict[str, Any]:
-    """``values`` in the types of the fields of a dataclass ``kind``.
-
-    :raises WRPOError: for an unknown key or a value of another type, by file and key.
-    """
+    """``values`` in the types of the fields of a dataclass ``kind``, or an error with the key."""
     try:
         made = _schema(kind).model_validate(values)
     except pydantic.ValidationError as error:
         found = error.errors()[0]
         key, what = str(found["loc"][0]), found["msg"].removeprefix("Input ")
+        what = f"{section}{key}: {what}; correct it"
         if found["type"] == "extra_forbidden":
-            near = nearest(key, _schema(kind).model_fields)
-            raise WRPOError(f"{where}: unknown key {section + key!r}; {near}") from error
-        raise WRPOError(f"{where}: {section}{key}: {what}; correct it") from error
+            what = f"unknown key {section + key!r}; {nearest(key, _schema(kind).model_fields)}"
+        raise WRPOError(f"{where}: {what}") from error
     return {key: getattr(made, key) for key in values}
 
 
@@ -85,11 +85,8 @@ def _schema(kind: type) -> type[pydantic.BaseModel]:
     """Every field of a dataclass, none of them required."""
     hints = get_type_hints(kind)
     typed: dict[str, Any] = {f.name: (hints[f.name], None) for f in fields(kind) if f.init}
-    config: Any = {
-        "extra": "forbid",
-        "arbitrary_types_allowed": True,
-        "coerce_numbers_to_str": True,
-    }
+    config: Any = {"extra": "forbid", "arbitrary_types_allowed": True}
+    config["coerce_numbers_to_str"] = True  # an output folder may be called 7
     return pydantic.create_model(kind.__name__, __config__=config, **typed)
 
 
@@ -111,8 +108,7 @@ def profiles() -> list[str]:
 
 def recipe_names(profile: str) -> list[str]:
     """Names of a profile's recipes; the description of the nano world is none."""
-    paths = (recipes_dir() / profile).glob("*.yaml")
-    return sorted(p.stem for p in paths if p.stem != "world")
+    return sorted(p.stem for p in (recipes_dir() / profile).glob("*.yaml") if p.stem != "world")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -133,27 +129,20 @@ def recipe_path(profile: str, name: str) -> Path:
     """Where a recipe lies; unknown ones list what there is."""
     path = recipes_dir() / profile / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        known = known or f"profiles: {', '.join(profiles())}"
+        known = ", ".join(recipe_names(profile)) or f"profiles: {', '.join(profiles())}"
         raise WRPOError(f"no recipe {profile}/{name}; write PROFILE/NAME or a YAML file ({known})")
     return path
 
 
 def load_recipe(profile: str, name: str, **overrides: Any) -> Recipe:
     """Read ``recipes/<profile>/<name>.yaml``; ``overrides`` replace values under ``training``."""
-    return read_recipe(recipe_path(profile, name), **overrides)
+    return find_recipe(f"{profile}/{name}", **overrides)
 
 
-def find_recipe(text: str) -> Recipe:
-    """The recipe that a command line names: ``profile/name``, or the path of a YAML file."""
-    if text.endswith((".yaml", ".yml")):
-        return read_recipe(Path(text))
+def find_recipe(text: str, **overrides: Any) -> Recipe:
+    """The recipe that a command line names, ``profile/name`` or the path of a YAML file."""
     profile, _, name = text.partition("/")
-    return load_recipe(profile, name)
-
-
-def read_recipe(path: Path, **overrides: Any) -> Recipe:
-    """Read one recipe file and what it stands on."""
+    path = Path(text) if text.endswith((".yaml", ".yml")) else recipe_path(profile, name)
     root, full = project_root(), path.resolve()
     where = str(full.relative_to(root) if full.is_relative_to(root) else full)
     values = _with_base(path, ())
@@ -161,7 +150,17 @@ def read_recipe(path: Path, **overrides: Any) -> Recipe:
     if not values.get("stage") or not values.get("training"):
         raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
     values["training"] = {**values["training"], **overrides}
+    _from_root(values, root)
     return Recipe(**values)
+
+
+def _from_root(values: dict[str, Any], root: Path) -> None:
+    """Take a recipe's relative paths from the project's root, whatever the working folder is."""
+    for part, names in ((values, PATHS), (values["training"], ("ref_cache_dir",))):
+        part.update({name: str(root / part[name]) for name in names if part.get(name)})
+    model = values.get("model") or ""
+    if model.count("/") > 1 and ":" not in model:  # no hub id
+        values["model"] = str(root / model)
 
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import file_hash, parse_row, write_atomically, write_json
 
 if TYPE_CHECKING:
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the results' layout; raised when numbers stop being comparable."""
 
-PACKAGES = (
-    *("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy", "pandas"),
-    *("scikit-learn", "scipy", "alpaca-eval"),
-)
+PACKAGES = "torch transformers trl peft datasets accelerate numpy pandas scikit-learn scipy"
 
 
 def project_root() -> Path:
@@ -42,10 +39,8 @@ def project_root() -> Path:
         for folder in (start, *start.parents):
             if (folder / "recipes").is_dir() and (folder / "pyproject.toml").is_file():
                 return folder
-    raise WRPOError(
-        "no checkout of the companion was found above the working directory; run from inside one "
-        "or set WRPO_HOME to its path"
-    )
+    what = "no checkout of the companion was found above the working directory"
+    raise WRPOError(f"{what}; run from inside one or set WRPO_HOME to its path")
 
 
 def commit() -> str:
@@ -65,7 +60,7 @@ def provenance() -> dict[str, Any]:
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: metadata.version(name) for name in PACKAGES.split()},
     }
 
 
@@ -89,16 +84,11 @@ def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[st
 def read_run(profile: str) -> dict[str, Any]:
     """The ``run.json`` of a profile; another schema version is an error."""
     path = results_dir(profile) / "run.json"
-    if not path.is_file():
-        raise WRPOError(
-            f"no results for profile {profile!r} ({path} is missing); run `make results`"
-        )
-    record = parse_row(path.read_bytes(), str(path))
+    with explained(f"no results for profile {profile!r}", "run `make results`"):
+        record = parse_row(path.read_bytes(), str(path))
     if record.get("schema") != SCHEMA:
-        raise WRPOError(
-            f"{path} has results schema {record.get('schema')}, this version reads {SCHEMA}; "
-            "run `make results` again"
-        )
+        what = f"has results schema {record.get('schema')}, this version reads {SCHEMA}"
+        raise WRPOError(f"{path} {what}; run `make results` again")
     return record
 
 

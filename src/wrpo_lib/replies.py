@@ -1,7 +1,6 @@
 """What a model said: the answer apart from the thought, and a server's failures told from answers.
 
-Models that reason put it into the text (``<think>``), beside it (``reasoning_content``) or into
-parts of a list; only what follows is the answer. Gateways report failures with status 200.
+Thoughts stand in the text (``<think>``), beside it (``reasoning_content``) or in parts of a list.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from wrpo_lib.errors import WRPOError
 
 _OPEN = re.compile(r"\s*(<think(?:ing)?>|\[THINK\])")
 _CLOSE = re.compile(r"</think(?:ing)?>|\[/THINK\]")
-FAILED = ("error", "content_filter")
-"""Reasons to finish that make a reply a failure."""
+FAILED = ("error", "content_filter")  # reasons to finish that make a reply a failure
+LIKE_A_KEY = re.compile(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}")
 
 
 def split_thought(text: str) -> tuple[str, str]:
@@ -70,35 +69,28 @@ def join_parts(content: Any) -> str:
     return "".join(part.text or "" for part in parts if part.type == "text")
 
 
-def checked(body: Any) -> _Choice:
-    """The first choice of a chat completion.
-
-    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
-        no choice, a content filter, or a body that is no chat completion.
-    """
-    try:
-        if body.get("error") or not body["choices"]:
-            raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
-        choice = _Choice.model_validate(body["choices"][0])
-    except (ValidationError, LookupError, TypeError, AttributeError) as error:
-        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
-    if choice.error or choice.finish_reason in FAILED:
-        raise WRPOError(f"the server reports {choice.finish_reason!r}: {_words(choice.error)}")
-    return choice
-
-
 def read_reply(body: dict[str, Any]) -> Said:
     """The answer in a chat completion.
 
-    :raises WRPOError: for a failure (:func:`checked`) and for an empty answer.
+    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
+        no choice, a content filter, an empty answer, or a body that is no chat completion.
     """
-    choice = checked(body)
+    if body.get("error") or not body.get("choices"):
+        raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
+    try:
+        choice = _Choice.model_validate(body["choices"][0])
+    except (ValidationError, LookupError, TypeError) as error:
+        raise WRPOError(f"the reply is no chat completion ({type(error).__name__})") from error
     message, reason = choice.message, choice.finish_reason or "stop"
-    thought, answer = split_thought(join_parts(message.content))
+    if choice.error or reason in FAILED:
+        raise WRPOError(f"the server reports {reason!r}: {_words(choice.error)}")
+    content = join_parts(message.content)
+    thought, answer = split_thought(content)
     thought = message.reasoning_content or message.reasoning or thought
     answer = answer or message.refusal or ""
     if not answer.strip():
-        why = "nothing but a thought; raise max_tokens" if thought else "an empty text"
+        cut = thought or content.strip()  # a mark alone is the start of a thought
+        why = "nothing but a thought; raise max_tokens" if cut else "an empty text"
         raise WRPOError(f"the server answered with {why} (finish_reason {reason!r})")
     usage = body.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
@@ -106,8 +98,7 @@ def read_reply(body: dict[str, Any]) -> Said:
 
 
 def _words(error: Any) -> str:
-    """What a server says of its failure, on one line."""
+    """What a server says of its failure, on one line, without what looks like a key."""
     if isinstance(error, dict):
-        code, message = error.get("code"), error.get("message")
-        error = f"{message} ({code})" if code else message
-    return " ".join(str(error or "no reason is given").split())[:300]
+        error = f"{error.get('message')} ({error.get('code')})"
+    return LIKE_A_KEY.sub("***", " ".join(str(error or "no reason is given").split()))[:300]

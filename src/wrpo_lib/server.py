@@ -1,16 +1,13 @@
 """Many requests to any OpenAI-compatible server: concurrent, with retries, careful with the key.
 
-Retries and waits are the OpenAI client's own; the key comes from the environment and reaches
-neither a file nor a message, however a server spells it.
+Retries and waits are the OpenAI client's own. The key reaches neither a file nor a message.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
-import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -19,16 +16,23 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import openai
+from anyio.from_thread import start_blocking_portal
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.replies import checked
+from wrpo_lib.replies import LIKE_A_KEY
 
-URL = r"(https?://)([^/@]*@)?([^/?:]+|\[[\da-f:]+\])(:\d+)?(/[^?]*)?(\?.*)?"
+URL = r"(https?://)(?:[^/@]*@)?([^/?:]+|\[[\da-f:]+\])(:\d+)?(/[^?]*)?(?:\?.*)?"
 NO_KEY = "none"  # local servers ask for no key, but the client insists on a text
-LIKE_A_KEY = re.compile(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}")
 SECRET = re.compile(
     r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
 )
+QUOTA = "insufficient_quota"
+REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota does
+    **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
+    **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
+    404: "check the server's address and the model's name",
+    429: "the quota is used up, add to it",
+}
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,15 @@ class Server:
     retries: int = 10
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(URL, self.base_url):
+            raise WRPOError("--base-url is no web address; give one, as http://localhost:8000/v1")
         if not (self.connections > 0 and self.timeout > 0 and self.retries >= 0):
             raise WRPOError("connections and timeout are above 0, retries 0 or more; correct them")
 
     @property
     def address(self) -> str:
         """The address without any password or query in it, fit to be shown and recorded."""
-        found = re.fullmatch(URL, self.base_url)
-        if found is None:
-            raise WRPOError("--base-url is no web address, such as http://localhost:8000/v1")
-        scheme, _, host, port, path, _ = found.groups(default="")
-        return f"{scheme}{host}{port}{path}"
+        return re.sub(URL, r"\1\2\3\4", self.base_url)
 
 
 class Reply(NamedTuple):
@@ -74,41 +76,32 @@ def complete(
 ) -> Iterator[Reply]:
     """Send each (key, body) to ``/chat/completions``; yield replies as they arrive, unordered.
 
-    At most ``server.connections`` requests are under way, and no more are drawn from ``requests``.
-    One that fails after all retries, or whose reply is a failure (:mod:`wrpo_lib.replies`), is a
-    :class:`Reply` with ``error``. After ``stop()`` those under way are still yielded.
+    At most ``server.connections`` are under way; after ``stop()`` no more are sent. A failure in a
+    body is for :func:`wrpo_lib.replies.read_reply` to find.
 
     :raises WRPOError: at once, for what no retry can mend: a refused key, a used-up quota, a
-        redirect and, before any success, nobody at the address or an unknown model.
+        redirect, an unknown model and, before any answer, nobody at the address.
     """
-    client = _Client(server)
-    loop = asyncio.new_event_loop()  # in a thread of its own: a notebook has a loop already
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    source, under_way = iter(requests), set[Future[Reply]]()
-    try:
+    client, source, under_way = _Client(server), iter(requests), set[Future[Reply]]()
+    # a loop in a thread of its own, since a notebook has one already
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(client.openai):
         while True:
             free = 0 if stop() else server.connections - len(under_way)
             for key, body in islice(source, free):
-                under_way.add(asyncio.run_coroutine_threadsafe(client.reply(key, body), loop))
+                under_way.add(portal.start_task_soon(client.reply, key, body))
             if not under_way:
                 return
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-    finally:
-        asyncio.run_coroutine_threadsafe(client.close(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
-class _Hopeless(BaseException):
-    """What no retry can mend; no ``Exception``, since the OpenAI client tries again after those."""
+class _Nobody(BaseException):
+    """Nobody at the address; no ``Exception``, since the OpenAI client tries again after those."""
 
 
 class _Http(openai.DefaultAsyncHttpxClient):
-    """Follows no redirect, and gives up at the first answer that settles all requests."""
+    """Keeps the OpenAI client from retrying where nobody answers or the quota is used up."""
 
     served = False
 
@@ -119,34 +112,22 @@ class _Http(openai.DefaultAsyncHttpxClient):
         except Exception as error:
             if self.served or type(error).__name__ != "ConnectError":
                 raise
-            raise _Hopeless(f"does not answer ({error}); start it or correct its address") from None
-        status, said = response.status_code, (await response.aread()).decode(errors="replace")
-        remedies = dict.fromkeys((401, 403), "set the variable that holds the key to a valid one")
-        self.served |= response.is_success
-        if response.is_redirect:
-            said = f"go to {response.headers.get('location')}"
-            remedies[status] = "give that as --base-url if you trust it"
-        if status == 429 and "insufficient_quota" in said:
-            remedies[status] = "the quota is used up, add to it"
-        if status == 404 and not self.served:
-            remedies[status] = "check the server's address and the model's name"
-        if status in remedies:
-            raise _Hopeless(
-                f"answered {status} ({' '.join(said.split())[:300]}); {remedies[status]}"
-            )
+            raise _Nobody(error) from None
+        self.served = True
+        if response.status_code == 429 and QUOTA.encode() in await response.aread():
+            response.headers["x-should-retry"] = "false"
         return response
 
 
 class _Client:
-    """One request at a time into a :class:`Reply`; all of its methods run in the loop's thread."""
+    """One request at a time into a :class:`Reply`."""
 
     def __init__(self, server: Server) -> None:
-        self.server, self.where = server, server.address
-        key = os.environ.get(server.api_key_env, "").strip() or NO_KEY
+        self.address, key = server.address, os.environ.get(server.api_key_env, "").strip() or NO_KEY
         if not key.isascii() or not key.isprintable():
             raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
         self.echo = spellings(key)
-        self.client = openai.AsyncOpenAI(
+        self.openai = openai.AsyncOpenAI(
             base_url=server.base_url,
             api_key=key,
             max_retries=server.retries,
@@ -154,39 +135,34 @@ class _Client:
             http_client=_Http(follow_redirects=False),
         )
 
-    async def close(self) -> None:
-        """Cancel what is under way and close the connections."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.client.close()
-
     async def reply(self, key: Any, body: dict[str, Any]) -> Reply:
         """The reply to one request, after all retries."""
         # lone surrogates, which some servers send for half an emoji, cannot be sent back
         body = json.loads(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"))
         try:
-            text = await self.client.post("/chat/completions", cast_to=str, body=body)
+            text = await self.openai.post("/chat/completions", cast_to=str, body=body)
             answer = json.loads(self.echo.sub("***", text))
-            checked(answer)
+            if not isinstance(answer, dict):
+                raise ValueError("no JSON object")
             return Reply(key, answer, None)
-        except _Hopeless as error:
-            raise WRPOError(self._said(str(error), 600)) from None
-        except openai.APITimeoutError:
-            what = f"gave no answer in {self.server.timeout:g} s"
-        except openai.APIConnectionError as error:
-            what = f"broke the connection ({error.__cause__})"
+        except _Nobody as error:
+            what, remedy = f"does not answer ({error})", "start it or correct its address"
+            raise WRPOError(self._said(f"{what}; {remedy}")) from None
         except openai.APIStatusError as error:
-            what = f"answered {error.status_code}: {error.response.text}"
-        except ValueError as error:  # no JSON, or a failure with status 200
-            what = f"gave no answer ({error}): {text}"
-        return Reply(key, None, self._said(what))
+            status, said = error.status_code, error.response.text
+            said = error.response.headers.get("location", said)
+            what = self._said(f"answered {status}: {said}")
+            if status in REMEDIES and (status != 429 or QUOTA in said):
+                raise WRPOError(f"{what}; {REMEDIES[status]}") from None
+            return Reply(key, None, what)
+        except (openai.APIConnectionError, ValueError) as error:  # no answer in time, or no JSON
+            what = f"{error} {error.__cause__ or ''}".strip()
+            return Reply(key, None, self._said(f"gave no answer ({what})"))
 
-    def _said(self, what: str, most: int = 300) -> str:
+    def _said(self, what: str) -> str:
         """What the server did, on one line, without the key or what looks like one."""
         what = LIKE_A_KEY.sub("***", self.echo.sub("***", what))
-        return f"{self.where} {' '.join(what.split())[:most]}"
+        return f"{self.address} {' '.join(what.split())[:300]}"
 
 
 def spellings(key: str) -> re.Pattern[str]:

@@ -2,8 +2,12 @@
 
 All examples of a batch lie in one row (:mod:`wrpo_lib.packing`). A response sees its prompt and
 itself, so every response token has the hidden state it has in a row of its own, and the prompt's
-are computed once instead of R times. Attention runs example by example and branch by branch, so
-nothing masked is computed; the output head sees the positions that predict a response token.
+are computed once instead of R times. The output head sees the positions that predict a response
+token. Attention has three backends, and ``auto`` takes the first where it can:
+
+``varlen``: one call a layer of PyTorch's own flash attention for sequences of several lengths, in
+bf16 or fp16 on a GPU; ``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to
+compare, as in Wang and Hegde (arXiv 2410.20305).
 
 The paper is silent on all of this. In real arithmetic the results are those of the padded
 computation; ``tests/test_sharing.py`` holds losses and gradients to it.
@@ -13,10 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
@@ -28,18 +35,60 @@ from wrpo_lib.packing import Branches, model_inputs, pack
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-BACKENDS = ("sdpa", "flex")
+BACKENDS = ("auto", "varlen", "sdpa", "flex")
 PREFIX = "shared_prompt"
+
+
+@lru_cache(maxsize=8)
+def key_index(branches: Branches, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """Where ``varlen`` finds what each prompt and each branch attends to.
+
+    Returns the tokens that are keys, sequence by sequence: the prompt's first, then its own; the
+    ends of the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
+    """
+    found = list(branches.sequences())
+    index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
+    queries = [len(own) for _, own in found]
+    keys = [len(seen) + len(own) for seen, own in found]
+    ends = [
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+        for lengths in (queries, keys)
+    ]
+    return index, ends[0], ends[1], max(queries), max(keys)
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None
+) -> Tensor:
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call.
+
+    A window of (-1, 0) is causal, aligned at the last query and the last key.
+    """
+    index, query_ends, key_ends, longest, longest_keys = key_index(branches, query.device)
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, H, D)
+    k, v = k.index_select(0, index), v.index_select(0, index)
+    sizes = query_ends, key_ends, longest, longest_keys
+    how: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": True}
+    out: Any = varlen_attn(q, k, v, *sizes, **how)
+    return out[None]
+
+
+def _runs_varlen(value: Tensor, dropout: float) -> bool:
+    """Whether PyTorch's flash attention takes these values, (1, H, T, D)."""
+    sized = value.shape[-1] % 8 == 0 and value.shape[-1] <= 256
+    if not value.is_cuda or value.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return sized and not dropout and torch.cuda.get_device_capability(value.device) >= (8, 0)
 
 
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D), one call per branch.
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), one call per branch.
 
-    Kernels skip what a causal square masks, but not what a mask of ours does. So the prompt goes
-    along with its first branch in one square, and again with each branch longer than itself, where
-    computing its queries twice costs less than the masked part of the rectangle.
+    A CPU's kernel skips what a causal square masks, but not what another mask does. So the prompt
+    goes along with its first branch in one square, and again with each branch longer than itself,
+    where computing its queries twice costs less than the masked part of the rectangle.
     """
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
@@ -54,12 +103,11 @@ def _sdpa(
             q, k, v = next(parts)
             k, v = torch.cat([start[1], k], dim=2), torch.cat([start[2], v], dim=2)
             if number and length <= prompt:
-                seen = torch.ones(length, prompt + length, dtype=torch.bool, device=q.device)
-                found.append(attend(q, k, v, attn_mask=seen.tril(prompt)))
+                found.append(attend(q, k, v, attn_mask=causal_lower_right(length, prompt + length)))
                 continue
             out = attend(torch.cat([start[0], q], dim=2), k, v, is_causal=True)
             found.append(out[:, :, prompt:] if number else out)
-    return torch.cat(found, dim=2)
+    return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
 @lru_cache(maxsize=8)
@@ -101,9 +149,11 @@ def _attention(base: str, backend: str) -> Callable[..., tuple[Tensor, Tensor | 
         odd = [k for k in ("softcap", "s_aux", "position_bias") if kwargs.get(k) is not None]
         if odd:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
-        if backend == "sdpa":
-            out = _sdpa(query, key, value, branches, scaling, dropout)
-            return out.transpose(1, 2).contiguous(), None
+        query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
+        if backend == "varlen" or (backend == "auto" and _runs_varlen(value, dropout)):
+            return _varlen(query, key, value, branches, scaling), None
+        if backend != "flex":
+            return _sdpa(query, key, value, branches, scaling, dropout), None
         mask = block_mask(branches, query.device)
         result = ALL_ATTENTION_FUNCTIONS["flex_attention"](
             module, query, key, value, mask, scaling=scaling
@@ -116,20 +166,22 @@ def _attention(base: str, backend: str) -> Callable[..., tuple[Tensor, Tensor | 
 # --- models -------------------------------------------------------------------------------------
 
 
-def enable(model: Any, backend: str = "sdpa") -> None:
+def enable(model: Any, backend: str = "auto") -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
     Replaces its attention (through transformers' attention interface, so modules and weights are
-    not touched), and lets calls say with ``head_positions`` (N,) which tokens of the row the output
-    head is for: hidden states then leave the backbone as (1, N, H).
+    not touched), and lets calls say with ``branches`` how the row is packed and with
+    ``head_positions`` (N,) which of its tokens the output head is for: hidden states then leave the
+    backbone as (1, N, H). Where another package's flash attention was asked for, ordinary calls
+    go through SDPA, whose kernel on a GPU is flash attention too.
     """
     if backend not in BACKENDS:
         raise WRPOError(f"unknown prompt-sharing backend {backend!r}; choose {', '.join(BACKENDS)}")
     base = model.config._attn_implementation or "sdpa"
     if base.startswith(PREFIX):
         base = base.split("_over_")[1]
-    if base not in ALL_ATTENTION_FUNCTIONS:  # eager: the model's own, which has no entry
-        base = "sdpa"
+    if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
+        base = "sdpa"  # eager has no entry; flash kernels are looked up by the name in the config
     name = f"{PREFIX}_{backend}_over_{base}"
     AttentionInterface.register(name, _attention(base, backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
@@ -142,8 +194,14 @@ def enable(model: Any, backend: str = "sdpa") -> None:
 
 
 def _take_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Keep ``head_positions`` from the backbone, which does not know it."""
+    """Keep ``head_positions`` from the backbone, which does not know it.
+
+    Of a packed row also the mask: one with four dimensions stops transformers from building one of
+    (T, T), and the attention of a packed row does not look at it.
+    """
     module._head_positions = kwargs.pop("head_positions", None)
+    if kwargs.get("branches"):
+        kwargs["attention_mask"] = kwargs["position_ids"].new_ones(1, 1, 1, 1, dtype=torch.bool)
     return args, kwargs
 
 
@@ -156,7 +214,7 @@ def _keep_positions(module: Any, args: Any, output: Any) -> Any:
 
 
 def obstacle(
-    model: Any, max_length: int | None, backend: str = "sdpa", *, trial: bool = True
+    model: Any, max_length: int | None, backend: str = "auto", *, trial: bool = True
 ) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
@@ -207,13 +265,13 @@ def _deviation(model: Any, backend: str) -> float:
     ids = torch.arange(17, device=model.device) % model.config.get_text_config().vocab_size
     prompt, responses = ids[:5], (ids[5:12], ids[12:])
     batch = pack([prompt.tolist()], [[r.tolist() for r in responses]])
+    enable(model, backend)
     alone = []
     for response in responses:
         row = torch.cat([prompt, response])[None]
         output = model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
         alone.append(output.last_hidden_state[:, len(prompt) - 1 : -1])
     expected = torch.cat(alone, dim=1).float()
-    enable(model, backend)
     inputs = model_inputs(
         {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
     )

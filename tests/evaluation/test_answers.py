@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.answers import answer, request_to
+from wrpo_lib.evaluation.answers import answer
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.generation.request import Request, Response
@@ -20,82 +21,74 @@ from wrpo_lib.io import read_rows, write_rows
 class Echo:
     """An engine that answers with what it was told; ``says``: otherwise, by key (None fails)."""
 
-    def __init__(self, thought: str = "", **says: str | None) -> None:
-        self.thought, self.says, self.seen = thought, says, []
+    def __init__(self, **says: str | None) -> None:
+        self.says, self.seen = says, []
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         for request in list(requests)[::-1]:  # any order
             self.seen.append(request)
-            seed = request.sampling.seed_of(request.key, 0)
-            text = self.says.get(request.key, f"to: {request.messages[-1]['content']}")
-            if text is None:
-                yield Response(request.key, 0, "", None, "error", seed, "out of memory")
-            else:
-                yield Response(request.key, 0, self.thought + text, 3, "stop", seed)
+            _, question, turn = request.key.split("/")
+            text = self.says.get(f"{question}/{turn}", f"to: {request.messages[-1]['content']}")
+            made = Response(request.key, 0, text or "", 3, "stop", request.seed, thought="hm")
+            yield made if text else replace(made, error="out of memory")
 
 
-def test_each_benchmark_has_its_own_decoding(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_benchmark_has_its_own_decoding(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
-    alpaca, arena = load("alpaca-eval", "2"), load("arena-hard", "v0.1")
-    found = request_to(alpaca, alpaca.questions[0], []).sampling
-    assert (found.n, found.temperature, found.top_p, found.max_tokens) == (1, 0.9, 1.0, 4096)
-    assert request_to(arena, arena.questions[0], []).sampling.temperature == 0
-    bench = load("mt-bench", "0125-references")
-    by_category = {q.category: bench.temperature(q) for q in bench.questions}
     creative, exact = ("writing", "roleplay"), ("extraction", "math", "coding", "reasoning")
-    assert by_category == {
+    by_category = {
         **dict.fromkeys(creative, 0.7),
         **dict.fromkeys(exact, 0.0),
         **dict.fromkeys(("stem", "humanities"), 0.1),
     }
+    for name, version in (
+        ("alpaca-eval", "2"),
+        ("arena-hard", "v0.1"),
+        ("mt-bench", "0125-references"),
+    ):
+        bench, engine = load(name, version), Echo()
+        answer(bench, "mine", engine, tmp_path / f"{name}.jsonl")
+        categories = {str(q.question_id): q.category for q in bench.questions}
+        fixed = {"alpaca-eval": 0.9, "arena-hard": 0.0}.get(name)
+        for request in engine.seen:
+            how, category = request.sampling, categories[request.key.split("/")[1]]
+            assert how.temperature == (by_category[category] if fixed is None else fixed)
+            assert (how.n, how.top_p, how.max_tokens) == (1, 1.0, 4096)
     with_reference = [q for q in bench.questions if q.references]
     assert len(with_reference) == 30
     assert {len(q.references) for q in with_reference} == {2}
 
 
 def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> None:
-    bench, engine = load("mt-bench"), Echo(thought="<think>hm, to what?</think>\n\n")
-    counts, errors = answer(bench, "mine", engine, tmp_path / "a.jsonl")
-    assert (counts, errors) == ({"kept": 0, "made": 48, "truncated": 0, "thoughts": 48}, {})
+    bench, engine, path = load("mt-bench"), Echo(), tmp_path / "a.jsonl"
+    counts = answer(bench, "mine", engine, path)
+    assert (counts["made"], counts["thought"]) == (48, 48)
     second = [r for r in engine.seen if r.key.endswith("/2")]
     assert len(second) == 24
     for request in second:
         roles = [m["role"] for m in request.messages]
         assert roles == ["user", "assistant", "user"]
         assert request.messages[1]["content"] == f"to: {request.messages[0]['content']}"
-    rows = read_rows(tmp_path / "a.jsonl")
-    assert {"n_tokens", "finish_reason", "seed", "temperature", "settings"} <= set(rows[0])
-    assert {row["thought"] for row in rows} == {"hm, to what?"}
-    assert all(row["text"].startswith("to: ") for row in rows)
-    assert len({r["seed"] for r in rows}) == 48
+    assert len({row["seed"] for row in read_rows(path)}) == 48
+    assert len(read_answers(path, bench)["mine"]) == 48
 
 
 def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
-    bench = load("mt-bench")
+    bench, path = load("mt-bench"), tmp_path / "a.jsonl"
     lost = bench.questions[3].question_id
-    failing = Echo(**{f"{lost}/1": None, f"{bench.questions[5].question_id}/2": "<think>never"})
-    counts, errors = answer(bench, "mine", failing, tmp_path / "a.jsonl")
-    assert counts["made"] == 45
-    reasons = ("out of memory", "no answer to an earlier turn", "nothing but a thought")
-    assert errors == dict.fromkeys(reasons, 1)
+    with pytest.raises(WRPOError, match=r"1 responses failed, .*: out of memory; the 23 made"):
+        answer(bench, "mine", Echo(**{f"{lost}/1": None}), path)
     again = Echo()
-    counts, _ = answer(bench, "mine", again, tmp_path / "a.jsonl")
-    assert len(again.seen) == counts["made"] == 3
-    assert counts["kept"] == 45
-    counts, _ = answer(bench, "other", Echo(), tmp_path / "a.jsonl", seed=1)  # beside it
-    assert counts["made"] == 48
-    with pytest.raises(WRPOError, match="holds answers to mt-bench nano; choose another --out"):
-        answer(load("arena-hard"), "mine", Echo(), tmp_path / "a.jsonl")
-
-
-def test_answers_made_in_another_way_are_not_mixed(tmp_path: Path) -> None:
-    bench, path = load("arena-hard"), tmp_path / "a.jsonl"
-    first = {"model": "org/a", "extra_body": {"top_k": 5}}
-    answer(bench, "mine", Echo(), path, settings=first)
-    assert answer(bench, "mine", Echo(), path, settings=first)[0]["made"] == 0
-    for change in ({"seed": 1}, {"max_tokens": 9}, {"settings": {**first, "model": "org/b"}}):
-        with pytest.raises(WRPOError, match=r"'mine' were made with .*, not .* choose another"):
-            answer(bench, "mine", Echo(), path, **{"settings": first, **change})
+    counts = answer(bench, "mine", again, path, settings={"base_url": "x"})
+    assert len(again.seen) == counts["made"] == 25
+    assert counts["kept"] == 23
+    for change in ({"seed": 1}, {"max_tokens": 9}, {"settings": {"base_url": "y"}}):
+        with pytest.raises(WRPOError, match=r"was made with .*, not .*; choose another file"):
+            answer(bench, "mine", Echo(), path, **change)
+    with pytest.raises(WRPOError, match="made with benchmark 'mt-bench nano', not 'arena-hard"):
+        answer(load("arena-hard"), "mine", Echo(), path)
 
 
 def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +106,6 @@ def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.Monkey
 
 
 def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> None:
-    bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
-    names = [{"question_id": q.question_id, "model_id": "g"} for q in bench.questions]
-    write_rows(({**n, "choices": [{"turns": ["one", "two"]}]} for n in names), path)
-    found = read_answers(path, bench)["g"]
-    assert found == {
-        (q.question_id, t): ["one", "two"][t - 1] for q in bench.questions for t in (1, 2)
-    }
     bench, path = load("arena-hard"), tmp_path / "messages.jsonl"
     said = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": {"answer": "ok"}}]
     uids = [q.question_id for q in bench.questions]
@@ -134,17 +120,17 @@ def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> No
 
 def test_failed_answers_are_missing_and_thoughts_are_split_off(tmp_path: Path) -> None:
     bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
-    turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"], []]
-    write_rows(
-        (
-            {"question_id": q.question_id, "model_id": "g", "choices": [{"turns": texts}]}
-            for q, texts in zip(bench.questions, turns, strict=False)
-        ),
-        path,
-    )
-    found, name = read_answers(path, bench)["g"], bench.questions[1].question_id
-    assert found == {(name, 1): "one", (name, 2): "two"}
-    assert (found.failed, found.thoughts) == (3, 2)
+    turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"]]
+    rows = [{"model_id": "g", "choices": [{"turns": texts}]} for texts in turns]
+    asked = [q.question_id for q in bench.questions[:3]]
+    write_rows(({**row, "question_id": q} for q, row in zip(asked, rows, strict=True)), path)
+    found = read_answers(path, bench)["g"]
+    assert found == {
+        **{(asked[0], 1): None, (asked[0], 2): None},
+        **{(asked[1], 1): "one", (asked[1], 2): "two"},
+        **{(asked[2], 1): None},
+    }
+    assert found.thoughts == 2
 
 
 def ours(**changes: Any) -> dict[str, Any]:
@@ -164,7 +150,7 @@ BAD_FILES = {
     "nothing": ([], "holds no answers"),
     "another form": ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
     "no choice": ([{**CHOICES, "choices": []}], "row 1 is malformed"),
-    "no id": ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1 is malformed"),
+    "no id": ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1, field 'question_id'"),
     "a number": ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'text'"),
     "null output": ([{"instruction": "x", "output": None, "generator": "m"}], "row 1, field"),
     "no assistant": ([MESSAGES], "row 1 is malformed .*last message is not the assistant's"),

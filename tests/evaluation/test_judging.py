@@ -22,7 +22,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS
 from wrpo_lib.io import Store
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
@@ -68,49 +68,38 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
         return NANO(body)
 
     with judge_at(responder) as url:
-        first = run(url, tmp_path, name)
-        second = run(url, tmp_path, name)
-    questions = load(name).questions
-    expected = 2 * len(questions)  # both orders, two games, or two turns
+        first, second = run(url, tmp_path, name), run(url, tmp_path, name)
+    expected = 2 * len(load(name).questions)  # both orders, two games, or two turns
     assert first.calls == expected == len(set(asked))
     assert first.status == {"ok": expected}
     assert (second.calls, second.kept) == (0, expected)
     rows = judgements(tmp_path / "judgements.jsonl")
     assert len(rows) == expected
     needed = {"judge", "served", "template", "template_sha256", "settings", "judgment", "version"}
-    needed |= {"usage", "judged", "metric", "request", "problem", "attempt"}
-    needed |= {{"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}[name]}
+    needed |= {"usage", "judged", "metric", "request", "attempt", FIELDS[name]}
     for row in rows:
-        assert all(row[field] is not None for field in needed - {"problem"})
+        assert all(row[field] is not None for field in needed)
     if name != "mt-bench":
-        assert Counter(r["order"] for r in rows).most_common()[0][1] == len(questions)
+        assert len({(row["question_id"], row["order"]) for row in rows}) == expected
 
 
-BAD_REPLIES = {
-    "no verdict": "They are both fine.",
-    "two verdicts": "[[A>B]] or rather [[B>A]]",
-}
-
-
-@pytest.mark.parametrize("problem", BAD_REPLIES)
-def test_replies_without_a_verdict_are_kept_and_counted(problem: str, tmp_path: Path) -> None:
+def test_replies_without_a_verdict_are_kept_and_counted(tmp_path: Path) -> None:
     seen = itertools.count(1)  # the server has a thread per connection
+    bad = "[[A>B]] or rather [[B>A]]"
 
     def responder(body: dict[str, Any]) -> Any:
-        return chat(BAD_REPLIES[problem] if next(seen) % 4 == 0 else "so [[A>B]]")
+        return chat(bad if next(seen) % 4 == 0 else "so [[A>B]]")
 
     with judge_at(responder) as url:
         counts = run(url, tmp_path, "arena-hard")
-        assert run(url, tmp_path, "arena-hard").calls == 0  # not asked again unless told
-        again = run(url, tmp_path, "arena-hard", again=True)
+        assert run(url, tmp_path, "arena-hard").calls == 0  # not asked again
     n = 2 * len(load("arena-hard").questions)
     assert counts.status == {"ok": n - n // 4, "unreadable": n // 4}
-    assert counts.problems == {problem: n // 4}
-    assert again.calls == n // 4
+    assert counts.problems == {"two verdicts": n // 4}
     rows = judgements(tmp_path / "judgements.jsonl")
     left = [row for row in rows if row["status"] == "unreadable"]
     assert len(rows) == n
-    assert all(row["judgment"] == BAD_REPLIES[problem] and row["verdict"] is None for row in left)
+    assert all(row["judgment"] == bad and row["verdict"] is None for row in left)
 
 
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
@@ -176,45 +165,45 @@ def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) ->
     assert again.status == {"ok": expected["error"]}
 
 
-def test_a_judge_that_thinks_first_is_noticed(tmp_path: Path) -> None:
-    """Its first token is no verdict, so its log-probabilities are never read."""
-    listed = [{"token": token, "logprob": -20.0} for token in ("<think>", "m", "M")]
-    choice = {
-        "message": {"content": "<think>Hm"},
-        "logprobs": {"content": [{"top_logprobs": listed}]},
-    }
-    with judge_at(lambda body: (200, odd(choice))) as url:
-        counts = run(url, tmp_path, connections=1)
-    assert counts.stopped.startswith("the first 8 calls all failed: ")
-    assert "nothing but a thought" in counts.stopped
-    assert {row["preference"] for row in judgements(tmp_path / "judgements.jsonl")} == {None}
-
-
-def test_extra_fields_are_sent_recorded_and_another_judgement(tmp_path: Path) -> None:
+def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
+    tmp_path: Path,
+) -> None:
     asked: list[dict[str, Any]] = []
 
     def responder(body: dict[str, Any]) -> Any:
         asked.append(body)
         return chat("fine [[7]]")
 
+    path = answer_file("mt-bench", tmp_path)
     extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
+    how = {"answers": path, "how": {"extra_body": extra}}
     with judge_at(responder) as url:
-        run(url, tmp_path, "mt-bench")
-        assert run(url, tmp_path, "mt-bench", how={"extra_body": extra}).kept == 0
-    assert "max_tokens" in asked[0]
-    assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
-    assert judgements(tmp_path / "judgements.jsonl")[-1]["settings"] == {"max_completion_tokens": 9}
+        run(url, tmp_path / "extra", "mt-bench", **how)
+        assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
+        row = judgements(tmp_path / "extra" / "judgements.jsonl")[-1]
+        assert row["settings"] == {"max_completion_tokens": 9}
+        with pytest.raises(WRPOError, match=r"judged before, but settings differs; choose another"):
+            run(url, tmp_path / "extra", "mt-bench", answers=path)
+        path.write_text(path.read_text().replace("answer to", "another answer to", 1))
+        with pytest.raises(WRPOError, match="judged before, but an answer differs"):
+            run(url, tmp_path / "extra", "mt-bench", **how)
 
 
-def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
-    prices = (1.0, 10.0)  # 0.0011 a call
-    with judge_at(lambda body: chat("fine [[7]]")) as url:
-        first = run(url, tmp_path, "mt-bench", prices=prices, max_cost=0.0109, connections=2)
+FAILED = odd({**SPOKEN, "finish_reason": "error", "error": FAILURE})
+
+
+@pytest.mark.parametrize("body", [odd(), FAILED], ids=["judged", "failed with status 200"])
+def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) -> None:
+    prices = (1.0, 10.0)  # 0.0011 a call, whatever comes of it
+    limits = {"prices": prices, "max_cost": 0.0065, "connections": 2}
+    with judge_at(lambda _: (200, body)) as url:
+        first = run(url, tmp_path, "mt-bench", **limits)
+    with judge_at(lambda _: chat("fine [[7]]")) as url:
         second = run(url, tmp_path, "mt-bench", prices=prices)
-    assert first.stopped == "--max-cost 0.0109 is reached"
-    assert 10 <= first.calls <= 12  # at most what was under way
+    assert first.stopped == "--max-cost 0.0065 is reached"
+    assert 6 <= first.calls <= 8  # at most what was under way
     assert first.cost == pytest.approx(0.0011 * first.calls)
-    assert second.calls == 2 * len(load("mt-bench").questions) - first.calls
+    assert second.calls == 2 * len(load("mt-bench").questions) - first.status["ok"]
     for options in ({}, {"prices": prices, "max_cost": math.nan}, {"prices": (-1.0, 0.0)}):
         with pytest.raises(WRPOError, match="--max-cost"):
             run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", **{"max_cost": 1.0, **options})

@@ -1,17 +1,11 @@
-"""Prompts for the tiny model, requests for them, files of rows, and killing a run midway."""
+"""Prompts for the tiny model, requests for them, and files of rows."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from commandline import wait_until
 
 from wrpo_lib.generation.request import Request, Response, Sampling
 
@@ -22,15 +16,6 @@ class Tiny(NamedTuple):
     model: Any
     tokenizer: Any
     folder: Path
-
-
-def with_template(tiny: Tiny, template: str) -> Any:
-    """The tiny model's tokenizer with another chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny.folder)
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def prompt_rows(n: int) -> list[dict[str, Any]]:
@@ -62,33 +47,3 @@ def by_name(made: Iterable[Response]) -> dict[tuple[str, int], Response]:
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def wrpo_command(*arguments: object, python: str = sys.executable) -> list[str]:
-    return [python, "-m", "wrpo_lib.cli", *map(str, arguments)]
-
-
-def kill_and_run_again(
-    command: list[str], out: Path, rows: int, env: dict[str, str] | None = None
-) -> tuple[int, str]:
-    """Kill (SIGKILL) a command once ``out`` has so many rows, and run it again to its end.
-
-    Checks that finished rows stay; returns how many there were, and what the second run said.
-    """
-
-    def finished() -> list[bytes]:
-        return out.read_bytes().split(b"\n")[:-1] if out.exists() else []
-
-    log = out.with_suffix(".log")
-    with log.open("w") as file:
-        run = subprocess.Popen(command, env=env, stdout=file, stderr=file, start_new_session=True)
-        try:
-            wait_until(lambda: len(finished()) >= rows, run, log.read_text)
-        finally:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
-    kept = finished()
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert finished()[: len(kept)] == kept, "finished rows must stay as they are"
-    return len(kept), done.stdout

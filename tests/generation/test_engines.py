@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from commandline import wrpo
-from generation_rows import Tiny, ask, by_name, prompt_rows, with_template, write_rows
+from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Sampling, TransformersEngine, make_engine
 from wrpo_lib.generation.request import Request
 from wrpo_lib.io import read_rows
+from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
 SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
 REFUSES = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not "
-    "supported') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no "
+    "tools') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
 )
 
 
-def test_a_system_turn_without_a_place_opens_the_user_turn(tiny: Tiny) -> None:
-    engine = TransformersEngine(tiny.model, with_template(tiny, REFUSES))
-    text = engine.tokenizer.decode(engine.renderer.ids(SYSTEM))
-    assert text == "<user>be brief\n\ncopy : a b<assistant>"
-    assert not next(engine([Request("p", SYSTEM[1:], SHORT)])).error
-    assert engine.renderer.folded == 1
-
-
 def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
-    template = REFUSES.replace("'system'", "'tool'")
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.folder, chat_template=REFUSES)
     tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
-    engine = TransformersEngine(tiny.model, with_template(tiny, template))
+    engine = TransformersEngine(tiny.model, tokenizer)
     made = by_name(engine([Request("good", SYSTEM, SHORT), Request("bad", tool, SHORT)]))
     assert made["good", 0].error is None
     assert "cannot render the roles (tool, user)" in (made["bad", 0].error or "")
@@ -50,8 +42,8 @@ def test_a_served_response_is_a_request_of_its_own() -> None:
 
     with LocalServer(handler) as local:
         extra = {"max_tokens": None, "max_completion_tokens": 9}
-        where = {"base_url": local.url, "retries": 0, "extra_body": extra}
-        made = list(make_engine("server", "m", where)(ask(8, SHORT)))
+        options = {"server": Server(local.url), "retries": 0, "extra_body": extra}
+        made = list(make_engine("server", "m", options)(ask(8, SHORT)))
     assert len(made) == len(local.requests) == 16
     for r in made:
         assert r.seed == SHORT.seed_of(r.key, r.sample)
@@ -66,25 +58,18 @@ def choice(content: Any, reason: str = "stop", **message: Any) -> Answer:
     return Answer({"choices": [spoken]})
 
 
-PARTS = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Blue lake."}]
-UPSTREAM = {"code": 502, "message": "Upstream provider failed"}
 REPLIES = {
     "p0": (choice("", "error"), None),
-    "p1": (Answer({"choices": None, "error": UPSTREAM}), None),
-    "p2": (choice("half", "content_filter"), None),
-    "p3": (choice(" \n"), None),
-    "p4": (choice(None, reasoning_content="hm"), None),
-    "p5": (choice(PARTS), ("Blue lake.", "")),
-    "p6": (choice("Lake.", reasoning_content="hm"), ("Lake.", "hm")),
-    "p7": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
+    "p1": (choice("half", "content_filter"), None),
+    "p2": (choice(" \n"), None),
+    "p3": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
 }
 
 
 def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The kinds of replies that gateways and reasoning models give, once each."""
-    rows = prompt_rows(8)
+    rows = prompt_rows(4)
     names = {row["prompt"][-1]["content"]: row["prompt_id"] for row in rows}
     asked, out, well = write_rows(tmp_path / "p.jsonl", rows), tmp_path / "r.jsonl", False
 
@@ -96,26 +81,15 @@ def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
         how += ["--extra-body", json.dumps({"api_key": "secret", "max_tokens": None})]
         code, _, err = wrpo(capsys, "sample", asked, "--out", out, *how)
         assert code == 2
-        assert "5 responses failed, the first for prompt_id 'p" in err
+        assert "3 responses failed, the first for prompt_id 'p" in err
         found = {r["prompt_id"]: (r["text"], r.get("thought", "")) for r in read_rows(out)}
         assert found == {k: kept for k, (_, kept) in REPLIES.items() if kept}
         well = True
         code, stdout, _ = wrpo(capsys, "sample", asked, "--out", out, *how)
     assert code == 0
-    assert "made 5 responses to 8 prompts, 3 there already" in stdout
+    assert "made 3 responses to 4 prompts, 1 there already" in stdout
     assert "secret" not in (tmp_path / "r.run.json").read_text()
     assert local.requests[0]["api_key"] == "secret"
-
-
-def test_vllm_that_does_not_start_is_one_sentence(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
-
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=broken))
-    with pytest.raises(WRPOError, match=r"not start \(Engine core initialization failed\); see"):
-        make_engine("vllm", str(tiny.folder))
 
 
 def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,16 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from generation_rows import Tiny
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
+from wrpo_lib import models
+from wrpo_lib.cli import generate
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import load_causal_lm, load_trainable
 
@@ -92,7 +96,9 @@ def test_what_is_refused(
     assert not (folder / MARK).exists()
 
 
-def test_an_adapter_is_merged_into_its_base_or_refused(tiny: Tiny, tmp_path: Path) -> None:
+def test_an_adapter_is_merged_into_its_base_or_refused(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng():
@@ -100,14 +106,54 @@ def test_an_adapter_is_merged_into_its_base_or_refused(tiny: Tiny, tmp_path: Pat
         base, _ = load_causal_lm(str(tiny.folder))
         config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
         adapted = get_peft_model(base, config)
-    adapted.save_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([[5, 6, 7]])
+    folder, ids = tmp_path / "adapter", torch.tensor([[5, 6, 7]])
+    adapted.save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    names = str(folder), in_the_cache(folder, tmp_path / "hub", monkeypatch)
     with torch.no_grad():
         expected = adapted(ids).logits
-        found = load_trainable(str(tmp_path / "adapter"))(ids).logits
-    assert torch.allclose(found, expected, atol=1e-5)
-    file = tmp_path / "adapter" / "adapter_model.safetensors"
+        for name in names:
+            assert torch.allclose(load_trainable(name)(ids).logits, expected, atol=1e-5)
+            assert torch.allclose(load_causal_lm(name)[0](ids).logits, expected, atol=1e-5)
+    file = folder / "adapter_model.safetensors"
     torch.save(load_file(file), file.with_suffix(".bin"))
     file.unlink()
-    with pytest.raises(WRPOError, match="pickled"):
-        load_trainable(str(tmp_path / "adapter"))
+    for load in (load_causal_lm, load_trainable):
+        for name in names:
+            with pytest.raises(WRPOError, match="adapter in a pickle"):
+                load(name)
+
+
+def in_the_cache(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The id under which the hub's cache then holds ``folder``."""
+    repository, commit = cache / "models--org--adapter", "0" * 40
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    (repository / "snapshots").mkdir()
+    (repository / ".no_exist" / commit).mkdir(parents=True)
+    (repository / ".no_exist" / commit / "config.json").touch()
+    (repository / "snapshots" / commit).symlink_to(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return "org/adapter"
+
+
+def test_a_gated_model_says_where_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any, **options: Any) -> None:
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(WRPOError, match="'a/b' is gated; accept its licence at https://hugg"):
+        models.load_tokenizer("a/b")
+
+
+@pytest.mark.parametrize(
+    ("card", "installed", "engine"),
+    [(True, True, "vllm"), (True, False, "transformers"), (False, True, "transformers")],
+)
+def test_vllm_is_the_default_where_it_can_run(
+    monkeypatch: pytest.MonkeyPatch, card: bool, installed: bool, engine: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: card)
+    monkeypatch.setattr(generate, "find_spec", lambda name: installed or None)
+    assert generate._engine("auto") == engine
+    assert generate._engine("server") == "server"

@@ -9,7 +9,6 @@ import pytest
 import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import Sampling, TransformersEngine, local, sample
 from wrpo_lib.generation.request import Request
 
@@ -147,20 +146,3 @@ def test_prompts_too_long_and_almost_too_long(tiny: Tiny) -> None:
     left = 256 - len(engine.renderer.ids(near.messages))
     assert 0 < left < 200
     assert all(0 < (made.n_tokens or 0) <= left for made in engine([near]))
-
-
-def test_a_batch_that_does_not_fit_is_told(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    def small_gpu(**_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(tiny.model, "generate", small_gpu)
-    with pytest.raises(WRPOError, match="24 responses of 12 tokens do not fit"):
-        list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(8, SHORT)))
-
-
-@pytest.mark.parametrize(
-    "values", [{"n": 0}, {"max_tokens": 0}, {"temperature": -1}, {"top_p": 1.5}, {"temperature": 0}]
-)
-def test_impossible_settings(values: dict[str, Any]) -> None:
-    with pytest.raises(WRPOError, match=r"is impossible|greedy decoding"):
-        Sampling(**values)

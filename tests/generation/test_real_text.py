@@ -9,8 +9,8 @@ import sacrebleu
 
 from wrpo_lib.generation import Sampling, make_engine
 from wrpo_lib.io import read_rows
-from wrpo_lib.quadruples.schema import validate_quadruples
-from wrpo_lib.smol.study import Study, paired, run
+from wrpo_lib.quadruples import Pairing, build_rows, validate_quadruples
+from wrpo_lib.smol.study import TARGET, Study, run
 
 
 def test_quadruples_of_real_text(smollm2_file: Path, shared: Path, tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_quadruples_of_real_text(smollm2_file: Path, shared: Path, tmp_path: Pat
     for r in scored:
         reference = answers[r["prompt"][0]["content"]]
         assert r["reward"] == pytest.approx(sacrebleu.sentence_bleu(r["text"], [reference]).score)
-    rows, _ = paired(table)
+    rows, _ = build_rows(table, Pairing(TARGET))
     assert not list(validate_quadruples(rows))
     for row in rows:
         sources = [

@@ -13,7 +13,6 @@ from commandline import wrpo
 from generation_rows import Tiny, prompt_rows, write_rows
 from safetensors.torch import load_file, save_file
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.local import RewardModel, load_reward_model
 from wrpo_lib.io import read_rows
 
@@ -79,11 +78,6 @@ def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
     ids = scorer._ids(long)
     assert (len(ids), scorer.cut) == (256, 1)
     assert ids[-1] == tiny.tokenizer.eos_token_id, "the end of the response is what stays"
-
-
-def test_more_than_one_output_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(WRPOError, match="has 3 outputs per row"):
-        rewards_of(RewardModel(classifier(tiny, 0, labels=3), tiny.tokenizer), rows(2))
 
 
 def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:

@@ -16,16 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generation_rows import (
-    Tiny,
-    ask,
-    by_name,
-    kill_and_run_again,
-    prompt_rows,
-    with_template,
-    write_rows,
-    wrpo_command,
-)
+from generation_rows import Tiny, ask, by_name
 from local_server import serving
 from vllm_run import GREEDY, SAMPLED
 
@@ -33,15 +24,10 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import TransformersEngine
 from wrpo_lib.generation.engines import ServerEngine
 from wrpo_lib.generation.request import Response
-from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 
 HERE = Path(__file__).parent
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # half a character at the end, which vLLM leaves out
-DROPS = (  # a system turn
-    "{% for m in messages %}{% if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endif %}"
-    "{% endfor %}<assistant>"
-)
 AS_TRAINED = {"top_k": -1}  # else vLLM's server takes the model's own top-k
 
 
@@ -102,27 +88,6 @@ def test_a_response_depends_on_its_seed_alone(offline: Any) -> None:
     assert failed.keys() == {("long", 0), ("long", 1)}
     assert set(failed.values()) == {"the prompt has 403 tokens, the context 256"}
     assert offline["near"]["near", 0].n_tokens == 3  # the room that was left
-
-
-def test_wrpo_sample_killed_and_run_again(python: str, tiny: Tiny, tmp_path: Path) -> None:
-    """A kill costs the window being made; the template has no system role."""
-    model, out = tmp_path / "model", tmp_path / "made.jsonl"
-    tiny.model.save_pretrained(model)
-    with_template(tiny, DROPS).save_pretrained(model)
-    total = 1024 + 256  # a whole window, and some
-    asked = write_rows(tmp_path / "prompts.jsonl", prompt_rows(total))
-    how = ["--engine", "vllm", "--n", 1, "--max-tokens", 4, "--dtype", "float32"]
-    for pair in ("enforce_eager=true", "max_model_len=128", "enable_chunked_prefill=false"):
-        how += ["--set", pair]
-    files = ["sample", asked, "--out", out, "--model", model, "--name", "tiny"]
-    env = environment(VLLM_ENABLE_V1_MULTIPROCESSING="0")  # one process starts faster than three
-    command = wrpo_command(*files, *how, python=python)
-    n, said = kill_and_run_again(command, out, rows=1, env=env)
-    assert 0 < n <= 1024
-    assert f"made {total - n} responses to {total} prompts" in said
-    folded = sum(r["prompt"][0]["role"] == "system" for r in prompt_rows(total)[n:])
-    assert f"{folded} with the system turn put into the user turn" in said
-    assert len({r["prompt_id"] for r in read_rows(out)}) == len(read_rows(out)) == total
 
 
 @pytest.fixture(scope="module")

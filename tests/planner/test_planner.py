@@ -14,8 +14,10 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from wrpo_lib.cli.train import CARDS
 from wrpo_lib.io import write_rows
-from wrpo_lib.planner import Plan, count_parameters, model_config, plan_recipe, tokens
+from wrpo_lib.models import model_config
+from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.tiny import build_tokenizer
 
@@ -76,7 +78,7 @@ def test_arithmetic_and_activations_are_those_of_a_real_pass() -> None:
     measured = sum(storage.nbytes() for key, storage in storages.items() if key not in known)
     plan = replace(planned("smol/wrpo"), config=CONFIG, parameters=p, batches=[batch], n=2)
     assert 2 / 3 < plan.memory(batch, False)["activations"] / measured < 3 / 2
-    assert plan.flops(False) == 2 * p.total * 2 * n * 4  # forward, back twice, the reference once
+    assert plan.flops(2 * n) == 2 * p.total * 2 * n * 4  # forward, back twice, the reference once
 
 
 def test_memory_follows_the_textbook() -> None:
@@ -131,9 +133,26 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
 def test_the_command_names_the_worst_batch(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = wrpo(capsys, "plan", "workstation/wrpo_4bit")
     assert code == 0
-    for part in ("312 steps of 1 x 128 x 1", "fits 24 GB, 48 GB, 80 GB", "assumed: 40%", "H100"):
+    for part in ("312 steps of 8 x 16 x 1", "max_length 2048", "40% of its peak rate", "here: "):
         assert part in out
-    assert "fits none" in wrpo(capsys, "plan", "paper/wrpo")[1]  # on one GPU
+    assert fits(out) == ["yes"] * len(CARDS)
+    assert set(fits(wrpo(capsys, "plan", "paper/wrpo")[1])) == {"no", "yes"}  # on one GPU
+
+
+def fits(out: str) -> list[str]:
+    """What `wrpo plan` says of each card."""
+    lines = [line for line in out.splitlines() if line.startswith(tuple(CARDS))]
+    return [line.split()[-1] for line in lines]
+
+
+def test_a_token_budget_bounds_every_batch() -> None:
+    plan = planned("workstation/wrpo", micro_batch_tokens=2048, n=64)
+    assert len(plan.batches[0]) == 1
+    assert len(planned("workstation/wrpo", micro_batch_tokens=4096).batches[0]) == 2
+    assert len(plan.worst) == 1, "one example goes through, however long it is"
+    whole = planned("workstation/wrpo", micro_batch_tokens=None, n=64)
+    assert len(whole.worst) == 8
+    assert plan.tokens(True) == whole.tokens(True)
 
 
 BAD = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import random
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trl.data_utils import is_conversational
 
-from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples import (
     Pairing,
     build_quadruples,
@@ -58,11 +57,7 @@ def rows(*prompts: str, rewards: dict[str, tuple[float, ...]] = REWARDS) -> list
 def write(tmp_path: Path) -> Callable[..., Path]:
     def file(rows: list[Any], name: str = "r.jsonl") -> Path:
         path = tmp_path / name
-        if path.suffix == ".parquet":
-            write_rows(rows, path)
-            return path
-        text = "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows)
-        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+        path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
         return path
 
     return file
@@ -75,9 +70,8 @@ def paired(path: Path, **options: Any) -> tuple[list[dict[str, Any]], dict[str, 
     return found, {reason: n for reason, n in counts.items() if n}
 
 
-@pytest.mark.parametrize("name", ["r.jsonl", "r.jsonl.gz", "r.parquet"])
-def test_every_kind_of_file_gives_the_same_rows(write: Any, name: str) -> None:
-    (row, _), dropped = paired(write(rows("x", "y"), name))
+def test_a_row_holds_the_texts_and_where_they_are_from(write: Any) -> None:
+    (row, _), dropped = paired(write(rows("x", "y")))
     assert not dropped
     assert row == {
         "prompt_id": "x",
@@ -96,11 +90,9 @@ def test_every_kind_of_file_gives_the_same_rows(write: Any, name: str) -> None:
     ("options", "role", "chosen"),
     [
         ({"rank": 2}, "source_chosen", "a says x 0"),
-        ({"rank": 4}, "source_chosen", "b says x 0"),
         ({"sources": ("b",)}, "source_chosen", "b says x 1"),
         ({"sources": ("b", "a"), "rank": 3}, "source_chosen", "b says x 1"),
         ({"dispreferred": True}, "source_rejected", "b says x 0"),
-        ({"dispreferred": True}, "rejected", "t says x 0"),
         ({"rejected_from": "source"}, "rejected", "b says x 0"),
         ({"rejected_from": "source"}, "target_chosen", "t says x 1"),
     ],
@@ -146,7 +138,7 @@ def test_the_order_of_rows_and_files_changes_nothing(write: Any) -> None:
     assert texts == ["a says x 0", "t says x 1", "t says x 0"]
     for seed in range(5):
         random.Random(seed).shuffle(all_rows)
-        table = read_responses([write(all_rows[7:], "s.parquet"), write(all_rows[:7])])
+        table = read_responses([write(all_rows[7:], "s.jsonl"), write(all_rows[:7])])
         assert build_rows(table, Pairing(target="t"))[0] == expected
 
 
@@ -183,9 +175,7 @@ def changed(model: str, **changes: Any) -> list[dict[str, Any]]:
         (rows("x", rewards={**REWARDS, "t": (0.5, 0.5)}), {}, "tied"),
         (changed("t", text="same"), {}, "identical"),
         (rows("x", rewards={**REWARDS, "t": (0.5, 0.6)}), {"min_gap": 0.3}, "small_gap"),
-        (rows("x", rewards={**REWARDS, "t": (0.5, 2.9)}), {"max_gap": 0.5}, "large_gap"),
         ([r for r in rows("x") if r["model"] == "t"], {}, "missing"),
-        ([r for r in rows("x") if r["model"] != "t"], {}, "missing"),
         (changed("t", text=" \n"), {}, "missing"),
     ],
 )
@@ -197,9 +187,8 @@ def test_what_is_left_out_is_counted_by_reason(
     assert [r["prompt_id"] for r in found] == ["good"]
 
 
-def test_empty_and_truncated_responses_are_never_chosen(write: Any) -> None:
-    (row,), _ = paired(write(changed("a", text="")))
-    assert row["source_chosen"] == "b says x 1"
+def test_empty_and_truncated_responses_are_not_chosen(write: Any) -> None:
+    assert paired(write(changed("a", text="")))[0][0]["source_model"] == "b"
     path = write(changed("a", finish_reason="length"))
     assert paired(path)[0][0]["source_model"] == "a"
     assert paired(path, drop_truncated=True)[0][0]["source_model"] == "b"
@@ -214,11 +203,11 @@ def test_the_commands_of_a_run(write: Any, wrpo: Wrpo, tmp_path: Path) -> None:
     sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
     code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
     assert (code, "prompts 10, kept 10" in out) == (0, True)
-    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "overlap.jsonl"))
+    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "known.jsonl"))
     code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
     assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
     assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft != make_split(prompts, 8).sft
-    assert sorted(parts.part("all")) == prompts
+    assert sorted(parts.sft + parts.preference) == prompts
     assert list(read_quadruples(quadruples)["prompt_id"]) == parts.preference[1:]
     report = json.loads((tmp_path / "q.report.json").read_text())
     assert (report["kept"], report["part"], report["split"]["seed"]) == (19, "preference", 7)
@@ -232,16 +221,12 @@ def broken(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        ([*rows("x"), '{"prompt_id": "x", '], "line 7: not JSON"),
-        (["null", *rows("x")], "line 1: not a JSON object"),
         (["", '{"a": 1}{"a": 2}', *rows("x")], "line 2: not JSON"),
-        (broken(text=None), "row 7, field 'text': missing"),
         (broken(model=" "), "row 7, field 'model': is empty"),
         (broken(sample=-1), "row 7, field 'sample': -1"),
         (broken(reward=None), "row 7, field 'reward': missing; score it"),
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
-        ([{**r, "prompt": None} for r in rows("x")], "row 1, field 'prompt': is missing"),
         (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
         (
             [*changed("a", reward_model="A"), said("x", "c", 0, 0.3, reward_model="B")],
@@ -266,15 +251,13 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     [
         ("--pairs best", "choose one of quadruples"),
         ("--rank 1", "needs the target's name"),
-        ("--target t --rank 0", "must be 1 or more"),
         ("--target t --sources a,t", "'t' is target and source"),
-        ("--target t --part sft", "--part sft is a part of a recorded split; give --split"),
         ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
-        ("--target t --split r.jsonl", "r.jsonl: not JSON"),
-        ("--target t --split one.json", "one.json is no recorded split"),
-        ("--target t --exclude none.jsonl", "none.jsonl does not exist"),
+        ("--target t --split one.jsonl", "one.jsonl is no recorded split"),
+        ("--target t --exclude one.jsonl --out one.jsonl", "one.jsonl is read and would be"),
+        ("--target t --exclude one.jsonl", "row 1, field 'prompt_id': missing"),
         ("--target t --out q.csv", "q.csv: unknown kind of file"),
     ],
 )
@@ -282,7 +265,7 @@ def test_bad_options_are_one_sentence(
     write: Any, wrpo: Wrpo, monkeypatch: Any, tmp_path: Path, options: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write(['{"seed": 1}'], "one.json")
+    write([{"seed": 1}], "one.jsonl")
     code, _, err = wrpo("pair", write(rows("x")), "--out", "q.jsonl", *options.split())
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert sentence in err

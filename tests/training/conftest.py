@@ -12,8 +12,8 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 
 from wrpo_lib.tiny import build_model, build_tokenizer
+from wrpo_lib.training.callbacks import DynamicsCallback
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.run import DynamicsCallback
 from wrpo_lib.training.trainer import WRPOTrainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]

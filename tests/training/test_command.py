@@ -17,8 +17,10 @@ import pytest
 import torch
 from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.dry_run import shrink
 from wrpo_lib.training.run import last_checkpoint
@@ -264,7 +266,8 @@ def test_two_processes_give_the_losses_of_one(
     values = {"max_steps": 4, "alpha": 0.5, "share_prompt": "true"}
     train(one, *lora, **values)
     script = Path(__file__).with_name("distributed_run.py")
-    command = words(small, two, per_device_train_batch_size=2, **values)
+    parts = {"micro_batch_tokens": 90} if kind == DDP else {}  # one example, or both
+    command = words(small, two, per_device_train_batch_size=2, **parts, **values)
     launch = [*LAUNCH.split(), *kind.split(), str(script), "train", "smol/wrpo", *command, *lora]
     run = start(*launch)
     printed, err = run.communicate(timeout=HANGS)
@@ -285,7 +288,9 @@ def test_two_processes_give_the_losses_of_one(
 # --- data and recipes -------------------------------------------------------------------------
 
 
-def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_path: Path) -> None:
+def test_fields_of_lora_and_load_evaluation_and_merging(
+    small: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     extra = [
         *["--lora.r", "4", "load.dtype=float32", "--eval_strategy", "steps", "--eval_steps=2"],
@@ -295,6 +300,14 @@ def test_fields_of_lora_and_load_and_evaluation(small: Path, train: Train, tmp_p
     train(out, *extra, max_steps=4)
     adapter = json.loads((out / "adapter_config.json").read_text())
     assert (adapter["r"], sorted(adapter["target_modules"])) == (4, ["q_proj", "v_proj"])
+    merged = tmp_path / "merged"
+    assert wrpo(capsys, "merge", out, merged)[0] == 0
+    whole = AutoModelForCausalLM.from_pretrained(merged, dtype="float32")
+    adapted = load_causal_lm(str(out))[0]
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(whole(ids).logits, adapted(ids).logits, rtol=0.05, atol=0.05)
+    for folder, sentence in ((merged, "holds no adapter"), (out, "is not empty")):
+        assert sentence in wrpo(capsys, "merge", folder, merged)[2]
     record = json.loads((out / "run.json").read_text())
     assert record["log"][0]["step"] == 4
     assert "eval_loss" in record["log"][0]
@@ -327,26 +340,6 @@ def test_preference_pairs_serve_where_one_preferred_response_is_read(
     assert losses[0][-1] < losses[0][0]
     _, err = train(tmp_path / "out", "--data", pairs, status=2)
     assert "pairs.jsonl, row 1, field" in err
-
-
-def test_both_forms_of_a_prompt_and_a_folded_system_turn(
-    small: Path, train: Train, tmp_path: Path
-) -> None:
-    """Text is one user turn or rendered already; the template of this model drops system turns."""
-    model, out = tmp_path / "model", tmp_path / "out"
-    shutil.copytree(small / "model", model)
-    template = (model / "chat_template.jinja").read_text()
-    kept = template.replace("in messages %}", "in messages if m.role != 'system' %}")
-    (model / "chat_template.jinja").write_text(kept)
-    rows = read_rows(small / "rows.jsonl")
-    rows[0]["prompt"], rows[1]["prompt"] = "plain?", "<|user|>\nrendered?<|end|>\n<|assistant|>\n"
-    for row in rows[2:7]:
-        row["prompt"].insert(0, {"role": "system", "content": "Answer in French."})
-        row["metadata"] = row["prompt_id"] if row is rows[3] else 5
-    write_rows(rows, tmp_path / "rows.jsonl")
-    train(out, "--model", model, "--data", tmp_path / "rows.jsonl", max_steps=1)
-    record = json.loads((out / "run.json").read_text())
-    assert record["truncation"]["train"]["folded"] == 5
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -384,41 +377,3 @@ def assert_one_sentence(train: Train, out: Path, sentence: str, *words: Any) -> 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_before_training(train: Train, tmp_path: Path, case: str) -> None:
     assert_one_sentence(train, tmp_path / "out", BAD[case], *case.split())
-
-
-def cut(model: Path) -> None:
-    path = model / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-
-
-def pickled(model: Path) -> None:
-    (model / "model.safetensors").unlink()
-    torch.save({"weight": print}, model / "pytorch_model.bin")
-
-
-def configured(file: str, **changes: Any) -> Callable[[Path], None]:
-    def change(model: Path) -> None:
-        values = json.loads((model / file).read_text()) | changes
-        kept = {key: value for key, value in values.items() if value is not None}
-        (model / file).write_text(json.dumps(kept))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("damage", "sentence"),
-    [
-        (cut, "smol/wrpo.yaml: "),
-        (pickled, "smol/wrpo.yaml: "),
-        (configured("config.json", intermediate_size=80), "smol/wrpo.yaml: "),
-        (configured("tokenizer_config.json", eos_token=None, pad_token=None), "nor end token"),
-    ],
-    ids=["cut", "pickled", "shape", "tokens"],
-)
-def test_a_damaged_model_is_one_sentence(
-    small: Path, train: Train, tmp_path: Path, damage: Callable[[Path], None], sentence: str
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(small / "model", model)
-    damage(model)
-    assert_one_sentence(train, tmp_path / "out", sentence, "--model", model)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig
 
+from wrpo_lib import sharing
 from wrpo_lib.training import WRPOTrainer, sft_trainer
 
 
@@ -54,3 +58,53 @@ def test_truncation_is_counted(
     sft = sft_trainer(model, args(max_length=17), quadruples, tokenizer)
     assert sft.truncation["SFT"]["rows"] == 12
     assert 0 < sft.truncation["SFT"]["source_chosen"] < 12
+
+
+def test_a_packed_block_needs_no_mask(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+    steps: Callable[..., list[float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows that follow each other train as TRL trains them with a mask of the block squared."""
+    settings = {"packing": True, "packing_strategy": "bfd", "max_length": 40, "max_steps": 3}
+    seen: list[Any] = []
+    ordinary = sharing._sdpa
+
+    def attend(*inputs: Any) -> Any:
+        seen.append(inputs[3])
+        return ordinary(*inputs)
+
+    monkeypatch.setattr(sharing, "_sdpa", attend)
+    ours = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    ours.train()
+    lengths = [n for n, responses in seen[-1].examples if not responses]
+    assert len(lengths) > 2, "rows were packed"
+    monkeypatch.setattr(sharing, "obstacle", lambda *given, **named: "switched off")
+    theirs = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    theirs.train()
+    assert steps(ours) == pytest.approx(steps(theirs), rel=1e-5)
+    assert steps(ours, "grad_norm") == pytest.approx(steps(theirs, "grad_norm"), rel=1e-4)
+    assert steps(ours)[-1] < steps(ours)[0]
+
+
+def test_adapters_of_a_quantised_base_are_float32(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    quadruples: Dataset,
+    args: Callable[..., Any],
+    trainer: Callable[..., WRPOTrainer],
+) -> None:
+    """TRL makes them bfloat16, in which small updates round away."""
+    lora = LoraConfig(r=4, target_modules=["q_proj"])
+    model.is_loaded_in_4bit = True  # as bitsandbytes leaves it; the weights here are whole
+    made = [
+        trainer(model=model, peft_config=lora, max_steps=1),
+        sft_trainer(copy.deepcopy(model), args(), quadruples, tokenizer, peft_config=lora),
+    ]
+    for run in made:
+        trained = [p.dtype for p in run.model.parameters() if p.requires_grad]
+        assert trained
+        assert set(trained) == {torch.float32}

@@ -68,6 +68,31 @@ def test_losses_and_gradients_are_those_of_padded_rows(
     assert tokens[0] < tokens[1]
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_parts_of_a_batch_are_the_whole_batch(
+    trainer: Build, steps: Steps, quadruples: Dataset, share: bool
+) -> None:
+    """In whatever parts a batch goes through the model, the step is the same."""
+    common = {"share_prompt": share, "per_device_train_batch_size": 6, "alpha": 0.5}
+    common |= {"eval_dataset": quadruples, "per_device_eval_batch_size": 6}
+    whole, parts = trainer(**common), trainer(**common, micro_batch_tokens=60)
+    batch = parts.data_collator(list(parts.train_dataset.select(range(6))))
+    assert len(batch["parts"]) > 2
+    assert sum(part["share"] for part in batch["parts"]) == pytest.approx(1)
+    whole.train()
+    parts.train()
+    for key in ("loss", "grad_norm", "rewards/margins", "rewards/accuracies", "alpha"):
+        assert steps(parts, key) == pytest.approx(steps(whole, key), rel=1e-4, abs=1e-5), key
+    assert abs(steps(whole)[0] - steps(whole)[-1]) > 1e-3, "nothing was learned"
+    assert steps(parts, "num_tokens") == steps(whole, "num_tokens")
+    assert parts.evaluate()["eval_loss"] == pytest.approx(whole.evaluate()["eval_loss"], rel=1e-4)
+
+
+def test_compilation_and_sharing_exclude_each_other(trainer: Build) -> None:
+    with pytest.raises(WRPOError, match="prompts cannot be shared: torch_compile would compile"):
+        trainer(torch_compile=True, share_prompt=True)
+
+
 def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
     half, whole = (trainer(share_prompt=True, bf16=bf16, alpha=0.5) for bf16 in (True, False))
     half.train()

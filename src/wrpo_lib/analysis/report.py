@@ -77,8 +77,8 @@ def published_numbers() -> dict[str, Number]:
     """What published judgements of real models give; every key starts with ``published_``."""
     rows, mt_bench = (read_results("published", name) for name in ("alpaca_eval2", "mt_bench"))
     arena = read_results("published", "arena_hard").iloc[0]
-    rated = rows.dropna(subset=["lc_low"])
-    moved = (rows["lc_by_position"] - rows["lc"]).abs()
+    rated = rows.dropna(subset=["lc_interval"])
+    moved = (rows["lc_by_position"] - rows["lc_interval"]).abs()
     seen = read_results("published", "detectable").set_index(["benchmark", "statistic"])["median"]
 
     def half_width(table: Any, name: str) -> Any:
@@ -86,19 +86,21 @@ def published_numbers() -> dict[str, Number]:
 
     found = {
         "models": len(rated),
-        "lc_ratio": (half_width(rated, "lc") / (1.96 * rated["lc_standard_error"])).median(),
+        "lc_ratio": (
+            half_width(rated, "lc_interval") / (1.96 * rated["lc_standard_error"])
+        ).median(),
         "lc_moved": moved.max(),
         "lc_moved_model": rows["model"][moved.idxmax()],
         "position": rated["position_effect"].mean(),
         "position_positive": int((rated["position_effect_low"] > 0).sum()),
         "mt_models": len(mt_bench),
-        "mt_clustered": half_width(mt_bench, "overall").mean(),
+        "mt_clustered": half_width(mt_bench, "interval").mean(),
         "mt_naive": half_width(mt_bench, "naive").mean(),
         "arena_score": arena["score"],
-        "arena_clustered": arena["score_high"] - arena["score"],
-        "arena_rows": half_width(arena, "rows"),
-        "detectable_lc": seen["alpaca-eval", "lc"],
-        "detectable_mt": seen["mt-bench", "mean"],
+        "arena_clustered": half_width(arena, "interval"),
+        "arena_rows": half_width(arena, "naive"),
+        "detectable_lc": seen["alpaca_eval2", "lc"],
+        "detectable_mt": seen["mt_bench", "mean"],
     }
     return {f"published_{name}": value for name, value in found.items()}
 
@@ -124,3 +126,12 @@ def memory_table() -> pd.DataFrame:
     run = measured()
     table = pd.DataFrame(run["memory"]).replace({"variant": run["variants"]})
     return table.set_axis(["variant", "peak, GiB", "of the official"], axis=1)
+
+
+def gpu_table() -> pd.DataFrame:
+    """A row per card, model, workload and variant of ``make gpu``; no row where it has not run."""
+    columns = ["model", "workload", "attention", "times padded", "examples per second"]
+    columns += ["share of the card's peak", "peak GiB", "planned GiB"]
+    runs = [json.loads(path.read_text("utf-8")) for path in results_dir("gpu").glob("*.json")]
+    rows = [{"card": run["card"], **row} for run in runs for row in run["steps"]]
+    return pd.DataFrame(rows, columns=["card", *columns])

@@ -42,6 +42,7 @@ for command in before:
 for name, text in train.COMMANDS.items():
     app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
 app.command(context_settings=train.OPEN)(train.plan)
+app.command()(train.merge)
 after: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
 after += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
 after += [study.results, study.figures]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,17 +18,31 @@ from wrpo_lib.io import check_output, check_suffix, iter_rows
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
-Engine = Annotated[str, typer.Option(help="transformers, vllm or server")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE, an option of the engine's own")
+
+
+def _engine(kind: str) -> str:
+    """The engine by its name; by default vLLM where it is installed and has a GPU."""
+    if kind != "auto":
+        return kind
+    import torch
+
+    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
+
+
+Engine = Annotated[
+    str,
+    typer.Option(
+        callback=_engine,
+        help="transformers, vllm or server; auto is vllm where it is installed and has a GPU",
+    ),
 ]
-ExtraBody = Annotated[
-    str, typer.Option(help="server: JSON merged into requests; null as a value removes a field")
-]
+Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the engine's own option")]
+ExtraBody = Annotated[str, typer.Option(help="server: JSON added to requests; null drops a field")]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
 Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
-Workers = Annotated[int, typer.Option(help="processes of a Ray cluster; 0: this one", min=0)]
-Ray = Annotated[str, typer.Option(help="address of a running cluster; default: start one")]
+Workers = Annotated[
+    int, typer.Option(help="Ray's, on the cluster at RAY_ADDRESS if set; 0: none", min=0)
+]
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
 
 
@@ -35,7 +50,7 @@ def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
     model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
-    engine: Engine = "transformers",
+    engine: Engine = "auto",
     name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
     n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
     temperature: Annotated[float, typer.Option()] = 0.8,
@@ -51,7 +66,6 @@ def sample(
     connections: Connections = 64,
     extra_body: ExtraBody = "{}",
     workers: Workers = 0,
-    ray: Ray = "",
     gpus: GPUs = None,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
@@ -69,13 +83,12 @@ def sample(
     settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
     settings["max_model_len"] = options.get("max_model_len")
     if engine == "server":
-        server = Server(base_url, api_key_env, connections, timeout=600.0)
-        settings |= {"base_url": base_url and server.address, "extra_body": without_secrets(extra)}
+        server, gpus = Server(base_url, api_key_env, connections, timeout=600.0), 0.0
+        settings |= {"base_url": server.address, "extra_body": without_secrets(extra)}
         options |= {"server": server, "extra_body": extra}
-        gpus = 0.0
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
-    made_by: Any = OnCluster(make, workers, gpus, 256, ray) if workers else make()
+    made_by: Any = OnCluster(make, workers, gpus) if workers else make()
     settings["weights"] = model if engine == "server" else identity(model, revision)
     given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
@@ -92,7 +105,6 @@ def score(
     dtype: Dtype = "auto",
     batch_tokens: Annotated[int, typer.Option(help="tokens per batch, padding included")] = 16384,
     workers: Workers = 0,
-    ray: Ray = "",
     gpus: GPUs = None,
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
@@ -107,43 +119,31 @@ def score(
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False))  # says all that is wrong with them
-    hub = (revision, trust_remote_code, dtype)
-    make = partial(load_reward_model, reward_model, *hub, batch_tokens)
     scorer: Any = score_rows
     settings: dict[str, Any] = {}
     if reward_model:
-        scorer = OnCluster(make, workers, gpus, 256, ray) if workers else make()
+        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+        make = partial(load_reward_model, reward_model, batch_tokens, dtype=dtype, **hub)
+        scorer = OnCluster(make, workers, gpus) if workers else make()
         weights = identity(reward_model, revision)
         settings = {"revision": revision, "dtype": dtype, "weights": weights}
-    counts = score_responses(
-        chain.from_iterable(map(iter_rows, files)),
-        scorer,
-        reward_model or "nano",
-        out,
-        total=total,
-        settings=settings,
-        window=100_000 if workers else 1024,  # each call of a cluster starts its workers
-    )
+    rows = chain.from_iterable(map(iter_rows, files))
+    given = rows, scorer, reward_model or "nano", out
+    window = 100_000 if workers else 1024  # each call of a cluster starts its workers
+    counts = score_responses(*given, total=total, settings=settings, window=window)
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
 def read_extra_body(text: str) -> dict[str, Any]:
     """The fields in ``--extra-body``."""
-    found = _yaml(text, "--extra-body")
-    if not isinstance(found, dict):
-        raise WRPOError(f'--extra-body is {text}; give a JSON object such as {{"top_k": 20}}')
-    return found
+    with explained(f"--extra-body {text} cannot be read", 'give JSON such as {"top_k": 20}'):
+        return dict(yaml.safe_load(text))
 
 
 def read_options(engine: str, pairs: list[str]) -> dict[str, Any]:
     """The engine's options in ``KEY=VALUE``, the values read as YAML."""
-    parts = [pair.partition("=") for pair in pairs]
-    return {key: _yaml(text, f"--set of the {engine} engine") for key, _, text in parts}
-
-
-def _yaml(text: str, option: str) -> Any:
-    with explained(f"{option} {text} cannot be read", "write it as JSON or YAML"):
-        return yaml.safe_load(text)
+    with explained(f"--set {pairs} of the {engine} engine cannot be read", "give KEY=VALUE"):
+        return {key: yaml.safe_load(text) for key, _, text in (p.partition("=") for p in pairs)}
 
 
 def _say(made: str, counts: Counter[str], maker: Any) -> None:

@@ -44,16 +44,13 @@ def list_() -> None:
 
 @assets.command()
 def fetch(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="assets or folders of them; default: all")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="or folders of them; all")] = None,
 ) -> None:
     """Find NAMES in a mirror, an installed package or the cache, else fetch; hashes are checked."""
     from wrpo_lib.evaluation.assets import fetch, manifest
 
     for name in names or manifest():
-        inside = [n for n in manifest() if n.split("/")[0] == name]
-        for one in inside or [name]:
+        for one in [n for n in manifest() if n.split("/")[0] == name] or [name]:
             typer.echo(f"{one}: {fetch(one)}")
 
 
@@ -62,7 +59,7 @@ def answer(
     model: Annotated[str, typer.Option(help="hub id, folder or GGUF file; a server's model name")],
     out: Annotated[Path, typer.Option(help="answers, JSONL")] = Path("answers.jsonl"),
     version: Version = "nano",
-    engine: Engine = "transformers",
+    engine: Engine = "auto",
     name: Annotated[str, typer.Option(help="the model's name in the file; default: its own")] = "",
     max_tokens: Annotated[int, typer.Option(help="at most, for one answer", min=1)] = 4096,
     seed: Annotated[int, typer.Option(help="every answer's own seed follows from it")] = 0,
@@ -94,18 +91,14 @@ def answer(
     hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     made_by = make_engine(engine, model, options, dtype=dtype, **hub)
     given = asked, name or Path(model).name, made_by, out, max_tokens, seed, how
-    counts, errors = answers.answer(*given)
+    try:
+        counts = answers.answer(*given)
+    except WRPOError as error:
+        raise WRPOError(f"{error}{_refused([str(error)])}") from error
     typer.echo(
         f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
-        f"cut at the token limit, {counts['thoughts']} with a thought (kept apart), "
-        f"{errors.total()} failed; {out}"
+        f"cut at the token limit, {counts['thought']} with a thought (kept apart); {out}"
     )
-    for reason, n in errors.most_common():
-        typer.echo(f"  {n} x {reason}")
-    if errors:
-        raise WRPOError(
-            f"{errors.total()} answers failed; run again to make them{_refused(errors)}"
-        )
 
 
 def judge(
@@ -121,7 +114,6 @@ def judge(
         Literal["both", "upstream"], typer.Option(help="upstream: alpaca-eval in one seeded order")
     ] = "both",
     metric: Annotated[Literal["logprobs", "text"], typer.Option(help="alpaca-eval")] = "logprobs",
-    retry_unreadable: Annotated[bool, typer.Option(help="ask again where no verdict came")] = False,
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="of a million prompt and completion tokens")
     ] = None,
@@ -139,7 +131,7 @@ def judge(
     from wrpo_lib.io import Store, check_output
     from wrpo_lib.server import Server
 
-    check_output(out, answers)
+    check_output(out, answers, *([baseline] if baseline else []))
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
     name, texts = _one_model(answers, asked, model)
@@ -147,16 +139,15 @@ def judge(
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
         server = Server(base_url, api_key_env, connections)
-        run = Run(store, server, prices, max_cost, retry_unreadable)
+        run = Run(store, server, prices, max_cost)
         _say(run.estimate(calls), "to make")
         if estimate:
             return
         counts = run(tqdm(calls, unit="call", disable=None))
     _say(counts, f"made, in {out}")
-    refused = _refused(counts.problems)
     if counts.stopped:
-        what = f"{out} keeps what came, run again to go on"
-        raise WRPOError(f"stopped: {counts.stopped}; {what}{refused}")
+        what = f"{out} keeps what came, run again to go on{_refused(counts.problems)}"
+        raise WRPOError(f"stopped: {counts.stopped}; {what}")
 
 
 def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
@@ -168,9 +159,11 @@ def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
     if name not in models or (len(models) > 1 and not wanted):
         raise WRPOError(f"{path} holds answers of {', '.join(models)}; name one with --model")
     texts = models[name]
-    if missing := sum(len(q.turns) for q in asked.questions) - len(texts):
-        failed = f" ({texts.failed} are empty or marked as failed)" if texts.failed else ""
-        typer.echo(f"{path} lacks {missing} answers of {name!r}{failed}; they are not judged")
+    failed = list(texts.values()).count(None)
+    missing = sum(len(q.turns) for q in asked.questions) - len(texts) + failed
+    if missing:
+        why = f" ({failed} are empty or marked as failed)" if failed else ""
+        typer.echo(f"{path} lacks {missing} answers of {name!r}{why}; they are not judged")
     if texts.thoughts:
         typer.echo(f"{path}: a thought stands before {texts.thoughts} answers; it is not judged")
     return name, texts
@@ -178,11 +171,9 @@ def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
 
 def _refused(problems: Iterable[str]) -> str:
     """A hint where a server refused a parameter of the request."""
-    parameter = r"answered 400.*\b(max_tokens|temperature|top_p|seed|logprobs|top_logprobs)\b"
-    found = next((m for m in (re.search(parameter, problem) for problem in problems) if m), None)
-    if found is None:
-        return ""
-    return f"; the server refuses {found.group(1)}: --extra-body '{{\"{found.group(1)}\": null}}'"
+    parameter = r"answered 400.*?\b(max_tokens|temperature|top_p|seed|logprobs|top_logprobs)\b"
+    found = re.search(parameter, " ".join(problems))
+    return f"; it refuses {found[1]}: --extra-body '{{\"{found[1]}\": null}}'" if found else ""
 
 
 def _say(counts: Counts, what: str) -> None:

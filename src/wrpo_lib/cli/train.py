@@ -12,14 +12,23 @@ import typer
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from wrpo_lib.planner import Plan
 
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """What typer does not know is a field of the recipe."""
 
 UTILISATION = 0.4  # assumed share of a card's peak
-# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets
-CARDS = {"RTX 4090": 165, "RTX A6000": 155, "L40S": 362, "A100": 312, "H100, H200": 989}
+# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
+CARDS = {
+    "RTX 4090": (165, 23.5),
+    "RTX A6000": (155, 47.4),
+    "L40S": (362, 44.4),
+    "A100 80 GB": (312, 79.1),
+    "H100 80 GB": (989, 79.1),
+    "H200": (989, 139.8),
+}
 
 COMMANDS = {
     "train": "Train a policy on quadruples by RECIPE.",
@@ -42,6 +51,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", "--rehearse", help="in small")] = False,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
+    from wrpo_lib import machine
     from wrpo_lib.recipes import find_recipe
     from wrpo_lib.training import dry_run as small
     from wrpo_lib.training.inputs import override
@@ -55,8 +65,28 @@ def train(
     found = replace(found, **{name: value for name, value in given.items() if value})
     if dry_run:
         small.dry_run(found, Path(output_dir) if output_dir else None, _say)
-    else:
-        run(found, Path(output_dir or found.output_dir), resume=resume, say=_say)
+        return
+    out = Path(output_dir or found.output_dir)
+    _say(machine.describe(out))
+    machine.check(found, out, int(os.environ.get("WORLD_SIZE", 1)))
+    run(found, out, resume=resume, say=_say)
+
+
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="folder that a LoRA run wrote")],
+    out: Annotated[Path, typer.Argument(help="folder for the whole model")],
+) -> None:
+    """Merge a trained ADAPTER into its base model, in bfloat16, and save the whole in OUT."""
+    from wrpo_lib import models
+
+    if not models.adapter_config(str(adapter)):
+        raise WRPOError(f"{adapter} holds no adapter; give the folder that a LoRA run wrote")
+    if out.exists() and any(out.iterdir()):
+        raise WRPOError(f"{out} is not empty; choose another folder")
+    model = models.load_trainable(str(adapter), dtype="bfloat16")
+    model.save_pretrained(out)
+    models.load_tokenizer(str(adapter)).save_pretrained(out)
+    typer.echo(f"{out}: the whole model, {model.num_parameters():,} parameters in bfloat16")
 
 
 def plan(
@@ -67,6 +97,7 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
+    from wrpo_lib import machine
     from wrpo_lib.planner import plan_recipe
     from wrpo_lib.recipes import find_recipe
     from wrpo_lib.training.inputs import override
@@ -74,27 +105,65 @@ def plan(
     found = override(find_recipe(recipe), context.args)
     found = replace(found, model=model or found.model)
     typer.echo(report(plan_recipe(found, gpus, data)))
+    typer.echo(f"here: {machine.describe(found.output_dir)}")
 
 
 def report(plan: Plan) -> str:
-    """A plan as text: with prompt sharing, without, and at worst."""
+    """A plan as text: with prompt sharing, without, and at worst; then card by card."""
     import pandas as pd
 
-    p, args, usual = plan.parameters, plan.args, plan.batches[len(plan.batches) // 2]
-    cases = {"shared": (usual, True), "padded": (usual, False), "worst": (plan.worst, False)}
+    from wrpo_lib.machine import disk
+
+    p, args = plan.parameters, plan.args
+    cases = {"shared": (plan.usual, True), "padded": (plan.usual, False)}
+    cases["worst"] = (plan.worst, True)
     table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
     table.loc["total, GiB per GPU"] = total = table.sum()
-    table.loc["million tokens per epoch"] = plan.tokens(True) / 1e6, plan.tokens(False) / 1e6, None
-    for card, peak in CARDS.items():
-        rate = peak * 1e12 * UTILISATION * plan.gpus * 3600
-        table.loc[f"hours, {card}"] = plan.flops(True) / rate, plan.flops(False) / rate, None
-    fits = ", ".join(f"{gb} GB" for gb in (24, 48, 80) if total["worst"] * 2**30 < gb * 1e9)
+    longest = sum(map(sum, ((x, *ys) for x, ys in plan.worst))) / len(plan.worst)
+    counts = pd.Series([plan.tokens(True), plan.tokens(False), longest * plan.n], cases)
+    table.loc["million tokens per epoch"] = counts / 1e6
+    cards = pd.DataFrame({name: _hours(plan, count) for name, count in counts.items()})
+    cards["fits"] = [_fit(total, room) for _, room in CARDS.values()]
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
+    shown = [frame.to_string(float_format="{:,.2f}".format) for frame in (table, cards)]
     return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
-{plan.steps} steps of {size} examples, {plan.n:,} in all
-{table.to_string(na_rep="", float_format="{:,.2f}".format)}
-worst legal batch: each response fills max_length {args.max_length}; fits {fits or "none"}
-assumed: {UTILISATION:.0%} of each card's peak rate"""
+{plan.steps} steps of {size} examples, {plan.n:,} in all; {disk(plan) / 2**30:.1f} GiB on disk
+{shown[0]}
+worst legal batch: each response fills max_length {args.max_length}
+hours by card, computed with {UTILISATION:.0%} of its peak rate assumed, not measured
+{shown[1]}"""
+
+
+def overview(recipes: list[str]) -> pd.DataFrame:
+    """A row per recipe: memory at worst, space on disk, and hours on every card that holds it."""
+    import pandas as pd
+
+    from wrpo_lib.machine import disk
+    from wrpo_lib.planner import plan_recipe
+    from wrpo_lib.recipes import find_recipe
+
+    rows = []
+    for name in recipes:
+        plan = plan_recipe(find_recipe(name))
+        need = sum(plan.memory(plan.worst, True).values()) / 2**30
+        hours = _hours(plan, plan.tokens(True))
+        held = {card: hours[card] if need < room else None for card, (_, room) in CARDS.items()}
+        about = {"recipe": name, "GiB of memory": need, "GiB on disk": disk(plan) / 2**30}
+        rows.append({**about, "steps": plan.steps, **held})
+    return pd.DataFrame(rows)
+
+
+def _hours(plan: Plan, count: float) -> dict[str, float]:
+    """Hours of a run of ``count`` tokens an epoch on each card, at the assumed utilisation."""
+    rate = UTILISATION * plan.gpus * 3600 * 1e12
+    return {card: plan.flops(count) / (rate * peak) for card, (peak, _) in CARDS.items()}
+
+
+def _fit(total: Any, room: float) -> str:
+    """Whether a usual and the worst batch fit a card's memory."""
+    if total["worst"] < room:
+        return "yes"
+    return "not the worst batch" if total["shared"] < room else "no"
 
 
 def _say(line: str) -> None:

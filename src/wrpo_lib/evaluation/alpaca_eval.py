@@ -1,18 +1,14 @@
 """AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC).
 
 A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The numbers
-are those of the alpaca-eval package 0.6.6, without what that package does beside them: it downloads
-a file at every call, writes into its own installation and joins the instruction difficulty by row
-position. Tests compare the two.
+are those of the alpaca-eval package 0.6.6; tests compare the two.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +30,6 @@ FOLDS = 5
 SEED = 123  # upstream's, for liblinear
 
 
-def is_switched(instruction: str) -> bool:
-    """Whether upstream shows the model first for this instruction: its seeded random choice.
-
-    Of the 805 instructions, 406 are switched (alpaca-eval 0.6.6, ``random_seeded_choice``).
-    """
-    return random.Random(f"is_switched_outputs{instruction}0").choices([False, True])[0]
-
-
 def checked(judgements: pd.DataFrame) -> pd.DataFrame:
     """The rows with a preference, at least two, and ``points``: it in percent."""
     return at_least_two(judgements, 100 * (judgements["preference"].astype(float) - 1))
@@ -51,33 +39,22 @@ def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
     :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers by upstream's names; its
-    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are used where they
-    are there.
+    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are optional.
     """
     known = checked(judgements)
-    percent = known["points"].to_numpy()
-    wins, losses = int((percent > 50).sum()), int((percent < 50).sum())
-    draws = len(known) - wins - losses
+    percent = known["points"]
+    wins, losses, draws = ((percent > 50).sum(), (percent < 50).sum(), (percent == 50).sum())
     lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
     return {
         "win_rate": float(percent.mean()),
-        "standard_error": float(percent.std(ddof=1) / np.sqrt(len(percent))),
-        "n_wins": wins,
-        "n_wins_base": losses,
-        "n_draws": draws,
-        "discrete_win_rate": 100 * (wins + draws / 2) / len(percent),
+        "standard_error": float(percent.sem()),
+        "n_wins": int(wins),
+        "n_wins_base": int(losses),
+        "n_draws": int(draws),
+        "discrete_win_rate": float(100 * (wins + draws / 2) / len(percent)),
         "avg_length": int(np.mean(lengths)) if len(lengths) else None,
         **counted(judgements, known, ["question_id", "order"], 0, 100),
     }
-
-
-def read_side(path: Path) -> pd.DataFrame:
-    """The file ``df_gamed.csv`` of upstream's data set: difficulty and regularising rows."""
-    wanted = ["preference", "index", "std_delta_len", "instruction_difficulty"]
-    try:
-        return pd.read_csv(path, usecols=wanted)
-    except (OSError, ValueError) as error:
-        raise WRPOError(f"{path} is not df_gamed.csv, the side file of LC: {error}") from error
 
 
 def length_controlled(
@@ -85,7 +62,6 @@ def length_controlled(
     side: pd.DataFrame | None = None,
     *,
     C: float | None = None,
-    compat: bool = False,
     replicates: int = 0,
     seed: int = 0,
     questions: Sequence[Hashable] | None = None,
@@ -93,46 +69,40 @@ def length_controlled(
     """The win rate in percent that the judge would give one model at equal length.
 
     A logistic regression of the preference on tanh of the standardised length difference, the
-    instruction's difficulty and a constant, with the regularising rows of ``side``
-    (:func:`read_side`), L1 with ``C`` or a cross-validated one; read off with the length at 0.
+    instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
+    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
     Without ``side``, difficulty and regularising rows are left out: right for questions that are
     not AlpacaEval-2's.
 
-    Rows need ``question_id`` (with ``side`` the index in the official order), ``preference``,
-    ``length_model`` and ``length_baseline`` (characters). Several judgements of a question share
-    its weight. ``compat`` joins by row position and weighs each row 1: upstream's number, which is
-    wrong where rows are missing or in another order. ``replicates`` > 0 refits the regression on
-    that many resamples of the questions, with C as chosen (the regularising rows stay). Two models
-    given the same ``questions`` (default: those of the rows) and seed are refitted on the same
-    resamples: :func:`length_controlled_difference`.
+    Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
+    row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
+    Several judgements of a question share its weight. ``replicates`` > 0 refits the regression on
+    that many resamples of ``questions`` (default: those of the rows), with C as chosen; models with
+    the same ``questions`` and ``seed`` can be compared (:func:`length_controlled_difference`).
 
     Returned are ``length_controlled_winrate``, ``lc_interval`` (None without replicates),
     ``lc_standard_error`` (upstream's spread of the predictions, which leaves out that the
-    regression itself is estimated; None without ``side``), ``lc_glm`` (upstream's name of the
-    regression), ``lc_C`` and what ``lc_joined_by``.
+    regression itself is estimated; None without ``side``) and ``lc_C``.
     """
     n = len(checked(judgements))
     if {"model", "baseline"} <= set(judgements) and (
         judgements["model"] == judgements["baseline"]
     ).all():  # upstream's rule: the baseline has 50 by construction
         by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
-        return {**by_rule, "lc_interval": None, "lc_glm": "baseline", "lc_C": None}
-    design, interval = _Design(judgements, side, compat), None
+        return {**by_rule, "lc_interval": None, "lc_C": None}
+    design, interval = _Design(judgements, side), None
     c, once = design.choose_c() if C is None else C, np.ones(len(judgements))
     if replicates:
         value = partial(design.mean_chance, c)
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
             drawn = bootstrap_interval(value, design.question, replicates, seed, questions)
         interval = replace(drawn, n=n)
-    chance = design.chance(c, once)
-    error = chance.std(ddof=1) / np.sqrt(len(chance))
+    error = 100 * pd.Series(design.chance(c, once)).sem()
     return {
         "length_controlled_winrate": design.mean_chance(c, once),
-        "lc_standard_error": None if side is None else float(100 * error),
+        "lc_standard_error": None if side is None else float(error),
         "lc_interval": interval,
-        "lc_glm": f"length_controlled_{'minimal' if side is None else 'v1'}",
         "lc_C": c,
-        "lc_joined_by": "position" if compat else "instruction",
     }
 
 
@@ -149,19 +119,23 @@ def length_controlled_difference(a: dict[str, Any], b: dict[str, Any]) -> Estima
 class _Design:
     """One model's N rows and the M regularising rows; N counts say how often a row is drawn."""
 
-    def __init__(self, judgements: pd.DataFrame, side: pd.DataFrame | None, compat: bool) -> None:
+    def __init__(self, judgements: pd.DataFrame, side: pd.DataFrame | None) -> None:
         self.gap = (judgements["length_baseline"] - judgements["length_model"]).to_numpy(float)
         if np.isnan(self.gap).any():
             raise WRPOError("a judgement has no lengths; length control needs both, in characters")
         question = judgements["question_id"].astype(str)
-        repeats = question.groupby(question).transform("size").to_numpy(float)
         self.question = question.to_numpy()
-        self.weight = np.ones(len(question)) if compat else 1 / repeats
+        self.weight = 1 / question.groupby(question).transform("size").to_numpy(float)
         self.share = judgements["preference"].to_numpy(float) - 1  # (N,), NaN where missing
         self.rest = np.ones((len(question), 1))  # difficulty where known, constant
         self.gamed, self.gamed_share = np.empty((0, 2)), np.empty(0)
         if side is not None:
-            self.rest = np.column_stack([_difficulty(judgements, side, compat), self.rest])
+            known = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
+            own = known.reindex(judgements["question_id"]).to_numpy(float)
+            if unknown := int(np.isnan(own).sum()):
+                what = f"{unknown} of {len(own)} judgements have no instruction difficulty"
+                raise WRPOError(f"{what}; they are not of AlpacaEval-2")
+            self.rest = np.column_stack([own, self.rest])
             difficulty = side["instruction_difficulty"]
             length = np.tanh(side["std_delta_len"])
             self.gamed = np.column_stack([length, difficulty, 0 * difficulty])
@@ -208,19 +182,6 @@ class _Design:
         return float(CS[scores.mean(0).argmax()])
 
 
-def _difficulty(judgements: pd.DataFrame, side: pd.DataFrame, compat: bool) -> np.ndarray:
-    """(N,) difficulty of the instructions; with ``compat`` by row position, as upstream does."""
-    table = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-    index = range(len(judgements)) if compat else judgements["question_id"]
-    found = table.reindex(index).to_numpy(float)
-    if unknown := int(np.isnan(found).sum()):
-        raise WRPOError(
-            f"{unknown} of {len(found)} judgements have no instruction difficulty; they are of "
-            "another benchmark version, or there are more rows than instructions"
-        )
-    return found
-
-
 def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarray:
     """Coefficients of an L1 logistic regression on soft labels: each row once for either side."""
     model = LogisticRegression(
@@ -231,7 +192,5 @@ def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarr
         random_state=SEED,
         max_iter=1000,  # upstream has 100; a fit that converges is the same
     )
-    labels = np.repeat([1, 0], len(x))
-    model.fit(np.vstack([x, x]), labels, np.concatenate([y * weight, (1 - y) * weight]))
-    found: np.ndarray = model.coef_[0]
-    return found
+    labels, weights = np.repeat([1, 0], len(x)), np.concatenate([y * weight, (1 - y) * weight])
+    return np.asarray(model.fit(np.vstack([x, x]), labels, weights).coef_[0])

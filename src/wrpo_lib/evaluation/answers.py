@@ -1,28 +1,23 @@
-"""Benchmark answers, made by any sampling engine.
+"""Benchmark answers: the sampling stage, one response to each turn of each question.
 
-One JSONL row per answer. The second turn of MT-Bench follows the model's own first answer, without
-the thought before it. A run makes only the answers that are missing, so it can be killed and
-started again.
+The second turn of MT-Bench follows the model's own first answer, without the thought before it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wrpo_lib.chat import Messages
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.benchmarks import Benchmark, Question
+from wrpo_lib.evaluation.benchmarks import Benchmark
+from wrpo_lib.evaluation.forms import Texts, read_answers
 from wrpo_lib.generation.request import Engine, Request, Response, Sampling
-from wrpo_lib.io import Row, Store
-from wrpo_lib.replies import split_thought
+from wrpo_lib.generation.stage import sample_responses
 
-KEY = ("benchmark", "version", "question_id", "turn", "model")
 MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
-
-Place = tuple[int | str, int]
-"""Question and turn."""
 
 
 def answer(
@@ -33,89 +28,38 @@ def answer(
     max_tokens: int = MAX_TOKENS,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
-) -> tuple[Counter[str], Counter[str]]:
+) -> Counter[str]:
     """Make every missing answer of ``model`` (its name in the file) with ``engine``.
 
-    ``settings`` (server, precision and the like) stand in each row and must be those of the model's
-    earlier rows. Returns counts (``made``, ``kept``, ``truncated``, ``thoughts``) and failures by
-    reason.
+    Counts, settings and errors are those of
+    :func:`~wrpo_lib.generation.stage.sample_responses`; the temperature is the benchmark's
+    (:meth:`Benchmark.temperature`), top-p 1.
     """
-    counts, errors = Counter[str](), Counter[str]()
-    settings = {"max_tokens": max_tokens, "seed": seed, **(settings or {})}
-    with Store(path, KEY) as store:
-        have = _finished(store, benchmark, model, settings)
-        counts["kept"] = len(have)
-        for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
-            asked: dict[str, tuple[Question, Request]] = {}
-            for question in benchmark.questions:
-                places = [(question.question_id, t) for t in range(1, turn + 1)]
-                earlier = [have[place] for place in places[:-1] if place in have]
-                if turn > len(question.turns) or places[-1] in have:
-                    continue
-                if len(earlier) < turn - 1:
-                    errors["no answer to an earlier turn"] += 1
-                    continue
-                request = request_to(benchmark, question, earlier, max_tokens, seed)
-                asked[request.key] = question, request
-            for response in engine(request for _, request in asked.values()):
-                row, (question, request) = _row(response), asked[response.key]
-                if "error" in row:
-                    errors[row["error"]] += 1
-                    continue
-                have[question.question_id, turn] = row["text"]
-                counts["made"] += 1
-                counts["truncated"] += response.finish_reason == "length"
-                counts["thoughts"] += bool(row["thought"])
-                names = (benchmark.name, benchmark.version, question.question_id, turn, model)
-                how = {"temperature": request.sampling.temperature, "settings": settings}
-                store.append({**dict(zip(KEY, names, strict=True)), **row, **how})
-    return counts, errors
+    counts, of = Counter[str](), f"{benchmark.name} {benchmark.version}"
+    temperature = {str(q.question_id): benchmark.temperature(q) for q in benchmark.questions}
+
+    def decoded(requests: Iterable[Request]) -> Iterator[Response]:
+        for_each = ((r, temperature[r.key.split("/")[1]]) for r in requests)
+        return engine(replace(r, sampling=replace(r.sampling, temperature=t)) for r, t in for_each)
+
+    how = Sampling(1, 1.0, 1.0, max_tokens, seed)
+    known = {"benchmark": of, "temperature": "the benchmark's", **(settings or {})}
+    for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
+        own = read_answers(path, benchmark)[model] if turn > 1 else Texts()
+        asked = prompts(benchmark, own, turn)
+        counts += sample_responses(asked, decoded, model, how, path, settings=known)
+    return counts
 
 
-def _finished(store: Store, benchmark: Benchmark, model: str, settings: Row) -> dict[Place, str]:
-    """The answers of the model that are there; made in another way they are an error."""
-    found = {}
-    for row in store:
-        name, version = row["benchmark"], row["version"]
-        if (name, version) != (benchmark.name, benchmark.version):
-            raise WRPOError(f"{store.path} holds answers to {name} {version}; choose another --out")
-        if row["model"] != model:
-            continue
-        before = row.get("settings") or {}
-        for key, value in settings.items():
-            if before.get(key) != value:
-                raise WRPOError(
-                    f"{store.path}: the answers of {model!r} were made with {key} "
-                    f"{before.get(key)!r}, not {value!r}; choose another --name or --out"
-                )
-        found[row["question_id"], row["turn"]] = row["text"]
-    return found
-
-
-def _row(response: Response) -> Row:
-    """The row's own fields, a thought beside the text; or ``error``, why there is no answer."""
-    if response.error is not None:
-        return {"error": response.error}
-    row = {"thought": "", **response.row()}
-    thought, text = split_thought(response.text)
-    if not text.strip():
-        return {"error": "nothing but a thought" if thought else "an empty text"}
-    return {**row, "text": text, "thought": thought or row["thought"]}
-
-
-def request_to(
-    benchmark: Benchmark,
-    question: Question,
-    earlier: list[str],
-    max_tokens: int = MAX_TOKENS,
-    seed: int = 0,
-) -> Request:
-    """One answer to the turn that follows the model's own ``earlier`` answers.
-
-    With the benchmark's temperature (:meth:`Benchmark.temperature`) and top-p 1.
-    """
-    messages: Messages = [{"role": "user", "content": question.turns[0]}]
-    for text, user in zip(earlier, question.turns[1:], strict=False):
-        messages += [{"role": "assistant", "content": text}, {"role": "user", "content": user}]
-    how = Sampling(1, benchmark.temperature(question), 1.0, max_tokens, seed)
-    return Request(f"{question.question_id}/{len(earlier) + 1}", messages, how)
+def prompts(benchmark: Benchmark, own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
+    """(id, messages) of each question's ``turn`` that follows a model's ``own`` earlier answers."""
+    for question in benchmark.questions:
+        messages: Messages = []
+        for number, user in enumerate(question.turns[:turn], 1):
+            messages.append({"role": "user", "content": user})
+            text = own.get((question.question_id, number))
+            if number < turn and text is not None:
+                messages.append({"role": "assistant", "content": text})
+        if len(messages) == 2 * turn - 1:  # it has the turn, and answers to all before
+            name = f"{benchmark.name} {benchmark.version}/{question.question_id}/{turn}"
+            yield name, messages

@@ -32,10 +32,6 @@ def manifest() -> dict[str, dict[str, str]]:
     return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
 
 
-def _cached(name: str) -> Path:
-    return Path(pooch.os_cache("wrpo")) / name  # which XDG_CACHE_HOME moves
-
-
 def _candidates(name: str) -> Iterator[Path]:
     """Where a local copy may lie, best first: mirror, installed package, cache."""
     asset = manifest()[name]
@@ -47,7 +43,7 @@ def _candidates(name: str) -> Iterator[Path]:
         spec = importlib.util.find_spec(top)  # found without importing it
         for folder in (spec.submodule_search_locations or []) if spec else []:
             yield Path(folder) / rest
-    yield _cached(name)
+    yield Path(pooch.os_cache("wrpo")) / name  # which XDG_CACHE_HOME moves
 
 
 def local(name: str) -> Path | None:
@@ -63,10 +59,7 @@ def local(name: str) -> Path | None:
     except (EOFError, gzip.BadGzipFile):
         found = "that of a file cut short"
     if found != manifest()[name]["sha256"]:
-        raise WRPOError(
-            f"{path} is not {name} (its sha256 is another); delete it and run `wrpo assets fetch` "
-            "again"
-        )
+        raise WRPOError(f"{path} is not {name} (its sha256 is another); delete it, fetch it again")
     return path
 
 
@@ -74,7 +67,8 @@ def fetch(name: str) -> Path:
     """The path of an asset; pooch downloads it, hash checked, if there is no local copy."""
     if path := local(name):
         return path
-    asset, target, tried = manifest()[name], _cached(name), next(_candidates(name))
+    asset, places = manifest()[name], list(_candidates(name))
+    tried, target = places[0], places[-1]
     try:
         if os.environ.get("HF_HUB_OFFLINE") == "1":
             raise OSError("HF_HUB_OFFLINE=1 forbids it")

@@ -25,10 +25,9 @@ from wrpo_lib.io import iter_rows
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
 TEMPERATURES = {
-    **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
+    **dict.fromkeys(("extraction", *REFERENCED), 0.0),
     **dict.fromkeys(("stem", "humanities"), 0.1),
 }
-
 BREAK = "\u200b"  # zero-width space
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # <|im_end|>, DeepSeek's full-width bars, <s>, <BOS_TOKEN>, <think>, [INST], [gMASK], <<SYS>>
@@ -46,38 +45,35 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt, which no answer changes: (role, text) with ``{placeholders}``.
+    """A judge prompt, which no answer changes: system and user turn with ``{placeholders}``.
 
     Upstream fills one placeholder after the other, so an answer that holds a later one is filled
     too, and one that holds ``<|im_end|>`` ends the judge's turn.
     """
 
     name: str
-    messages: tuple[tuple[str, str], ...]
-
-    @classmethod
-    def of(cls, name: str, system: str, user: str) -> Template:
-        """From a system prompt and the text of the user turn."""
-        return cls(name, (("system", system), ("user", user)))
+    system: str
+    user: str
 
     @property
     def sha256(self) -> str:
-        """Hash of roles and texts: two prompts of one name are told apart by it."""
-        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
+        """Hash of both texts: two prompts of one name are told apart by it."""
+        messages = [("system", self.system), ("user", self.user)]
+        return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
 
     @property
     def placeholders(self) -> set[str]:
         """Names that :meth:`fill` needs."""
-        return {name for _, text in self.messages for name in PLACEHOLDER.findall(text)}
+        return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
 
     def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
         """The chat messages, all placeholders filled in one pass, and how many control tokens and
         delimiters in ``values`` were broken with an invisible character."""
-        markers = {line for _, text in self.messages for line in MARKER.findall(text)}
+        markers = set(MARKER.findall(f"{self.system}\n{self.user}"))
         safe = {name: _harmless(values[name], markers) for name in self.placeholders}
         messages = [
             {"role": role, "content": PLACEHOLDER.sub(lambda m: safe[m.group(1)][0], text)}
-            for role, text in self.messages
+            for role, text in (("system", self.system), ("user", self.user))
         ]
         return messages, sum(count for _, count in safe.values())
 
@@ -121,9 +117,10 @@ class Benchmark:
 
     def template(self, question: Question, turn: int = 1) -> Template:
         """The judge prompt for a question; MT-Bench has four, by reference and turn."""
+        if self.name != "mt-bench":
+            return self.templates[""]
         kind = "single-math-v1" if question.references else "single-v1"
-        name = kind if turn == 1 else f"{kind}-multi-turn"
-        return self.templates[name if self.name == "mt-bench" else ""]
+        return self.templates[kind if turn == 1 else f"{kind}-multi-turn"]
 
 
 def load(name: str, version: str = "nano") -> Benchmark:
@@ -143,27 +140,25 @@ def _alpaca(name: str, version: str) -> Benchmark:
     rows = enumerate(iter_rows(path))
     questions = tuple(Question(i, row["dataset"], (row["instruction"],)) for i, row in rows)
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
-    messages = tuple((role, content.strip()) for role, content in CHATML.findall(text))
+    system, user = (content.strip() for _, content in CHATML.findall(text))
     (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
     names = ("max_tokens", "temperature", "logprobs", "top_logprobs")
     settings = {k: config["completions_kwargs"][k] for k in names}
-    template = Template("alpaca_eval_clf", messages)
+    template = Template("alpaca_eval_clf", system, user)
     return Benchmark(name, version, questions, {"": template}, settings, path)
 
 
 def _mt_bench(name: str, version: str) -> Benchmark:
     """``version`` says whose reference answers the judge sees for math, reasoning and coding."""
     model = "gpt-4-0125-preview" if version == "0125-references" else "gpt-4"
-    references = {
-        row["question_id"]: tuple(row["choices"][0]["turns"])
-        for row in iter_rows(fetch(f"mt_bench/references_{model}.jsonl"))
-    }
+    rows = iter_rows(fetch(f"mt_bench/references_{model}.jsonl"))
+    references = {row["question_id"]: tuple(row["choices"][0]["turns"]) for row in rows}
     questions = []
     for row in iter_rows(fetch("mt_bench/questions.jsonl")):
         own = references[row["question_id"]] if row["category"] in REFERENCED else ()
         questions.append(Question(row["question_id"], row["category"], tuple(row["turns"]), own))
     templates = {
-        row["name"]: Template.of(row["name"], row["system_prompt"], row["prompt_template"])
+        row["name"]: Template(row["name"], row["system_prompt"], row["prompt_template"])
         for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))
     }
     settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
@@ -177,7 +172,7 @@ def _arena(name: str, version: str) -> Benchmark:
         for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
     )
     (user,) = config["prompt_template"]
-    template = Template.of("arena-hard-v0.1", config["system_prompt"], user)
+    template = Template("arena-hard-v0.1", config["system_prompt"], user)
     settings = {k: config[k] for k in ("temperature", "max_tokens")}
     baseline = fetch(f"arena_hard_v0.1/baseline_{config['baseline_model']}.jsonl")
     return Benchmark(name, version, questions, {"": template}, settings, baseline)
@@ -191,7 +186,7 @@ def _own(name: str, version: str) -> Benchmark:
     )
     own = _read_yaml(OWN / "templates.yaml")[name]
     templates = {
-        purpose: Template.of(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
+        purpose: Template(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
         for purpose, row in own["templates"].items()
     }
     baseline = None if name == "mt-bench" else OWN / f"baseline-{name}.jsonl"
@@ -199,12 +194,9 @@ def _own(name: str, version: str) -> Benchmark:
 
 
 LOADERS = {
-    ("alpaca-eval", "nano"): _own,
+    **{(name, "nano"): _own for name in ("alpaca-eval", "mt-bench", "arena-hard")},
     ("alpaca-eval", "2"): _alpaca,
-    ("mt-bench", "nano"): _own,
     ("mt-bench", "0125-references"): _mt_bench,
     ("mt-bench", "original-references"): _mt_bench,
-    ("arena-hard", "nano"): _own,
     ("arena-hard", "v0.1"): _arena,
 }
-"""Benchmark and version -> loader; MT-Bench's differ in the reference answers the judge sees."""

@@ -1,7 +1,7 @@
 """Answers and judgements as files hold them: ours and the forms that upstream writes.
 
-Read are JSONL, JSON and CSV, ``.gz`` behind any of them. A row of upstream's is first brought into
-our form; texts of judgements are dropped as they are read, only lengths are kept.
+A row of upstream's is first brought into our form; texts of judgements are dropped as they are
+read, only lengths are kept.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
 RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
+SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
-OFFICIAL = "weighted_alpaca_eval_gpt4_turbo"
-"""AlpacaEval-2's annotator: judge gpt-4-1106-preview, template alpaca_eval_clf."""
 
+Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
 
@@ -43,9 +43,11 @@ def _preference(value: float | None) -> float | None:
 class Answer(BaseModel):
     """An answer; AlpacaEval has no ids, so that the instruction stands for one."""
 
-    question_id: int | str = Field(validation_alias=AliasChoices("question_id", "instruction"))
-    turn: int = 1
-    model: str = Field(validation_alias=AliasChoices("model", "generator"))
+    question_id: Whole | str = Field(
+        validation_alias=AliasChoices("question_id", "uid", "instruction")
+    )
+    turn: Whole = 1
+    model: str = Field(validation_alias=AliasChoices("model", "model_id", "generator"))
     text: str = Field(validation_alias=AliasChoices("text", "output"))
     version: str | None = None
 
@@ -54,7 +56,7 @@ class Judgement(BaseModel):
     """What every judgement names, empty where a tool does not say; lengths in characters."""
 
     model: str
-    question_id: int | str
+    question_id: Whole | str
     baseline: str = ""
     judge: str = ""
     version: str = ""
@@ -75,77 +77,74 @@ class Score(Judgement):
     """MT-Bench."""
 
     score: Number
-    turn: int = 1
+    turn: Whole = 1
     metric: str = "score"
 
 
 class Game(Judgement):
     """Arena-Hard: in game 1 the baseline is A, in game 2 the model."""
 
-    game: int
+    game: Whole
     verdict: str | None
     metric: str = "verdict"
 
 
 def _answers(row: Row) -> list[Row]:
-    """FastChat's and Arena-Hard's answers have a list of turns, or of messages."""
+    """FastChat's and Arena-Hard's answers have a list of turns, or of messages; ours say what they
+    answer in ``prompt_id``."""
+    if "prompt_id" in row:
+        of, question, turn = row["prompt_id"].split("/")
+        benchmark, version = of.split(" ")
+        names = {"benchmark": benchmark, "version": version, "question_id": question}
+        return [{**row, **names, "turn": turn}]
     if "choices" in row:
-        names = {"question_id": row["question_id"], "model": row["model_id"]}
         texts = [t["content"] if isinstance(t, dict) else t for t in row["choices"][0]["turns"]]
-        return [{**names, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
-    if "messages" in row:
-        last = row["messages"][-1]
-        if last["role"] != "assistant":
+    elif "messages" in row:
+        if row["messages"][-1]["role"] != "assistant":
             raise ValueError("its last message is not the assistant's")
-        said = last["content"]
-        text = said["answer"] if isinstance(said, dict) else join_parts(said)
-        return [{"question_id": row["uid"], "model": row["model"], "text": text}]
-    return [row]
+        said = row["messages"][-1]["content"]
+        texts = [said["answer"] if isinstance(said, dict) else join_parts(said)]
+    else:
+        return [row]
+    return [{**row, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
 
 
 @cache
-def instructions() -> dict[str | int, tuple[int, str]]:
-    """AlpacaEval-2: key of an instruction, or its index -> its index, and who upstream's seeded
-    choice shows first (the model for 406 of 805)."""
+def instructions() -> dict[str, tuple[int, str]]:
+    """Of AlpacaEval-2 by key: what :func:`instruction` returns."""
     path = Path(__file__).with_name("alpaca_eval_instructions.csv")
     rows = pd.read_csv(path, dtype={"sha256": str})
     order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
-    places = list(zip(rows["index"].tolist(), order, strict=True))
-    return dict(zip(rows["sha256"], places, strict=True)) | {place[0]: place for place in places}
+    return dict(zip(rows["sha256"], zip(rows["index"].tolist(), order, strict=True), strict=True))
 
 
-def instruction_key(text: str) -> str:
-    """First 12 digits of an instruction's sha256: enough to find it among 805."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+def instruction(text: str) -> tuple[int | str, str]:
+    """The index of one of AlpacaEval-2's instructions, and the order that upstream's seeded choice
+    gave it (the model first in 406 of 805); of others a key, and no order."""
+    key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return instructions().get(key, (key, ""))
 
 
 def _alpaca(row: Row) -> list[Row]:
-    """alpaca-eval's annotations, or a table of their numbers; no version: other instructions."""
-    if "generator_2" in row:
-        key, annotator = instruction_key(row["instruction"]), row.get("annotator") or ""
-        sides = {"model": row["generator_2"], "baseline": row["generator_1"]}
-        lengths = len(row["output_2"]), len(row["output_1"])
-    elif "len_model" in row:
-        key, annotator = row["index"], OFFICIAL
-        sides = {"model": row["model"], "baseline": "gpt4_1106_preview"}
-        lengths = row["len_model"], row["len_baseline"]
-    else:
+    """alpaca-eval's annotations; they name no version, which the instruction tells."""
+    if "generator_2" not in row:
         return [row]
-    index, order = instructions().get(key, (key, ""))
-    found = {**sides, "question_id": index, "order": order, "version": "2" if order else ""}
-    found |= {"judge": annotator, "template": annotator, "preference": row["preference"]}
-    if annotator == OFFICIAL:
-        found |= {"judge": "gpt-4-1106-preview", "template": "alpaca_eval_clf"}
-    found["metric"] = "weighted" if annotator.startswith("weighted") else "verdict"
-    return [found | {"length_model": lengths[0], "length_baseline": lengths[1]}]
+    index, order = instruction(row["instruction"])
+    judge = template = annotator = row.get("annotator") or ""
+    if annotator == "weighted_alpaca_eval_gpt4_turbo":
+        judge, template = "gpt-4-1106-preview", "alpaca_eval_clf"
+    found = {"model": row["generator_2"], "baseline": row["generator_1"], "question_id": index}
+    found |= {"judge": judge, "template": template, "version": "2" if order else ""}
+    found |= {"metric": "weighted" if annotator.startswith("weighted") else "verdict"}
+    found |= {"length_model": len(row["output_2"]), "length_baseline": len(row["output_1"])}
+    return [found | {"order": order, "preference": row["preference"]}]
 
 
 def _mt_bench(row: Row) -> list[Row]:
     """FastChat's ``judge`` is a judge and a template."""
-    if not isinstance(row.get("judge"), list):
-        return [row]
-    judge, template = row["judge"]
-    return [{**row, "judge": judge, "template": template}]
+    if isinstance(row.get("judge"), list):
+        row["judge"], row["template"] = row["judge"]
+    return [row]
 
 
 def _arena(row: Row) -> list[Row]:
@@ -155,10 +154,9 @@ def _arena(row: Row) -> list[Row]:
     game it was is lost: all are written as games that show the baseline first.
     """
     if "games" in row:
-        names = {k: row[k] for k in ("model", "question_id", "judge") if k in row}
         labels = [(game or {}).get("score") for game in row["games"]]
-        games = [{**names, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
-        return [{**game, "version": "v0.1"} for game in games]
+        rows = [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
+        return [{**game, "version": "v0.1"} for game in rows]
     if "model_a" not in row:
         return [row]
     a, b = row["model_a"], row["model_b"]
@@ -180,18 +178,15 @@ def _read(
     path: Path, ours: Callable[[Row], list[Row]], form: type[BaseModel], benchmark: str
 ) -> Iterator[tuple[str, Row]]:
     """(where, row in our form) of a file; of repeated requests the one that counts."""
-    rows: Iterable[Row] = iter_rows(path)
-    if path.name.endswith((".csv", ".csv.gz")) and path.is_file():
-        try:
-            rows = pd.read_csv(path).to_dict("records")
-        except (ValueError, OSError, EOFError) as error:
-            raise WRPOError(f"{path} is no whole CSV ({error}); copy it again") from error
-    for where, row in best_attempts((f"{path}, row {n}", row) for n, row in enumerate(rows, 1)):
-        if row.get("benchmark", benchmark) != benchmark:
-            raise WRPOError(f"{where} is of {row['benchmark']}, not {benchmark}; give another file")
+    rows = enumerate(iter_rows(path), 1)
+    for where, row in best_attempts((f"{path}, row {n}", row) for n, row in rows):
         try:
             for one in ours(row):
+                if (of := one.get("benchmark", benchmark)) != benchmark:
+                    raise WRPOError(f"{where} is of {of}, not {benchmark}; give another file")
                 yield where, form.model_validate(one).model_dump()
+        except WRPOError:
+            raise
         except ValidationError as error:
             first = error.errors()[0]
             raise WRPOError(
@@ -202,19 +197,39 @@ def _read(
             raise WRPOError(f"{where} is malformed ({error!r}); correct the row") from error
 
 
+def place(row: Row) -> tuple[str, ...]:
+    """What a judgement of ours is of; its ``request`` also tells texts and settings apart."""
+    return tuple(str(row.get(name)) for name in (*SETTING, "question_id", "turn", "order"))
+
+
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): for each request its best attempt.
+    """The rows that count among (where, row): of each judgement of ours its best attempt.
 
     An answered call counts before one without a verdict, that before a failed one, and of equals
     the last. A call that never succeeded stays, with no result, so that it is counted as missing.
     Rows of other tools have no ``request`` and all count.
     """
-    best: dict[str, tuple[int, str, Row]] = {}
+    best: dict[Any, tuple[int, str, Row]] = {}
     for where, row in rows:
-        request, rank = str(row.get("request", where)), RANKS.get(str(row.get("status")), 0)
-        if request not in best or rank >= best[request][0]:
-            best[request] = rank, where, row
+        key: Any = place(row) if "request" in row else where
+        rank = RANKS.get(str(row.get("status")), 0)
+        highest, _, before = best.get(key, (0, "", row))
+        if min(rank, highest) > RANKS[ERROR]:
+            check_same(before, row, where)
+        if rank >= highest:
+            best[key] = rank, where, row
     return [(where, row) for _, where, row in best.values()]
+
+
+def check_same(before: Row, row: Row, where: str) -> None:
+    """Refuse a second judgement of the same thing, of other texts or made in another way."""
+    if before["request"] != row["request"]:
+        ways = ("settings", "template_sha256")
+        changed = next((way for way in ways if before.get(way) != row.get(way)), "an answer")
+        raise WRPOError(
+            f"{where}: question {row.get('question_id')!r} was judged before, but {changed} "
+            "differs; choose another --out"
+        )
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
@@ -231,11 +246,10 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-class Texts(dict[tuple[int | str, int], str]):
-    """A model's answers by (question, turn); how many were ``failed`` and are left out (marked as
-    errors, or empty), and from how many a thought was split off."""
+class Texts(dict[tuple[int | str, int], str | None]):
+    """A model's answers by (question, turn), None for one that failed (empty, or marked as an
+    error); from how many a thought was split off."""
 
-    failed = 0
     thoughts = 0
 
 
@@ -249,7 +263,6 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
     known = {q.turns[0]: q for q in benchmark.questions}
     known |= {str(q.question_id): q for q in benchmark.questions}
     found: dict[str, Texts] = {}
-    seen = set()
     for where, row in _read(path, _answers, Answer, name):
         question, turn = known.get(str(row["question_id"])), row["turn"]
         asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
@@ -257,16 +270,12 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
             raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
         if question is None or not 1 <= turn <= len(question.turns):
             raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
-        if (row["model"], question.question_id, turn) in seen:
-            raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
-        seen.add((row["model"], question.question_id, turn))
         texts = found.setdefault(row["model"], Texts())
+        if (question.question_id, turn) in texts:
+            raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
         thought, text = split_thought(row["text"])
         texts.thoughts += bool(thought)
-        if text.strip() in ("", FAILED):
-            texts.failed += 1
-        else:
-            texts[question.question_id, turn] = text
+        texts[question.question_id, turn] = None if text.strip() in ("", FAILED) else text
     if not found:
         raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
     return found

@@ -1,8 +1,8 @@
 """The judge client: every needed call once, its reply kept, whatever happens in between.
 
-Rows go to an append-only file, one for each call, keyed by the hash of the whole request. A run
-makes only the calls that have no reply yet; a call that failed is stored with its error and made
-again by the next run. Replies without a verdict are kept, counted and not asked again unless told.
+Rows go to an append-only file, one for each call, with the hash of the whole request. A run makes
+only the calls that have no reply yet; a call that failed is stored with its error and made again by
+the next run. Replies without a verdict are kept, counted and not asked again.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import is_switched
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
-from wrpo_lib.evaluation.forms import ERROR, OK, UNREADABLE
-from wrpo_lib.evaluation.verdicts import (
-    BASELINE_FIRST,
-    FIELDS,
-    HOPELESS,
-    MODEL_FIRST,
-    read_judgement,
+from wrpo_lib.evaluation.forms import (
+    ERROR,
+    OK,
+    UNREADABLE,
+    best_attempts,
+    check_same,
+    instruction,
+    place,
 )
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS, HOPELESS, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import read_judgement as read
 from wrpo_lib.io import Row, Store
 from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
-CHARACTERS_PER_TOKEN = 4  # a common rule of thumb for English; estimates only
 FIRST = 8  # as many hopeless replies, and nothing else, end the run
-USAGE = ("prompt_tokens", "completion_tokens")
 
-Texts = Mapping[tuple[int | str, int], str]
+Texts = Mapping[tuple[int | str, int], str | None]
 Call = tuple[Row, dict[str, Any] | None]
 """What a judgement is of, and the request; None where both answers are the same text."""
 
@@ -64,17 +64,17 @@ class Plan:
         ``baseline``: name and answers of the model to compare with; MT-Bench needs none.
         """
         for question in self.benchmark.questions:
+            own: list[str] = []
             for turn in range(1, len(question.turns) + 1):
-                places = [(question.question_id, t) for t in range(1, turn + 1)]
-                own = [answers[place] for place in places if place in answers]
-                if len(own) < turn:
-                    continue
-                row = {"turn": turn, "model": model, "length_model": len(own[-1])}
+                if (text := answers.get((question.question_id, turn))) is None:
+                    break
+                own.append(text)
+                row = {"turn": turn, "model": model, "length_model": len(text)}
                 if baseline is None:
                     values = {f"answer_{t}": text for t, text in enumerate(own, 1)}
-                    yield self._call(question, {**row, "game": 0}, {"answer": own[0], **values})
+                    yield self._call(question, row, {"answer": own[0], **values})
                 else:
-                    yield from self._pair(question, row, own[0], *baseline)
+                    yield from self._pair(question, row, text, *baseline)
 
     def _pair(
         self, question: Question, row: Row, ours: str, baseline: str, answers: Texts
@@ -83,20 +83,18 @@ class Plan:
         if theirs is None:
             asked = question.question_id
             raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
-        row |= {"baseline": baseline, "length_baseline": len(theirs)}
         alpaca = self.benchmark.name == "alpaca-eval"
         orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
         if alpaca and self.order == "upstream":
-            orders = [orders[is_switched(question.turns[0])]]
-        for order, *shown in orders:
-            values = {f"{name}_{i}": shown[i - 1] for name in ("output", "answer") for i in (1, 2)}
-            own = {**row, "order": order, "game": 1 if order == BASELINE_FIRST else 2}
-            judged, body = self._call(question, own, values)
+            orders = [orders[instruction(question.turns[0])[1] == MODEL_FIRST]]
+        for order, a, b in orders:
+            values = {"output_1": a, "answer_1": a, "output_2": b, "answer_2": b}
+            game = {"order": order, "game": 1 if order == BASELINE_FIRST else 2}
+            of = {**row, **game, "baseline": baseline, "length_baseline": len(theirs)}
+            judged, body = self._call(question, of, values)
             yield judged, None if alpaca and ours == theirs else body
 
     def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
-        """The request's hash names what it is for as well: two models, or two orders of identical
-        outputs, may come to the same request and are still two judgements."""
         of, template = self.benchmark, self.benchmark.template(question, row["turn"])
         metric = "score" if of.name == "mt-bench" else "verdict"
         settings = of.judge_settings | self.extra_body
@@ -110,13 +108,12 @@ class Plan:
         values |= {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
         messages, neutralised = template.fill(values)
         body = {"model": self.judge, "messages": messages, **settings}
-        identity = [body, row["model"], question.question_id, row["game"]]
-        request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
-        shown = without_secrets(settings)
-        row |= {"question_id": question.question_id, "settings": shown, "request": request}
+        row |= {"question_id": question.question_id, "settings": without_secrets(settings)}
         row |= {"template": template.name, "template_sha256": template.sha256}
-        return {**row, "neutralised": neutralised}, body
+        identity = [body, row["model"], question.question_id, row.get("game", 0)]
+        request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return {**row, "request": request, "neutralised": neutralised}, body
 
 
 @dataclass
@@ -145,8 +142,7 @@ class Counts:
 class Run:
     """One run of the client over a store of judgements.
 
-    ``max_cost`` ends it when the tokens that the server reported have cost that much; ``again``
-    asks once more where a reply had no verdict.
+    ``max_cost`` ends it when the tokens that the server reported have cost that much.
     """
 
     def __init__(
@@ -155,76 +151,75 @@ class Run:
         server: Server,
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
-        again: bool = False,
     ) -> None:
         if max_cost is not None and prices is None:
             raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
         if not all(0 <= n < math.inf for n in (*(prices or ()), max_cost or 0)):
             raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
-        settled, keys = (OK,) if again else (OK, UNREADABLE), store.keys()
-        self._finished = {request for request, _, status in keys if status in settled}
-        self._attempts = Counter(request for request, _, _ in keys)
-        self._open: dict[str, Row] = {}
+        keys = store.keys()
+        self._attempts = Counter(request for request, *_ in keys)
+        rows = ((str(store.path), row) for row in store)
+        self._made = {place(row): row for _, row in best_attempts(rows)}
         self.counts = Counts(prices)
 
     def estimate(self, calls: Iterable[Call]) -> Counts:
         """Calls, tokens (of the replies at most) and cost that are still needed."""
         counts = Counts(self.counts.prices)
-        for _, body in self._pending(calls, counts):
-            if body is not None:
-                counts.calls += 1
-                size = sum(len(message["content"]) for message in body["messages"])
-                counts.prompt_tokens += size // CHARACTERS_PER_TOKEN
-                limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
-                counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
+        for body in (body for _, body in self._pending(calls, counts) if body is not None):
+            counts.calls += 1
+            size = sum(len(message["content"]) for message in body["messages"])
+            counts.prompt_tokens += size // 4  # a rule of thumb for English
+            limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
+            counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
         return counts
 
     def __call__(self, calls: Iterable[Call]) -> Counts:
         """Make every missing call; rows are in the store when this returns or raises."""
-        for key, body, error in complete(self.server, self._requests(calls), stop=self._stop):
-            self._keep(self._open.pop(key), body, error)
+        for row, body, error in complete(self.server, self._requests(calls), stop=self._stop):
+            self._keep(row, body, error)
         return self.counts
 
     def _pending(self, calls: Iterable[Call], counts: Counts) -> Iterator[Call]:
         """The calls without a row; ``counts`` learns how many have one or need no judge."""
         for row, body in calls:
-            if row["request"] in self._finished:
+            before = self._made.get(place(row), {"status": ERROR})
+            if before["status"] != ERROR:
+                check_same(before, row, str(self.store.path))
                 counts.kept += 1
                 continue
             counts.identical += body is None
             yield row, body
 
-    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, dict[str, Any]]]:
         for row, body in self._pending(calls, self.counts):
             if body is None:
                 self._append(row, OK, {"preference": 1.5, "problem": None})
-                continue
-            self._open[row["request"]] = row
-            yield row["request"], body
+            else:
+                yield row, body
 
     def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
         """A row of what came of a call; what a failed one used is paid for all the same."""
-        usage = _usage((body or {}).get("usage"))
+        body = body or {}
+        usage = _usage(body.get("usage"))
         self.counts.calls += 1
         self.counts.prompt_tokens += usage["prompt_tokens"]
         self.counts.completion_tokens += usage["completion_tokens"]
         try:
-            if body is None:
-                raise WRPOError(str(error))
-            found = read_judgement(row, body)
+            if error:
+                raise WRPOError(error)
+            found = read(row, body)
             status = UNREADABLE if found["problem"] else OK
         except WRPOError as failure:
             found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
             status = ERROR
-        served = {"model": str((body or {}).get("model")), "server": self.server.address}
+        served = {"model": str(body.get("model")), "server": self.server.address}
         self._append(row, status, {**found, "served": served, "usage": usage})
 
     def _append(self, row: Row, status: str, found: Row) -> None:
         self._attempts[row["request"]] += 1
         self.counts.status[status] += 1
-        if found["problem"]:
-            self.counts.problems[found["problem"]] += 1
+        self.counts.problems.update([found["problem"]] if found["problem"] else [])
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[row["request"]], "status": status, "judged": judged}
         self.store.append({**row, **found, **head})
@@ -243,8 +238,6 @@ class Run:
 
 def _usage(said: Any) -> dict[str, int]:
     """The tokens that a server says it used; what is no count is 0."""
-    counts = {name: said.get(name) if isinstance(said, dict) else 0 for name in USAGE}
-    return {
-        name: count if isinstance(count, int) and 0 <= count < 2**53 else 0
-        for name, count in counts.items()
-    }
+    said = said if isinstance(said, dict) else {}
+    counts = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: n if isinstance(n, int) and 0 <= n < 2**53 else 0 for name, n in counts.items()}

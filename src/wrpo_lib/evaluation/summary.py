@@ -1,4 +1,4 @@
-"""What judgements of models say: scores, what is missing, effects, paired differences, the board.
+"""What judgements of models say: scores, what is missing, effects, differences, the board.
 
 Judgements of one model by different judges, in different versions or under different templates are
 never averaged, subtracted or ranked together: each combination is a summary of its own.
@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval, slope_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import alpaca_eval, verdicts
 from wrpo_lib.evaluation.assets import fetch
-from wrpo_lib.io import open_binary
 
 SAME = ("judge", "version", "template", "metric", "baseline")
 KINDS: dict[str, tuple[int, list[str], Any, Any]] = {
-    "alpaca-eval": (805, ["question_id"], alpaca_eval.checked, alpaca_eval.win_rate),
+    "alpaca-eval": (805, ["question_id", "order"], alpaca_eval.checked, alpaca_eval.win_rate),
     "mt-bench": (80, ["question_id", "turn"], verdicts.scored, verdicts.mt_bench),
     "arena-hard": (500, ["question_id", "game"], verdicts.battles, verdicts.arena_hard),
 }
@@ -33,8 +33,6 @@ COUNTED = {
     "n_absent": "not in the file",
     "n_duplicates": "repeating another row's question, kept as upstream keeps them",
 }
-NO_JUDGE = "the rows do not name their judge, so nothing may be put beside this number"
-NO_LC = "no length-controlled win rate: "
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
 
     ``options`` of :func:`wrpo_lib.evaluation.alpaca_eval.length_controlled`: ``side``, ``C``,
-    ``compat``, ``replicates`` (here 200) and ``seed``.
+    ``replicates`` (here 200) and ``seed``.
     """
     table = judgements
     if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
@@ -81,19 +79,17 @@ def _summary(
     benchmark: str, names: tuple[str, ...], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
     setting = dict(zip(SAME, names[1:], strict=True))
-    notes = [] if setting["judge"] else [NO_JUDGE]
-    n_questions, key, readable, score = KINDS[benchmark]
-    known, seen, values = readable(rows), len(rows.drop_duplicates(key)), score(rows)
-    official = setting["version"] == "v0.1"
+    notes = [] if setting["judge"] else ["the rows do not name their judge; no number compares"]
+    _, _, readable, score = KINDS[benchmark]
+    known, values = readable(rows), score(rows)
+    official = setting["version"] in ("2", "v0.1")
     if benchmark == "alpaca-eval":
-        official = setting["version"] == "2"
         values |= _length_control(rows, official, options, notes)
     elif benchmark == "mt-bench":
-        official = all(map(verdicts.category, rows["question_id"].unique()))
-    elif setting["metric"] == "battles":  # a row for each unit of weight, no unreadable games
-        seen, values["n_duplicates"] = 2 * rows["question_id"].nunique(), 0
-    # two turns of each question in MT-Bench, two games in Arena-Hard
-    values["n_absent"] = n_questions * len(key) - seen if official else None
+        official = set(rows["question_id"].astype(str)) <= {str(n) for n in range(81, 161)}
+    elif setting["metric"] == "battles":  # a row for each unit of weight
+        values["n_duplicates"] = 0
+    values["n_absent"] = _absent(benchmark, rows) if official else None
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
     values |= _effects(known)
@@ -101,22 +97,33 @@ def _summary(
     return Summary(names[0], setting, values, notes, points, questions)
 
 
+def _absent(benchmark: str, rows: pd.DataFrame) -> int:
+    """How many judgements the benchmark has and the file has not.
+
+    A question has two turns or games; in AlpacaEval-2 two orders if any question has both. Battles
+    do not say which game they are of, so there only whole questions are missed.
+    """
+    n_questions, key, _, _ = KINDS[benchmark]
+    seen = rows.drop_duplicates(key)["question_id"].value_counts()
+    if (rows["metric"] == "battles").any():
+        return 2 * (n_questions - len(seen))
+    each = seen.max() if benchmark == "alpaca-eval" else 2
+    return int(n_questions * each - seen.sum())
+
+
 def _length_control(
     rows: pd.DataFrame, official: bool, options: dict[str, Any], notes: list[str]
 ) -> dict[str, Any]:
     """LC, or nothing, and why there is none into ``notes``."""
-    if not official:
-        notes.append(
-            "the questions are not AlpacaEval-2's; length control leaves difficulty and "
-            "regularising rows out, and no number here compares with the leaderboard"
-        )
-        options = options | {"side": None}
     if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        notes.append(f"{NO_LC}some rows have no lengths")
+        notes.append("no length-controlled win rate: some rows have no lengths")
     elif official and options.get("side") is None:
-        notes.append(f"{NO_LC}run `wrpo assets fetch` or give --side df_gamed.csv")
-    else:
+        notes.append("no length-controlled win rate: run `wrpo assets fetch`")
+    elif official:
         return alpaca_eval.length_controlled(rows, **options)
+    else:
+        notes.append("the questions are not AlpacaEval-2's; nothing compares with its leaderboard")
+        return alpaca_eval.length_controlled(rows, **options | {"side": None})
     return {}
 
 
@@ -131,11 +138,10 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     regressors = {"position": second.astype(float), "length": longer / longer.std(ddof=0)}
     effects: dict[str, Estimate | None] = {}
     for name, x in regressors.items():
-        own = rows.assign(x=x).dropna(subset="x")
-        found = len(own) > 2 and x.nunique() > 1
-        effects[f"{name}_effect"] = (
-            slope_interval(own["points"], own["x"], own["question_id"]) if found else None
-        )
+        own, effects[f"{name}_effect"] = rows.assign(x=x).dropna(subset="x"), None
+        if len(own) > 2 and x.nunique() > 1:
+            slope = slope_interval(own["points"], own["x"], own["question_id"])
+            effects[f"{name}_effect"] = slope
     return effects
 
 
@@ -152,88 +158,96 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
 def _difference(a: Summary, b: Summary) -> dict[str, Any]:
     shared = len(set(a.questions) & set(b.questions))
     found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
-    reasons = [
-        f"the {name} is {a.setting[name] or 'not named'}, not {b.setting[name] or 'named'}"
-        for name in SAME
-        if a.setting[name] != b.setting[name]
-    ]
+    if reason := _unlike(a.setting, b.setting):
+        return {**found, "reason": reason}
     if shared < 2:
-        reasons.append(f"they share {shared} questions")
-    if reasons:
-        return {**found, "reason": reasons[0]}
+        return {**found, "reason": f"they share {shared} questions"}
     points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
     lc = alpaca_eval.length_controlled_difference(a.values, b.values)
     found |= {"difference": points, "detectable_difference": detectable(points)}
     return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
 
 
-COLUMNS = ["model", "score", "low", "high", "origin"]
+def _unlike(a: dict[str, str], b: dict[str, str]) -> str:
+    """The first difference of two settings, empty if there is none."""
+    name = next((name for name in SAME if a[name] != b[name]), None)
+    return f"its {name} is {a[name] or 'unnamed'}, not {b[name] or 'unnamed'}" if name else ""
+
+
+def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
+    """How far two judges agree, each in a table of its own, on what both judged.
+
+    A verdict is who wins a comparison, both orders or games of it together (a tie where they
+    balance); in MT-Bench it is the rounded score of a turn. ``raw``: share of equal verdicts, its
+    interval clustered by question; ``kappa``: Cohen's, agreement beyond chance.
+    """
+    found = []
+    for table in tables:
+        if table["judge"].nunique() > 1:
+            raise WRPOError(f"one file holds judgements of {', '.join(table['judge'].unique())}")
+        key = [name for name in ("question_id", "model", "turn") if name in table]
+        means = KINDS[benchmark][2](table).groupby(key)["points"].mean()
+        found.append(means.round() if "turn" in table else np.sign(means - 50))
+    a, b = (side.astype(str) for side in found[0].align(found[1], "inner"))
+    if len(a) < 2:
+        raise WRPOError(f"the two judges share {len(a)} verdicts; give files that both judged")
+    same = (a == b).astype(float).rename("points").reset_index()
+    constant = pd.concat([a, b]).nunique() == 1  # which leaves nothing beyond chance
+    kappa = None if constant else float(cohen_kappa_score(a, b))
+    return {"raw": verdicts.on_scale(same, 0, 1), "kappa": kappa}
+
+
 BOARDS = {
-    "alpaca-eval": (
-        "alpaca_eval_2/leaderboard.csv",
-        ("gpt-4-1106-preview", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
-    ),
-    "arena-hard": (
-        "arena_hard_v0.1/leaderboard.csv",
-        ("gpt-4-1106-preview", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
-    ),
+    "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
+    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
 }
-"""Assets with the published boards, and how these were made (:data:`SAME`): all must agree."""
+"""Folder of a board's asset; its version, template, metric (empty: any) and baseline."""
+
+BOARD_JUDGE = "gpt-4-1106-preview"
 
 
-def published_board(benchmark: str, path: Path | None = None) -> pd.DataFrame:
-    """The published leaderboard, from its asset or from ``path``; columns :data:`COLUMNS`.
+def leaderboard(
+    benchmark: str, summaries: list[Summary], path: Path | None = None
+) -> tuple[pd.DataFrame, list[tuple[Summary, str]]]:
+    """The published board (its asset, or ``path``) with the models that may stand on it, by score;
+    the others with the reason why not.
 
-    AlpacaEval-2 prints no interval of LC that accounts for the regression; low and high are
-    upstream's 1.96 standard errors, which are about 2.2 times too narrow.
+    A model that the board lists keeps its published row, and ours stands below it. AlpacaEval-2's
+    low and high are upstream's 1.96 standard errors, about 2.2 times too narrow.
     """
     if benchmark not in BOARDS:
         raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
-    source = path or fetch(BOARDS[benchmark][0])
+    folder, version, template, metric, baseline = BOARDS[benchmark]
+    source, apart = path or fetch(f"{folder}/leaderboard.csv"), []
     try:
-        with open_binary(source) as file:
-            rows = pd.read_csv(file).assign(origin="published")
+        board = pd.read_csv(source).assign(origin="published")
         if benchmark == "alpaca-eval":
-            score, half = rows["length_controlled_winrate"], 1.96 * rows["lc_standard_error"]
-            rows = rows.rename(columns={rows.columns[0]: "model"})
-            rows = rows.assign(score=score, low=score - half, high=score + half)
-        return rows.rename(columns={"rating_q025": "low", "rating_q975": "high"})[COLUMNS]
-    except (OSError, KeyError, ValueError) as error:
+            score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
+            board = board.rename(columns={board.columns[0]: "model"})
+            board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
+        rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
+    except (OSError, EOFError, KeyError, ValueError) as error:
         raise WRPOError(f"{source} is no leaderboard of {benchmark} ({error})") from error
-
-
-def place(
-    benchmark: str, summaries: list[Summary], board: pd.DataFrame
-) -> tuple[pd.DataFrame, list[tuple[Summary, list[str]]]]:
-    """The board with the models that may stand on it, by score; the others with reasons.
-
-    A model that the board already lists keeps its published row, and ours stands below it. The
-    origin of a model whose judgements are not complete says on how many questions it stands.
-    """
-    apart, rows = [], board.to_dict("records")
     for summary in summaries:
-        reasons = [
-            f"its {name} is {summary.setting[name] or 'not named'}, the board's is {wanted}"
-            for name, wanted in zip(SAME, BOARDS[benchmark][1], strict=True)
-            if wanted and summary.setting[name] != wanted
-        ]
-        if benchmark == "alpaca-eval" and "lc_glm" not in summary.values:
-            reasons.append("it has no length-controlled win rate")
-        if reasons:
-            apart.append((summary, reasons))
+        wanted = (BOARD_JUDGE, version, template, metric or summary.setting["metric"], baseline)
+        reason = _unlike(summary.setting, dict(zip(SAME, wanted, strict=True)))
+        if not reason and benchmark == "alpaca-eval" and "lc_interval" not in summary.values:
+            reason = "it has no length-controlled win rate"
+        if reason:
+            apart.append((summary, reason))
         else:
             rows.append(_board_row(benchmark, summary))
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(rows, columns=["model", "score", "low", "high", "origin"])
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True), apart
 
 
-def _board_row(benchmark: str, summary: Summary) -> dict[str, Any]:
-    """The value a board ranks by, its interval, and what is missing."""
+def _board_row(benchmark: str, summary: Summary) -> list[Any]:
+    """The value a board ranks by, its interval, and how much of the benchmark it stands on."""
     values, origin = summary.values, "ours"
     interval = values.get("lc_interval", values["interval"])
     score = values.get("length_controlled_winrate", values["interval"].value)
     if values["n_absent"] or values["n_missing"]:
-        origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions"
-        origin += f", {values['n_missing']} judgements unreadable)"
-    bounds = {"low": interval.low, "high": interval.high} if interval else {}
-    return {"model": summary.model, "score": score, **bounds, "origin": origin}
+        origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions; "
+        origin += f"{values['n_absent']} judgements absent, {values['n_missing']} unreadable)"
+    bounds = (interval.low, interval.high) if interval else (None, None)
+    return [summary.model, score, *bounds, origin]

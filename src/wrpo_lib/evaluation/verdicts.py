@@ -27,28 +27,11 @@ NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
 HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
 
-REFERENCED = ("reasoning", "math", "coding")
-"""Categories of MT-Bench that are judged beside a reference answer."""
-
-CATEGORIES = ("writing", "roleplay", *REFERENCED, "extraction", "stem", "humanities")
-"""MT-Bench's categories in the order of the questions: ten each, 81 to 160."""
-
-STRONG = 3  # a strong verdict counts as three battles
-FOR_A = {
-    "A>>B": (1.0, STRONG),
-    "A>B": (1.0, 1),
-    "A=B": (0.5, 1),
-    "B>A": (0.0, 1),
-    "B>>A": (0.0, STRONG),
-}
+REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
+FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
 """Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
 BASELINE = "gpt-4-0314"  # of Arena-Hard v0.1
-REPLICATES = 10_000
-
-_LABEL = re.compile(r"\[\[([AB<>=]+)\]\]")
-_NUMBER = r"(\d+\.?\d*)"
-_TOKENS = {"m": 1.0, "M": 2.0}
 
 Reading = tuple[float | str | None, str | None]
 """A preference, a label or a score, or None; why there is none."""
@@ -97,14 +80,14 @@ def read_logprobs(body: Row) -> Reading:
 def read_token(text: str) -> Reading:
     """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
     word = text.strip(" \t\r\n\"'`*.()[]")
-    if word in _TOKENS:
-        return _TOKENS[word], None
+    if word in ("m", "M"):
+        return 1.0 + (word == "M"), None
     return None, "two verdicts" if len(set(re.findall(r"\b[mM]\b", text))) == 2 else "no verdict"
 
 
 def read_label(text: str) -> Reading:
     """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
-    label, problem = _only(set(_LABEL.findall(text)))
+    label, problem = _only(set(re.findall(r"\[\[([AB<>=]+)\]\]", text)))
     return (None, "no verdict") if label and label not in FOR_A else (label, problem)
 
 
@@ -113,7 +96,8 @@ def read_rating(text: str) -> Reading:
 
     FastChat takes the first; here all ratings of a reply must agree.
     """
-    found = re.findall(rf"\[\[{_NUMBER}\]\]", text) or re.findall(rf"\[{_NUMBER}\]", text)
+    number = r"\[(\d+\.?\d*)\]"
+    found = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
     score, problem = _only({float(number) for number in found})
     if isinstance(score, float) and not 1 <= score <= 10:
         return None, f"score {score:g} is outside 1 to 10"
@@ -127,8 +111,7 @@ def _only(found: set[Any]) -> Reading:
 
 
 def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
-    """The mean of ``points``; its interval clusters by question (both orders, games or turns of one
-    are correlated) and ends where the scale does."""
+    """The mean of ``points``; its interval clusters by question and ends where the scale does."""
     mean = mean_interval(known["points"], known["question_id"])
     return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
 
@@ -150,53 +133,37 @@ def counted(
     }
 
 
-def category(question_id: object) -> str | None:
-    """Category of one of MT-Bench's 80 questions; None for any other question."""
-    text = str(question_id)
-    number = int(text) if text.isdecimal() else 0
-    return CATEGORIES[(number - 81) // 10] if 81 <= number <= 160 else None
+def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have ``points``, with them."""
+    known = judgements.assign(points=points)[points.notna()]
+    if len(known) < 2:
+        what = f"{len(known)} of {len(judgements)} judgements have a verdict"
+        raise WRPOError(f"{what}; judge the rest first")
+    return known
 
 
 def scored(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a score from 1 to 10 (``points``), read from ``judgment`` if need be.
-
-    A score of −1 is upstream's mark for an unreadable reply.
-    """
+    """The rows with a score from 1 to 10 (``points``), read from ``judgment`` if need be; −1 is
+    upstream's mark for none."""
     if "score" not in judgements:
         scores = [read_rating(reply)[0] for reply in judgements["judgment"]]
         judgements = judgements.assign(score=np.array(scores, dtype=float))
     return at_least_two(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
 
 
-def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
-    """The rows that have ``points``, with them."""
-    known = judgements.assign(points=points)[points.notna()]
-    if len(known) < 2:
-        raise WRPOError(
-            f"{len(known)} of {len(judgements)} judgements have a verdict; judge the rest first"
-        )
-    return known
-
-
 def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
     """Scores of one model from rows with ``question_id``, ``turn`` and ``score`` or ``judgment``.
 
     :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
-    ``overall``, ``categories`` with intervals in the order of the questions (the radar figure).
+    ``overall``.
     """
     known = scored(judgements)
-    turns, kinds = known.groupby("turn")["score"].mean(), known["question_id"].map(category)
-    of_kind = {name: known[kinds == name] for name in CATEGORIES}
+    turns = known.groupby("turn")["score"].mean()
     return {
         "first_turn": float(turns.get(1, np.nan)),
         "second_turn": float(turns.get(2, np.nan)),
         "overall": float(known["score"].mean()),
         **counted(judgements, known, ["question_id", "turn"], 1, 10),
-        "categories": {
-            name: on_scale(rows, 1, 10)
-            for name, rows in of_kind.items()
-            if rows["question_id"].nunique() > 1
-        },
     }
 
 
@@ -205,38 +172,22 @@ def battles(judgements: pd.DataFrame) -> pd.DataFrame:
 
     Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
     """
-    known = judgements[judgements["verdict"].isin(FOR_A)]
-    if known.empty:
-        raise WRPOError("there are no readable verdicts to score; judge the answers first")
-    for_a, weight = np.array([FOR_A[verdict] for verdict in known["verdict"]]).T
-    known = known.assign(points=100 * np.where(known["game"] == 1, 1 - for_a, for_a))
-    return known.iloc[np.repeat(np.arange(len(known)), weight.astype(int))]
+    for_a = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
+    known = at_least_two(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
+    weight = known["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
+    return known.iloc[np.arange(len(known)).repeat(weight)]
 
 
 def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
     """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
 
     :func:`counted`, and ``score``: percent of weighted battles won, ties half, which with a single
-    baseline is the Bradley–Terry win rate. ``interval_rows`` resamples weighted battles as if each
-    were independent, as upstream does, and is too narrow. ``n_total`` and
-    ``n_ties`` count weighted battles.
+    baseline is the Bradley–Terry win rate. ``n_total`` and ``n_ties`` count weighted battles.
     """
     known = battles(judgements)
-    percent = known["points"].to_numpy()
     return {
-        "score": float(percent.mean()),
-        "n_ties": int((percent == 50).sum()),
+        "score": float(known["points"].mean()),
+        "n_ties": int((known["points"] == 50).sum()),
         **counted(judgements, known, ["question_id", "game"], 0, 100),
         "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
-        "interval_rows": _row_bootstrap(percent),
     }
-
-
-def _row_bootstrap(rows: np.ndarray) -> Estimate:
-    """Upstream's interval of a mean: resampled rows, clusters ignored; ``rows`` (N,)."""
-    values, counts = np.unique(rows, return_counts=True)
-    n, rng = len(rows), np.random.default_rng(0)
-    drawn = rng.multinomial(n, counts / n, REPLICATES) @ values / n
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    how = f"row bootstrap, {REPLICATES} replicates, seed 0"
-    return Estimate(float(rows.mean()), float(low), float(high), n, n, how)

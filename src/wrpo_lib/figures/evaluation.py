@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
-from wrpo_lib.evaluation.verdicts import CATEGORIES
 from wrpo_lib.figures.style import GREY, LOOKS, Drawn, draw_interval, drawing, look, name_rows
 from wrpo_lib.nano.judge import Judge, benchmark_table, judge_alpaca
 from wrpo_lib.paper import TYPICAL_LC_SE, table
@@ -21,12 +20,6 @@ PROTOCOLS = {
     "mt_bench": "MT-Bench form: mean score",
 }
 STRENGTHS = (0.0, 0.5, 1.0, 1.5, 2.0)
-SHOWN = {
-    "mamba_0_5_dpo_ep3": "dpo_on",
-    "mistral-orpo-mix": "dpo_hybrid",
-    "Meta-Llama-3-8B-Instruct-Griffin": "target_sft",
-}
-"""Published models of the radar, the highest, a middle and the lowest score, and their looks."""
 CORRECTIONS = {
     "shown second only": "dpo_off",
     "shown first only": "dpo_hybrid",
@@ -80,9 +73,12 @@ def published_intervals(profile: str = "nano") -> Drawn:
 
     ``profile`` is not read: the numbers are of real models (``results/published``).
     """
-    rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_low"])
+    rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_interval"])
     rows = rows.sort_values("position_effect")
-    upstream, refit = 1.96 * rows["lc_standard_error"], (rows["lc_high"] - rows["lc_low"]) / 2
+    upstream, refit = (
+        1.96 * rows["lc_standard_error"],
+        rows["lc_interval_high"] - rows["lc_interval"],
+    )
     top, value = float(refit.max()) * 1.05, rows["position_effect"]
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
     with drawing(2, 6.4) as (figure, (left, right)):
@@ -97,21 +93,6 @@ def published_intervals(profile: str = "nano") -> Drawn:
         right.set(yticks=[], ylabel="published models")
         right.set_xlabel("shown second minus shown first, points")
     return Drawn(figure, rows)
-
-
-def mt_bench_radar(profile: str = "nano") -> Drawn:
-    """Mean MT-Bench score by category of three published models (``profile`` is not read)."""
-    rows = read_results("published", "mt_bench").set_index("model")[list(CATEGORIES)]
-    angles = np.linspace(0, 2 * np.pi, len(CATEGORIES), endpoint=False)
-    with drawing(height=4.6, subplot_kw={"projection": "polar"}) as (figure, axis):
-        for model, name in SHOWN.items():
-            how, scores = LOOKS[name], rows.loc[model].tolist()
-            drawn = {"color": how.color, "marker": how.marker, "markersize": 4, "label": model}
-            axis.plot([*angles, angles[0]], [*scores, scores[0]], how.dash, **drawn)
-        axis.set_xticks(angles, CATEGORIES)
-        axis.set(ylim=(0, 10), yticks=[2, 4, 6, 8, 10])
-        figure.legend(loc="outside lower center")
-    return Drawn(figure, rows.loc[[*SHOWN]].reset_index())
 
 
 def corrections(profile: str = "nano") -> Drawn:
@@ -139,10 +120,8 @@ def corrections(profile: str = "nano") -> Drawn:
 def bias_table(profile: str = "nano") -> pd.DataFrame:
     """Estimated win rates (%) by panel, strength of the bias, and correction.
 
-    Greedy answers of the first seed against the baseline; the judge has one bias at a time. The
-    padded answers are those of DPO-hybrid, about as long as the baseline's, with 0 to 60 characters
-    of filler behind each: same quality, longer, lengths that overlap. DPO-on's answers are nearly
-    all much longer than the baseline's.
+    Greedy answers of the first seed against the baseline; the judge has one bias at a time. Padded
+    answers have 0 to 60 characters of filler behind them: same quality, longer.
     """
     run, rows = read_run(profile), []
     baseline = run["world"]["evaluation"]["baseline"]

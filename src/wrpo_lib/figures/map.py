@@ -12,7 +12,7 @@ import pandas as pd
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures import evaluation, formulas, paper, quadruples, study, tables
+from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
 from wrpo_lib.figures.style import Drawn
 from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.recipes import nearest
@@ -79,6 +79,8 @@ FIGURES = {
     "length": Entry(study.length, "ours", ABLATIONS, "nano/outcomes"),
     "measures": Entry(tables.measures, "ours", ABLATIONS, "nano/outcomes nano/arms"),
     "pays": Entry(study.pays, "ours", ABLATIONS, "nano/outcomes"),
+    "alpha": Entry(method.alpha_curves, "ours", "book/method.md"),
+    "memory": Entry(method.memory_by_card, "ours", "book/method.md"),
     "sources": Entry(quadruples.source_shares, "Table 1", BUILDING, "nano/sources smol/sources"),
     "rewards": Entry(quadruples.rewards, "ours", BUILDING, "smol/rewards"),
     "lengths": Entry(quadruples.lengths, "ours", BUILDING, "smol/quadruples"),
@@ -87,7 +89,6 @@ FIGURES = {
     "table_2_intervals": Entry(evaluation.paper_table2, "Table 2", JUDGING),
     "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers_seed1"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),
-    "radar": Entry(evaluation.mt_bench_radar, "ours", JUDGING, "published/mt_bench"),
     "mask": Entry(formulas.mask, "ours", "book/training_engine.md"),
 }
 

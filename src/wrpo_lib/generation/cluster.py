@@ -1,77 +1,65 @@
-"""Sampling and scoring spread over many machines with Ray Data (extra ``cluster``).
-
-:class:`OnCluster` stands in for an engine or a scorer. Each worker is a process that loads its
-model once; one that dies is started anew and its batch done again.
-"""
+"""Sampling and scoring spread over many machines with Ray Data (extra ``cluster``)."""
 
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
-from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.errors import WRPOError
 
 
 @dataclass
 class OnCluster:
-    """Engines or scorers that the picklable ``make`` makes, one in each of ``workers`` processes.
+    """Stands in for an engine or a scorer: ``make`` (picklable) makes one in each worker's process.
 
-    A worker takes ``batch_size`` requests or rows at a time and has ``gpus`` GPUs, by default one
-    where the cluster has any; ``address`` joins a running Ray cluster (``auto`` or ``host:port``),
-    "" starts one here. Responses, or pairs of position and reward, come in any order.
+    A worker that dies is started anew and its batch done again. Each takes ``batch_size`` requests
+    or rows at a time and has ``gpus`` GPUs, by default one where the cluster has any. Ray joins the
+    cluster at its RAY_ADDRESS, else starts one here. What comes back is in any order.
     """
 
     make: Callable[[], Any]
     workers: int = 2
     gpus: float | None = None
-    batch_size: int = 64
-    address: str = ""
+    batch_size: int = 256
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
         """What the workers make of requests, or of rows of responses."""
-        source, blocks = iter(items), list[dict[str, Any]]()
-        while batch := list(islice(source, self.batch_size)):
-            start = len(blocks) * self.batch_size
-            blocks.append({"start": start, "batch": pickle.dumps(batch)})
-        if not blocks:
-            return
-        ray, gpus = self._join(), self.gpus
-        gpus = float("GPU" in ray.cluster_resources()) if gpus is None else gpus
-        done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(
-            _Worker,
-            fn_constructor_args=(self.make,),
-            compute=ray.data.ActorPoolStrategy(size=self.workers),
-            num_cpus=0 if gpus else 1,
-            num_gpus=gpus,
-        )
         try:
-            for row in done.iter_rows():
-                made = pickle.loads(row["made"])
-                if isinstance(made, WRPOError):
-                    raise made
-                yield from made
-        except ray.exceptions.RayError as error:
-            said = str(error).strip().splitlines()[-1:]
-            raise WRPOError(f"a worker failed {said}; run again to go on") from error
-
-    def _join(self) -> Any:
-        """Ray, joined to a cluster."""
-        try:
-            import ray
             import ray.data
         except ImportError as error:
             raise WRPOError("Ray is missing: pip install 'wrpo-companion[cluster]'") from error
+        rows, size = list(items), self.batch_size
+        blocks = [
+            {"start": start, "batch": pickle.dumps(rows[start : start + size])}
+            for start in range(0, len(rows), size)
+        ]
+        if not blocks:
+            return
         logging.getLogger("ray.data").setLevel(logging.WARNING)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        here = {"num_cpus": self.workers, "include_dashboard": False}
-        where = {"address": self.address} if self.address else here
-        with explained(f"no Ray cluster at {self.address!r}", "start one"):
-            ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **where)
-        return ray
+        here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        here = {} if "RAY_ADDRESS" in os.environ else here
+        work: Any = _Worker
+        try:
+            ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **here)
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            gpus = float("GPU" in ray.cluster_resources()) if self.gpus is None else self.gpus
+            done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(
+                work,
+                fn_constructor_args=(self.make,),
+                compute=ray.data.ActorPoolStrategy(size=self.workers),
+                num_cpus=0 if gpus else 1,
+                num_gpus=gpus,
+            )
+            for row in done.iter_rows():
+                yield from pickle.loads(row["made"])
+        except Exception as error:  # Ray's words, with the worker's among them
+            said = [*re.findall(r"WRPOError: (.+)", str(error)), *str(error).splitlines(), ""]
+            raise WRPOError(f"Ray or a worker failed ({said[0]}); run again to go on") from error
 
 
 class _Worker:
@@ -81,10 +69,7 @@ class _Worker:
         self.work = make()
 
     def __call__(self, block: dict[str, Any]) -> dict[str, bytes]:
-        try:
-            made: Any = list(self.work(pickle.loads(block["batch"])))
-            if made and isinstance(made[0], tuple):  # a scorer's pairs
-                made = [(block["start"] + position, reward) for position, reward in made]
-        except WRPOError as error:  # bad input stays bad: say it, and let Ray not try again
-            made = error
+        made = list(self.work(pickle.loads(block["batch"])))
+        if made and isinstance(made[0], tuple):  # a scorer's pairs
+            made = [(block["start"] + position, reward) for position, reward in made]
         return {"made": pickle.dumps(made)}

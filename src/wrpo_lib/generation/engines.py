@@ -1,12 +1,12 @@
 """Engines that answer alike: a model in this process (transformers or vLLM), or one on a server.
 
-vLLM 0.30.0 has run on a CPU, see ``tests/generation/test_vllm.py``; not on a GPU, nor on several.
+vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wrpo_lib.chat import Renderer
@@ -25,8 +25,9 @@ def make_engine(
 ) -> TransformersEngine | VLLMEngine | ServerEngine:
     """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
 
-    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; ``server``
-    or fields of it, and ``extra_body``. ``hub``: ``revision``, ``trust_remote_code``, ``dtype``.
+    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; a
+    ``server``, fields to change of it, ``extra_body``. ``hub``: ``revision``,
+    ``trust_remote_code``, ``dtype``.
     """
     own = dict(options or {})
     with explained(f"cannot make the {kind} engine", "correct its options"):
@@ -36,12 +37,8 @@ def make_engine(
             return TransformersEngine(*load_causal_lm(model, **hub), **own)
         if kind != "server":
             raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
-        of_server = own.keys() & {field.name for field in fields(Server)}
-        given = {name: own.pop(name) for name in of_server}
-        server = replace(own.pop("server", Server("")), **given)
-        if not server.base_url:
-            raise WRPOError("--engine server needs --base-url, such as http://localhost:8000/v1")
-        return ServerEngine(server, model, **own)
+        server, extra_body = own.pop("server"), own.pop("extra_body", {})
+        return ServerEngine(replace(server, **own), model, extra_body)
 
 
 @dataclass
@@ -99,8 +96,6 @@ class VLLMEngine(InProcess):
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         from vllm import SamplingParams
 
-        if not rendered:
-            return
         prompts = [{"prompt_token_ids": ids} for _, ids in rendered]
         params = [
             SamplingParams(seed=r.seed, **{name: getattr(r.sampling, name) for name in SAMPLED})

@@ -6,17 +6,14 @@ what is finished can be kept. Scores depend on the row alone, never on what is s
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForSequenceClassification,
     GenerationConfig,
@@ -29,7 +26,8 @@ from wrpo_lib.chat import Messages, Renderer, as_messages
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.request import Request, Response, Sampling
 from wrpo_lib.io import Row
-from wrpo_lib.models import load_model, load_tokenizer, placement
+from wrpo_lib.logprobs import padded
+from wrpo_lib.models import load_causal_lm
 from wrpo_lib.replies import split_thought
 
 T = TypeVar("T")
@@ -41,7 +39,7 @@ class InProcess(ABC):
     """An engine with the model in this process, which draws ``window`` requests at a time."""
 
     renderer: Renderer
-    context: int | None
+    context: int
     window = 1024  # what a kill can lose at most, where an engine answers a whole window at once
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
@@ -51,16 +49,18 @@ class InProcess(ABC):
             rendered: Rendered = []
             for request in window:
                 try:
-                    ids = self.renderer.ids(request.messages)
-                    if self.context and len(ids) >= self.context:
-                        sizes = f"{len(ids)} tokens, the context {self.context}"
-                        raise WRPOError(f"the prompt has {sizes}")
-                    rendered.append((request, ids))
+                    rendered.append((request, self._ids(request)))
                 except WRPOError as error:
                     yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
-            for made in self._generate(rendered):
+            for made in self._generate(rendered) if rendered else ():
                 thought, answer = split_thought(made.text)
                 yield replace(made, text=answer, thought=thought)
+
+    def _ids(self, request: Request) -> list[int]:
+        ids = self.renderer.ids(request.messages)
+        if len(ids) >= self.context:
+            raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
+        return ids
 
     @abstractmethod
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
@@ -80,18 +80,15 @@ class TransformersEngine(InProcess):
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 32768
     ) -> None:
-        self.renderer = Renderer(tokenizer)
-        self.context = getattr(model.config, "max_position_embeddings", None)
+        self.renderer, self.context = Renderer(tokenizer), context_of(model)
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, int(batch_tokens)
 
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
         for request, ids in sorted(rendered, key=lambda r: (len(r[1]), r[0].key, r[0].sample)):
-            room = self.context - len(ids) if self.context else request.sampling.max_tokens
-            limit = min(request.sampling.max_tokens, room)
-            alike[replace(request.sampling, max_tokens=limit)].append((request, ids))
+            alike[request.sampling].append((request, ids))
         for sampling, rows in alike.items():
-            lengths = [len(ids) + sampling.max_tokens for _, ids in rows]
+            lengths = [min(len(ids) + sampling.max_tokens, self.context) for _, ids in rows]
             for batch in batches(rows, lengths, self.batch_tokens):
                 names = "\n".join(f"{request.sample}|{request.key}" for request, _ in batch)
                 seed = sampling.seed_of(names, batch[0][0].sample)
@@ -100,6 +97,11 @@ class TransformersEngine(InProcess):
                     made = generate(self.model, self.tokenizer, [ids for _, ids in batch], sampling)
                 for (request, _), found in zip(batch, made, strict=True):
                     yield Response(request.key, request.sample, seed=seed, **found)
+
+
+def context_of(model: PreTrainedModel) -> int:
+    """How many tokens a model takes; without end where its configuration names no limit."""
+    return getattr(model.config, "max_position_embeddings", None) or 10**9
 
 
 def batches(rows: Iterable[T], lengths: Iterable[int], budget: int) -> Iterator[list[T]]:
@@ -154,16 +156,19 @@ def generate(
 ) -> list[dict[str, Any]]:
     """One response to each prompt, in order: text, n_tokens, finish_reason.
 
-    Draws from the global generator, without the model's own sampling defaults. The model is left
-    in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
+    Draws from the global generator, without the model's own sampling defaults; a batch ends where
+    its longest row fills the context. The model is left in evaluation mode. A batch that does not
+    fit into memory is a :class:`WRPOError`.
     """
     ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
+    inputs = padded(ids, min(ends), "left", model.device)
+    width = inputs["input_ids"].shape[1]
     settings = GenerationConfig(
         do_sample=drawn,
         temperature=sampling.temperature if drawn else 1.0,
         top_p=sampling.top_p if drawn else 1.0,
         top_k=0 if drawn else 50,
-        max_new_tokens=sampling.max_tokens,
+        max_new_tokens=min(sampling.max_tokens, context_of(model) - width),
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
         # what is not said here comes from the model's defaults
@@ -172,25 +177,13 @@ def generate(
         use_cache=True,
         max_length=None,
     )
-    inputs = padded(ids, min(ends), "left", model.device)
     try:
         with torch.inference_mode():
             output = model.eval().generate(**inputs, generation_config=settings)
     except torch.OutOfMemoryError as error:
         sizes = f"{len(ids)} responses of {sampling.max_tokens} tokens do not fit into memory"
         raise WRPOError(f"{sizes}; lower batch_tokens (or batch_size) or max_tokens") from error
-    width = inputs["input_ids"].shape[1]
     return [_read(tokenizer, tokens, ends) for tokens in output[:, width:].tolist()]
-
-
-def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, torch.Tensor]:
-    """``input_ids`` and ``attention_mask`` of rows of different lengths."""
-    rows = [torch.tensor(row, device=device) for row in ids]
-    mask = [torch.ones_like(row) for row in rows]
-    return {
-        "input_ids": pad_sequence(rows, True, pad, side),
-        "attention_mask": pad_sequence(mask, True, 0, side),
-    }
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: set[int]) -> dict[str, Any]:
@@ -224,7 +217,7 @@ class RewardModel:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
         self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
-        self.context = getattr(model.config, "max_position_embeddings", None) or 10**9
+        self.context = context_of(model)
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
         self.batch_tokens = 0 if self.pad is None else batch_tokens
@@ -254,23 +247,12 @@ class RewardModel:
         return list(found.flatten().float().tolist())
 
 
-def load_reward_model(
-    model: str,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    dtype: str = "auto",
-    batch_tokens: int = 16384,
-) -> RewardModel:
-    """A reward model from the hub or a folder; code from the hub only at a pinned commit."""
-    if trust_remote_code:
-        if not Path(model).is_dir() and not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-            raise WRPOError(
-                f"--trust-remote-code runs code from {model}; pin it with --revision and the 40 "
-                "digits of a commit that you have read"
-            )
-        # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
-        vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code, **placement(dtype)}
-    loaded = load_model(AutoModelForSequenceClassification, model, hub)
-    tokenizer = load_tokenizer(model, revision, trust_remote_code)
-    return RewardModel(loaded, tokenizer, batch_tokens)
+def load_reward_model(model: str, batch_tokens: int = 16384, **hub: Any) -> RewardModel:
+    """A reward model from the hub or a folder.
+
+    ``hub``: ``revision``, ``trust_remote_code``, ``dtype``.
+    """
+    # ArmoRM's code imports a docstring that transformers no longer has; an empty one serves
+    vars(modeling_llama).setdefault("LLAMA_INPUTS_DOCSTRING", "")
+    loaded = load_causal_lm(model, auto=AutoModelForSequenceClassification, **hub)
+    return RewardModel(*loaded, batch_tokens)

@@ -1,7 +1,7 @@
 """What every sampling engine is asked and what it answers.
 
-An engine is any callable from requests to responses: it draws requests lazily, answers in any
-order, and fails one response rather than a whole run. Tokenizer and chat template are its own.
+An engine is any callable from requests to responses. It answers in any order, and fails one
+response rather than a whole run.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Response:
 
     def row(self) -> dict[str, Any]:
         """The fields of a row of responses that are the response's own."""
-        row = {k: v for k, v in asdict(self).items() if k not in ("key", "error")}
-        return row if self.thought else {k: v for k, v in row.items() if k != "thought"}
+        left_out = {"key", "error"} | (set() if self.thought else {"thought"})
+        return {name: held for name, held in asdict(self).items() if name not in left_out}
 
 
 Engine = Callable[[Iterable[Request]], Iterator[Response]]

@@ -22,13 +22,12 @@ from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.local import Scorer
 from wrpo_lib.generation.request import Engine, Request, Sampling
-from wrpo_lib.io import Key, Row, Store, parse_row, write_json
+from wrpo_lib.io import Row, Store, parse_row, write_json
 from wrpo_lib.records import provenance
 
 T = TypeVar("T")
 KEY = ("prompt_id", "model", "sample")
 HOPELESS = 200  # failures and nothing else, after which going on is pointless
-ALL_EMPTY = "so check the model, its chat template and the limit of tokens"
 
 
 def made_of(of: Any) -> str:
@@ -36,18 +35,17 @@ def made_of(of: Any) -> str:
     return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
 
 
-def missing(
-    store: Store, counts: Counter[str], wanted: Iterable[tuple[Key, Any, T]]
-) -> Iterator[T]:
-    """Of (key, what the row is made of, item) the items that have no row yet; others are counted.
+def missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]]) -> Iterator[T]:
+    """Of (row, item) the items whose row is not in the store yet; the others are counted.
 
     :raises WRPOError: for a row that was made of something else.
     """
-    made = {tuple(row[name] for name in KEY): row.get("made") for row in store}
-    for key, of, item in wanted:
-        if key not in made:
+    kept = {tuple(row[name] for name in KEY): row.get("made") for row in store}
+    for row, item in wanted:
+        key = tuple(row[name] for name in KEY)
+        if key not in kept:
             yield item
-        elif made[key] not in (None, made_of(of)):
+        elif kept[key] not in (None, row["made"]):
             what = f"{store.path} has {key} made of another prompt or text than the one given"
             raise WRPOError(f"{what}; choose another file or delete it")
         else:
@@ -70,18 +68,19 @@ def sample_responses(
     more samples may be asked for later. ``total`` responses are expected. Returns how many were
     ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a ``thought``.
 
-    :raises WRPOError: at the end, if some failed or all are empty.
+    :raises WRPOError: at the end, if some failed.
     """
-    counts, asked, failures = Counter[str](), dict[str, Messages](), list[str]()
+    counts, heads, failures = Counter[str](), dict[str, Row](), list[str]()
     with Store(out, KEY) as store:
         keep_record(out, {"model": model, **asdict(sampling), **(settings or {})}, free="n")
 
-        def wanted() -> Iterator[tuple[Key, Messages, Request]]:
+        def wanted() -> Iterator[tuple[Row, Request]]:
             for prompt_id, messages in prompts:
-                asked[prompt_id] = messages
+                head = {"prompt_id": prompt_id, "prompt": messages, "model": model}
+                heads[prompt_id] = {**head, "made": made_of(messages)}
                 for k in range(sampling.n):
                     request = Request(prompt_id, messages, sampling, k)
-                    yield (prompt_id, model, k), messages, request
+                    yield {**heads[prompt_id], "sample": k}, request
 
         responses = engine(missing(store, counts, wanted()))
         for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
@@ -90,9 +89,7 @@ def sample_responses(
                 if len(failures) == HOPELESS and not counts["made"]:
                     break
                 continue
-            prompt = asked[made.key]
-            row = {"prompt_id": made.key, "prompt": prompt, "model": model, **made.row()}
-            store.append({**row, "made": made_of(prompt)})
+            store.append({**heads[made.key], **made.row()})
             counts["made"] += 1
             counts["empty"] += not made.text.strip()
             counts["truncated"] += made.finish_reason == "length"
@@ -101,8 +98,6 @@ def sample_responses(
         what = f"{len(failures)} responses failed, the first for {failures[0]}"
         kept = f"the {counts['made']} made are kept in {out}"
         raise WRPOError(f"{what}; {kept}: mend the cause and run again for the rest")
-    if counts["made"] and counts["empty"] == counts["made"] + counts["kept"]:
-        raise WRPOError(f"all {counts['made']} responses are empty, {ALL_EMPTY}; they are in {out}")
     return counts
 
 
@@ -126,13 +121,13 @@ def score_responses(
     with Store(out, KEY) as store:
         keep_record(out, {"reward_model": reward_model, **(settings or {})})
 
-        def wanted() -> Iterator[tuple[Key, Any, Row]]:
+        def wanted() -> Iterator[tuple[Row, Row]]:
             for row in rows:
                 counts["truncated"] += row.get("finish_reason") == "length"
                 counts["empty"] += not row["text"].strip()
                 if row["text"].strip():
-                    of = [row.get("prompt"), row["text"]]
-                    yield tuple(row[name] for name in KEY), of, {**row, "made": made_of(of)}
+                    made = {**row, "made": made_of([row.get("prompt"), row["text"]])}
+                    yield made, made
 
         def scored() -> Iterator[Row]:
             source = missing(store, counts, wanted())
@@ -143,8 +138,6 @@ def score_responses(
         for row in tqdm(scored(), "rewards", total, initial=len(store.keys()), mininterval=5):
             store.append(row)
             counts["made"] += 1
-    if counts["empty"] and not counts["made"] + counts["kept"]:
-        raise WRPOError(f"all {counts['empty']} responses are empty, {ALL_EMPTY}")
     return counts
 
 
@@ -155,7 +148,7 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
     """
     path = out.with_name(f"{out.name.removesuffix('.jsonl')}.run.json")
     now = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
-    if path.is_file():
+    if path.is_file() and out.stat().st_size:  # without rows there is nothing to mix with
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
         for name in sorted(now.keys() & before.keys() - {free}):
             if before[name] != now[name] and "" not in (before[name], now[name]):

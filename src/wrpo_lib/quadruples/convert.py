@@ -17,13 +17,24 @@ from pathlib import Path
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
+from wrpo_lib.quadruples.schema import (
+    IMPORTED,
+    RESPONSES,
+    as_turns,
+    as_written,
+    checked_rows,
+    kind_of,
+    require,
+)
 
 
-def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[Row]]:
+def open_rows(
+    file: Path, model: str = "", reward_model: str = "unknown"
+) -> tuple[str, Iterable[Row]]:
     """The form of a file, by its first row, and its rows in the kind that we use.
 
-    ``model`` and ``reward_model`` say whose responses and rewards they are where the rows do not.
+    ``model`` says whose responses they are (default: the rows' ``generator``). Rows are checked,
+    but for responses in our kind, which ``read_responses`` checks.
     """
     where, rows = str(file), iter_rows(file)
     first = next(rows, None)
@@ -33,12 +44,14 @@ def open_rows(file: Path, model: str, reward_model: str) -> tuple[str, Iterator[
     if form is None:
         names = ", ".join(sorted(first))
         raise WRPOError(f"{file}, row 1: the fields {names} are of no known form; rename them")
-    if form not in IMPORTED:
-        return form, rows
-    if IMPORTED[form] == "responses":
-        return form, as_responses(rows, where, model, reward_model)
-    convert = from_official if form == "official" else as_pair
-    return form, (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
+    kind = IMPORTED.get(form, form)
+    if kind in ("responses", "rewards"):
+        published = form in IMPORTED
+        return form, as_responses(rows, where, model, reward_model) if published else rows
+    if form in IMPORTED:
+        convert = from_official if form == "official" else as_pair
+        rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
+    return form, checked_rows(rows, kind, where)
 
 
 def prompt_hash(text: str) -> str:
@@ -46,27 +59,20 @@ def prompt_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def as_responses(
-    rows: Iterable[Row], where: str, model: str | None = None, reward_model: str = "unknown"
-) -> Iterator[Row]:
+def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
     """Rows of the SimPO or alpaca_eval form as response rows, with rewards if there are any.
 
-    ``model`` names whose responses they are where the rows do not say. A prompt that occurs again
-    under the same model gets the next sample numbers.
+    A prompt that occurs again under the same model gets the next sample numbers.
     """
     seen: Counter[tuple[str, str]] = Counter()
     for number, row in enumerate(rows, 1):
-        here = f"{where}, row {number}"
-        if IMPORTED.get(kind_of(row) or "") != "responses":
-            raise WRPOError(f"{here}: is of the {kind_of(row)} form; give responses")
         prompt = row.get("instruction", row.get("prompt"))
         texts = row.get("all_generated_responses", [row.get("output")])
         rewards, name = row.get("all_rm_scores"), model or row.get("generator")
         lists = isinstance(texts, list) and isinstance(rewards or texts, list)
         if not lists or len(rewards or texts) != len(texts):
-            raise WRPOError(f"{here}: as many scores as responses are needed; complete the lists")
-        if not name:
-            raise WRPOError(f"{here}: says not whose responses these are; name them with --model")
+            what = "as many scores as responses are needed; complete the lists"
+            raise WRPOError(f"{where}, row {number}: {what}")
         prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
         for k, text in enumerate(texts):
             made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}

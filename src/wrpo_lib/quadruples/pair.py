@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, check_output, write_json, write_rows
+from wrpo_lib.io import Row, write_json, write_rows
 from wrpo_lib.quadruples.prompts import Split
-from wrpo_lib.quadruples.responses import KEY, ResponseTable
-from wrpo_lib.quadruples.schema import as_written, require
+from wrpo_lib.quadruples.responses import ResponseTable, read_responses
+from wrpo_lib.quadruples.schema import as_written
 from wrpo_lib.records import provenance
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Pairing:
     ``rejected_from="source"``: that one in place of y_l, for DPO-off (paper Figure 1; inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
-    or differ in reward by less than ``min_gap`` or more than ``max_gap`` (FuseChat-3.0 uses 0.01
-    and 0.1 with ArmoRM). An empty response is never chosen, nor with ``drop_truncated`` a cut one.
+    or differ in reward by less than ``min_gap``. An empty response is never chosen, nor with
+    ``drop_truncated`` one that the token limit cut.
     """
 
     target: str | None = None
@@ -57,7 +57,6 @@ class Pairing:
     rank: int = 1
     dispreferred: bool = False
     min_gap: float = 0.0
-    max_gap: float = float("inf")
     drop_truncated: bool = False
     rejected_from: str = "target"
 
@@ -102,29 +101,12 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
         if name not in models:
             raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
-    frame = frame.assign(position=np.arange(len(frame)))[usable]
-    chosen = {}
+    frame, chosen = frame[usable].reset_index(names="position"), {}
     for role in {"source_chosen", *pairing.roles}:
         group = frame[frame["model"].isin(names if role.startswith("source") else own)]
         rank = pairing.rank if role == "source_chosen" else 1
-        found = best(group, rank, lowest=role.endswith("rejected"))
-        chosen[role] = found["position"].rename(index=str)
+        chosen[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
     return pd.DataFrame(chosen)
-
-
-def left_out(
-    roles: pd.DataFrame, frame: pd.DataFrame, pairing: Pairing, excluded: Iterable[str] = ()
-) -> np.ndarray:
-    """Why each prompt of ``roles`` is left out: the first reason, empty if it is kept."""
-    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
-    if len(pairing.roles) > 1:
-        at = roles[pairing.roles[-2:]].fillna(0).to_numpy(int)  # 0 where a reason is found already
-        reward = frame["reward"].to_numpy()[at]
-        gap = reward[:, 0] - reward[:, 1]
-        reasons["tied"] = gap <= 0
-        reasons["small_gap"] = gap < pairing.min_gap
-        reasons["large_gap"] = gap > pairing.max_gap
-    return np.select(list(reasons.values()), list(reasons), default="")
 
 
 def build_rows(
@@ -135,27 +117,30 @@ def build_rows(
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows for the prompts ``asked`` (all, by id, if None), in that order, and what was counted.
 
-    The counts are ``prompts``, ``kept``, and how many were left out for which reason; ``excluded``
-    prompts are. Only the chosen texts are ever in memory.
+    Counts are ``prompts``, ``kept``, and how many were left out for which reason. Only the chosen
+    texts are ever in memory.
     """
     ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
     roles = choose(table.frame, pairing).reindex(ids)
-    reasons = left_out(roles, table.frame, pairing, excluded)
-    kept = roles.loc[reasons == "", pairing.roles].astype(int)
+    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
+    compared = pairing.roles[-2:]
+    if len(compared) == 2:
+        better, worse = (roles[role].map(table.frame["reward"]) for role in compared)
+        reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
+    reason = np.select(list(reasons.values()), list(reasons), default="")  # the first that holds
+    kept = roles.loc[reason == "", pairing.roles].astype(int)
     responses = table.fetch(kept.to_numpy().ravel().tolist())
     said = [{role: responses[at] for role, at in row.items()} for row in kept.to_dict("records")]
-    compared = pairing.roles[-2:]
     whole = [row for row in said if len({row[r]["text"] for r in compared}) == len(compared)]
-    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0}
-    counts |= {"identical": len(said) - len(whole), "missing": 0}
-    counts |= Counter(reasons[reasons != ""].tolist())
+    counts = {"prompts": len(roles), "kept": len(whole), "tied": 0, "missing": 0}
+    counts |= {"identical": len(said) - len(whole), **Counter(reason[reason != ""].tolist())}
     return [_row(row, pairing) for row in whole], counts
 
 
 def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
     first = next(iter(said.values()))
-    row = {"prompt_id": first["prompt_id"], "prompt": as_written(first.get("prompt"))}
+    row = {"prompt_id": first["prompt_id"], "prompt": as_written(first["prompt"])}
     if pairing.pairs.startswith("dpo"):
         for name, response in zip(("chosen", "rejected"), said.values(), strict=True):
             row[name] = [{"role": "assistant", "content": response["text"]}]
@@ -183,15 +168,14 @@ def write_pairs(
     The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
     their ids. Returns the counts of :func:`build_rows`.
     """
-    check_output(out, *table.files)
     files = [str(path) for path in table.files]
-    rows, counts = build_rows(table, pairing, split.part(part) if split else None, excluded)
+    rows, counts = build_rows(table, pairing, getattr(split, part) if split else None, excluded)
     if not rows:
         raise WRPOError(f"{', '.join(files)}: no prompt can be paired ({summary(counts)})")
     write_rows(rows, out)
     won = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
     record = {
-        "pairing": {k: v for k, v in asdict(pairing).items() if v != float("inf")},
+        "pairing": asdict(pairing),
         "tie_rule": TIE_RULE,
         "files": files,
         "part": part if split else "all",
@@ -206,7 +190,7 @@ def write_pairs(
 
 
 def summary(counts: dict[str, int]) -> str:
-    """The counts of :func:`build_rows` in one line."""
+    """Counts in one line."""
     return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
 
 
@@ -216,20 +200,13 @@ def build_quadruples(
     target: pd.DataFrame,
     **options: Any,
 ) -> tuple[list[Row], dict[str, int]]:
-    """Pair scored responses held in data frames into quadruples, as :func:`build_rows` does.
+    """Pair scored responses held in data frames, as :func:`build_rows` does with those of files.
 
     ``prompts`` maps prompt_id to chat messages; ``sources`` and ``target`` have a row per response
     (prompt_id, model, sample, text, reward); ``options`` are fields of :class:`Pairing`.
     """
-    import pandas as pd
-
-    for what, frame in (("source", sources), ("target", target)):
-        for number, row in enumerate(frame.to_dict("records"), 1):
-            require({"prompt": "see prompts", **row}, number, "rewards", f"{what} responses")
-    frame = pd.concat([sources, target], ignore_index=True)[[*KEY, "text", "reward"]]
-    frame["length"] = frame["text"].str.strip().str.len()
-    frame["truncated"] = False
+    held = [*sources.to_dict("records"), *target.to_dict("records")]
+    rows = [{**row, "prompt": prompts[row["prompt_id"]]} for row in held]
     (name,) = target["model"].unique()
-    table, pairing = ResponseTable(frame), Pairing(target=name, **options)
-    rows, counts = build_rows(table, pairing, list(prompts))
-    return [{**row, "prompt": prompts[row["prompt_id"]]} for row in rows], counts
+    pairing = Pairing(target=name, **options)
+    return build_rows(read_responses([rows]), pairing, list(prompts))

@@ -1,4 +1,4 @@
-"""Files of responses and rewards: their numbers in a data frame, their texts fetched on demand.
+"""Responses and rewards: their numbers in a data frame, their texts fetched on demand.
 
 A first pass over the files checks every row and keeps numbers only (about 40 bytes per row); a
 second one fetches the few rows whose text is wanted.
@@ -6,8 +6,8 @@ second one fetches the few rows whose text is wanted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,15 @@ NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """Responses by number, in the order of the files.
+    """Responses by number, in the order of the files, each of which may also be a list of rows.
 
     ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
-    ``length`` (characters without the space around them), ``truncated`` (by the token limit), and
-    where each row stands: ``file``, from 0, and ``row``, from 1; without files it has the texts.
+    ``length`` in characters, ``truncated`` (by the token limit), and where each row stands:
+    ``file``, from 0, and ``row``, from 1.
     """
 
     frame: pd.DataFrame
-    files: list[Path] = field(default_factory=list)
+    files: Sequence[Path | list[Row]]
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -43,36 +43,37 @@ class ResponseTable:
     def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
         """The whole rows at ``positions``, by position; each file is read once."""
         wanted = self.frame.loc[sorted(set(positions))]
-        if not self.files:
-            return wanted.to_dict("index")
         found: dict[int, Row] = {}
-        for k, path in enumerate(self.files):
+        for k, file in enumerate(self.files):
             here = wanted.index[wanted["file"] == k]
             at = dict(zip(wanted.loc[here, "row"], here, strict=True))
-            rows = enumerate(iter_rows(path), 1)
-            found |= {at[number]: row for number, row in rows if number in at}
+            found |= {at[n]: row for n, row in _numbered(file) if n in at}
         return found
 
 
-def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
+def _numbered(file: Path | list[Row]) -> Iterator[tuple[int, Row]]:
+    return enumerate(iter_rows(file) if isinstance(file, Path) else file, 1)
+
+
+def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> ResponseTable:
     """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
 
-    :raises WRPOError: naming file and row for a malformed line, a missing or wrong field, a second
-        row with the same prompt_id, model and sample, or a row whose prompt or reward model is
-        another one than before under the same prompt_id.
+    :raises WRPOError: naming file and row for the first that is malformed, that repeats a
+        prompt_id, model and sample, or whose prompt_id had another prompt or reward model before.
     """
     import pandas as pd
 
-    models: dict[str, int] = {}
-    seen: dict[str, Row] = {}
+    models, seen = dict[str, int](), dict[str, Row]()
+    kind = "rewards" if scored else "responses"
+    names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
 
     def numbers() -> Iterator[tuple[Any, ...]]:
-        for k, path in enumerate(files):
-            for number, row in enumerate(iter_rows(path), 1):
-                require(row, number, "rewards" if scored else "responses", str(path))
+        for k, file in enumerate(files):
+            for number, row in _numbered(file):
+                require(row, number, kind, names[k])
                 new = {"at": len(seen), "prompt": row["prompt"], "reward_model": None}
                 first = seen.setdefault(row["prompt_id"], new)
-                _compare(row, first, f"{path}, row {number}", scored)
+                _compare(row, first, f"{names[k]}, row {number}", scored)
                 model = models.setdefault(row["model"], len(models))
                 length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
                 reward = row["reward"] if scored else np.nan
@@ -80,7 +81,7 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
 
     frame = pd.DataFrame(np.fromiter(numbers(), NUMBERS))
     if not seen:
-        raise WRPOError(f"{', '.join(map(str, files))}: no rows; sample responses first")
+        raise WRPOError(f"{', '.join(names)}: no rows; sample responses first")
     frame["prompt_id"] = pd.Categorical.from_codes(frame["prompt_id"], list(seen))
     named = pd.Categorical.from_codes(frame["model"], list(models))
     frame["model"] = named.reorder_categories(sorted(models))
@@ -88,7 +89,7 @@ def read_responses(files: list[Path], scored: bool = True) -> ResponseTable:
     if repeated.any():
         row = frame.loc[repeated.idxmax()]
         what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
-        where = f"{files[row['file']]}, row {row['row']}"
+        where = f"{names[row['file']]}, row {row['row']}"
         raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
     return ResponseTable(frame, files)
 

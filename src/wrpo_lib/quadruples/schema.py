@@ -41,12 +41,13 @@ def side_text(side: Any) -> Any:
 Text = Annotated[str, Field(pattern=r"\S")]
 Prompt = Annotated[Any, AfterValidator(_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
+Model = Annotated[Text, Field(description="name it (`--model` of `wrpo data import`)")]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
 Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
 REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
-    "model": Text,
+    "model": Model,
     "sample": Sample,
     "text": str,  # may be empty
     "prompt": Prompt,
@@ -54,7 +55,8 @@ RESPONSE: dict[str, Any] = {
     "reward_model": str | None,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "prompts": {"prompt_id": Text},
+    "prompt_ids": {"prompt_id": Text},
+    "prompts": {"prompt_id": Text, "prompt": Prompt},
     "responses": RESPONSE,
     "rewards": RESPONSE | {"reward": Reward},
     "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
@@ -100,7 +102,7 @@ def kind_of(row: Row) -> str | None:
         return "conversations" if whole else "pairs"
     if fields & {"text", "model", "sample"}:
         return "rewards" if "reward" in fields else "responses"
-    return None
+    return "prompts" if {"prompt_id", "prompt"} <= fields else None
 
 
 def as_turns(side: Any) -> list[Row]:
@@ -134,14 +136,9 @@ class Problem(NamedTuple):
         return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
 
 
-def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Problem]:
-    """Everything wrong with one row of a ``kind`` of :data:`KINDS`, in the order of its fields.
-
-    The remedy is the field's ``description``; a row of a published form is referred to the command
-    that converts it. Validators that raise ``ValueError`` say their own.
-    """
+def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
     try:
-        SCHEMAS[kind].model_validate(dict(row))
+        SCHEMAS[kind].model_validate(row)
     except pydantic.ValidationError as error:
         form = kind_of(row)
         for found in error.errors():
@@ -161,15 +158,15 @@ def row_problems(row: Row, number: int, kind: str = "quadruples") -> Iterator[Pr
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
     """Raise the first thing wrong with one row."""
-    for problem in row_problems(row, number, kind):
+    for problem in _row_problems(row, number, kind):
         raise WRPOError(problem.sentence(where))
 
 
 def validate_quadruples(rows: Iterable[Row], kind: str = "quadruples") -> Iterator[Problem]:
-    """Every problem of ``rows`` in order, repeated prompt_ids included."""
+    """Every problem of ``rows`` of a ``kind`` in order, repeated prompt_ids included."""
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
-        yield from row_problems(row, number, kind)
+        yield from _row_problems(row, number, kind)
         prompt_id = row.get("prompt_id")
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
             what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"
@@ -185,13 +182,11 @@ def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
 
 
 def read_quadruples(path: str | Path) -> Dataset:
-    """Read and validate a file of quadruples; the first problem is raised.
-
-    Its columns are the fields of the schema that any row has.
-    """
+    """A file of quadruples, checked; its columns are the fields of the schema that any row has."""
     from datasets import Dataset
 
     rows = checked_rows(read_rows(path), "quadruples", str(path))
     rows = [{**row, "prompt": as_written(row["prompt"])} for row in rows]
     names = [name for name in KINDS["quadruples"] if any(name in row for row in rows)]
-    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
+    kept = [{name: row.get(name) for name in names} for row in rows]
+    return Dataset.from_list(kept, on_mixed_types="use_json")  # prompts: messages or rendered text

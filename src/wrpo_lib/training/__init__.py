@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
+from wrpo_lib.training.callbacks import DynamicsCallback, LivePlot, show_progress
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.data import WRPOCollator
-from wrpo_lib.training.run import DynamicsCallback
-from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
+from wrpo_lib.training.sft import sft_trainer
+from wrpo_lib.training.trainer import WRPOTrainer
 
-__all__ = ["DynamicsCallback", "WRPOCollator", "WRPOConfig", "WRPOTrainer", "sft_trainer"]
+__all__ = [
+    "DynamicsCallback",
+    "LivePlot",
+    "WRPOCollator",
+    "WRPOConfig",
+    "WRPOTrainer",
+    "sft_trainer",
+    "show_progress",
+]
 
 # TRL and PEFT read a name that transformers deprecates; nothing for the user to do
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)
+
+# rows differ in length, and fixed blocks of GPU memory would break up; read at the first allocation
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

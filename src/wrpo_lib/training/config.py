@@ -51,7 +51,8 @@ class WRPOConfig(DPOConfig):
     exceed ``max_length``; then each response is cut on its own to what is left. A response of
     weight 0 all along costs a third of the tokens: ``score_unused=False`` leaves it out.
     ``share_prompt`` computes prompts once where the model can (``auto``), or it is an error
-    (``true``); see :mod:`wrpo_lib.sharing`.
+    (``true``); see :mod:`wrpo_lib.sharing`. ``micro_batch_tokens`` bounds memory: a batch goes
+    through the model in parts of at most so many tokens, one example at least.
 
     Defaults are the paper's for the DPO form. Table 6 has for IPO tau 0.01, learning rate 1e-6; for
     SimPO beta 10, gamma 0, alpha 0.5, learning rate 6e-7.
@@ -77,7 +78,8 @@ class WRPOConfig(DPOConfig):
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
     score_unused: bool = True  # ours; score responses of weight 0 for the metrics
     share_prompt: str | bool = "auto"  # ours
-    share_prompt_backend: str = "sdpa"  # ours; or flex
+    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
+    micro_batch_tokens: int | None = None  # ours
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
 
@@ -92,6 +94,8 @@ class WRPOConfig(DPOConfig):
         for name in ("alpha", "alpha_rejected"):
             if not 0.0 <= vars(self)[name] <= 1.0:
                 raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
+            raise WRPOError(f"micro_batch_tokens is {self.micro_batch_tokens}; give 1 or more")
         if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
             raise WRPOError(
                 "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"

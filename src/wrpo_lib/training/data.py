@@ -102,16 +102,33 @@ class WRPOCollator:
     Returns ``lengths`` (B, R), response tokens with the end token; ``input_ids``,
     ``attention_mask`` and ``completion_mask``, each (R·B, T), all y_ws first, then all y_wt, then
     all y_l, or with ``share_prompt`` one row (1, T) of :func:`wrpo_lib.packing.pack`; ``prompt_id``
-    and the reference's log-probabilities where the rows have them.
+    and the reference's log-probabilities where the rows have them. Rows of more than
+    ``micro_batch_tokens`` in all come as ``parts``, batches each with its ``share`` of the rows.
     """
 
     pad_token_id: int
     pad_to_multiple_of: int | None = None
     responses: tuple[str, ...] = RESPONSES
     share_prompt: bool = False
+    micro_batch_tokens: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
+        sizes = [self._size(row) for row in rows]
+        slices = packing.split_by_tokens(sizes, self.micro_batch_tokens)
+        if len(slices) == 1:
+            return self._batch(rows)
+        groups = [rows[part] for part in slices]
+        parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
+        names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
+        return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
+
+    def _size(self, row: dict[str, Any]) -> int:
+        """Tokens of an example."""
+        answers = [len(row[f"{name}_ids"]) for name in self.responses]
+        return sum(answers) + len(row["prompt_ids"]) * (1 if self.share_prompt else len(answers))
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt_ids"] for row in rows]
         answers = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
         lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in answers])

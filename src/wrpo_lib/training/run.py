@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -16,14 +15,14 @@ from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
+from wrpo_lib.io import Store, file_hash, write_atomically, write_json
 from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
+from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
 from wrpo_lib.training.inputs import (
     SECRET,
     load_data,
@@ -34,71 +33,19 @@ from wrpo_lib.training.inputs import (
     settings,
     training_arguments,
 )
-from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
+from wrpo_lib.training.sft import sft_trainer
+from wrpo_lib.training.trainer import WRPOTrainer
 
 RECORD = "run.json"
-FREE = ("per_device_", "gradient_accumulation", "logging_", "save_", "eval_", "report_to", "ref_")
+FREE = (
+    *("per_device_", "gradient_accumulation", "micro_batch_"),
+    *("logging_", "save_", "eval_", "report_to", "ref_"),
+)
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 
 
-class _NothingLeft(Exception):
-    """A resumed run has all its steps; its checkpoint is loaded."""
-
-
-class DynamicsCallback(TrainerCallback):
-    """Write every training log to ``path``, a line of JSON each.
-
-    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens as the model computed them, so a shared prompt counts once), and all that is logged.
-    With ``logging_steps`` above 1 its values are means over the steps since the line before. On
-    resume, lines after the resumed step are dropped first; a fresh run starts the file anew.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the lines of steps that will not be trained again; leave where none is left."""
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
-        self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
-        self.start = time.perf_counter()
-        if state.is_world_process_zero:
-            write_rows(kept, self.path)
-        if state.global_step >= state.max_steps:  # transformers takes a step before it looks
-            raise _NothingLeft
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Append one line; evaluation logs and the closing summary are not dynamics."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        values = {key: float(value) for key, value in logs.items()}
-        row = {
-            "step": state.global_step,
-            "seconds": round(self.before["seconds"] + time.perf_counter() - self.start, 3),
-            "tokens": int(self.before["tokens"] + values.pop("num_tokens", 0.0)),
-            **values,
-        }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-
-
-class LiveLine(ProgressCallback):
-    """transformers' progress bar, the last metrics at its end instead of a line per log."""
-
-    def on_log(self, *args: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Replace the metrics on the bar."""
-        shown = ("alpha", "loss", "rewards/margins", "rewards/accuracies")
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix({name: logs[name] for name in shown if name in logs})
-
-
-def load_inputs(
-    recipe: Recipe, model: str | None = None, data: str | None = None
-) -> tuple[Any, Any, Dataset]:
-    """Model, tokenizer and quadruples that a recipe names; ``model`` and ``data`` replace them."""
-    recipe = replace(recipe, model=model or recipe.model, data=data or recipe.data)
+def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
+    """Model, tokenizer and rows that a recipe names."""
     rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
     return load_model(recipe), tokenizer, rows
 
@@ -131,13 +78,9 @@ def train(
             peft_config=lora_config(recipe),
             callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
         )
-    trainer.remove_callback(PrinterCallback)  # a quiet run prints no line per step either
-    trainer.remove_callback(ProgressCallback)
-    live = LiveLine()
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(live)
+    live = show_progress(trainer)
     try:
-        with suppress(_NothingLeft):
+        with suppress(NothingLeft):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     finally:
         if live.training_bar is not None:

@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOTrainer
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import packing, sharing
@@ -71,13 +71,19 @@ class WRPOTrainer(DPOTrainer):
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
         adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
-        if adapted and (args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+        fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
+        if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
+            raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
+        if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if ref_model is None and not adapted and not args.precompute_ref_log_probs:
             ref_model = frozen_copy(model)
         pad = pad_token_id(processing_class)
-        kwargs["data_collator"] = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
+        collator = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
+        collator.micro_batch_tokens = args.micro_batch_tokens
+        kwargs["data_collator"] = collator
         super().__init__(model, ref_model, args, processing_class=processing_class, **kwargs)
+        keep_adapters_in_float32(self.model)
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
@@ -117,12 +123,7 @@ class WRPOTrainer(DPOTrainer):
             self.data_collator.share_prompt = True
             for model in (self.model, self.ref_model):
                 if model is not None:
-                    sharing.enable(self._bare(model), self.args.share_prompt_backend)
-
-    def _bare(self, model: Any) -> Any:
-        """A model without what wraps it: an adapter, a process's shard."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+                    sharing.enable(bare(self, model), self.args.share_prompt_backend)
 
     def _obstacle(self) -> str | None:
         """Why prompts cannot be shared; None when they can."""
@@ -130,10 +131,12 @@ class WRPOTrainer(DPOTrainer):
             return "share_prompt is false"
         if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
             return "the adapter puts tokens of its own before the prompt"
+        if self.args.torch_compile:
+            return "torch_compile would compile anew for the lengths of every row"
         if self.aux_loss_enabled:
             return "the router loss of a mixture of experts counts every token of every row"
         return sharing.obstacle(
-            self._bare(self.model),  # a reference is as the policy
+            bare(self, self.model),  # a reference is as the policy
             self.args.max_length,
             self.args.share_prompt_backend,
             trial=not is_deepspeed_zero3_enabled(),
@@ -156,6 +159,14 @@ class WRPOTrainer(DPOTrainer):
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
 
+    def training_step(self, model: Any, inputs: dict[str, Any], *more: Any) -> Tensor:
+        """Forward and backward passes of a batch, or of each of its parts in turn."""
+        *others, last = inputs.get("parts", [inputs])
+        alone = self.accelerator.no_sync(model) if others else nullcontext()
+        with alone:  # processes may have different numbers of parts, and meet in the last
+            losses = [super(WRPOTrainer, self).training_step(model, p, *more) for p in others]
+        return torch.stack([*losses, super().training_step(model, last, *more)]).sum()
+
     def compute_loss(
         self,
         model: Any,
@@ -163,7 +174,10 @@ class WRPOTrainer(DPOTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The mean WRPO loss of a batch; records the metrics of the class's description."""
+        """The mean WRPO loss of a batch; records the metrics of the class's description.
+
+        Of a part of a batch, its share of the batch's.
+        """
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
         result = self._objective(logps, inputs)
@@ -171,6 +185,7 @@ class WRPOTrainer(DPOTrainer):
         loss = result.losses.mean()
         if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
             loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        loss = loss * inputs.get("share", 1.0)
         return (loss, outputs) if return_outputs else loss
 
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
@@ -197,7 +212,7 @@ class WRPOTrainer(DPOTrainer):
         return weighted(*tensors, alpha=self.alpha(), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
-        """Add a batch's metrics; TRL averages them over the logging interval."""
+        """Add each example's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
             bad = [inputs["prompt_id"][k] for k in (~torch.isfinite(result.losses)).nonzero()[:8]]
@@ -217,8 +232,8 @@ class WRPOTrainer(DPOTrainer):
         values["rewards/margins"] = fused - rejected
         values["rewards/accuracies"] = fused > rejected
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
-        for name, mean in zip(values, table.mean(dim=0).tolist(), strict=True):
-            self._metrics[mode][name].append(mean)
+        for name, column in zip(values, table.T.tolist(), strict=True):
+            self._metrics[mode][name] += column
         self._metrics[mode]["alpha"].append(self.alpha())
         if mode == "train":
             tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
@@ -226,42 +241,19 @@ class WRPOTrainer(DPOTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-def sft_trainer(
-    model: Any,
-    args: SFTConfig,
-    train_dataset: Dataset,
-    processing_class: Any,
-    eval_dataset: Dataset | None = None,
-    **kwargs: Any,
-) -> SFTTrainer:
-    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
+def bare(trainer: Any, model: Any) -> Any:
+    """A model without what wraps it: an adapter, a process's shard."""
+    model = trainer.accelerator.unwrap_model(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
-    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered as in
-    preference training; a response that exceeds ``args.max_length`` together with its prompt loses
-    its end, counted in the trainer's ``truncation``. ``kwargs`` go to ``SFTTrainer``.
 
-    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
-    ``bfd_split`` keep the rows of a block apart; ``wrapped``, which is older, runs rows together.
+def keep_adapters_in_float32(model: Any) -> None:
+    """Undo TRL's bfloat16 for the adapters of a quantised base.
 
-    :raises WRPOError: for a missing column or an empty text, with its row.
+    A learning rate of 5e-6 rounds to nothing beside most bfloat16 weights; peft's own default for
+    every other base is float32.
     """
-    args.completion_only_loss = True
-    pad_token_id(processing_class)
-    rows, truncation = {}, {}
-    for name, data in (("SFT", train_dataset), ("SFT eval", eval_dataset)):
-        if data is not None:
-            fields = ("source_chosen",)
-            made, truncation[name] = tokenize(data, processing_class, fields, args, name)
-            rows[name] = made.map(_join, remove_columns=made.column_names)
-    trainer = SFTTrainer(
-        model, args, None, rows["SFT"], rows.get("SFT eval"), processing_class, **kwargs
-    )
-    trainer.truncation = truncation
-    return trainer
-
-
-def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
-    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
-    mask = [0] * len(prompt) + [1] * len(response)
-    return {"input_ids": prompt + response, "completion_mask": mask}
+    if isinstance(model, PeftModel):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()

@@ -1,0 +1,104 @@
+"""What this machine has, and what a run lacks on it, before anything is downloaded or computed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.models import identity
+from wrpo_lib.planner import Plan, plan_recipe
+from wrpo_lib.recipes import Recipe
+
+GIB = 2**30
+LARGEST_ON_A_CPU = 10**9  # parameters; more take weeks
+
+
+def driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return next(iter(done.stdout.split()), None)
+
+
+def describe(folder: Path) -> str:
+    """PyTorch, CUDA, driver, cards with their memory, and the free space, in a line."""
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in cards] or ["no GPU"]
+    version = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    free = f"{_free(folder) / GIB:.0f} GiB free for {folder}"
+    found = f"driver {driver() or 'none'}"
+    return f"PyTorch {torch.__version__}, {version}, {found}; {'; '.join(shown)}; {free}"
+
+
+def disk(plan: Plan) -> int:
+    """Bytes that a run writes: checkpoints with Adam's two states, one over the limit, a model.
+
+    ``merge`` writes the whole model in 16 bits beside its adapter.
+    """
+    p, args, recipe = plan.parameters, plan.args, plan.recipe
+    kept = (args.save_total_limit or ceil(plan.steps / args.save_steps)) + 1
+    width = 4 if recipe.lora or "32" in str(recipe.load.get("dtype")) else 2
+    weights = width * p.trainable
+    return 3 * weights * kept + weights + (2 * p.total if recipe.merge else 0)
+
+
+def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
+    """Refuse a run that cannot go well here, by one sentence with the remedy.
+
+    Memory is that of a usual batch (:mod:`wrpo_lib.planner`); ``wrpo plan`` also says the worst.
+
+    :raises WRPOError: for a card that PyTorch cannot use, a large model without one, and too little
+        memory or disk.
+    """
+    plan = plan_recipe(replace(recipe, data=None), gpus)
+    on_cpu = plan.args.use_cpu and "use_cpu" in recipe.training
+    if not (on_cpu or torch.cuda.is_available()):
+        _check_card(plan)
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if torch.cuda.is_available() and not on_cpu:
+        devices = range(torch.cuda.device_count())
+        have = min(torch.cuda.get_device_properties(i).total_memory for i in devices)
+    need = sum(plan.memory(plan.usual, True).values())
+    if need > have:
+        what = f"needs about {need / GIB:.1f} GiB of memory on a device that has {have / GIB:.1f}"
+        remedy = "take a 4-bit recipe, LoRA or a smaller model; `wrpo plan` says what fits"
+        raise WRPOError(f"{recipe.where}: {what}; {remedy}")
+    download = 0 if identity(str(recipe.model)) else 2 * plan.parameters.total
+    needs = {"downloads": (download, Path(HF_HUB_CACHE)), "writes": (disk(plan), output_dir)}
+    for verb, (size, folder) in needs.items():
+        if size > (free := _free(folder)):
+            what = f"{verb} about {size / GIB:.1f} GiB to {folder}, which has {free / GIB:.1f}"
+            remedy = "free some, or set another --output_dir, or HF_HOME for what is downloaded"
+            raise WRPOError(f"{recipe.where}: {what}; {remedy}")
+
+
+def _check_card(plan: Plan) -> None:
+    """Why there is no GPU to train on, unless the model is small and the machine has none."""
+    here = "or pass --use_cpu true to train without it"
+    if found := driver():
+        built = torch.version.cuda
+        if not built:
+            what = f"PyTorch {torch.__version__} was built without CUDA; install its CUDA build"
+        else:
+            what = f"PyTorch cannot use it with CUDA {built}; update the driver, see nvidia-smi"
+        raise WRPOError(f"this machine has an NVIDIA card (driver {found}), but {what}, {here}")
+    if (size := plan.parameters.total) > LARGEST_ON_A_CPU:
+        what = f"no GPU was found, and {size / 1e9:.1f} billion parameters take weeks on a CPU"
+        raise WRPOError(f"{what}; use a machine with one, try --dry-run, {here}")
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk that holds ``folder``, which need not exist yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free

@@ -1,0 +1,129 @@
+"""What a run writes and shows while it trains."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+
+from wrpo_lib.io import write_rows
+
+
+class NothingLeft(Exception):
+    """A resumed run has all its steps; its checkpoint is loaded."""
+
+
+class DynamicsCallback(TrainerCallback):
+    """Write every training log to ``path``, a line of JSON each.
+
+    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
+    tokens as the model computed them, so a shared prompt counts once), and all that is logged.
+    With ``logging_steps`` above 1 its values are means over the steps since the line before. On
+    resume, lines after the resumed step are dropped first; a fresh run starts the file anew.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the lines of steps that will not be trained again; leave where none is left."""
+        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
+        self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
+        self.start = time.perf_counter()
+        if state.is_world_process_zero:
+            write_rows(kept, self.path)
+        if state.global_step >= state.max_steps:  # transformers takes a step before it looks
+            raise NothingLeft
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Append one line; evaluation logs and the closing summary are not dynamics."""
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
+            return
+        values = {key: float(value) for key, value in logs.items()}
+        row = {
+            "step": state.global_step,
+            "seconds": round(self.before["seconds"] + time.perf_counter() - self.start, 3),
+            "tokens": int(self.before["tokens"] + values.pop("num_tokens", 0.0)),
+            **values,
+        }
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+class LiveLine(ProgressCallback):
+    """transformers' progress bar, also in Jupyter, the last metrics at its end."""
+
+    def on_log(self, *args: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Replace the metrics on the bar."""
+        shown = ("alpha", "loss", "rewards/margins", "rewards/accuracies")
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix({name: logs[name] for name in shown if name in logs})
+
+
+def show_progress(trainer: Any) -> LiveLine:
+    """Put :class:`LiveLine` in place of transformers' callbacks, which print a line per step."""
+    for shown in (PrinterCallback, ProgressCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(shown)
+    live = LiveLine()
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(live)
+    return live
+
+
+class LivePlot(TrainerCallback):
+    """Draw rewards, margin and alpha under the cell of a notebook while it trains.
+
+    The picture is replaced at most every ``seconds``, and stays when training has ended.
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds, self.drawn = seconds, 0.0
+        self.handle: Any = None
+        self.logs: list[dict[str, float]] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Add a step, and draw when the last picture is old."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            self.logs.append({**logs, "step": state.global_step})
+            if time.monotonic() - self.drawn > self.seconds:
+                self.draw()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the whole run."""
+        if self.logs:
+            self.draw()
+
+    def draw(self) -> None:
+        """Show the steps so far, or replace what is shown."""
+        from IPython.display import Image, display
+        from matplotlib.figure import Figure
+
+        from wrpo_lib.figures.style import look
+
+        steps = {name: [log[name] for log in self.logs] for name in self.logs[0]}
+        figure = Figure((6.4, 3.2), layout="constrained")
+        axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
+        for name in ("source_chosen", "target_chosen", "rejected", "margins"):
+            if f"rewards/{name}" in steps:  # a response of weight 0 may be left out
+                label, color, _, dash = look(name)
+                drawn: Any = {"label": label, "color": color, "linestyle": dash}
+                axis.plot(steps["step"], steps[f"rewards/{name}"], **drawn)
+        axis.legend(frameon=False)
+        right = axis.twinx()
+        right.set_ylabel("α (grey)")
+        right.plot(steps["step"], steps["alpha"], color="#999999", linewidth=1)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+        image = Image(data=file.getvalue(), format="png")
+        if self.handle is None:
+            self.handle = display(image, display_id=True)
+        else:
+            self.handle.update(image)
+        self.drawn = time.monotonic()

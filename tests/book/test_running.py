@@ -1,0 +1,143 @@
+"""The page *Your own runs* is typed in, command by command, on tiny models."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from commandline import wrpo
+from local_judge import judge_at
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from wrpo_lib.generation import local
+from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.models import load_causal_lm
+from wrpo_lib.nano.judge import MODEL, Judge, respond
+from wrpo_lib.recipes import recipe_names, recipes_dir
+from wrpo_lib.records import project_root
+from wrpo_lib.tiny import build_model, build_tokenizer
+
+PAGE = project_root() / "book" / "running.md"
+SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
+SHAPE |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+REWARD = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
+
+
+def commands() -> list[list[str]]:
+    """The words of every line that the page shows after a prompt."""
+    blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    shown = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in shown]
+
+
+def command(words: list[str]) -> list[str]:
+    """What follows `wrpo`; runs of other profiles, and of several processes, dry."""
+    if words[0] == "accelerate":
+        assert (recipes_dir().parent / words[words.index("--config_file") + 1]).is_file()
+        return [*words[words.index("wrpo_lib.cli") + 1 :], "--dry-run"]
+    if words[0] != "wrpo":
+        return []
+    return [*words[1:], "--dry-run"] if "smol/wrpo" in words else words[1:]
+
+
+def save_models(folder: Path) -> dict[str, str]:
+    """A target and a reward model; what the page names them -> where they lie."""
+    tokenizer = build_tokenizer("bpe", "angle", [])
+    target = build_model({**SHAPE, "max_position_embeddings": 4096}, tokenizer, seed=0)
+    values = {**target.config.to_dict(), "num_labels": 1}
+    torch.manual_seed(1)
+    reward = LlamaForSequenceClassification(LlamaConfig(**values))
+    for name, model in (("target", target), ("reward", reward)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    names = {REWARD: "reward", "meta-llama/Meta-Llama-3-8B-Instruct": "target"}
+    return {name: str(folder / short) for name, short in names.items()}
+
+
+def copy_recipes(home: Path, places: dict[str, str]) -> None:
+    """The recipes with the tiny model in place of the large one, and few rows to a step."""
+    small = {"gradient_accumulation_steps": 1, "save_steps": 1, "max_steps": 2}
+    for name in recipe_names("workstation"):
+        path = home / "recipes" / "workstation" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = yaml.safe_load((recipes_dir() / "workstation" / path.name).read_text())
+        values["model"] = places.get(values.get("model"), values.get("model"))
+        if "base" not in values:
+            values["training"] |= small
+        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+    for name in ("smol", "paper", "accelerate"):
+        (home / "recipes" / name).symlink_to(recipes_dir() / name)
+    for name in ("pyproject.toml", "results"):
+        (home / name).symlink_to(project_root() / name)
+
+
+def published(folder: Path) -> str:
+    """Source responses as a data set on the hub holds them."""
+    rows = [
+        {
+            "prompt_id": f"p{i}",
+            "prompt": f"What is {i} plus {i}?",
+            "model": f"source-{name}",
+            "sample": k,
+            "text": f"It is {2 * i + k} ({name}).",
+            "reward": float(k) + 0.1 * i,
+            "reward_model": REWARD,
+        }
+        for i in range(18)
+        for name in "ab"
+        for k in range(2)
+    ]
+    write_rows(rows, folder / "data" / "train.parquet")
+    return str(folder)
+
+
+def test_the_page_leads_to_a_judged_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, places = tmp_path / "home", save_models(tmp_path)
+    copy_recipes(home, places)
+    hub, load = published(tmp_path / "hub"), local.load_reward_model
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: hub)
+    monkeypatch.setattr(local, "load_reward_model", lambda name, *hub: load(places[name]))
+    monkeypatch.setenv("WRPO_HOME", str(home))
+    monkeypatch.chdir(home)
+    with judge_at(functools.partial(respond, judge=Judge())) as url:
+        changed = {"JUDGE": MODEL, "URL": url, "COMMIT": "0" * 40, "2048": "64", "1800": "48"}
+        typed = [words for words in map(command, commands()) if words]
+        for words in typed:
+            status, _, error = wrpo(capsys, *(changed.get(word, word) for word in words))
+            assert status == 0, f"{' '.join(words)}: {error}"
+    assert len(typed) >= 18
+    merged, _ = load_causal_lm(str(home / "runs" / "workstation" / "wrpo_merged"))
+    assert not hasattr(merged, "peft_config")
+    assert len(read_rows(home / "runs" / "wrpo_judgements.jsonl")) > 0
+    assert read_rows(home / "data" / "ultrafeedback_wrpo.jsonl")[0]["source_model"] == "source-a"
+
+
+def test_each_node_of_slurm_expands_its_own_rank(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    programs = {
+        "scontrol": "printf 'node-a\\nnode-b\\n'",
+        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        "accelerate": 'echo "$@"',
+    }
+    for name, body in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NODEID": "0"}
+    done = subprocess.run(["bash", "-c", block], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    for rank, line in enumerate(done.stdout.splitlines()):
+        words = line.split()
+        assert words[words.index("--machine_rank") + 1] == str(rank)
+        assert words[words.index("--main_process_ip") + 1] == "node-a"
+        assert Path(project_root(), words[words.index("--config_file") + 1]).is_file()
+    assert len(done.stdout.splitlines()) == 2

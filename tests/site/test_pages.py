@@ -1,0 +1,135 @@
+"""Every page of the built site, as a reader without a network meets it."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
+from visits import SITE, Visit
+
+pytestmark = pytest.mark.skipif(
+    not SITE.is_dir(), reason="needs a built site: `make site-test` builds it and sets WRPO_SITE"
+)
+
+# each page but the listings of code, which are all alike, and the first, which leads to book/index
+PAGES = [*SITE.glob("[b-z]*.html"), *SITE.glob("book/**/*.html"), *SITE.glob("notebooks/*.html")]
+OPTIONS = {"resultTypes": ["violations"], "preload": False}  # of axe; it cannot fetch from file://
+READ = [page for page in PAGES if page.parent.name in {"book", "notebooks"}]
+THEMES, WIDTHS = ("light", "dark"), (360, 1280)
+
+# what reaches over the right edge and is not inside something that scrolls or folds
+WIDE = """() => [...document.querySelectorAll('body *')].filter((node) => {
+    const box = node.getBoundingClientRect();
+    if (!box.width || box.right <= innerWidth + 1) return false;
+    for (let at = node; at !== document.body; at = at.parentElement) {
+        const { overflowX, position } = getComputedStyle(at);
+        if ((at !== node && overflowX !== 'visible') || position === 'fixed') return false;
+    }
+    return true;
+}).map((node) => `${node.tagName} ${node.className}`)"""
+CLIPPED = """() => [...document.querySelectorAll('.bd-article pre')]
+    .filter((pre) => pre.scrollWidth > pre.clientWidth + 1).map((pre) => pre.innerText)"""
+UNSET = """() => [...document.querySelectorAll('.bd-article .math')]
+    .filter((math) => !math.querySelector('mjx-container') || math.querySelector('mjx-merror'))
+    .map((math) => math.innerText)"""
+# scripts and frames that a cell displayed; data of widgets is neither
+ACTIVE = ".cell_output :is(script:not([type*='json']), iframe, [onerror])"
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(SITE))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=names)
+def test_a_page_is_whole_at_both_widths_and_in_both_themes(path: Path, visit: Visit) -> None:
+    page = visit.open(path)
+    assert page.evaluate(UNSET) == []
+    assert page.locator(ACTIVE).count() == 0
+    for theme in THEMES:
+        page.evaluate("(theme) => { document.documentElement.dataset.theme = theme; }", theme)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            where = f"{theme}, {width} px"
+            assert page.evaluate(WIDE) == [], where
+            assert page.evaluate(CLIPPED) == [], where
+        found = Axe().run(page, options=OPTIONS).response["violations"]
+        grave = [v for v in found if v["impact"] in {"serious", "critical"}]
+        assert [(v["id"], v["nodes"][0]["html"]) for v in grave] == [], theme
+    assert visit.faults == []
+
+
+def test_every_link_within_the_site_leads_somewhere() -> None:
+    broken = []
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("<figcaption") == text.count('class="figure-links"'), path
+        for address in re.findall(r'(?:href|src)="([^"#?]+)[^"]*"', text):
+            if not re.match(r"[a-z]+:", address) and not (path.parent / unquote(address)).exists():
+                broken.append(f"{names(path)}: {address}")
+    assert broken == []
+
+
+def test_the_site_is_small_and_no_page_waits_for_much() -> None:
+    files = [path for path in SITE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 15e6
+    for path in PAGES:
+        text = path.read_text(encoding="utf-8")
+        loads = re.findall(
+            r'<(?:script|link|img)[^>]*(?:src|href)="([^"#?:]+\.(?:js|css|png|svg))', text
+        )
+        sizes = {load: (path.parent / load).stat().st_size for load in loads}
+        assert sum(sizes.values()) + len(text) < 4e6, (names(path), sizes)
+
+
+def test_search_finds_the_fusion_coefficient(visit: Visit) -> None:
+    page = visit.open(SITE / "search.html", "?q=fusion+coefficient")
+    page.wait_for_selector("#search-results p.search-summary:has-text('found')")
+    found = page.locator("#search-results li a").evaluate_all("links => links.map((a) => a.href)")
+    pages = {address.partition("#")[0].partition("?")[0].rpartition("/")[2] for address in found}
+    assert {"method.html", "glossary.html"} <= pages
+    assert visit.faults == []
+
+
+def test_long_tables_sort_and_download(visit: Visit, tmp_path: Path) -> None:
+    page = visit.open(SITE / "book" / "claims.html")
+    link = page.locator("a.table-csv").first
+    table = page.locator("table:has(button.sort)").first
+    head, column = table.locator("button.sort").first, table.locator("tbody td:first-child")
+    for order in (sorted, lambda texts: sorted(texts, reverse=True)):
+        head.click()
+        shown = [text.strip() for text in column.all_inner_texts()]
+        assert shown == order(shown)
+    with page.expect_download() as waiting:
+        link.click()
+    waiting.value.save_as(tmp_path / "table.csv")
+    rows = list(csv.reader((tmp_path / "table.csv").open(encoding="utf-8", newline="")))
+    assert [row[0] for row in rows[1:]] == shown
+
+
+@pytest.mark.parametrize("path", READ, ids=names)
+def test_sliders_move_the_picture(path: Path, visit: Visit) -> None:
+    if "data-widget" not in path.read_text(encoding="utf-8"):
+        pytest.skip("no widget here")
+    page = visit.open(path)
+    for place in page.locator("[data-widget]").all():
+        for slider in place.locator("input[type=range]").all():
+            before = place.inner_html()
+            slider.press("End")
+            slider.press("ArrowLeft")
+            assert place.inner_html() != before
+    assert visit.faults == []
+
+
+def test_without_scripts_and_in_print_nothing_is_lost(browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((SITE / "book" / "claims.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.locator(".bd-article table").first.is_visible()
+    assert not page.locator(".bd-sidebar-primary").is_visible()
+    context.close()

@@ -1,0 +1,54 @@
+"""Notebook 04 with the workstation's recipe: an engineer's run, on a tiny model."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from wrpo_lib.io import read_rows
+from wrpo_lib.models import load_causal_lm
+from wrpo_lib.recipes import load_recipe
+from wrpo_lib.records import project_root
+from wrpo_lib.training.dry_run import shrink
+
+
+@pytest.mark.filterwarnings("ignore")  # of the kernel's own machinery, not of the notebook
+def test_the_workstation_recipe_trains_a_usable_model_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, home, elsewhere = project_root(), tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir()
+    for name in ("recipes", "results", "pyproject.toml"):
+        (home / name).symlink_to(root / name)
+    monkeypatch.setenv("WRPO_HOME", str(home))
+    small = shrink(load_recipe("workstation", "wrpo"), tmp_path)
+    notebook = nbformat.read(root / "notebooks" / "04_wrpo_training.ipynb", as_version=4)
+    (cell,) = (c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    cell.source = "\n".join(
+        [
+            "profile, method = 'workstation', 'wrpo'",
+            f"model_name, data_file = {small.model!r}, {small.data!r}",
+            "changes = {'gradient_accumulation_steps': 1, 'max_steps': 4, 'learning_rate': 0.01}",
+        ]
+    )
+    end = next(i for i, c in enumerate(notebook.cells) if "## What the study found" in c.source)
+    notebook.cells = notebook.cells[:end]  # what follows are results, the same for every profile
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(elsewhere)}})
+    asyncio.run(client.async_execute())
+
+    out = home / "runs" / "workstation" / "wrpo"
+    rows = read_rows(out / "dynamics.jsonl")
+    assert [row["alpha"] for row in rows] == pytest.approx([0.0, 0.025, 0.05, 0.075])
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    shown = [output for c in notebook.cells for output in c.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in shown)
+    model, tokenizer = load_causal_lm(str(out))
+    assert hasattr(model, "peft_config")
+    ids = tokenizer("What is 2 plus 3?", return_tensors="pt")["input_ids"]
+    assert model.generate(ids, max_new_tokens=4).shape[1] > ids.shape[1]
+    assert not any(elsewhere.iterdir())
