@@ -53,6 +53,7 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project root with an invented study, and the other tracked results."""
     for name in ("smol", "published", "benchmarks"):
         shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     write_study(tmp_path, {"target_sft": 0.55, "dpo_on": 0.65, "wrpo": 0.7})
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     return tmp_path

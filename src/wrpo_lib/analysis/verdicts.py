@@ -59,7 +59,7 @@ class Verdict:
                 f"{verb} the paper's {signed(self.paper_ratio)}."
             )
         if self.diverged:
-            said.append(f"{self.diverged} of the runs behind it diverged and are kept.")
+            said.append(f"Diverged runs, kept in it: {self.diverged}.")
         return " ".join(said)
 
 
