@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import file_hash, parse_row, write_atomically, write_json
+from wrpo_lib.io import file_hash, parse_row, replacing, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,15 +75,34 @@ def results_dir(profile: str) -> Path:
 
 
 def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
-    """Write all tables of a profile and, last, the ``run.json`` that vouches for them."""
+    """Write all tables of a profile and, last, the ``run.json`` that vouches for them.
+
+    A table is written as its name says, ``.csv``, ``.csv.gz`` or ``.parquet``; ``.csv`` is
+    understood.
+    """
     folder, files = results_dir(profile), {}
     for name, table in tables.items():
-        path = folder / f"{name}.csv"
-        write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        path = folder / _file_name(name)
+        with replacing(path) as part:
+            _write_table(table, part)
         files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
     record = {"schema": SCHEMA, "profile": profile, **provenance(), **record, "files": files}
     write_json(folder / "run.json", record)
     return folder
+
+
+def _file_name(table: str) -> str:
+    return table if "." in table else f"{table}.csv"
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """The same bytes for the same table: an archive records no time."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False, compression="zstd")
+        return
+    packed: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+    how: dict[str, Any] = {"float_format": "%.6g", "lineterminator": "\n"}
+    table.to_csv(path, index=False, compression=packed, **how)
 
 
 def read_run(profile: str) -> dict[str, Any]:
@@ -106,7 +125,7 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
     """One table of tracked results, checked against the hash in ``run.json``."""
     import pandas as pd
 
-    files, path = read_run(profile)["files"], results_dir(profile) / f"{name}.csv"
+    files, path = read_run(profile)["files"], results_dir(profile) / _file_name(name)
     if path.name not in files:
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
     if not path.is_file() or file_hash(path) != files[path.name]["sha256"]:
@@ -114,4 +133,6 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
             f"{path} differs from what its run.json records (missing, truncated or edited); "
             "run `make results` or check it out again"
         )
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

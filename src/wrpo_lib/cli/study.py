@@ -19,7 +19,7 @@ def results(
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
     if profile == "nano":
-        from wrpo_lib.nano.study import make_results
+        from wrpo_lib.nano.runner import make_results
 
         typer.echo(f"wrote {make_results(workers)}")
     elif profile == "smol":
