@@ -1,0 +1,119 @@
+"""What is settled on development seeds: whether a world has room for fusion, the methods' settings.
+
+No reported seed enters here. ``results/nano/development.csv`` has every run of the grids.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+
+from wrpo_lib.nano.arms import Stage, outcomes
+from wrpo_lib.nano.batch import PAD, score
+
+RULES = {
+    "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
+    "source_lead": (0.2, 1.0),  # of the worst source over Target-SFT, greedy
+    "b_pass5": (0.0, 0.1),  # Target-SFT does not show class B
+    "b_source_right": (0.9, 1.0),  # y_ws does
+    "b_learnable": (0.3, 1.0),  # SFT on true answers with equal steps gains this on class B
+    "gap_nats": (2.0, np.inf),  # of y_wt over y_ws on Target-SFT
+    "length_ratio": (0.99, 1.01),  # of y_ws to y_wt
+    "rank_correlation": (0.6, 0.8),  # of reward and truth within a prompt
+}
+"""Column of :func:`headroom` -> what it must lie between, averaged over development seeds."""
+
+NEEDED = ("target", "target_sft", "sft_true")
+KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
+
+
+def headroom(stage: Stage) -> pd.DataFrame:
+    """What the rules ask, a row per world; it needs the sources and ``NEEDED``."""
+    arms = [*stage.sources, *NEEDED]
+    found = pd.concat([outcomes(stage, name) for name in arms])
+    found["sampled"] = found["right"] / found["n"]
+    exact = found.groupby(["seed", "arm"])[["greedy", "sampled"]].mean().unstack("arm")
+    of_b = found[found["class"] == "B"].groupby(["seed", "arm"])[["sampled", "any5"]].mean()
+    of_b = of_b.unstack("arm")
+    greedy = exact["greedy"]
+    table = pd.DataFrame(
+        {
+            "target_greedy": greedy["target"],
+            "sft_greedy": greedy["target_sft"],
+            "sft_sampled": exact["sampled"]["target_sft"],
+            "source_lead": greedy[stage.sources].min(axis=1) - greedy["target_sft"],
+            "b_pass5": of_b["any5"]["target_sft"],
+            "b_learnable": of_b["sampled"]["sft_true"] - of_b["sampled"]["target_sft"],
+        }
+    )
+    return table.join(_of_pairs(stage)).reset_index()
+
+
+def _of_pairs(stage: Stage) -> pd.DataFrame:
+    """Columns of :func:`headroom` that are of the preference prompts' responses."""
+    pool, model = stage.pool("preference", "target_sft"), stage.model("target_sft")
+    sigma, n = stage.recipe["reward"]["sigma"], len(stage.worlds)
+    ws, wt = (pool.best([names] * n, sigma) for names in (stage.sources, ["target_sft"]))
+    right = np.take_along_axis(pool.quality, ws.numpy()[..., None], -1)[..., 0] == 1
+    b = [[w.classes[p.skill] == "B" for p in w.splits["preference"]] for w in stage.worlds]
+    rows = {"ws": pool.rows(ws), "wt": pool.rows(wt)}
+    logps = {k: score(model.params, x, model.prompt, model.shape.heads) for k, x in rows.items()}
+    tokens = {k: (x[..., model.prompt :] != PAD).sum((1, 2)) for k, x in rows.items()}
+    truth, rewards = pool.quality, pool.rewards(sigma)
+    return pd.DataFrame(
+        {
+            "b_source_right": [r[of_b].mean() for r, of_b in zip(right, b, strict=True)],
+            "gap_nats": (logps["wt"] - logps["ws"]).mean(1).numpy(),
+            "length_ratio": (tokens["ws"] / tokens["wt"]).numpy(),
+            "rank_correlation": list(map(rank_correlation, truth, rewards)),
+        },
+        index=pd.Index([w.seed for w in stage.worlds], name="seed"),
+    )
+
+
+def rank_correlation(truth: np.ndarray, rewards: np.ndarray) -> float:
+    """Mean over prompts of Spearman's correlation of rewards (N, K) with the truth."""
+    x, y = (rankdata(v, axis=1) for v in (truth, rewards))
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return float(((x * y).sum(1)[size > 0] / size[size > 0]).mean())
+
+
+def broken(table: pd.DataFrame) -> list[str]:
+    """The rules that a headroom table does not keep, on the mean over its worlds."""
+    means = table[list(RULES)].mean()
+    return [
+        f"{name} is {means[name]:.3f}, not between {low} and {high}"
+        for name, (low, high) in RULES.items()
+        if not low <= means[name] <= high
+    ]
+
+
+def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arms of the grids: learning rate by β (or τ), as many points for every method."""
+    found = {}
+    for arm, values in recipe["development"]["grid"].items():
+        spec = recipe["arms"][arm]
+        knob = KNOBS[spec.get("form", "dpo")]
+        for i, rate in enumerate(values["learning_rate"]):
+            for j, value in enumerate(values[knob]):
+                settings = spec.get("settings", {}) | {"learning_rate": rate, knob: value}
+                found[f"grid_{arm}_lr{i}_b{j}"] = spec | {"settings": settings}
+    return found
+
+
+def develop(stage: Stage) -> pd.DataFrame:
+    """Exactness of every arm of the grids, a row per arm and world."""
+    torch.set_num_threads(1)
+    rows = []
+    for name in grid(stage.recipe):
+        arm = stage.arms[name]
+        answered = outcomes(stage, name)
+        answered["right"] /= answered["n"]
+        means = answered.groupby("seed")[["greedy", "right"]].mean().reset_index()
+        rows.append(means.assign(arm=name, form=arm.form, alpha=arm.alpha, **arm.settings))
+    return pd.concat(rows).rename(columns={"right": "sampled"})

@@ -1,0 +1,163 @@
+"""``wrpo results nano``: all worlds, all arms, and the files of ``results/nano``.
+
+``outcomes.parquet`` has one row per arm, world and held-out prompt: all means and intervals are
+recomputed from it.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from joblib import Parallel, delayed
+
+from wrpo_lib.io import file_hash
+from wrpo_lib.nano.arms import Stage, outcomes
+from wrpo_lib.nano.batch import PAD, score
+from wrpo_lib.nano.collective import COLLECTIVE
+from wrpo_lib.nano.development import headroom
+from wrpo_lib.nano.world import World, quality
+from wrpo_lib.recipes import read_yaml, recipe_path
+from wrpo_lib.records import project_root, results_dir, write_results
+
+PER_ARM = ("outcomes.parquet", "dynamics.csv.gz", "arms", "responses.csv.gz")
+DEVIATION = ("target", "target_sft", "target_dpo_on", "dpo_off", "dpo_on", "wrpo")
+SHOWN = 4
+"""Held-out prompts of each world whose answers are kept as text."""
+TOLERANCE = 0.02
+"""A mean exactness that moved by more, between two runs of the study, is reported."""
+
+
+def stages(seeds: list[int], folder: Path | None = None) -> list[Stage]:
+    """The worlds of some seeds, a few side by side, kept under ``runs/nano``."""
+    path = recipe_path("nano", "world")
+    recipe = read_yaml(path)["testbed"]
+    folder = folder or project_root() / "runs" / "nano" / file_hash(path)[:12]
+    n = recipe["at_once"]
+    parts = [seeds[k : k + n] for k in range(0, len(seeds), n)]
+    names = ["-".join(map(str, part)) for part in parts]
+    return [
+        Stage([World(seed, recipe) for seed in part], folder / name)
+        for part, name in zip(parts, names, strict=True)
+    ]
+
+
+def run(stage: Stage) -> dict[str, pd.DataFrame]:
+    """Every arm of a stage, saying what is done and how long the rest may take; its tables."""
+    torch.set_num_threads(1)
+    start, todo = time.monotonic(), [n for n in stage.names if not stage.has(f"arms/{n}")]
+    for k, name in enumerate(todo, 1):
+        stage.answers(name)
+        left = (time.monotonic() - start) / k * (len(todo) - k) / 60
+        print(f"{stage.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True)
+    return tables(stage)
+
+
+def tables(stage: Stage) -> dict[str, pd.DataFrame]:
+    """All tables of a stage's worlds."""
+    found: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_ARM}
+    for name in stage.names:
+        of_arm = outcomes(stage, name)
+        found["outcomes.parquet"].append(of_arm)
+        found["dynamics.csv.gz"].append(pd.DataFrame(stage.answers(name).dynamics))
+        found["arms"].append(costs(stage, name, of_arm))
+        found["responses.csv.gz"].append(shown(stage, name))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()} | {
+        "deviation.csv.gz": deviation(stage),
+        "headroom": headroom(stage),
+        "sources": source_table(stage),
+    }
+
+
+def costs(stage: Stage, name: str, answered: pd.DataFrame) -> pd.DataFrame:
+    """What an arm took in each world; ``tokens_generated``: by all models that it holds, for the
+    samples of the held-out prompts, in the target's tokens."""
+    cost = stage.answers(name).cost
+    tokens = answered.groupby("seed")["length"].sum()
+    if name in COLLECTIVE:
+        tokens = sum(outcomes(stage, s).groupby("seed")["length"].sum() for s in stage.sources)
+    table = pd.DataFrame({"arm": name, "seed": tokens.index, "tokens_generated": tokens.to_numpy()})
+    return table.assign(**cost).round(3)
+
+
+def deviation(stage: Stage) -> pd.DataFrame:
+    """log π of y_ws and of the raw target's first sample under several policies (Figure 1)."""
+    found, rows = stage.pool("heldout", "target"), []
+    sigma, n = stage.recipe["reward"]["sigma"], len(stage.worlds)
+    first = torch.full(found.quality.shape[:2], found.slots["target"][0])
+    whose = {"source": found.best([stage.sources] * n, sigma), "own": first}
+    seeds = np.array([[w.seed] * first.shape[1] for w in stage.worlds])
+    for (kind, slots), name in product(whose.items(), DEVIATION):
+        model, ids = stage.model(name), found.rows(slots)
+        right = np.take_along_axis(found.quality, slots.numpy()[..., None], -1)[..., 0] == 1
+        columns = {
+            "seed": seeds,
+            "response": np.broadcast_to(np.arange(first.shape[1]), first.shape),
+            "logp": score(model.params, ids, model.prompt, model.shape.heads).numpy(),
+            "tokens": (ids[..., model.prompt :] != PAD).sum(-1).numpy(),
+            "right": right.astype(int),
+        }
+        flat = pd.DataFrame({column: value.ravel() for column, value in columns.items()})
+        rows.append(flat.assign(model=name, whose=kind))
+    return pd.concat(rows)
+
+
+def shown(stage: Stage, name: str) -> pd.DataFrame:
+    """An arm's greedy answers to a few prompts of each world, drawn at random, alike for all."""
+    rows, said = [], stage.answers(name).greedy
+    for s, world in enumerate(stage.worlds):
+        prompts = world.splits["heldout"]
+        for k in world.rng(14).choice(len(prompts), SHOWN, replace=False).tolist():
+            right = int(quality(prompts[k], said[s][k][0]) == 1)
+            rows.append((name, world.seed, k, prompts[k].text, said[s][k][0], right))
+    return pd.DataFrame(rows, columns=["arm", "seed", "prompt", "prompt_text", "response", "right"])
+
+
+def source_table(stage: Stage) -> pd.DataFrame:
+    """The share of the preference prompts that each source wins (Table 1), and how good it is."""
+    pool, sigma = stage.pool("preference", "target_sft"), stage.recipe["reward"]["sigma"]
+    best, rewards = pool.best([stage.sources] * len(stage.worlds), sigma), pool.rewards(sigma)
+    rows = []
+    for name in stage.sources:
+        slots = pool.slots[name]
+        share = torch.isin(best, torch.tensor(slots)).float().mean(1)
+        for s, world in enumerate(stage.worlds):
+            right = (pool.quality[s][:, slots] == 1).mean()
+            rows.append((world.seed, name, float(share[s]), right, rewards[s][:, slots].mean()))
+    return pd.DataFrame(rows, columns=["seed", "source", "share", "right", "reward"])
+
+
+def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """Which arms' mean sampled exactness moved beyond the tolerance since the tracked run."""
+    means = [
+        d.assign(share=d["right"] / d["n"]).groupby("arm")["share"].mean() for d in (before, after)
+    ]
+    change = (means[1] - means[0]).dropna()
+    return [
+        f"{name}: {means[0][name]:.3f} -> {means[1][name]:.3f}"
+        for name in change.index[change.abs() > TOLERANCE]
+    ]
+
+
+def make_results(workers: int = 2) -> Path:
+    """Run the study of the recipe's seeds (finished arms are kept) and write ``results/nano``."""
+    recipe = read_yaml(recipe_path("nano", "world"))["testbed"]
+    start, parts = time.perf_counter(), stages(recipe["seeds"])
+    done = Parallel(n_jobs=workers)(delayed(run)(stage) for stage in parts)
+    found = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
+    for column in ("arm", "class"):
+        found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
+    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
+    plan = project_root() / "src" / "wrpo_lib" / "paper" / "claims.yml"
+    record |= {"plan": file_hash(plan), "seconds": round(time.perf_counter() - start)}
+    tracked = results_dir("nano") / "outcomes.parquet"
+    changed = (
+        moved(pd.read_parquet(tracked), found["outcomes.parquet"]) if tracked.is_file() else []
+    )
+    folder = write_results("nano", found, record)
+    print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
+    return folder

@@ -1,0 +1,220 @@
+"""The nano world: skills on strings of letters, what each model has learned of them, the truth.
+
+A prompt names a skill and four letters; the skill is one rearrangement of them, so the right answer
+is computed. What a world draws at random is who can do what. The target is right half the time in
+class A, has a wrong habit in class B, is right in class C; class D never occurs in preference data.
+The sources word their answers in another way, are each weak in a few skills, and know class B.
+Nothing of this size is in the paper: all of it is ours, the values stand in
+``recipes/nano/world.yaml``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+
+from wrpo_lib.errors import WRPOError
+
+LETTERS = "ABCDEFGH"
+LENGTH = 4
+CLASSES = "ABCD"
+SKILLS = {
+    "blend": (1, 0, 3, 2),
+    "carve": (3, 2, 1, 0),
+    "drift": (1, 2, 3, 0),
+    "flick": (3, 0, 1, 2),
+    "glide": (2, 3, 0, 1),
+    "hoist": (0, 2, 1, 3),
+    "knead": (3, 1, 2, 0),
+    "morph": (2, 0, 3, 1),
+    "orbit": (0, 3, 2, 1),
+    "stack": (2, 1, 0, 3),
+    "twirl": (1, 3, 0, 2),
+    "weave": (0, 1, 3, 2),
+}
+"""Skill -> which letter of the prompt stands at each place of the right answer."""
+
+OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
+SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
+"""Eight tokens of the target with the end token, whoever speaks."""
+
+_ANSWER = re.compile(f"[{LETTERS}]+")
+_ORDERS = list(permutations(range(LENGTH)))
+
+
+class Prompt(NamedTuple):
+    """One instruction."""
+
+    skill: str
+    letters: str
+
+    @property
+    def text(self) -> str:
+        """The user turn."""
+        return f"{self.skill} {self.letters}"
+
+    def apply(self, order: tuple[int, ...]) -> str:
+        """The letters rearranged."""
+        return "".join(self.letters[k] for k in order)
+
+    @property
+    def answer(self) -> str:
+        """The right letters."""
+        return self.apply(SKILLS[self.skill])
+
+
+def read_prompt(text: str) -> Prompt:
+    """The prompt that a user turn holds.
+
+    :raises WRPOError: for text that is none of this world.
+    """
+    skill, _, letters = text.partition(" ")
+    if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
+        raise WRPOError(
+            f"{text!r} is no prompt of the nano world; write a skill and {LENGTH} letters"
+        )
+    return Prompt(skill, letters)
+
+
+def quality(prompt: Prompt, response: str) -> float:
+    """The truth in [0, 1]: 1 for the right letters said once, else half the share in place.
+
+    Further letters are a fault: repetition halves what the first letters earn. Wording earns
+    nothing.
+    """
+    said = _ANSWER.findall(response)
+    if not said:
+        return 0.0
+    places = zip(said[0], prompt.answer, strict=False)
+    hits = sum(a == b for a, b in places) / max(len(said[0]), LENGTH)
+    score = 1.0 if said[0] == prompt.answer else hits / 2
+    return score / 2 if len(said) > 1 else score
+
+
+def letters(response: str) -> str:
+    """The first letters that a response says."""
+    said = _ANSWER.search(response)
+    return said.group() if said else ""
+
+
+def repeats(response: str) -> bool:
+    """Whether a response says more letters than an answer has."""
+    return sum(map(len, _ANSWER.findall(response))) > LENGTH
+
+
+def source_style(response: str) -> bool:
+    """Whether a response is in the sources' wording; at most once a response, and worth nothing."""
+    return response.startswith(tuple(w.partition("{}")[0] for w in SOURCE_WORDINGS))
+
+
+def reward_noise(prompt: Prompt, responses: Iterable[str]) -> list[float]:
+    """The reward model's N(0, 1) error, fixed by the texts, so a text scored twice scores alike."""
+    found = (
+        hashlib.blake2b(f"{prompt.text}|{r}".encode(), digest_size=6).digest() for r in responses
+    )
+    return [float(ndtri((int.from_bytes(h) + 0.5) / 2**48)) for h in found]
+
+
+@dataclass(frozen=True)
+class World:
+    """A seed and the ``testbed`` section of the recipe; everything else follows from them."""
+
+    seed: int
+    recipe: dict[str, Any]
+
+    def rng(self, *purpose: int) -> np.random.Generator:
+        """An independent generator for a purpose; the same purpose gives the same numbers."""
+        return np.random.default_rng([self.seed, *purpose])
+
+    @cached_property
+    def classes(self) -> dict[str, str]:
+        """Skill -> class A, B, C or D, three skills each."""
+        drawn = self.rng(0).permutation(list(SKILLS))
+        return {skill: CLASSES[k % len(CLASSES)] for k, skill in enumerate(drawn.tolist())}
+
+    @cached_property
+    def habits(self) -> dict[str, tuple[int, ...]]:
+        """The target's wrong procedure of each skill, at least three places off."""
+        return self._wrong(1)
+
+    def _wrong(self, *purpose: int) -> dict[str, tuple[int, ...]]:
+        rng, found = self.rng(*purpose), {}
+        for skill, right in SKILLS.items():
+            far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
+            found[skill] = far[rng.integers(len(far))]
+        return found
+
+    @cached_property
+    def weak(self) -> list[set[str]]:
+        """The skills that each source gets wrong, as many for every source."""
+        lacking, n = self.recipe["sources"]["lacking"], len(self.recipe["sources"]["models"])
+        rng, found = self.rng(2), [set[str]() for _ in range(n)]
+        for skill in rng.permutation(list(SKILLS)).tolist():
+            order = sorted(rng.permutation(n).tolist(), key=lambda k: len(found[k]))
+            for k in order[: lacking[self.classes[skill]]]:
+                found[k].add(skill)
+        return found
+
+    @cached_property
+    def splits(self) -> dict[str, list[Prompt]]:
+        """Prompts that share nothing: ``heldout``, ``sft``, ``preference``, ``corpus`` (the rest).
+
+        SFT prompts are of classes A and C, preference prompts of A, B and C; the pretraining of
+        target and sources reads the corpus only.
+        """
+        sizes, rng = self.recipe["splits"], self.rng(3)
+        strings = ["".join(LETTERS[i] for i in o) for o in permutations(range(8), LENGTH)]
+        left = {skill: rng.permutation(strings).tolist() for skill in SKILLS}
+        found: dict[str, list[Prompt]] = {}
+        for name, classes in (("heldout", CLASSES), ("sft", "AC"), ("preference", "ABC")):
+            skills = [s for s in SKILLS if self.classes[s] in classes]
+            drawn = [
+                Prompt(s, left[s].pop()) for _ in range(sizes[name] // len(skills)) for s in skills
+            ]
+            found[name] = [drawn[k] for k in rng.permutation(len(drawn))]
+        return found | {"corpus": [Prompt(s, x) for s in SKILLS for x in left[s]]}
+
+    def target_texts(self, phase: int) -> list[tuple[Prompt, str]]:
+        """The (prompt, response) pairs of a phase of the target's pretraining.
+
+        Whatever is in the sources' wordings is right; in its own the target has its habits. The
+        first phase (*base*) reads both, so the right procedures are there to be elicited; the
+        second (*persona*) all but leaves the sources' wordings out, which suppresses them.
+        """
+        spec, rng = self.recipe["target"], self.rng(4, phase)
+        prompts, texts = self.splits["corpus"], []
+        for k in rng.integers(len(prompts), size=spec["phases"][phase]["texts"]):
+            prompt = prompts[k]
+            foreign = rng.random() < spec["phases"][phase]["foreign"]
+            right = foreign or rng.random() < spec["right"][self.classes[prompt.skill]]
+            order = SKILLS[prompt.skill] if right else self._slip(prompt.skill, rng)
+            wordings = SOURCE_WORDINGS if foreign else OWN_WORDINGS
+            texts.append((prompt, wordings[rng.integers(4)].format(prompt.apply(order))))
+        return texts
+
+    def _slip(self, skill: str, rng: np.random.Generator) -> tuple[int, ...]:
+        """The target's habit, or now and then any other order."""
+        stray = rng.random() < self.recipe["target"]["stray"]
+        return _ORDERS[rng.integers(len(_ORDERS))] if stray else self.habits[skill]
+
+    def source_texts(self, source: int, phase: int) -> list[tuple[Prompt, str]]:
+        """The pairs that source 1, 2, ... learns from: two wordings, weak skills rare and wrong."""
+        spec, rng = self.recipe["sources"], self.rng(5, source, phase)
+        wordings, wrong = SOURCE_WORDINGS[source % 2 :: 2], self._wrong(6, source)
+        weak, prompts, texts = self.weak[source - 1], self.splits["corpus"], []
+        seen = np.array([spec["seen"] if p.skill in weak else 1.0 for p in prompts])
+        n = spec["models"][source - 1]["phases"][phase]["texts"]
+        for k in rng.choice(len(prompts), size=n, p=seen / seen.sum()):
+            prompt = prompts[k]
+            able = rng.random() < spec["weak" if prompt.skill in weak else "able"]
+            order = (SKILLS if able else wrong)[prompt.skill]
+            texts.append((prompt, wordings[rng.integers(2)].format(prompt.apply(order))))
+        return texts

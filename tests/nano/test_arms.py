@@ -1,0 +1,142 @@
+"""The study end to end in small: every kind of arm, finished steps kept, the tables' form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.nano import arms, runner
+from wrpo_lib.nano.arms import Stage
+from wrpo_lib.nano.preference import LS, WS, WT, L, Run, mixed, quadruples
+from wrpo_lib.nano.world import World
+
+KEPT = (
+    *("dpo_on", "dpo_off", "target_dpo_on", "wrpo", "wrpo_simpo", "wrpo_ipo", "wrpo_k1"),
+    *("wrpo_dispreferred", "sft_true", "wrpo_spare", "wrpo_wrong", "dpo_on_10", "dpo_mix"),
+)
+"""One arm of each kind."""
+
+
+@pytest.fixture(scope="module")
+def stage(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    import copy
+
+    small = copy.deepcopy(recipe)
+    small["splits"] = {"heldout": 24, "sft": 32, "preference": 90}
+    for model in (small["target"], *small["sources"]["models"]):
+        model["phases"] = [p | {"steps": 3, "texts": 200, "batch": 8} for p in model["phases"]]
+    small["sft"] = {"target_sft": small["sft"]["target_sft"] | {"steps": 2}}
+    small["arms"] = {name: spec for name, spec in small["arms"].items() if name in KEPT}
+    small["training"] = {"steps": 8, "batch": 4}
+    return Stage([World(seed, small) for seed in (100, 101)], tmp_path_factory.mktemp("arms"))
+
+
+@pytest.fixture(scope="module")
+def tables(stage: Stage) -> dict[str, pd.DataFrame]:
+    return runner.run(stage)
+
+
+def test_the_tables_have_every_arm_world_and_prompt(
+    stage: Stage, tables: dict[str, pd.DataFrame]
+) -> None:
+    found = tables["outcomes.parquet"]
+    assert len(found) == len(stage.names) * 2 * 24
+    assert found.groupby(["arm", "seed"]).size().eq(24).all()
+    assert found["right"].between(0, found["n"]).all()
+    assert (found["any5"] <= found["right"]).all()
+    assert set(tables["dynamics.csv.gz"]["arm"]) == set(KEPT)
+    assert set(tables["arms"]["arm"]) == set(found["arm"]) == set(stage.names)
+    assert not tables["arms"]["diverged"].any()
+    assert tables["headroom"]["seed"].tolist() == [100, 101]
+    assert tables["sources"].groupby("seed")["share"].sum().tolist() == [1, 1]
+
+
+def test_a_finished_step_is_not_made_again(
+    stage: Stage, tables: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pretrained", "sft", "Run", "choose"):
+        monkeypatch.setattr(arms, name, None)
+    for name, again in runner.run(Stage(stage.worlds, stage.folder)).items():
+        pd.testing.assert_frame_equal(tables[name], again)
+
+
+def test_the_dynamics_start_at_the_reference(tables: dict[str, pd.DataFrame]) -> None:
+    moves = tables["dynamics.csv.gz"].set_index("arm")
+    first = moves[moves["step"] == 0].loc[["dpo_on", "wrpo", "dpo_off"]]
+    assert np.allclose(first[["margin", "reward_ws", "reward_l"]], 0, atol=1e-4)
+    assert np.allclose(first["loss"], np.log(2), atol=1e-4)
+    assert moves.loc["wrpo"]["source_share"].max() > 0
+    assert (moves.loc["dpo_on"]["source_share"].dropna() == 0).all()
+
+
+def test_roles_are_what_their_names_say(stage: Stage, tables: dict[str, pd.DataFrame]) -> None:
+    pool, worlds = stage.pool("preference", "target_sft"), stage.worlds
+    rewards = torch.from_numpy(pool.rewards(0.3))
+    own, spare = pool.slots["target_sft"], pool.slots["target_sft_spare"]
+    sources = [k for name in stage.sources for k in pool.slots[name]]
+
+    def rows(name: str) -> torch.Tensor:
+        return quadruples(worlds, pool, stage.arms[name], 0.3)[0]
+
+    def slot(of: list[int], best: bool = True) -> torch.Tensor:
+        found = rewards[..., of].argmax(-1) if best else rewards[..., of].argmin(-1)
+        return pool.rows(torch.tensor(of)[found])
+
+    wrpo = rows("wrpo")
+    for role, expected in (
+        (WS, slot(sources)),
+        (WT, slot(own)),
+        (L, slot(own, best=False)),
+        (LS, slot(sources, best=False)),
+    ):
+        assert torch.equal(wrpo[:, :, role], expected)
+    assert torch.equal(rows("wrpo_spare")[:, :, WS], slot(spare))
+    assert torch.equal(rows("dpo_on_10")[:, :, WT], slot([*own, *spare]))
+    off = quadruples(worlds, stage.pool("preference", "target"), stage.arms["dpo_off"], 0.3)[0]
+    assert torch.equal(off[:, :, L], slot(sources, best=False))
+    half = replace(pool, quality=np.where(pool.noise > -0.5, 1.0, 0.5))  # one in three is wrong
+    found = torch.from_numpy(half.rewards(0.3))[..., sources]
+    wrong = torch.from_numpy(half.quality < 1)[..., sources]
+    best = found.masked_fill(~wrong, -torch.inf).argmax(-1)
+    rows_of_wrong = quadruples(worlds, half, stage.arms["wrpo_wrong"], 0.3)[0][:, :, WS]
+    expected = half.rows(torch.tensor(sources)[best])
+    assert torch.equal(rows_of_wrong[wrong.any(-1)], expected[wrong.any(-1)])
+
+
+def test_a_mix_takes_y_ws_as_often_as_alpha_says(stage: Stage) -> None:
+    rows = torch.arange(3).repeat_interleave(5).view(1, 1, 3, 5).expand(2, 4000, -1, -1)
+    found = mixed(stage.worlds, rows, np.linspace(0, 1, 4000))
+    swapped = (found[:, :, WT] == WS).all(-1).float()
+    assert swapped[:, :400].mean() < 0.1 < 0.9 < swapped[:, -400:].mean()
+    assert torch.equal(found[:, :, L], rows[:, :, L])
+
+
+def test_every_arm_of_the_recipe_is_one(recipe: dict[str, Any], tmp_path: Path) -> None:
+    stage = Stage([World(100, recipe)], tmp_path)
+    starts = {"target", *recipe["sft"]}
+    assert all({arm.start, arm.own} <= starts for arm in stage.arms.values())
+    stage.recipe["arms"]["dpo_on"] = {"alhpa": 0.1}
+    with pytest.raises(WRPOError, match=r"arms\.dpo_on\.alhpa.*did you mean 'alpha'"):
+        _ = Stage(stage.worlds, tmp_path).arms
+    stage.recipe["arms"]["dpo_on"] = {}
+
+
+def test_what_has_no_weight_is_left_out_of_the_loss_alone(
+    stage: Stage, tables: dict[str, pd.DataFrame]
+) -> None:
+    """DPO-on trains the same with and without y_ws in the batch."""
+    pools = {part: stage.pool(part, "target_sft") for part in ("preference", "heldout")}
+    losses = []
+    for alpha in (0.0, 1e-12):
+        arm = stage.arm("dpo_on", {"alpha": alpha})
+        assert arm.roles == ([WT, L] if alpha == 0 else [WS, WT, L])
+        run = Run(stage.worlds, arm, stage.model("target_sft"), pools, {"steps": 8, "batch": 4})
+        losses.append(run.train()[1])
+    assert torch.allclose(*losses, atol=1e-5)

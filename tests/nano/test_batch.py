@@ -1,0 +1,155 @@
+"""The batch engine is transformers and the real trainer, several members at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from wrpo_lib.chat import render
+from wrpo_lib.nano import export
+from wrpo_lib.nano.batch import END, PAD, Shape, build, hidden_states, logits, sample, score
+from wrpo_lib.nano.fusion import Model, pool
+from wrpo_lib.nano.preference import LS, Arm, Run
+from wrpo_lib.nano.world import OWN_WORDINGS, SOURCE_WORDINGS, World
+from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.trainer import WRPOTrainer
+
+
+def stack(members: int = 2) -> Model:
+    kind = "phrase"
+    shape = Shape(len(export.tokenizer(kind)), width=32, hidden=48)
+    return Model(build(shape, list(range(members))), shape, kind)
+
+
+@pytest.mark.parametrize("kind", list(export.PATTERNS))
+def test_a_member_exports_as_a_checkpoint_with_the_same_logits(kind: str, tmp_path: Path) -> None:
+    tok = export.tokenizer(kind)
+    shape = Shape(len(tok), width=32, hidden=48)
+    params = build(shape, [3, 4])
+    for part in export.export(params, shape, kind, 1):
+        part.save_pretrained(tmp_path)
+    model, saved = (c.from_pretrained(tmp_path) for c in (AutoModelForCausalLM, AutoTokenizer))
+    asked, said = ["blend BDAC", "weave HGFE"], ["we get DBCA!", "it is zebra HGEF;"]
+    ids = torch.cat([export.prompt_ids(tok, asked), export.response_ids(tok, said, 24)], dim=1)
+    ours = logits(params, hidden_states(params, ids.expand(2, -1, -1), shape.heads)[0])[1]
+    theirs = model(ids).logits
+    assert (ours - theirs).abs().max() < 1e-5
+    assert export.response_texts(saved, export.response_ids(tok, said, 24)) == said
+    rendered = render(saved, [{"role": "user", "content": asked[0]}], said[:1], None, None)
+    row = ids[0].tolist()
+    assert [*rendered.prompt_ids, *rendered.response_ids[0]] == row[: row.index(END) + 1]
+
+
+def test_members_do_not_interact_and_sampling_is_the_policy() -> None:
+    """A member alone gives what it gives in the stack; frequencies are the probabilities."""
+    model, n = stack(), 4000
+    prompts = torch.randint(4, model.shape.vocab, (2, 1, 5), generator=torch.manual_seed(0))
+    noise = torch.rand((2, 1, n, 3), generator=torch.manual_seed(1))
+    drawn = sample(model.params, prompts, model.shape.heads, noise, 1.0, 1.0)
+    alone = {name: value[1:] for name, value in model.params.items()}
+    again = sample(alone, prompts[1:], model.shape.heads, noise[1:], 1.0, 1.0)
+    assert torch.equal(drawn[1], again[0])
+    first = torch.stack([prompts[:, 0]] * model.shape.vocab, dim=1)
+    every = torch.arange(model.shape.vocab)[None, :, None].expand(2, -1, -1)
+    expected = score(model.params, torch.cat([first, every], -1), 5, model.shape.heads).exp()
+    for of_member, probs in zip(drawn[:, 0, :, 0], expected, strict=True):
+        found = torch.bincount(of_member, minlength=model.shape.vocab) / n
+        seen = torch.arange(model.shape.vocab) != PAD  # whose log-probability is masked
+        assert (found - probs)[seen].abs().max() < 4 * (0.25 / n) ** 0.5
+
+
+def test_the_nucleus_leaves_out_the_tail_and_cached_steps_are_whole_passes() -> None:
+    model = stack(1)
+    prompts = torch.randint(4, model.shape.vocab, (1, 3, 6), generator=torch.manual_seed(0))
+    noise = torch.rand((1, 3, 50, 4), generator=torch.manual_seed(1))
+    greedy = sample(model.params, prompts, 4, noise[:, :, :1], temperature=0.0)
+    tiny = sample(model.params, prompts, 4, noise, top_p=1e-6)
+    assert torch.equal(tiny, greedy.expand(-1, -1, 50, -1))
+    rows = torch.cat([prompts, greedy[:, :, 0]], dim=-1)
+    best = logits(model.params, hidden_states(model.params, rows, 4)[0]).argmax(-1)
+    over = (greedy[:, :, 0] == END).cumsum(-1) > 0
+    assert torch.equal(best[:, :, 5:-1][~over], rows[:, :, 6:][~over])
+
+
+def pools(worlds: list[World], target: Model) -> dict[str, Any]:
+    """Scripted responses: a source's, right or wrong, and five of the target's own."""
+
+    def said(world: World, split: str, wordings: tuple[str, ...], n: int) -> list[list[str]]:
+        rng = world.rng(99)
+        return [
+            [
+                wordings[rng.integers(len(wordings))].format(
+                    p.answer if rng.random() < 0.5 else p.letters
+                )
+                for _ in range(n)
+            ]
+            for p in world.splits[split]
+        ]
+
+    wordings = {"source_1": SOURCE_WORDINGS, "target_sft": OWN_WORDINGS}
+    return {
+        split: pool(
+            worlds,
+            split,
+            target,
+            {name: [said(w, split, how, 5) for w in worlds] for name, how in wordings.items()},
+        )
+        for split in ("preference", "heldout")
+    }
+
+
+@pytest.mark.parametrize(
+    ("form", "fields"),
+    [
+        ("dpo", {"beta": 0.5}),
+        ("ipo", {"tau": 0.5}),
+        ("simpo", {"beta": 2.5, "gamma": 0.5}),
+    ],
+)
+def test_the_trajectory_is_that_of_the_real_trainer(
+    small: dict[str, Any], tmp_path: Path, form: str, fields: dict[str, float]
+) -> None:
+    """Losses, step by step, within 2e-4 of WRPOTrainer's on the same rows in the same order."""
+    worlds, target = [World(seed, small) for seed in (100, 101)], stack()
+    rate = 3e-3
+    settings = fields | {"learning_rate": rate}
+    arm = Arm("wrpo", sources=[1], form=form, alpha=0.5, settings=settings)
+    run = Run(worlds, arm, target, pools(worlds, target), small["training"])
+    _, losses = run.train()
+
+    texts = [export.response_texts(target.tokenizer, r[:, target.prompt :]) for r in run.rows[1]]
+    prompts = export.response_texts(target.tokenizer, run.rows[1][:, 0, : target.prompt])
+    names = ("source_chosen", "target_chosen", "rejected")
+    rows = [
+        {"prompt": [{"role": "user", "content": p}], **dict(zip(names, t[:LS], strict=True))}
+        for p, t in zip(prompts, texts, strict=True)
+    ]
+    model, tok = export.export(target.params, target.shape, target.kind, 1)
+    args = WRPOConfig(
+        str(tmp_path),
+        objective=form,
+        alpha=0.5,
+        **settings,
+        per_device_train_batch_size=small["training"]["batch"],
+        train_sampling_strategy="sequential",
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = WRPOTrainer(
+        model, None, args, train_dataset=Dataset.from_list(rows), processing_class=tok
+    )
+    trainer.train()
+    real = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[:, 1].tolist() == pytest.approx(real, rel=2e-4)
+    assert np.ptp(real) > 0.02, "nothing was learned, so nothing was compared"
