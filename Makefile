@@ -81,7 +81,7 @@ benchmark: $(INSTALLED) ## time a training step against the official trainer (re
 gpu: $(INSTALLED) ## exactness, speed and memory of a training step on this GPU (results/gpu, 10 minutes)
 	$(BIN)/python benchmarks/gpu.py
 
-figures: $(DRAWN) ## draw every figure from results/ into _build/figures
+figures: $(DRAWN) ## every figure (SVG, PDF, PNG) and table (CSV) from results/ into _build/figures
 
 $(DRAWN): $(INSTALLED) $(shell find results src/wrpo_lib -type f ! -name '*.pyc' 2>/dev/null)
 	$(BIN)/wrpo figures --out _build/figures

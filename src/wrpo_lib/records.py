@@ -93,15 +93,22 @@ def read_run(profile: str) -> dict[str, Any]:
 
 
 def read_results(profile: str, name: str) -> pd.DataFrame:
-    """One table of tracked results, checked against the hash in ``run.json``."""
+    """One table of tracked results, checked against the hash in ``run.json``.
+
+    ``name`` is the file's, with or without suffixes: a CSV, compressed or not, or a parquet file.
+    """
     import pandas as pd
 
-    files, path = read_run(profile)["files"], results_dir(profile) / f"{name}.csv"
-    if path.name not in files:
+    files = read_run(profile)["files"]
+    file = next((file for file in files if name in (file, file.partition(".")[0])), None)
+    if file is None:
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
-    if not path.is_file() or file_hash(path) != files[path.name]["sha256"]:
+    path = results_dir(profile) / file
+    if not path.is_file() or file_hash(path) != files[file]["sha256"]:
         raise WRPOError(
             f"{path} differs from what its run.json records (missing, truncated or edited); "
             "run `make results` or check it out again"
         )
+    if path.suffix == ".parquet":
+        return pd.read_parquet(path)
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

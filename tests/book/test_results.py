@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from study_results import write_study
 
 from wrpo_lib.analysis import report
-from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.report import findings
+from wrpo_lib.analysis.verdicts import verdict_table, verdicts
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_map
-from wrpo_lib.figures.style import table
-from wrpo_lib.nano.study import METHODS
-from wrpo_lib.recipes import load_recipe, read_yaml, recipe_path
+from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_claims, linked_map
+from wrpo_lib.figures.style import look, show, table
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
@@ -30,15 +31,75 @@ def test_the_map_leads_from_each_figure_to_its_data_code_and_page() -> None:
     for row in MAP.itertuples():
         module, function = row.function.rsplit(".", 1)
         assert callable(getattr(importlib.import_module(module), function))
-        assert f"{function}(" in (ROOT / row.page).read_text("utf-8")
+        assert re.search(rf"\b{function}\b", (ROOT / row.page).read_text("utf-8")), row
         assert f"{module.replace('.', '/')}.html#{function}" in linked
         assert row.data_file in linked
 
 
-def test_every_figure_is_drawn(tmp_path: Path) -> None:
-    paths = draw_all("nano", tmp_path)
-    assert [p.stem for p in paths] == list(FIGURES)
-    assert all(p.stat().st_size > 10_000 for p in paths)
+def test_every_status_is_what_the_tracked_results_give() -> None:
+    """Recomputed from per-prompt outcomes; the page and the tracked table say the same."""
+    tracked = pd.read_csv(ROOT / "results" / "nano" / "verdicts.csv", keep_default_na=False)
+    found = verdict_table(verdicts(Results()))
+    assert tracked["status"].tolist() == found["status"].tolist()
+    assert tracked["remark"].tolist() == found["remark"].tolist()
+    linked = linked_claims() + linked_claims(confirmatory=False)
+    for row in found.itertuples():
+        assert f'id="claim-{row.id}"' in linked
+        assert f">{row.status}</span>" in linked
+
+
+@pytest.fixture
+def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root with an invented study, and the other tracked results."""
+    for name in ("smol", "published", "benchmarks"):
+        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    write_study(tmp_path, {"target_sft": 0.55, "dpo_on": 0.65, "wrpo": 0.7})
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    return tmp_path
+
+
+OWN = [name for name, entry in FIGURES.items() if "answers" not in entry.data]
+
+
+def test_every_figure_and_table_is_made_with_its_numbers(invented: Path) -> None:
+    for name in OWN:
+        made = {path.suffix: path for path in draw_all("nano", invented / "out", name)}
+        figure = name.startswith("figure") or ".svg" in made
+        assert set(made) == ({".svg", ".pdf", ".png", ".csv"} if figure else {".csv"})
+        assert len(pd.read_csv(made[".csv"]))
+        assert not figure or made[".png"].stat().st_size > 10_000
+    with pytest.raises(WRPOError, match="did you mean 'figure_5'"):
+        draw_all("nano", invented / "out", "figur_5")
+
+
+def test_what_is_drawn_is_what_the_results_hold(invented: Path) -> None:
+    drawn = FIGURES["figure_5"].draw("nano").rows.query("panel == 'right'").set_index("arm")
+    outcomes = Results().outcomes.query("arm == 'dpo_on'")
+    share = outcomes["right"].sum() / outcomes["n"].sum()
+    assert drawn.loc["dpo_on", "value"] == pytest.approx(100 * share)
+    assert (drawn["low"] < drawn["value"]).all()
+    table_2 = FIGURES["table_2"].draw("nano").set_index("paper")
+    assert table_2.loc["Target-SFT-DPO", "right, %"].startswith(f"{100 * share:.1f} [")
+    assert table_2.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
+
+
+def test_no_table_or_legend_shows_an_arm_by_its_id(invented: Path) -> None:
+    arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
+    unnamed = {arm for arm in arms if look(arm).name == arm}
+    assert {arm.partition("_")[0] for arm in unnamed} <= {"map"}  # drawn as differences only
+    for made in (FIGURES[name].draw("nano") for name in OWN if "smol" not in FIGURES[name].data):
+        if isinstance(made, pd.DataFrame):
+            assert not arms & set(made.astype(str).to_numpy().ravel())
+
+
+def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -> None:
+    (invented / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
+    reason = "outcomes.parquet differs from what its run.json records"
+    for said in (findings(), linked_claims(), show(FIGURES["figure_4"].draw).data):
+        assert reason in said
+        assert said.startswith(":::{warning}")
+    assert report.numbers()["status_wrpo"] == "(no valid results)"
 
 
 def test_what_models_said_is_text_in_a_table() -> None:
@@ -67,43 +128,7 @@ def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
         pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
 
 
-def test_results_of_three_seeds_were_made_with_the_recipes_as_they_are() -> None:
-    run, scores = read_run("nano"), read_results("nano", "scores")
-    assert (scores.groupby("model")["seed"].nunique() == 3).all()
-    assert set(report.NAMES) <= set(scores["model"])
-    assert run["world"] == read_yaml(recipe_path("nano", "world"))
-    for name in METHODS:
-        assert load_recipe("nano", name).training == run["training"][name]
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "status"),
-    [(0.2, 0.1, "reproduced"), (0.2, -0.1, "direction only"), (-0.2, -0.3, "not reproduced")],
-)
-def test_claims_are_judged_by_their_interval_alone(value: float, low: float, status: str) -> None:
-    assert report.status(Estimate(value, low, 2 * value - low, 3, 3, "")) == status
-    quantities, claims = report.quantities("nano"), report.claims()
-    assert len({c["id"] for c in claims}) == len(claims) == len(report.claims_table()) >= 6
-    assert all(c["quantity"] in quantities for c in claims)
-
-
 def test_what_was_changed_by_hand_says_so() -> None:
     assert "pairing.csv" in read_run("smol")["changed_since"]
     record = json.loads((ROOT / "results" / "judge-smollm2" / "judgements.json").read_text())
     assert "by hand" in record["changed_since"]
-
-
-def test_edited_results_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copied = shutil.copytree(ROOT / "results" / "nano", tmp_path / "results" / "nano")
-    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    assert len(read_results("nano", "scores"))
-    (copied / "scores.csv").write_text("seed,model\n")
-    with pytest.raises(WRPOError, match=r"scores\.csv differs from what its run\.json records"):
-        read_results("nano", "scores")
-    (copied / "scores.csv").unlink()
-    with pytest.raises(WRPOError, match=r"scores\.csv differs .*missing"):
-        read_results("nano", "scores")
-    for text, what in (('{"schema": 99}', "schema 99, this version reads 1"), ("{", "not JSON")):
-        (copied / "run.json").write_text(text)
-        with pytest.raises(WRPOError, match=what):
-            read_results("nano", "scores")

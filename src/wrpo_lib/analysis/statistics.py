@@ -36,12 +36,17 @@ class Estimate:
 
     def text(self, digits: int = 2) -> str:
         """``value [low, high]``, with a typographic minus sign."""
-        text = f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-        return text.replace("-", "\N{MINUS SIGN}")
+        low, high = (signed(bound, digits) for bound in (self.low, self.high))
+        return f"{signed(self.value, digits)} [{low}, {high}]"
 
     def spread(self, name: str) -> dict[str, float]:
         """Three columns of a table: ``name``, ``name_low``, ``name_high``."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with a typographic minus sign."""
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def as_json(value: Any) -> Any:

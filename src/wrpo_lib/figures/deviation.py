@@ -75,8 +75,8 @@ def deviation_frames(rows: pd.DataFrame, points: int = 81) -> dict[str, Any]:
 def deviation_densities(rows: pd.DataFrame) -> Figure:
     """:func:`deviation_frames` as a column of panels, one per model; lines below are means."""
     data = deviation_frames(rows)
-    with drawing(len(data["frames"]), sharex=True, sharey=True, squeeze=False) as (figure, axes):
-        figure.set_size_inches(4.8, 1 + 1.3 * len(data["frames"]))
+    n = len(data["frames"])
+    with drawing(n, 1 + 1.3 * n, sharex=True, sharey=True, squeeze=False) as (figure, axes):
         for axis, frame in zip(axes.flat, data["frames"], strict=True):
             for kind in KINDS:
                 how = look(kind)

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
-from wrpo_lib.figures.style import GREY, LOOKS, draw_interval, drawing, look, name_rows
-from wrpo_lib.figures.training import COMPARED
+from wrpo_lib.figures.style import GREY, LOOKS, Drawn, draw_interval, drawing, look, name_rows
 from wrpo_lib.nano.judge import Judge, benchmark_table, judge_alpaca
 from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results, read_run
 
+COMPARED = ["target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"]
 PROTOCOLS = {
     "alpaca_eval2": "AlpacaEval-2 form: win rate, %",
     "arena_hard": "Arena-Hard form: score, %",
@@ -34,21 +33,22 @@ PANELS = (
 )
 
 
-def protocols(profile: str = "nano") -> Figure:
+def protocols(profile: str = "nano") -> Drawn:
     """The three benchmarks' protocols on nano answers: each seed's interval over questions."""
-    rows = benchmark_table(profile, COMPARED).set_index(["benchmark", "model"]).sort_index()
-    with drawing(1, 3, (9.6, 3.2), sharey=True) as (figure, axes):
+    table = benchmark_table(profile, COMPARED)
+    rows = table.set_index(["benchmark", "model"]).sort_index()
+    with drawing(3, 7.2) as (figure, axes):
         for axis, (benchmark, title) in zip(axes, PROTOCOLS.items(), strict=True):
             for k, name in enumerate(COMPARED):
                 for j, row in enumerate(rows.loc[(benchmark, name)].itertuples()):
                     at = k + 0.22 * (j - 1)
                     draw_interval(axis, at, row, look(name), markersize=5, capsize=2)
             axis.set_title(title)
-        name_rows(axes[0], [look(name).name for name in COMPARED])
-    return figure
+            name_rows(axis, [look(name).name for name in COMPARED])
+    return Drawn(figure, table)
 
 
-def paper_table2(profile: str = "nano") -> Figure:
+def paper_table2(profile: str = "nano") -> Drawn:
     """The paper's Table 2, AlpacaEval-2 LC, with the intervals it should have had.
 
     ``profile`` is not read: these are the paper's numbers with typical standard errors of such
@@ -58,17 +58,17 @@ def paper_table2(profile: str = "nano") -> Figure:
     rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
     rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
     half = 1.96 * TYPICAL_LC_SE
-    with drawing(size=(7.2, 3.6)) as (figure, axis):
+    with drawing(height=4.4) as (figure, axis):
         for k, row in enumerate(rows.itertuples(index=False)):
             color, mark = ("#009E73", "P") if row.group == "ours" else ("#777777", "o")
             lc = row.alpaca_eval2_lc_winrate
             axis.errorbar(lc, k, xerr=half, fmt=mark, color=color, capsize=3)
-        axis.set_xlabel("AlpacaEval-2 length-controlled win rate, % (paper); typical 95 % interval")
+        axis.set_xlabel("length-controlled win rate, %; typical interval")
         name_rows(axis, rows["model"])
-    return figure
+    return Drawn(figure, rows)
 
 
-def published_intervals(profile: str = "nano") -> Figure:
+def published_intervals(profile: str = "nano") -> Drawn:
     """Half-widths of LC intervals, upstream's against refits; and the effect of position.
 
     ``profile`` is not read: the numbers are of real models (``results/published``).
@@ -81,7 +81,7 @@ def published_intervals(profile: str = "nano") -> Figure:
     )
     top, value = float(refit.max()) * 1.05, rows["position_effect"]
     half = [value - rows["position_effect_low"], rows["position_effect_high"] - value]
-    with drawing(1, 2, (8.6, 3.2)) as (figure, (left, right)):
+    with drawing(2, 6.4) as (figure, (left, right)):
         left.plot(upstream, refit, "o", color=LOOKS["dpo_on"].color, alpha=0.7)
         left.axline((0, 0), slope=1, color=GREY, linestyle="--", label="equal")
         left.legend()
@@ -91,17 +91,18 @@ def published_intervals(profile: str = "nano") -> Figure:
         right.errorbar(value, range(len(rows)), None, half, "o", **drawn)
         right.axvline(0, color=GREY)
         right.set(yticks=[], ylabel="published models")
-        right.set_xlabel("shown second minus shown first, points of win rate")
-    return figure
+        right.set_xlabel("shown second minus shown first, points")
+    return Drawn(figure, rows)
 
 
-def corrections(profile: str = "nano") -> Figure:
+def corrections(profile: str = "nano") -> Drawn:
     """Win rates under growing position and length bias: one order, both, length-controlled.
 
     The dashed line is what a judge without the bias says of the same answers.
     """
-    panels = bias_table(profile).groupby("panel", sort=False)
-    with drawing(1, 3, (9.4, 3.2), sharey=True) as (figure, axes):
+    table = bias_table(profile)
+    panels = table.groupby("panel", sort=False)
+    with drawing(3, 8.0, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
             for name, own in rows.groupby("estimate", sort=False):
                 how = LOOKS[CORRECTIONS[name]]
@@ -109,11 +110,11 @@ def corrections(profile: str = "nano") -> Figure:
                 axis.plot(own["strength"], own["value"], how.dash, **drawn)
             truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]
             axis.axhline(truth, color=GREY, linestyle="--", label="without the bias")
-            axis.set(title=panel, xlabel="strength of the bias, logits")
-        axes[0].set_ylabel("win rate, %")
+            axis.set(title=panel, ylabel="win rate, %")
+        axis.set_xlabel("strength of the bias, logits")
         handles = {n: h for a in axes for h, n in zip(*a.get_legend_handles_labels(), strict=True)}
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5)
-    return figure
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    return Drawn(figure, table)
 
 
 def bias_table(profile: str = "nano") -> pd.DataFrame:

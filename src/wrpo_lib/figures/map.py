@@ -8,81 +8,170 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
-from wrpo_lib.figures import evaluation, method, quadruples, training
+from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.verdicts import Verdict, verdicts
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
+from wrpo_lib.figures.style import Drawn
 from wrpo_lib.io import file_hash, write_atomically
-from wrpo_lib.records import project_root
+from wrpo_lib.recipes import nearest
+from wrpo_lib.records import project_root, read_run
 
 DEVIATION = "notebooks/01_distribution_deviation.ipynb"
 BUILDING = "notebooks/02_building_quadruples.ipynb"
 DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
 TRAINING = "notebooks/04_wrpo_training.ipynb"
+ABLATIONS = "notebooks/06_ablations.ipynb"
 JUDGING = "notebooks/05_evaluation.ipynb"
+PAPER = "book/paper.md"
 ANSWERS = "nano/answers_seed1 nano/answers_seed2 nano/answers_seed3"
+FORMATS = ("svg", "pdf", "png")
+BADGES = {
+    "reproduced": "reproduced",
+    "smaller than δ": "smaller",
+    "contradicted": "contradicted",
+    "inconclusive": "inconclusive",
+    "not tested": "not-tested",
+}
+"""Class of the badge of each status, in the book's style sheet."""
 
 
 class Entry(NamedTuple):
-    """A figure: what draws it for a profile, what of the paper it answers, its page, its tables.
+    """A figure or table: what makes it for a profile, of what in the paper, its page, its data.
 
-    ``tables`` are named as under ``results``, with spaces between them; figures drawn from formulas
-    or from the paper's own numbers alone have none.
+    ``data`` are named as under ``results``, with spaces between them; what is drawn from formulas
+    or from the paper's own numbers alone has none.
     """
 
-    draw: Callable[[str], Figure]
+    draw: Callable[[str], Drawn | pd.DataFrame]
     paper: str
     page: str
-    tables: str = ""
+    data: str = ""
 
 
 FIGURES = {
+    "figure_1": Entry(paper.figure_1, "Figure 1", DEVIATION, "nano/deviation nano/outcomes"),
+    "figure_2": Entry(formulas.figure_2, "Figure 2", BUILDING),
+    "figure_3": Entry(paper.figure_3, "Figure 3", DYNAMICS, "nano/dynamics nano/outcomes"),
+    "figure_4": Entry(paper.figure_4, "Figure 4", ABLATIONS, "nano/outcomes"),
+    "figure_5": Entry(paper.figure_5, "Figure 5", ABLATIONS, "nano/outcomes nano/dynamics"),
+    "figure_6": Entry(paper.figure_6, "Figure 6", ABLATIONS, "nano/outcomes"),
+    "table_1": Entry(tables.table_1, "Table 1", PAPER, "nano/sources"),
+    "table_2": Entry(tables.table_2, "Table 2", PAPER, "nano/outcomes nano/arms"),
+    "table_3": Entry(tables.table_3, "Table 3", PAPER, "nano/outcomes"),
+    "table_4": Entry(tables.table_4, "Table 4", PAPER, "nano/outcomes"),
+    "table_5": Entry(tables.table_5, "Table 5", PAPER),
+    "table_6": Entry(tables.table_6, "Table 6", PAPER),
+    "table_7": Entry(tables.table_7, "Table 7", PAPER, "nano/outcomes"),
+    "table_8": Entry(tables.table_8, "Table 8", PAPER, "nano/arms"),
+    "table_9": Entry(tables.table_9, "Table 9", PAPER, "nano/outcomes"),
+    "table_10": Entry(tables.table_10, "Table 10", PAPER, "nano/outcomes"),
+    "table_11": Entry(tables.table_11, "Table 11", PAPER),
+    "table_12": Entry(tables.table_12, "Table 12", PAPER, "nano/responses"),
+    "comparison": Entry(study.comparison, "Table 2", "book/index.md", "nano/outcomes"),
+    "headroom": Entry(study.headroom, "ours", "book/testbed.md", "nano/outcomes"),
+    "rules": Entry(tables.rules, "ours", "book/testbed.md", "nano/headroom"),
+    "deviation": Entry(tables.deviation, "Figure 1", DEVIATION, "nano/deviation"),
+    "dynamics": Entry(tables.dynamics, "Figure 3", DYNAMICS, "nano/dynamics"),
+    "dose": Entry(tables.dose, "ours", ABLATIONS, "nano/dynamics"),
+    "skills": Entry(study.skills, "ours", ABLATIONS, "nano/outcomes"),
+    "length": Entry(study.length, "ours", ABLATIONS, "nano/outcomes"),
+    "measures": Entry(tables.measures, "ours", ABLATIONS, "nano/outcomes nano/arms"),
+    "pays": Entry(study.pays, "ours", ABLATIONS, "nano/outcomes"),
     "alpha": Entry(method.alpha_curves, "ours", "book/method.md"),
     "memory": Entry(method.memory_by_card, "ours", "book/method.md"),
-    "figure1": Entry(training.figure1, "Figure 1", DEVIATION, "nano/deviation nano/scores"),
-    "alpha_schedules": Entry(training.alpha_schedules, "Figure 2", BUILDING),
     "sources": Entry(quadruples.source_shares, "Table 1", BUILDING, "nano/sources smol/sources"),
-    "rewards": Entry(quadruples.rewards, "ours", BUILDING, "nano/rewards smol/rewards"),
-    "lengths": Entry(quadruples.lengths, "ours", BUILDING, "nano/quadruples smol/quadruples"),
-    "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "nano/quadruples smol/quadruples"),
-    "figure3": Entry(training.figure3, "Figure 3", DYNAMICS, "nano/dynamics"),
-    "comparison": Entry(training.comparison, "Table 2", TRAINING, "nano/scores"),
+    "rewards": Entry(quadruples.rewards, "ours", BUILDING, "smol/rewards"),
+    "lengths": Entry(quadruples.lengths, "ours", BUILDING, "smol/quadruples"),
+    "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "smol/quadruples"),
     "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, ANSWERS),
-    "table2": Entry(evaluation.paper_table2, "Table 2", JUDGING),
+    "table_2_intervals": Entry(evaluation.paper_table2, "Table 2", JUDGING),
     "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers_seed1"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),
-    "headroom": Entry(training.headroom, "ours", "book/testbed.md", "nano/scores"),
-    "mask": Entry(training.mask, "ours", "book/training_engine.md"),
+    "mask": Entry(formulas.mask, "ours", "book/training_engine.md"),
 }
 
 
-def draw_all(profile: str, out: Path) -> list[Path]:
-    """Draw every figure of ``profile`` into ``out`` as PNG; returns the paths."""
+def draw_all(profile: str, out: Path, only: str | None = None) -> list[Path]:
+    """Make every figure and table of ``profile``, or the one called ``only``, in ``out``.
+
+    A figure becomes SVG, PDF, PNG and the CSV of what is drawn; a table becomes a CSV.
+    """
+    if only is not None and only not in FIGURES:
+        raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES)}")
     out.mkdir(parents=True, exist_ok=True)
-    paths = [out / f"{name}.png" for name in FIGURES]
-    for path, entry in zip(paths, FIGURES.values(), strict=True):
-        figure = entry.draw(profile)
-        figure.savefig(path)
-        plt.close(figure)
+    chosen = FIGURES if only is None else {only: FIGURES[only]}
+    paths = []
+    for name, entry in chosen.items():
+        own = "smol" if entry.data.startswith("smol") else profile
+        paths += _write(entry.draw(own), out / name)
     return paths
+
+
+def _write(made: Drawn | pd.DataFrame, stem: Path) -> list[Path]:
+    rows, paths = (made.rows if isinstance(made, Drawn) else made), []
+    if isinstance(made, Drawn):
+        paths = [stem.with_suffix(f".{kind}") for kind in FORMATS]
+        made.figure.draw_without_rendering()
+        made.figure.set_layout_engine("none")  # the layout holds for all three
+        for path in paths:
+            made.figure.savefig(path)
+        plt.close(made.figure)
+    table = stem.with_suffix(".csv")
+    rows.to_csv(table, index=False, float_format="%.6g")
+    return [*paths, table]
 
 
 def figure_map() -> pd.DataFrame:
     """A row per figure and data file, with the file's hash as it is now."""
     rows = []
-    for figure, (draw, paper, page, tables) in FIGURES.items():
-        for name in tables.split() or [""]:
-            file = f"results/{name}.csv" if name else ""
+    for figure, (draw, part, page, data) in FIGURES.items():
+        for name in data.split() or [""]:
+            file = data_file(name) if name else ""
             digest = file_hash(project_root() / file) if name else ""
             function = f"{draw.__module__}.{draw.__name__}"
-            rows.append((figure, paper, file, digest, function, page))
+            rows.append((figure, part, file, digest, function, page))
     columns = ["figure", "paper", "data_file", "sha256", "function", "page"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def data_file(name: str) -> str:
+    """The tracked file behind ``profile/table``, whatever its suffix."""
+    profile, _, table = name.partition("/")
+    for file in read_run(profile)["files"]:
+        if file.partition(".")[0] == table:
+            return f"results/{profile}/{file}"
+    raise WRPOError(f"results/{profile} has no table {table!r}; run `make results`")
 
 
 def write_figure_map() -> None:
     """Write ``results/figure_map.csv``."""
     path = project_root() / "results" / "figure_map.csv"
     write_atomically(path, figure_map().to_csv(index=False, lineterminator="\n"))
+
+
+def linked_claims(profile: str = "nano", confirmatory: bool = True) -> str:
+    """The claims of one kind as a list for their page, status first; or why there is none."""
+    try:
+        found = verdicts(Results(profile))
+    except WRPOError as error:
+        return f":::{{warning}}\n{error}.\n:::"
+    return "\n".join(_linked(v) for v in found if v.claim.confirmatory == confirmatory)
+
+
+def _linked(verdict: Verdict) -> str:
+    """A claim with its status, ours beside the paper's, and where to look."""
+    claim, entry = verdict.claim, FIGURES[verdict.claim.figure]
+    badge = f'<span class="badge-{BADGES[verdict.status]}">{verdict.status}</span>'
+    name = claim.figure.replace("_", " ").capitalize()
+    links = [f"{{doc}}`{name} </{entry.page.rpartition('.')[0]}>`"]
+    for file in (data_file(table) for table in entry.data.split()):
+        links.append(f"{{download}}`{Path(file).name} <../{file}>`")
+    ours = f"Ours: {verdict.ours()}." if verdict.found else ""
+    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
+    anchor = f'<span id="claim-{claim.id}"></span>'
+    return f"- {anchor}{badge} **{claim.statement}** {said} ({', '.join(links)})"
 
 
 def linked_map() -> str:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
-from wrpo_lib.figures.style import GREY, drawing, look, name_rows
+from wrpo_lib.figures.style import GREY, Drawn, drawing, look, name_rows
 from wrpo_lib.objective import wrpo_loss
 from wrpo_lib.planner import plan_recipe
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -52,11 +51,10 @@ def alpha_table(
     return pd.DataFrame(rows, columns=["alpha", "margin", "loss", "source", "target", "rejected"])
 
 
-def alpha_curves(profile: str = "nano") -> Figure:
+def alpha_curves(profile: str = "nano") -> Drawn:
     """:func:`alpha_table` of the worked example (``profile`` is not read: it is a formula)."""
     rows = alpha_table()
-    with drawing(3, sharex=True) as (figure, (margin, loss, gradient)):
-        figure.set_size_inches(4.8, 5.6)
+    with drawing(3, 5.6, sharex=True) as (figure, (margin, loss, gradient)):
         margin.plot(rows["alpha"], rows["margin"], color=look("margins").color)
         margin.axhline(0, color=GREY, linewidth=0.8)
         loss.plot(rows["alpha"], rows["loss"], color=look("margins").color)
@@ -69,7 +67,7 @@ def alpha_curves(profile: str = "nano") -> Figure:
         loss.set_ylabel("loss")
         gradient.set(ylabel="gradient weight", xlabel="fusion coefficient α")
         figure.legend(loc="outside lower center", ncols=3)
-    return figure
+    return Drawn(figure, rows)
 
 
 def alpha_slider() -> str:
@@ -83,7 +81,7 @@ def widget(name: str, data: dict[str, Any]) -> str:
     return f'<div data-widget="{name}"><script type="application/json">{text}</script></div>'
 
 
-def memory_by_card(profile: str = "nano") -> Figure:
+def memory_by_card(profile: str = "nano") -> Drawn:
     """Memory per GPU of recipes on their longest legal batch, as the planner computes it.
 
     In GiB, against cards of 24, 48 and 80; ``profile`` is not read.
@@ -91,8 +89,7 @@ def memory_by_card(profile: str = "nano") -> Figure:
     plans = {n: plan_recipe(load_recipe(p, r), gpus) for n, (p, r, gpus) in RUNS.items()}
     rows = pd.DataFrame({name: p.memory(p.worst, sharing=True) for name, p in plans.items()}).T
     rows = rows.loc[:, rows.any()] / 2**30
-    with drawing() as (figure, axis):
-        figure.set_size_inches(4.8, 4.0)
+    with drawing(height=4.0) as (figure, axis):
         left = np.zeros(len(rows))
         for part, color, hatch in zip(rows, COLORS, HATCHES, strict=False):
             drawn: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
@@ -103,4 +100,4 @@ def memory_by_card(profile: str = "nano") -> Figure:
         name_rows(axis, list(rows.index))
         axis.set(xlabel="GiB per GPU, computed", xticks=[0, *CARDS])
         figure.legend(loc="outside lower center", ncols=2)
-    return figure
+    return Drawn(figure, rows.rename_axis("run").reset_index())

@@ -7,13 +7,13 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
 
+from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
-from wrpo_lib.figures.style import draw_interval, drawing, look, name_rows
+from wrpo_lib.figures.style import Drawn, draw_interval, drawing, look, name_rows
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.records import read_results, read_run
+from wrpo_lib.records import read_results
 
 LONGER = {
     "y_ws longer than y_wt": ("source_chosen", "target_chosen"),
@@ -21,21 +21,21 @@ LONGER = {
 }
 
 
-def source_shares(profile: str = "nano") -> Figure:
+def source_shares(profile: str = "nano") -> Drawn:
     """Share of prompts that each source wins: ours beside the paper's Table 1.
 
     Dots are seeds, or the one run with its Wilson interval where the results have one.
     """
     ours, theirs = read_results(profile, "sources").dropna(), table("table01_sources")
     names = list(ours["source"].unique())
-    with drawing(1, 2, (8.4, 3.2), width_ratios=[1, 1.4]) as (figure, (left, right)):
+    with drawing(2, 6.4, height_ratios=[1, 1.4]) as (figure, (left, right)):
         for k, name in enumerate(names):
             own = 100 * ours.loc[ours["source"] == name].filter(like="share")
             left.barh(k, own["share"].mean(), color="#D55E00", alpha=0.45)
             left.scatter(own["share"], [k] * len(own), color="#D55E00", s=14, zorder=3)
             if "share_low" in own:
                 left.hlines(k, own["share_low"], own["share_high"], color="#D55E00")
-        name_rows(left, [name.removeprefix("source-") for name in names])
+        name_rows(left, [look(name).name for name in names])
         what = "a dot a seed" if "seed" in ours else f"n = {ours['n'].iloc[0]}"
         left.set_title(f"{profile} ({what})")
         share = theirs["share_best_percent"]
@@ -44,60 +44,56 @@ def source_shares(profile: str = "nano") -> Figure:
         right.set_title("paper, Table 1")
         left.set_xlabel("% of prompts won")
         right.set_xlabel("% of prompts won")
-    return figure
+    return Drawn(figure, ours)
 
 
-def rewards(profile: str = "nano") -> Figure:
+def rewards(profile: str = "smol") -> Drawn:
     """Rewards of responses by model, all seeds together."""
     rows = read_results(profile, "rewards")
     order = list(rows["model"].unique())
     colors = {name: look(name).color for name in order}
     shape = {"cut": 0, "inner": "quart", "fill": False, "linewidth": 1.3, "legend": False}
     series = {"x": "reward", "y": "model", "hue": "model", "order": order, "hue_order": order}
-    with drawing(size=(7.2, max(3.2, 0.45 * len(order)))) as (figure, axis):
+    with drawing(height=max(3.2, 0.45 * len(order))) as (figure, axis):
         sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
         name_rows(axis, [look(name).name for name in order])
         axis.set(xlabel="reward of a response", ylabel="")
-    return figure
+    return Drawn(figure, rows)
 
 
-def lengths(profile: str = "nano") -> Figure:
+def lengths(profile: str = "smol") -> Drawn:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
-    sizes, unit = _sizes(profile)
-    with drawing(1, 2, (8.4, 3.0), width_ratios=[1.5, 1]) as (figure, (left, right)):
+    sizes = _sizes(profile)
+    with drawing(2, 4.4, height_ratios=[1.5, 1]) as (figure, (left, right)):
         place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
         left.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})
         name_rows(left, [look(name).name for name in RESPONSES])
-        left.set_xlabel(f"{unit} (n = {len(sizes)})")
+        left.set_xlabel(f"tokens (n = {len(sizes)})")
         for k, (a, b) in enumerate(LONGER.values()):
             draw_interval(right, k, paired_difference(sizes[a], sizes[b]), look(a))
         right.axvline(0, color="#555555", linewidth=0.8)
         name_rows(right, ["y_ws − y_wt", "y_wt − y_l"])
-        right.set_xlabel(f"difference in {unit}")
-    return figure
+        right.set_xlabel("difference in tokens")
+    return Drawn(figure, sizes)
 
 
-def _sizes(profile: str) -> tuple[pd.DataFrame, str]:
-    """Sizes of y_ws, y_wt and y_l, one row per tracked quadruple, and their unit."""
+def _sizes(profile: str) -> pd.DataFrame:
+    """Tokens of y_ws, y_wt and y_l, one row per tracked quadruple."""
     rows = read_results(profile, "quadruples")
-    if "rejected_n_tokens" in rows:  # tracked as numbers, without the texts
-        columns = [f"{role}_n_tokens" for role in RESPONSES]
-        return rows[columns].set_axis(RESPONSES, axis=1), "tokens"
-    return rows[[*RESPONSES]].apply(lambda column: column.str.len()), "characters"
+    return rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(RESPONSES, axis=1)
 
 
-def longer_share(profile: str = "nano") -> pd.DataFrame:
+def longer_share(profile: str = "smol") -> pd.DataFrame:
     """How often y_ws is longer than y_wt, and y_wt than y_l, with Wilson intervals.
 
-    Where the results say which responses the token limit cut, also among those it did not.
+    The same among those that the token limit did not cut.
     """
-    sizes, _ = _sizes(profile)
+    sizes = _sizes(profile)
     quadruples = read_results(profile, "quadruples")
     longer = {question: sizes[a] > sizes[b] for question, (a, b) in LONGER.items()}
-    if "rejected_truncated" in quadruples:
-        for question, pair in LONGER.items():
-            cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
-            longer[f"{question}, neither cut"] = longer[question][~cut]
+    for question, pair in LONGER.items():
+        cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
+        longer[f"{question}, neither cut"] = longer[question][~cut]
     rows = []
     for question, found in longer.items():
         share = proportion_interval(int(found.sum()), len(found))
@@ -106,27 +102,19 @@ def longer_share(profile: str = "nano") -> pd.DataFrame:
 
 
 def agreement(profile: str = "nano") -> pd.DataFrame:
-    """How two models' greedy answers to the same prompts overlap, in % of prompts, all seeds.
-
-    ``same text``: word for word; ``both right``, ``one right``, ``neither`` by exact correctness.
-    """
-    seeds = read_run(profile)["seeds"]
-    answers = pd.concat([read_results(profile, f"answers_seed{s}").assign(seed=s) for s in seeds])
-    answers = answers.query("decoding == 'greedy' and turn == 1")
-    wide = answers.pivot(index=["seed", "prompt_id"], columns="model", values=["text", "exact"])
-    models = [m for m in answers["model"].unique() if m.startswith("source-")]
+    """In how many % of prompts both, one or neither of two models' greedy answers are right."""
+    right = Results(profile).wide("greedy")
+    sources = sorted(arm for arm in right if arm.startswith("source_"))
     rows = []
-    for a, b in combinations([*models, "target_sft"], 2):
-        right = wide["exact"][a].astype(int) + wide["exact"][b].astype(int)
+    for a, b in combinations([*sources, "target_sft"], 2):
         row = {"pair": f"{look(a).name} and {look(b).name}"}
-        row["same text"] = 100 * (wide["text"][a] == wide["text"][b]).mean()
         for n, name in ((2, "both right"), (1, "one right"), (0, "neither")):
-            row[name] = 100 * (right == n).mean()
-        rows.append({**row, "n": len(wide)})
+            row[name] = 100 * (right[a] + right[b] == n).mean()
+        rows.append({**row, "n": len(right)})
     return pd.DataFrame(rows)
 
 
-def kept_by_gap(profile: str = "nano") -> Figure:
+def kept_by_gap(profile: str = "smol") -> Drawn:
     """Share of the tracked quadruples that a minimum reward gap would keep, for both pairs."""
     rows = read_results(profile, "quadruples")
     found = {n: (rows[f"{n}_reward"] - rows["rejected_reward"]).to_numpy() for n in RESPONSES[:2]}
@@ -139,4 +127,4 @@ def kept_by_gap(profile: str = "nano") -> Figure:
         axis.set(xlabel="minimum difference in reward", ylim=(0, 103))
         axis.set_ylabel("% of quadruples kept")
         axis.legend()
-    return figure
+    return Drawn(figure, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,44 +10,55 @@ from typing import Any, NamedTuple
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
+
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.recipes import read_yaml
+
+WIDTH = 4.8
+"""Inches of a column of panels."""
+
+GREY = "#888888"
+
+
+class Drawn(NamedTuple):
+    """A figure and the numbers that are drawn in it."""
+
+    figure: Figure
+    rows: pd.DataFrame
 
 
 class Look(NamedTuple):
     """How a series is drawn and named."""
 
     name: str
-    color: str
-    marker: str
-    dash: str
+    color: str = "#777777"
+    marker: str = "o"
+    dash: str = "-"
 
 
-# Okabe and Ito's palette: told apart with every common colour vision, and by lightness in print
 LOOKS = {
-    "target": Look("Target", "#555555", "o", "-"),
-    "target_sft": Look("Target-SFT", "#000000", "s", "-"),
-    "dpo_off": Look("DPO-off", "#D55E00", "v", ":"),
-    "dpo_on_target": Look("DPO-on (raw target)", "#56B4E9", "^", "--"),
-    "dpo_on": Look("DPO-on", "#0072B2", "^", "--"),
-    "dpo_hybrid": Look("DPO-hybrid", "#E69F00", "D", "-."),
-    "wrpo": Look("WRPO (α → 0.1)", "#009E73", "P", "-"),
-    "wrpo_alpha05": Look("WRPO (α → 0.5)", "#CC79A7", "X", "-"),
-    "source": Look("source responses", "#D55E00", "D", "-"),
-    "own": Look("own responses", "#0072B2", "o", "--"),
-    "source_chosen": Look("y_ws (source)", "#D55E00", "D", "-."),
-    "target_chosen": Look("y_wt (target)", "#0072B2", "^", "--"),
-    "rejected": Look("y_l (rejected)", "#555555", "v", ":"),
-    "margins": Look("margin", "#009E73", "P", "-"),
+    name: Look(*values)
+    for name, values in read_yaml(Path(__file__).with_name("looks.yaml")).items()
 }
-GREY = "#888888"
 
 
-def look(name: str) -> Look:
-    """The look of a series; sources share one, named as they are."""
-    short = name.removeprefix("source-")
-    return LOOKS.get(name, Look(f"Source ({short})", "#999999", "o", "-"))
+def look(arm: str) -> Look:
+    """The look of a series; arms that are only listed share a grey one."""
+    if arm in LOOKS:
+        return LOOKS[arm]
+    kind, _, label = arm.rpartition("_")
+    number = label[1:].rstrip("0")
+    if kind == "wrpo_const":
+        return Look(f"WRPO, α = 0.{number}" + ("/2" if label[0] == "m" else ""))
+    if kind == "wrpo" and label[0] == "a":
+        return LOOKS["wrpo"]._replace(name=f"WRPO, α → 0.{number}")
+    if kind == "wrpo" and label[0] == "k":
+        return LOOKS["wrpo"]._replace(name=f"WRPO, sources: {number}")
+    return Look(arm.removeprefix("source-").replace("source_", "Source "))
 
 
 def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool = True) -> Styler:
@@ -61,13 +72,23 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool
     return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
+def show(make: Callable[..., Drawn | pd.DataFrame], *args: Any, **options: Any) -> Any:
+    """For a page: what ``make`` draws or tabulates, or the sentence that says why it cannot."""
+    try:
+        made = make(*args, **options)
+    except WRPOError as error:
+        return Markdown(f":::{{warning}}\n{error}.\n:::")
+    return None if isinstance(made, Drawn) else table(made)
+
+
 @contextmanager
-def drawing(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (5.6, 3.0), **options: Any
-) -> Iterator[tuple[Figure, Any]]:
-    """A figure and its axes in the style; ``options`` are those of matplotlib's ``subplots``."""
+def drawing(rows: int = 1, height: float = 3.0, **options: Any) -> Iterator[tuple[Figure, Any]]:
+    """A figure ``height`` inches high with one column of ``rows`` panels.
+
+    ``options`` are those of matplotlib's ``subplots``.
+    """
     with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
-        yield plt.subplots(rows, columns, figsize=size, **options)
+        yield plt.subplots(rows, 1, **{"figsize": (WIDTH, height), **options})
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which
     # it shows no second one; leaving the context would take that back
@@ -79,6 +100,20 @@ def draw_interval(axis: Axes, at: float, found: Any, how: Look, **kwargs: Any) -
     error = [[found.value - found.low], [found.high - found.value]]
     drawn = {"color": how.color, "marker": how.marker, "capsize": 3, **kwargs}
     axis.errorbar(found.value, at, xerr=error, **drawn)
+
+
+def draw_rows(axis: Axes, rows: pd.DataFrame, names: Sequence[str] | None = None) -> None:
+    """A row of the axis for each of ``rows`` (arm, value, low, high), named from the top."""
+    for k, row in enumerate(rows.itertuples()):
+        draw_interval(axis, k, row, look(row.arm), markersize=7)
+    name_rows(axis, names or [look(arm).name for arm in rows["arm"]])
+
+
+def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> None:
+    """Values against ``x`` with their intervals, joined by a line."""
+    value, low, high = rows[["value", "low", "high"]].to_numpy().T
+    drawn: Any = {"color": how.color, "marker": how.marker, "linestyle": how.dash, "capsize": 3}
+    axis.errorbar(x, value, yerr=[value - low, high - value], label=how.name, **drawn)
 
 
 def name_rows(axis: Axes, names: Sequence[str]) -> None:

@@ -11,6 +11,10 @@ TYPICAL_LC_SE = 0.8
 measured on published judgements of other models (0.7 to 0.9)."""
 
 
-def table(name: str) -> pd.DataFrame:
-    """One table of the paper, for example ``table02_main_results``."""
-    return pd.read_csv(Path(__file__).with_name(f"{name}.csv"))
+def table(name: str, as_printed: bool = False) -> pd.DataFrame:
+    """One table of the paper, for example ``table02_main_results``.
+
+    ``as_printed`` keeps every cell as text with the decimals of the paper.
+    """
+    path = Path(__file__).with_name(f"{name}.csv")
+    return pd.read_csv(path, dtype=str, na_filter=False) if as_printed else pd.read_csv(path)

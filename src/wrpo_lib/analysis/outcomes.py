@@ -1,0 +1,151 @@
+"""The study's tracked results, refused unless they fit the plan, and estimates over worlds.
+
+A world (seed) is the unit. An estimate is a weighted sum of arms, prompt by prompt, averaged within
+each world and then over worlds. Its standard error is the larger of that over worlds and that of a
+bootstrap of worlds and then of prompts within them; for a mean the latter has a closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.paper.plan import SHARES, Plan, Weights, read_plan
+from wrpo_lib.records import read_results, read_run
+
+COUNTS = ("right", "style", "length", "repeats")
+"""Columns of the outcomes that are totals over ``n`` samples."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An estimate over ``n`` worlds with its standard error."""
+
+    value: float
+    se: float
+    n: int
+
+    def interval(self, level: float = 0.95) -> Estimate:
+        """The t interval with n - 1 degrees of freedom."""
+        half = float(stats.t.ppf((1 + level) / 2, self.n - 1)) * self.se
+        how = f"{100 * level:.4g} % t interval over worlds"
+        return Estimate(self.value, self.value - half, self.value + half, self.n, self.n, how)
+
+    @property
+    def t(self) -> float:
+        """Value in standard errors; 0 if every value is 0, huge if all are the same otherwise."""
+        return self.value / self.se if self.se else float(np.sign(self.value)) * 1e9
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of no difference."""
+        return float(2 * stats.t.sf(abs(self.t), self.n - 1))
+
+
+def estimate(values: pd.Series) -> Found:
+    """Mean over worlds of the means within them; ``values`` are indexed by ``seed`` first."""
+    worlds = values.groupby(level="seed")
+    means = worlds.mean()
+    within = (worlds.var(ddof=0) / worlds.size()).mean()
+    over = means.var(ddof=1) / len(means)
+    bootstrap = (means.var(ddof=0) + within) / len(means)
+    return Found(float(means.mean()), float(np.sqrt(max(over, bootstrap))), len(means))
+
+
+class Results:
+    """The tracked results of a study, checked against its plan.
+
+    :raises WRPOError: if they belong to another plan or schema, lack a seed, or were edited.
+    """
+
+    def __init__(self, profile: str = "nano", plan: Plan | None = None) -> None:
+        self.profile, self.plan = profile, plan or read_plan()
+        self.run = read_run(profile)
+        if not self.plan.accepts(self.run.get("plan")):
+            raise WRPOError(
+                f"the results of {profile!r} were made with another plan than paper/claims.yml; "
+                "run `make results`, or enter the change of the plan under its `changes`"
+            )
+        self._wide: dict[str, pd.DataFrame] = {}
+        self._check_seeds()
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One tracked table, its categories as text."""
+        rows = read_results(self.profile, name)
+        return rows.astype(dict.fromkeys(rows.select_dtypes("category"), str))
+
+    @cached_property
+    def outcomes(self) -> pd.DataFrame:
+        """A row per (arm, seed, prompt): what the arm's answers to a held-out prompt are like."""
+        return self.table("outcomes")
+
+    def _check_seeds(self) -> None:
+        for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
+            if odd := set(self.plan.seeds) ^ set(own):
+                raise WRPOError(
+                    f"the outcomes of {self.profile!r} and the plan differ in seed {min(odd)} of "
+                    f"arm {arm!r}; run `make results`"
+                )
+
+    @cached_property
+    def diverged(self) -> dict[str, list[int]]:
+        """Seeds at which an arm diverged; they stay in every estimate."""
+        rows = self.table("arms")
+        return rows[rows["diverged"].astype(bool)].groupby("arm")["seed"].apply(list).to_dict()
+
+    def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
+        """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
+
+        ``prompts``: all, a class of skills, or ``unsampled``. Measures of training are means over
+        the last tenth of the steps on held-out quadruples.
+        """
+        if of not in self._wide:
+            self._wide[of] = self._pivot(of)
+        wide = self._wide[of]
+        if prompts == "unsampled":
+            return wide[self.wide("any5")["target_sft"] == 0]
+        return wide if prompts == "all" else wide.xs(prompts, level="class", drop_level=False)
+
+    def _pivot(self, of: str) -> pd.DataFrame:
+        if of == "logp":
+            rows = self.table("deviation")
+            rows = rows.assign(arm=rows["model"] + "/" + rows["whose"])
+            return rows.pivot(index=["seed", "response"], columns="arm", values=of)
+        if of not in (*SHARES, *COUNTS):
+            rows = self.table("dynamics").query("split == 'heldout'")
+            late = rows["step"] > 0.9 * rows.groupby(["arm", "seed"])["step"].transform("max")
+            return rows[late].pivot_table(index="seed", columns="arm", values=of)
+        rows = self.outcomes
+        rows = rows.assign(value=rows[of] / rows["n"] if of in COUNTS else rows[of])
+        return rows.pivot(index=["seed", "prompt", "class"], columns="arm", values="value")
+
+    def find(self, weights: Weights, of: str = "right", prompts: str = "all") -> Found:
+        """The estimate of a weighted sum of arms."""
+        wide = self.wide(of, prompts)
+        if lacking := set(weights) - set(wide):
+            raise WRPOError(f"the results lack the arm {min(lacking)!r}; run `make results`")
+        values = wide[list(weights)] @ np.array(list(weights.values()))
+        return estimate(values.round(12))  # what cancels is 0, not a rounding error
+
+    def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
+        """A row per arm: its mean ``of`` (a share, or the length) with a 95 % interval."""
+        rows = self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
+        most = np.inf if of == "length" else 1
+        return rows.assign(low=rows["low"].clip(0), high=rows["high"].clip(upper=most))
+
+    def differences(
+        self, contrasts: Mapping[str, Weights], of: str = "right", prompts: str = "all"
+    ) -> pd.DataFrame:
+        """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval."""
+        rows = []
+        for name, weights in contrasts.items():
+            found = self.find(weights, of, prompts).interval()
+            rows.append((name, found.value, found.low, found.high))
+        return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])

@@ -1,0 +1,152 @@
+"""Figures that the paper does not have: skills, settings, length, and when it pays."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from wrpo_lib.analysis.outcomes import Results, estimate
+from wrpo_lib.figures.paper import RIGHT, levels, percent
+from wrpo_lib.figures.style import (
+    GREY,
+    Drawn,
+    Look,
+    draw_interval,
+    draw_line,
+    draw_rows,
+    drawing,
+    look,
+    name_rows,
+)
+
+METHODS = (
+    *("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "simpo_on", "ipo_on"),
+    *("dpo_hybrid", "wrpo", "wrpo_a50", "wrpo_simpo", "wrpo_ipo", "sft_more"),
+)
+CONTROLS = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
+COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
+"""What starts from Target-SFT, and Target-SFT itself."""
+
+CLASSES = {
+    "A": "A: half\nknown",
+    "B": "B: sources\nonly",
+    "C": "C: known",
+    "D": "D: never\ntrained",
+}
+
+
+def comparison(profile: str = "nano") -> Drawn:
+    """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
+    results = Results(profile)
+    right = levels(results, COMPARED)
+    others = [arm for arm in COMPARED if arm != "dpo_on"]
+    rows = percent(results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others}))
+    with drawing(2, 5.4) as (figure, (top, bottom)):
+        draw_rows(top, right)
+        top.set_xlabel(RIGHT)
+        draw_rows(bottom, rows)
+        bottom.axvline(0, color=GREY)
+        bottom.set_xlabel("difference to DPO-on, points (paired)")
+    return Drawn(figure, pd.concat([right.assign(panel="right"), rows.assign(panel="difference")]))
+
+
+def headroom(profile: str = "nano") -> Drawn:
+    """Target, Target-SFT and sources: samples, greedy answers, and any of five samples."""
+    results = Results(profile)
+    sources = sorted(arm for arm in results.wide("right") if arm.startswith("source_"))
+    arms, drawn = ["target", "target_sft", *sources], []
+    with drawing(height=3.6) as (figure, axis):
+        for shift, (of, marker, name) in zip(
+            (-0.2, 0, 0.2),
+            (("right", "o", "samples"), ("greedy", "s", "greedy"), ("any5", "D", "any of five")),
+            strict=True,
+        ):
+            rows = levels(results, arms, of)
+            for k, row in enumerate(rows.itertuples()):
+                how = look(row.arm)._replace(marker=marker)
+                label = name if k == 0 else ""
+                draw_interval(axis, k + shift, row, how, markersize=5, capsize=2, label=label)
+            drawn.append(rows.assign(of=of))
+        name_rows(axis, [look(arm).name for arm in arms])
+        axis.set_xlabel("% right, held-out prompts")
+        figure.legend(loc="outside lower center", ncols=3)
+    return Drawn(figure, pd.concat(drawn))
+
+
+def skills(profile: str = "nano") -> Drawn:
+    """Classes of skills × methods: the share of samples that are right, and its interval."""
+    results = Results(profile)
+    found = [percent(results.levels(METHODS, "right", k)).assign(column=k) for k in CLASSES]
+    rows = pd.concat(found)
+    wide = rows.pivot(index="arm", columns="column", values="value").loc[list(METHODS)]
+    with drawing(height=5.6) as (figure, axis):
+        axis.imshow(wide, cmap="Greys", vmin=0, vmax=160, aspect="auto")
+        half = (rows["high"] - rows["low"]) / 2
+        for row, width in zip(rows.itertuples(), half, strict=True):
+            at = (list(CLASSES).index(row.column), METHODS.index(row.arm))
+            text = f"{row.value:.0f} ±{width:.0f}"
+            axis.text(*at, text, ha="center", va="center", fontsize=10)
+        axis.set_xticks(range(len(CLASSES)), CLASSES.values())
+        axis.xaxis.tick_top()
+        name_rows(axis, [look(arm).name for arm in METHODS])
+        axis.grid(visible=False)
+    return Drawn(figure, rows)
+
+
+def length(profile: str = "nano") -> Drawn:
+    """What is right against the tokens of a sample, for every method."""
+    results = Results(profile)
+    right, tokens = levels(results, METHODS), results.levels(METHODS, "length")
+    with drawing(height=5.0) as (figure, axis):
+        for y, x in zip(right.itertuples(), tokens.itertuples(), strict=True):
+            how = look(y.arm)
+            error = {"xerr": [[x.value - x.low], [x.high - x.value]]}
+            error |= {"yerr": [[y.value - y.low], [y.high - y.value]]}
+            drawn = {"color": how.color, "linestyle": "", "label": how.name, "markersize": 7}
+            axis.errorbar(x.value, y.value, **error, marker=how.marker, **drawn)
+        axis.set(xlabel="tokens a sample", ylabel="% of samples right")
+        figure.legend(loc="outside lower center", ncols=2)
+    return Drawn(figure, right.merge(tokens, on="arm", suffixes=("", "_tokens")))
+
+
+def pays(profile: str = "nano") -> Drawn:
+    """The gain of WRPO over DPO-on by the dose of SFT, the reward's noise, and what is sampled."""
+    results = Results(profile)
+    panels = {
+        "dose of SFT before it": _levels_of(results, "map_dose"),
+        "noise of the reward": _levels_of(results, "map_noise"),
+        "samples of Target-SFT that are right": _by_sampled(results),
+    }
+    drawn = []
+    with drawing(3, 7.6) as (figure, axes):
+        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+            rows = percent(rows)
+            draw_line(axis, range(len(rows)), rows, Look("", "#009E73", "P", "-"))
+            axis.set_xticks(range(len(rows)), rows["arm"])
+            axis.axhline(0, color=GREY)
+            axis.set(xlabel=name, ylabel="WRPO − DPO-on,\npoints")
+            drawn.append(rows.assign(panel=name))
+    return Drawn(figure, pd.concat(drawn))
+
+
+def _levels_of(results: Results, prefix: str) -> pd.DataFrame:
+    """The gain at each of the three levels of a map."""
+    names = ("low", "middle", "high")
+    arms = [(f"{prefix}{k}_wrpo", f"{prefix}{k}_dpo_on") for k in range(len(names))]
+    gains = {n: {ours: 1.0, base: -1.0} for n, (ours, base) in zip(names, arms, strict=True)}
+    return results.differences(gains)
+
+
+def _by_sampled(results: Results) -> pd.DataFrame:
+    """The gain on prompts by how often a sample of Target-SFT is right there."""
+    right = results.wide("right")
+    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
+    bins = {
+        "none": known == 0,
+        "up to half": (known > 0) & (known <= 0.5),
+        "more": known > 0.5,
+    }
+    rows = []
+    for name, chosen in bins.items():
+        found = estimate(gain[chosen]).interval()
+        rows.append((name, found.value, found.low, found.high))
+    return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])

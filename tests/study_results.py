@@ -1,0 +1,153 @@
+"""A small study with known effects, in the files that the study writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from wrpo_lib.io import file_hash
+from wrpo_lib.paper.plan import Plan, read_plan
+
+SKILLS = dict(enumerate("AAABBBCCCDDD"))
+SAMPLES = 8
+MODELS = ("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "wrpo")
+
+
+def plan_arms(plan: Plan) -> list[str]:
+    """Every arm that a test on held-out prompts names."""
+    tests = [claim.test for claim in plan.claims if claim.test]
+    named = [arm for test in tests if test.of != "logp" for arm in test.arms()]
+    named += [f"map_{k}1_{arm}" for k in ("dose", "noise") for arm in ("wrpo", "dpo_on")]
+    return list(dict.fromkeys(["target", *named]))
+
+
+def outcomes(
+    level: Mapping[str, float],
+    seeds: tuple[int, ...],
+    prompts: int = 48,
+    spread: float = 0.01,
+    rng: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """Every arm's samples are right at its own rate, moved by ``spread`` in each world.
+
+    All arms of a world share the prompts' difficulty and the random numbers, as in the study.
+    """
+    rng, rows = rng or np.random.default_rng(0), []
+    skill = np.arange(prompts) % len(SKILLS)
+    for seed in seeds:
+        hard, shared = rng.normal(0, 0.15, prompts), rng.random((prompts, SAMPLES))
+        for arm, mean in level.items():
+            rate = np.clip(mean + hard + rng.normal(0, spread), 0, 1)
+            right = shared < rate[:, None]
+            rows.append(
+                pd.DataFrame(
+                    {
+                        "arm": arm,
+                        "seed": seed,
+                        "prompt": np.arange(prompts),
+                        "skill": skill,
+                        "class": [SKILLS[s] for s in skill],
+                        "greedy": (rate > 0.5).astype(int),
+                        "right": right.sum(1),
+                        "n": SAMPLES,
+                        "any5": right[:, :5].any(1).astype(int),
+                        "style": rng.binomial(SAMPLES, 0.3, prompts),
+                        "length": SAMPLES * 6 + rng.integers(0, 9, prompts),
+                        "repeats": rng.binomial(SAMPLES, 0.02, prompts),
+                    }
+                )
+            )
+    return pd.concat(rows, ignore_index=True).astype({"arm": "category", "class": "category"})
+
+
+def dynamics(arms: list[str], seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """Rewards that grow with the step; a wider margin for the hybrid."""
+    rows = []
+    for arm in arms:
+        slope = {"dpo_hybrid": 3.0, "dpo_on": 1.0}.get(arm, 2.0)
+        for seed in seeds:
+            for split in ("train", "heldout"):
+                for step in range(0, 41, 2):
+                    ws, wt, lost = slope * step / 40 * np.array([1.0, 0.5, -0.5]) + rng.normal(
+                        0, 0.05, 3
+                    )
+                    row = {"arm": arm, "seed": seed, "step": step, "split": split}
+                    row |= {"reward_ws": ws, "reward_wt": wt, "reward_l": lost}
+                    row |= {"margin": ws - lost, "accuracy": 0.5 + step / 100}
+                    row |= {"accuracy_wt": 0.7, "alpha": step / 80, "loss": 0.69 - step / 100}
+                    rows.append(row | {"source_share": step / 80})
+    return pd.DataFrame(rows)
+
+
+def deviation(seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """Source responses some nats below the model's own."""
+    rows = [
+        (seed, model, whose, response, rng.normal(-8.0 if whose == "source" else -3.0), 6, 1)
+        for seed in seeds
+        for model in MODELS
+        for whose in ("source", "own")
+        for response in range(20)
+    ]
+    columns = ["seed", "model", "whose", "response", "logp", "tokens", "right"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None) -> Path:
+    """Write ``results/nano`` below ``root``; arms without a level have 0.5."""
+    plan, rng = plan or read_plan(), np.random.default_rng(1)
+    arms, folder = plan_arms(plan), root / "results" / "nano"
+    folder.mkdir(parents=True)
+    trained = [arm for arm in arms if not arm.startswith(("source", "target"))]
+    costs = pd.DataFrame([(arm, seed) for arm in arms for seed in plan.seeds])
+    costs = costs.set_axis(["arm", "seed"], axis=1).assign(
+        train_seconds=20.0, cpu_seconds=40.0, pairs=640, tokens_generated=9000, models_held=1
+    )
+    costs["diverged"] = (costs["arm"] == "wrpo_a90") & (costs["seed"] == plan.seeds[0])
+    tables: dict[str, pd.DataFrame] = {
+        "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, plan.seeds),
+        "dynamics.csv.gz": dynamics(trained, plan.seeds, rng),
+        "deviation.csv.gz": deviation(plan.seeds, rng),
+        "arms.csv": costs,
+        "responses.csv.gz": responses(arms, plan.seeds),
+        "sources.csv": shares(plan.seeds, rng),
+        "headroom.csv": headroom(plan.seeds, rng),
+    }
+    files: dict[str, Any] = {}
+    for name, table in tables.items():
+        if name.endswith("parquet"):
+            table.to_parquet(folder / name, compression="zstd", index=False)
+        else:
+            table.to_csv(folder / name, index=False)
+        files[name] = {"rows": len(table), "sha256": file_hash(folder / name)}
+    record = {"schema": 1, "plan": plan.sha256, "seeds": list(plan.seeds), "files": files}
+    record |= {"commit": "0123456789ab", "seconds": 1200, "world": {}}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def responses(arms: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
+    """One greedy answer per arm to two prompts of each world."""
+    rows = [(a, s, p, f"skill{p} abcd", "d c b a", 1) for a in arms for s in seeds for p in (0, 7)]
+    columns = ["arm", "seed", "prompt", "prompt_text", "response", "right"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def headroom(seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """What the rules of the world ask."""
+    names = ["target_greedy", "worst_source", "b_source_right", "b_pass5", "b_learnable"]
+    names += ["sft_greedy", "gap_nats", "length_ratio", "rank_correlation", "sft_style"]
+    return pd.DataFrame(rng.random((len(seeds), len(names))), columns=names).assign(seed=seeds)
+
+
+def shares(seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """The share of prompts that each source wins."""
+    rows = []
+    for seed in seeds:
+        share = rng.dirichlet(np.ones(6) * 8)
+        rows += [(seed, f"source_{k + 1}", value, 360) for k, value in enumerate(share)]
+    return pd.DataFrame(rows, columns=["seed", "source", "share", "n"])
