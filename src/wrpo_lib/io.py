@@ -153,7 +153,7 @@ def _lock(file: Any, path: Path) -> None:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A path in a folder of its own beside ``path``, renamed over it if nothing fails."""
     guard = path.with_name(f".{path.name}.lock")
     remedy = "mend the cause, or choose another kind or place"
@@ -170,7 +170,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
-    with _replacing(path) as part:
+    with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
@@ -182,7 +182,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_rows(rows: Iterable[Row], path: str | Path) -> None:
     """Write rows as the kind of file that ``path`` names, atomically; JSONL row by row."""
     path = check_suffix(path, WRITABLE)
-    with _replacing(path) as part:
+    with replacing(path) as part:
         if path.suffix.lower() == ".parquet":
             import pyarrow as pa
             import pyarrow.parquet as pq

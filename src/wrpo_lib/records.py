@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.io import file_hash, parse_row, write_atomically, write_json
+from wrpo_lib.io import file_hash, parse_row, replacing, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,15 +70,30 @@ def results_dir(profile: str) -> Path:
 
 
 def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
-    """Write all tables of a profile and, last, the ``run.json`` that vouches for them."""
+    """Write all tables of a profile and, last, the ``run.json`` that vouches for them.
+
+    A table is written as its name says, ``.csv``, ``.csv.gz`` or ``.parquet``; ``.csv`` is
+    understood.
+    """
+    record = {"schema": SCHEMA, "profile": profile, **provenance(), **record}
     folder, files = results_dir(profile), {}
     for name, table in tables.items():
-        path = folder / f"{name}.csv"
-        write_atomically(path, table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+        path = folder / (name if "." in name else f"{name}.csv")
+        with replacing(path) as part:
+            _write_table(table, part)
         files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
-    record = {"schema": SCHEMA, "profile": profile, **provenance(), **record, "files": files}
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record | {"files": files})
     return folder
+
+
+def _write_table(table: pd.DataFrame, path: Path) -> None:
+    """The same bytes for the same table: an archive records no time."""
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False, compression="zstd")
+        return
+    packed: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+    how: dict[str, Any] = {"float_format": "%.6g", "lineterminator": "\n"}
+    table.to_csv(path, index=False, compression=packed, **how)
 
 
 def read_run(profile: str) -> dict[str, Any]:

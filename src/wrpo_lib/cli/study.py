@@ -11,17 +11,18 @@ from wrpo_lib.errors import WRPOError
 
 
 def results(
-    profile: Annotated[str, typer.Argument(help="nano, or smol (quadruples of real text)")],
+    profile: Annotated[str, typer.Argument(help="nano, development (its settings), or smol (real text)")],
     workers: Annotated[int, typer.Option(help="nano: processes, one thread each")] = 2,
     published: Annotated[
         Path | None, typer.Option(help="smol: folder of alpaca_eval's results, <model>.json.gz")
     ] = None,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
-    if profile == "nano":
-        from wrpo_lib.nano.study import make_results
+    if profile in ("nano", "development"):
+        from wrpo_lib.nano import runner
 
-        typer.echo(f"wrote {make_results(workers)}")
+        make = runner.make_results if profile == "nano" else runner.make_development
+        typer.echo(f"wrote {make(workers)}")
     elif profile == "smol":
         if published is None:
             raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")
@@ -31,7 +32,7 @@ def results(
         asked = study.Study(project_root() / "runs" / "smol", published)
         typer.echo(f"wrote {study.make_results(asked)}")
     else:
-        raise WRPOError(f"unknown profile {profile!r}; choose one of nano, smol")
+        raise WRPOError(f"unknown profile {profile!r}; choose one of nano, development, smol")
 
 
 def figures(

@@ -89,6 +89,14 @@ class Stage:
             os.replace(part, path)
         return torch.load(path, weights_only=False)
 
+    def make(self, names: list[str]) -> None:
+        """Make the answers of some policies, saying what is done and how long the rest may take."""
+        start, todo = time.monotonic(), [n for n in names if not self.has(f"arms/{n}")]
+        for k, name in enumerate(todo, 1):
+            self.answers(name)
+            left = (time.monotonic() - start) / k * (len(todo) - k) / 60
+            print(f"{self.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True)
+
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""
         model = self.answers(name).model

@@ -1,10 +1,11 @@
 """What is settled on development seeds: whether a world has room for fusion, the methods' settings.
 
-No reported seed enters here. ``results/nano/development.csv`` has every run of the grids.
+No reported seed enters here. ``results/development`` has every run of the grids.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -94,26 +95,34 @@ def broken(table: pd.DataFrame) -> list[str]:
 
 
 def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Arms of the grids: learning rate by β (or τ), as many points for every method."""
-    found = {}
-    for arm, values in recipe["development"]["grid"].items():
-        spec = recipe["arms"][arm]
-        knob = KNOBS[spec.get("form", "dpo")]
-        for i, rate in enumerate(values["learning_rate"]):
-            for j, value in enumerate(values[knob]):
-                settings = spec.get("settings", {}) | {"learning_rate": rate, knob: value}
-                found[f"grid_{arm}_lr{i}_b{j}"] = spec | {"settings": settings}
-    return found
+    """Arms of the grids: learning rate by β (or τ), as many points for every method; then α."""
+    found, asked, arms = {}, recipe["development"], recipe["arms"]
+    for arm, values in asked["grid"].items():
+        knob = KNOBS[arms[arm].get("form", "dpo")]
+        for rate, value in product(values["learning_rate"], values[knob]):
+            settings = arms[arm].get("settings", {}) | {"learning_rate": rate, knob: value}
+            found[f"{arm}/{rate:g}/{value:g}"] = arms[arm] | {"settings": settings}
+    return found | {f"alpha/{a:g}": arms["wrpo"] | {"alpha": a} for a in asked["alpha"]}
 
 
-def develop(stage: Stage) -> pd.DataFrame:
-    """Exactness of every arm of the grids, a row per arm and world."""
+def for_development(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the arms of the grids, and what δ and the rules need, in place of its own."""
+    arms = {name: recipe["arms"][name] for name in ("dpo_on", "sft_true")}
+    return recipe | {"arms": arms | grid(recipe), "seeds": recipe["development"]["seeds"]}
+
+
+def develop(stage: Stage) -> dict[str, pd.DataFrame]:
+    """The rules' table, and the exactness of every arm of the grids, a row per arm and world."""
     torch.set_num_threads(1)
-    rows = []
-    for name in grid(stage.recipe):
-        arm = stage.arms[name]
+    arms, rows = stage.arms, []
+    stage.make(["target_sft", *stage.sources, *arms])
+    for name in ("target_sft", *arms):
         answered = outcomes(stage, name)
         answered["right"] /= answered["n"]
         means = answered.groupby("seed")[["greedy", "right"]].mean().reset_index()
-        rows.append(means.assign(arm=name, form=arm.form, alpha=arm.alpha, **arm.settings))
-    return pd.concat(rows).rename(columns={"right": "sampled"})
+        how = {"alpha": arms[name].alpha, **arms[name].settings} if name in arms else {}
+        rows.append(means.assign(arm=name, method=name.partition("/")[0], **how))
+    return {
+        "headroom": headroom(stage),
+        "grid": pd.concat(rows, ignore_index=True).rename(columns={"right": "sampled"}),
+    }

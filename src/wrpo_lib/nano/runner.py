@@ -6,55 +6,71 @@ recomputed from it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
+from wrpo_lib.analysis.report import write_verdicts
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import Stage, outcomes
 from wrpo_lib.nano.batch import PAD, score
 from wrpo_lib.nano.collective import COLLECTIVE
-from wrpo_lib.nano.development import headroom
+from wrpo_lib.nano.development import develop, for_development, headroom
 from wrpo_lib.nano.world import World, quality
+from wrpo_lib.paper.plan import PLAN
 from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root, results_dir, write_results
 
-PER_ARM = ("outcomes.parquet", "dynamics.csv.gz", "arms", "responses.csv.gz")
+PER_ARM = ("outcomes.parquet", "dynamics.csv.gz", "arms", "responses.csv.gz", "answers.csv.gz")
 DEVIATION = ("target", "target_sft", "target_dpo_on", "dpo_off", "dpo_on", "wrpo")
 SHOWN = 4
-"""Held-out prompts of each world whose answers are kept as text."""
+"""Held-out prompts of each world, in their random order, that every arm's answers are kept of."""
 TOLERANCE = 0.02
 """A mean exactness that moved by more, between two runs of the study, is reported."""
 
 
-def stages(seeds: list[int], folder: Path | None = None) -> list[Stage]:
-    """The worlds of some seeds, a few side by side, kept under ``runs/nano``."""
-    path = recipe_path("nano", "world")
-    recipe = read_yaml(path)["testbed"]
-    folder = folder or project_root() / "runs" / "nano" / file_hash(path)[:12]
-    n = recipe["at_once"]
+def nano_recipe() -> dict[str, Any]:
+    """The ``testbed`` section of ``recipes/nano/world.yaml``."""
+    return dict(read_yaml(recipe_path("nano", "world"))["testbed"])
+
+
+def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
+    """The worlds of a recipe's seeds, a few side by side, kept under ``runs/nano``.
+
+    What was kept of another recipe is not taken up: the folder is named after the recipe.
+    """
+    known = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+    folder = folder or project_root() / "runs" / "nano" / known[:12]
+    seeds, n = recipe["seeds"], recipe["at_once"]
     parts = [seeds[k : k + n] for k in range(0, len(seeds), n)]
-    names = ["-".join(map(str, part)) for part in parts]
     return [
-        Stage([World(seed, recipe) for seed in part], folder / name)
-        for part, name in zip(parts, names, strict=True)
+        Stage([World(seed, recipe) for seed in part], folder / "-".join(map(str, part)))
+        for part in parts
     ]
 
 
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
-    """Every arm of a stage, saying what is done and how long the rest may take; its tables."""
+    """Every arm of a stage, and its tables."""
     torch.set_num_threads(1)
-    start, todo = time.monotonic(), [n for n in stage.names if not stage.has(f"arms/{n}")]
-    for k, name in enumerate(todo, 1):
-        stage.answers(name)
-        left = (time.monotonic() - start) / k * (len(todo) - k) / 60
-        print(f"{stage.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True)
+    stage.make(stage.names)
     return tables(stage)
+
+
+def in_parallel(
+    job: Callable[[Stage], dict[str, pd.DataFrame]], parts: list[Stage], workers: int
+) -> dict[str, pd.DataFrame]:
+    """Tables of all stages, one below the other, a stage to a process."""
+    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in parts)
+    return {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
 
 
 def tables(stage: Stage) -> dict[str, pd.DataFrame]:
@@ -65,7 +81,10 @@ def tables(stage: Stage) -> dict[str, pd.DataFrame]:
         found["outcomes.parquet"].append(of_arm)
         found["dynamics.csv.gz"].append(pd.DataFrame(stage.answers(name).dynamics))
         found["arms"].append(costs(stage, name, of_arm))
-        found["responses.csv.gz"].append(shown(stage, name))
+        said = greedy(stage, name)
+        found["responses.csv.gz"].append(said[said["prompt"] < SHOWN])
+        if name in stage.recipe["evaluation"]["models"]:
+            found["answers.csv.gz"].append(said)
     return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()} | {
         "deviation.csv.gz": deviation(stage),
         "headroom": headroom(stage),
@@ -106,15 +125,16 @@ def deviation(stage: Stage) -> pd.DataFrame:
     return pd.concat(rows)
 
 
-def shown(stage: Stage, name: str) -> pd.DataFrame:
-    """An arm's greedy answers to a few prompts of each world, drawn at random, alike for all."""
+def greedy(stage: Stage, name: str) -> pd.DataFrame:
+    """An arm's greedy answers to the held-out prompts, as text."""
     rows, said = [], stage.answers(name).greedy
     for s, world in enumerate(stage.worlds):
-        prompts = world.splits["heldout"]
-        for k in world.rng(14).choice(len(prompts), SHOWN, replace=False).tolist():
-            right = int(quality(prompts[k], said[s][k][0]) == 1)
-            rows.append((name, world.seed, k, prompts[k].text, said[s][k][0], right))
-    return pd.DataFrame(rows, columns=["arm", "seed", "prompt", "prompt_text", "response", "right"])
+        for k, prompt in enumerate(world.splits["heldout"]):
+            text = said[s][k][0]
+            right = int(quality(prompt, text) == 1)
+            rows.append((name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right))
+    columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def source_table(stage: Stage) -> pd.DataFrame:
@@ -143,21 +163,28 @@ def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     ]
 
 
+def make_development(workers: int = 2) -> Path:
+    """Run the grids and the rules on the development seeds and write ``results/development``."""
+    recipe, start = for_development(nano_recipe()), time.perf_counter()
+    found = in_parallel(develop, stages(recipe), workers)
+    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
+    record["seconds"] = round(time.perf_counter() - start)
+    return write_results("development", found, record)
+
+
 def make_results(workers: int = 2) -> Path:
     """Run the study of the recipe's seeds (finished arms are kept) and write ``results/nano``."""
-    recipe = read_yaml(recipe_path("nano", "world"))["testbed"]
-    start, parts = time.perf_counter(), stages(recipe["seeds"])
-    done = Parallel(n_jobs=workers)(delayed(run)(stage) for stage in parts)
-    found = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
+    recipe, start = nano_recipe(), time.perf_counter()
+    found = in_parallel(run, stages(recipe), workers)
     for column in ("arm", "class"):
         found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
     record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
-    plan = project_root() / "src" / "wrpo_lib" / "paper" / "claims.yml"
-    record |= {"plan": file_hash(plan), "seconds": round(time.perf_counter() - start)}
+    record |= {"plan": file_hash(PLAN), "seconds": round(time.perf_counter() - start)}
     tracked = results_dir("nano") / "outcomes.parquet"
     changed = (
         moved(pd.read_parquet(tracked), found["outcomes.parquet"]) if tracked.is_file() else []
     )
     folder = write_results("nano", found, record)
+    write_verdicts("nano")
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder
