@@ -8,16 +8,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wrpo_lib.nano.development import RULES, broken, grid, headroom, rank_correlation
+from wrpo_lib.nano.arms import Stage
+from wrpo_lib.nano.development import (
+    RULES,
+    broken,
+    for_development,
+    grid,
+    headroom,
+    rank_correlation,
+)
 from wrpo_lib.nano.runner import stages
+from wrpo_lib.nano.world import World
+from wrpo_lib.records import read_results
 
 
 @pytest.mark.slow
-def test_ten_development_worlds_keep_the_rules(tmp_path: Path) -> None:
-    """Ten worlds' target and sources from scratch, two kinds of SFT: about ten minutes."""
-    table = pd.concat([headroom(stage) for stage in stages(list(range(100, 110)), tmp_path)])
+def test_ten_development_worlds_keep_the_rules(recipe: dict, tmp_path: Path) -> None:
+    """Ten worlds' target and sources from scratch, two kinds of SFT: about twenty minutes."""
+    parts = stages(for_development(recipe), tmp_path)
+    table = pd.concat([headroom(stage) for stage in parts])
     assert len(table) == 10
     assert not broken(table), table.to_string()
+
+
+def test_the_tracked_development_worlds_keep_the_rules() -> None:
+    assert not broken(read_results("development", "headroom"))
 
 
 def test_a_rule_that_is_not_kept_is_named() -> None:
@@ -34,6 +49,16 @@ def test_the_rank_correlation_is_spearmans_mean_over_prompts_that_differ() -> No
     assert rank_correlation(truth[:2], rewards[:2]) == pytest.approx(1)
 
 
-def test_every_method_has_as_many_points(recipe: dict) -> None:
-    points = pd.Series(list(grid(recipe))).str.extract(r"grid_(.*)_lr\d_b\d")[0].value_counts()
-    assert points.nunique() == 1
+def test_every_method_has_as_many_points(recipe: dict, tmp_path: Path) -> None:
+    points = pd.Series(list(grid(recipe))).str.partition("/")[0].value_counts()
+    assert points.drop("alpha").nunique() == 1
+    stage = Stage([World(100, for_development(recipe))], tmp_path)
+    rates = {arm.settings["learning_rate"] for arm in stage.arms.values()}
+    assert rates >= set(recipe["development"]["grid"]["wrpo"]["learning_rate"])
+
+
+def test_no_chosen_setting_is_on_the_edge_of_its_grid(recipe: dict, tmp_path: Path) -> None:
+    arms = Stage([World(100, recipe)], tmp_path).arms
+    for name, values in recipe["development"]["grid"].items():
+        for field, tried in values.items():
+            assert min(tried) < arms[name].settings[field] < max(tried), (name, field)

@@ -18,7 +18,7 @@ from wrpo_lib.nano.batch import PAD, score
 
 RULES = {
     "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
-    "source_lead": (0.2, 1.0),  # of the worst source over Target-SFT, greedy
+    "source_lead": (0.2, 1.0),  # of the worst source over the target, greedy
     "b_pass5": (0.0, 0.1),  # Target-SFT does not show class B
     "b_source_right": (0.9, 1.0),  # y_ws does
     "b_learnable": (0.3, 1.0),  # SFT on true answers with equal steps gains this on class B
@@ -46,7 +46,7 @@ def headroom(stage: Stage) -> pd.DataFrame:
             "target_greedy": greedy["target"],
             "sft_greedy": greedy["target_sft"],
             "sft_sampled": exact["sampled"]["target_sft"],
-            "source_lead": greedy[stage.sources].min(axis=1) - greedy["target_sft"],
+            "source_lead": greedy[stage.sources].min(axis=1) - greedy["target"],
             "b_pass5": of_b["any5"]["target_sft"],
             "b_learnable": of_b["sampled"]["sft_true"] - of_b["sampled"]["target_sft"],
         }
@@ -115,7 +115,7 @@ def develop(stage: Stage) -> dict[str, pd.DataFrame]:
     """The rules' table, and the exactness of every arm of the grids, a row per arm and world."""
     torch.set_num_threads(1)
     arms, rows = stage.arms, []
-    stage.make(["target_sft", *stage.sources, *arms])
+    stage.make(["target", *stage.sources, "target_sft", *arms])
     for name in ("target_sft", *arms):
         answered = outcomes(stage, name)
         answered["right"] /= answered["n"]

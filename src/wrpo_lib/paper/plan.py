@@ -18,6 +18,7 @@ Number = Annotated[float, BeforeValidator(lambda text: float(Fraction(str(text))
 Weights = dict[str, Number]
 Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
 Dynamic = Literal["margin", "reward_ws", "reward_wt", "reward_l", "accuracy", "accuracy_wt"]
+Judged = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 PLAN = Path(__file__).with_name("claims.yml")
 SHARES = ("right", "greedy", "any5")
 """Measures of correctness, to which the plan's ``delta`` applies."""
@@ -33,7 +34,7 @@ class Comparison(_Strict):
     The keys of weights are arms; for ``logp`` they are ``model/whose``.
     """
 
-    of: Outcome | Dynamic | Literal["logp"] = "right"
+    of: Outcome | Dynamic | Judged | Literal["logp"] = "right"
     prompts: Literal["all", "A", "B", "C", "D", "unsampled"] = "all"
     difference: Weights | None = None
     slope: Weights | None = Field(default=None, min_length=3)
