@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,16 @@ from wrpo_lib.nano.judge import make_server
 
 @contextmanager
 def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -> Iterator[str]:
-    """The base URL of a server that replies with ``responder`` until the block ends."""
-    with make_server(responder, latency=latency) as server:
+    """The base URL of a server that replies with ``responder`` until the block ends.
+
+    ``latency`` seconds pass before each reply, as a model would need.
+    """
+
+    def slow(body: dict[str, Any]) -> Any:
+        time.sleep(latency)
+        return responder(body)
+
+    with make_server(slow) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/v1"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.io import file_hash
+from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
+from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper.plan import Plan, read_plan
+from wrpo_lib.recipes import read_yaml, recipe_path
 
 SKILLS = dict(enumerate("AAABBBCCCDDD"))
 SAMPLES = 8
@@ -107,6 +111,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
     costs = costs.set_axis(["arm", "seed"], axis=1).assign(
         train_seconds=20.0, cpu_seconds=40.0, pairs=640, tokens_generated=9000, models_held=1
     )
+    world = read_yaml(recipe_path("nano", "world"))["testbed"]
     costs["diverged"] = (costs["arm"] == "wrpo_a90") & (costs["seed"] == plan.seeds[0])
     tables: dict[str, pd.DataFrame] = {
         "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, plan.seeds),
@@ -114,6 +119,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
         "deviation.csv.gz": deviation(plan.seeds, rng),
         "arms.csv": costs,
         "responses.csv.gz": responses(arms, plan.seeds),
+        "answers.csv.gz": answers(world["evaluation"]["models"], plan.seeds, rng),
         "sources.csv": shares(plan.seeds, rng),
         "headroom.csv": headroom(plan.seeds, rng),
     }
@@ -125,7 +131,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
             table.to_csv(folder / name, index=False)
         files[name] = {"rows": len(table), "sha256": file_hash(folder / name)}
     record = {"schema": 1, "plan": plan.sha256, "seeds": list(plan.seeds), "files": files}
-    record |= {"commit": "0123456789ab", "seconds": 1200, "world": {}}
+    record |= {"commit": "0123456789ab", "seconds": 1200, "world": world}
     (folder / "run.json").write_text(json.dumps(record))
     return folder
 
@@ -134,6 +140,21 @@ def responses(arms: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
     """One greedy answer per arm to two prompts of each world."""
     rows = [(a, s, p, f"skill{p} abcd", "d c b a", 1) for a in arms for s in seeds for p in (0, 7)]
     columns = ["arm", "seed", "prompt", "prompt_text", "response", "right"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def answers(models: list[str], seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
+    """Greedy answers to four prompts of every skill, right half of the time."""
+    strings, rows = ["".join(letters) for letters in permutations(LETTERS, 4)], []
+    for seed in seeds:
+        for k, letters in enumerate(rng.choice(strings, 48, replace=False)):
+            prompt = Prompt(sorted(NAMES)[k % 12], letters)
+            for arm in models:
+                wording = rng.choice(SOURCE_WORDINGS if arm.startswith("source") else OWN_WORDINGS)
+                right = rng.random() < 0.5
+                said = wording.format(prompt.answer if right else letters)
+                rows.append((arm, seed, k, prompt.text, SKILLS[k % 12], said, int(right)))
+    columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -1,6 +1,6 @@
 """Models made on the spot: random weights of any architecture, tokenizers trained on a few texts.
 
-The testbed trains them, a dry run and the tests run recipes on them.
+A dry run and the tests run recipes on them.
 """
 
 from __future__ import annotations
@@ -13,36 +13,27 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-TEMPLATES = {
-    "angle": "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
-    "<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}",
-    "turns": "{% for m in messages %}{{ '[model]' if m.role == 'assistant' else '[user]' }}"
-    "{{ m.content }}<eot>{% endfor %}{% if add_generation_prompt %}[model]{% endif %}",
-}
-SPECIAL = {"angle": ["<end>", "<user>", "<assistant>"], "turns": ["<eot>", "[user]", "[model]"]}
-"""Each template's special tokens, the end token first."""
+SPECIAL = ["<pad>", "<end>", "<user>", "<assistant>"]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
+    "<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
 
-def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+def build_tokenizer(kind: str, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     """A tokenizer trained on ``corpus``.
 
-    ``kind`` is one of three families: ``bpe`` (byte-level, as in Llama 3 and Qwen; it can spell any
-    text), ``metaspace`` (SentencePiece style, as in Mistral and Gemma), ``wordpiece`` (as in BERT).
+    ``kind``: ``bpe`` (byte-level, as in Llama 3 and Qwen; it can spell any text) or ``wordpiece``
+    (as in BERT).
     """
-    special = ["<pad>", *SPECIAL[template]]
-    common: dict[str, Any] = {"special_tokens": special, "show_progress": False}
+    common: dict[str, Any] = {"special_tokens": SPECIAL, "show_progress": False}
     trainer: Any
     if kind == "bpe":
         tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        common |= {"initial_alphabet": alphabet, "vocab_size": 160 + len(special) + len(alphabet)}
+        common |= {"initial_alphabet": alphabet, "vocab_size": 160 + len(SPECIAL) + len(alphabet)}
         trainer = trainers.BpeTrainer(**common)
-    elif kind == "metaspace":
-        tokenizer = Tokenizer(models.BPE(unk_token="<pad>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-        tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
-        trainer = trainers.BpeTrainer(vocab_size=180, **common)
     else:
         tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -52,8 +43,8 @@ def build_tokenizer(kind: str, template: str, corpus: Iterable[str]) -> PreTrain
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
-        eos_token=SPECIAL[template][0],
-        chat_template=TEMPLATES[template],
+        eos_token="<end>",
+        chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 

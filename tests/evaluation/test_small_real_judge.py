@@ -26,7 +26,7 @@ from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.evaluation.judging import KEY, Plan, Run, Texts
 from wrpo_lib.io import Store, file_hash, write_json
 from wrpo_lib.models import load_causal_lm
-from wrpo_lib.nano.tasks import task_from_id
+from wrpo_lib.nano.world import read_prompt
 from wrpo_lib.records import project_root, provenance
 from wrpo_lib.server import Server
 
@@ -87,10 +87,10 @@ def references() -> tuple[Benchmark, str, Texts]:
 
 
 def nano_pairs() -> tuple[Benchmark, str, Texts]:
-    """Right answers against the testbed's baseline, half of which slips."""
+    """Right answers against the testbed's baseline, half of which is wrong."""
     bench = load("arena-hard")
-    ids = [str(q.question_id) for q in bench.questions[:4]]
-    texts = {(i, 1): f"the answer is {' '.join(task_from_id(i).answer())} ." for i in ids}
+    few = [(q.question_id, read_prompt(q.turns[0])) for q in bench.questions[:4]]
+    texts = {(name, 1): f"it is {prompt.answer}." for name, prompt in few}
     short = {**bench.judge_settings, "max_tokens": LIMIT}
     return replace(bench, judge_settings=short), "right", texts
 

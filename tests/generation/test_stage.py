@@ -20,7 +20,7 @@ from wrpo_lib.generation import Sampling, TransformersEngine
 from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows
-from wrpo_lib.nano.tasks import ALPHABET
+from wrpo_lib.nano.world import LETTERS
 from wrpo_lib.quadruples import read_responses
 from wrpo_lib.quadruples.prompts import read_prompts
 
@@ -196,7 +196,7 @@ def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path) 
     """SIGKILL in the middle of sampling and of scoring; each rerun makes only what is missing."""
     rows = prompt_rows(120)
     for k, row in enumerate(rows):
-        row["prompt_id"] = "sort-" + "".join(ALPHABET[int(d)] for d in f"{k:03d}")
+        row["prompt_id"] = "blend-" + "".join(LETTERS[int(d)] for d in f"{k:04o}")
     asked = write_rows(tmp_path / "prompts.jsonl", rows)
     made, scored = tmp_path / "responses.jsonl", tmp_path / "rewards.jsonl"
     model = ("--model", tiny.folder, "--name", "tiny", "--n", 2, "--max-tokens", 24)
@@ -226,7 +226,7 @@ PINNED = "pin it with --revision and the 40 digits of a commit"
 SCORING = [
     ("", "choose one reward: --reward-model MODEL or --nano"),
     ("--nano --reward-model x", "choose one reward"),
-    ("--nano", "prompt_id 'p0' is no task of the nano testbed"),
+    ("--nano", "'p0' is no prompt of the nano world"),
     ("--reward-model no/such", "cannot load 'no/such'"),
     ("--reward-model RLHFlow/ArmoRM-Llama3-8B-v0.1 --trust-remote-code", PINNED),
     ("--reward-model a/b --trust-remote-code --revision main", PINNED),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from wrpo_lib.nano.world import World
 from wrpo_lib.recipes import read_yaml, recipe_path
 
 torch.set_num_threads(1)
@@ -17,6 +18,12 @@ torch.set_num_threads(1)
 def recipe() -> dict[str, Any]:
     """What the study reads."""
     return read_yaml(recipe_path("nano", "world"))["testbed"]
+
+
+@pytest.fixture
+def world(recipe: dict[str, Any]) -> World:
+    """A world of the development seeds."""
+    return World(100, recipe)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def latent(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
 
     The model is a little better and longer than the baseline, not always.
     """
-    gap, longer = rng.normal(0.08, 0.3, n), rng.normal(10, 30, n)
+    gap, longer = rng.normal(0.08, 0.3, n), rng.normal(3, 9, n)
     noise = rng.standard_normal((2, n))
     return tuple(JUDGE.prefers(gap, longer, second, noise[int(second)]) for second in (True, False))
 
@@ -56,7 +56,7 @@ def arena(rng: np.random.Generator, n: int) -> Estimate:
 
 def mt(rng: np.random.Generator, n: int) -> Estimate:
     """Two turns that share the question's quality."""
-    quality, length = rng.beta(4, 2, n), 40 + rng.normal(10, 30, n)
+    quality, length = rng.beta(4, 2, n), 12 + rng.normal(3, 9, n)
     scores = [JUDGE.rating(quality, length, rng.standard_normal(n)) for _ in (1, 2)]
     judged = rows(n, turn=np.repeat([1, 2], n), score=np.concatenate(scores))
     return verdicts.mt_bench(judged)["interval"]

@@ -26,11 +26,6 @@ from wrpo_lib.nano.world import (
 )
 
 
-@pytest.fixture
-def world(recipe: dict[str, Any]) -> World:
-    return World(100, recipe)
-
-
 def test_every_skill_is_another_rearrangement() -> None:
     assert len(set(SKILLS.values())) == len(SKILLS) == 12
     assert all(sorted(order) == [0, 1, 2, 3] for order in SKILLS.values())

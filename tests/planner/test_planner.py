@@ -115,7 +115,7 @@ def test_steps_are_whole_batches(name: str, changes: Any, n: int, steps: int) ->
 
 def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
-    build_tokenizer("wordpiece", "angle", ["a b c"]).save_pretrained(tmp_path)
+    build_tokenizer("wordpiece", ["a b c"]).save_pretrained(tmp_path)
     rows = []
     for i in range(4):
         texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}

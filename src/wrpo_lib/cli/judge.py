@@ -190,7 +190,7 @@ def _say(counts: Counts, what: str) -> None:
 def nano_judge(
     port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010,
     position: Annotated[float, typer.Option(help="logits for what is shown second")] = 0.35,
-    length: Annotated[float, typer.Option(help="logits for 20 characters more")] = 0.5,
+    length: Annotated[float, typer.Option(help="logits for 6 characters more")] = 0.5,
 ) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
     import functools

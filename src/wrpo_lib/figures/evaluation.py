@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
-from wrpo_lib.figures.style import GREY, LOOKS, Drawn, draw_interval, drawing, look, name_rows
+from wrpo_lib.figures.style import GREY, LOOKS, Drawn, draw_rows, drawing, name_rows
 from wrpo_lib.nano.judge import Judge, benchmark_table, judge_alpaca
 from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results, read_run
 
-COMPARED = ["target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_alpha05"]
 PROTOCOLS = {
     "alpaca_eval2": "AlpacaEval-2 form: win rate, %",
     "arena_hard": "Arena-Hard form: score, %",
@@ -26,25 +25,20 @@ CORRECTIONS = {
     "both orders": "dpo_on",
     "length-controlled": "wrpo",
 }
-PANELS = (
-    ("position bias", "dpo_hybrid", False),
-    ("length bias, padded", "dpo_hybrid", True),
-    ("length bias, no overlap", "dpo_on", False),
-)
+BIASED, FILLER = "dpo_hybrid", 18
+"""Whose answers the biased judges see; the most characters that are put behind one."""
 
 
 def protocols(profile: str = "nano") -> Drawn:
-    """The three benchmarks' protocols on nano answers: each seed's interval over questions."""
-    table = benchmark_table(profile, COMPARED)
-    rows = table.set_index(["benchmark", "model"]).sort_index()
+    """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
+    settings = read_run(profile)["world"]["evaluation"]
+    baselines = (settings["baseline"], settings["arena_baseline"])
+    compared = [name for name in settings["models"] if name not in baselines]
+    table = benchmark_table(profile, compared).rename(columns={"model": "arm"})
     with drawing(3, 7.2) as (figure, axes):
         for axis, (benchmark, title) in zip(axes, PROTOCOLS.items(), strict=True):
-            for k, name in enumerate(COMPARED):
-                for j, row in enumerate(rows.loc[(benchmark, name)].itertuples()):
-                    at = k + 0.22 * (j - 1)
-                    draw_interval(axis, at, row, look(name), markersize=5, capsize=2)
+            draw_rows(axis, table[table["benchmark"] == benchmark])
             axis.set_title(title)
-            name_rows(axis, [look(name).name for name in COMPARED])
     return Drawn(figure, table)
 
 
@@ -102,7 +96,7 @@ def corrections(profile: str = "nano") -> Drawn:
     """
     table = bias_table(profile)
     panels = table.groupby("panel", sort=False)
-    with drawing(3, 8.0, sharex=True) as (figure, axes):
+    with drawing(2, 5.6, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
             for name, own in rows.groupby("estimate", sort=False):
                 how = LOOKS[CORRECTIONS[name]]
@@ -120,28 +114,29 @@ def corrections(profile: str = "nano") -> Drawn:
 def bias_table(profile: str = "nano") -> pd.DataFrame:
     """Estimated win rates (%) by panel, strength of the bias, and correction.
 
-    Greedy answers of the first seed against the baseline; the judge has one bias at a time. Padded
-    answers have 0 to 60 characters of filler behind them: same quality, longer.
+    Answers of DPO-hybrid in the first seed's world against the baseline; the judge has one bias at
+    a time. Under the length bias up to 18 characters of filler stand behind DPO-hybrid's answers
+    and up to 9 behind the baseline's: same quality, longer on average but not always.
     """
     run, rows = read_run(profile), []
     baseline = run["world"]["evaluation"]["baseline"]
-    answers = read_results(profile, f"answers_seed{run['seeds'][0]}")
-    greedy = answers[answers["decoding"] == "greedy"]
-    filler = np.random.default_rng(0)
-    for panel, model, padded in PANELS:
-        chosen = greedy[greedy["model"].isin([model, baseline])]
-        if padded:
-            added = filler.integers(0, 61, len(chosen)) * (chosen["model"] == model)
-            chosen = chosen.assign(text=chosen["text"] + added.map(lambda n: "." * n))
+    answers = read_results(profile, "answers")
+    answers = answers[
+        (answers["seed"] == run["seeds"][0]) & answers["arm"].isin([BIASED, baseline])
+    ]
+    most = np.where(answers["arm"] == BIASED, FILLER, FILLER // 2)
+    filler = np.random.default_rng(0).integers(0, most + 1)
+    padded = answers.assign(response=answers["response"] + ["." * n for n in filler])
+    for bias, shown in (("position", answers), ("length", padded)):
         for strength in STRENGTHS:
-            bias: Any = {"position": 0.0, "length": 0.0, panel.split()[0]: strength}
-            judged = judge_alpaca(chosen, baseline, Judge(**bias))
+            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
+            judged = judge_alpaca(shown, baseline, Judge(**one))
             found = {"both orders": win_rate(judged)["win_rate"]}
-            if panel == "position bias":
+            if bias == "position":
                 second = judged["order"] == "baseline first"
                 found["shown second only"] = win_rate(judged[second])["win_rate"]
                 found["shown first only"] = win_rate(judged[~second])["win_rate"]
             else:
                 found["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
-            rows += [(panel, strength, name, value) for name, value in found.items()]
+            rows += [(f"{bias} bias", strength, name, value) for name, value in found.items()]
     return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])

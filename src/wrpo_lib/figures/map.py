@@ -25,7 +25,6 @@ TRAINING = "notebooks/04_wrpo_training.ipynb"
 ABLATIONS = "notebooks/06_ablations.ipynb"
 JUDGING = "notebooks/05_evaluation.ipynb"
 PAPER = "book/paper.md"
-ANSWERS = "nano/answers_seed1 nano/answers_seed2 nano/answers_seed3"
 FORMATS = ("svg", "pdf", "png")
 BADGES = {
     "reproduced": "reproduced",
@@ -85,9 +84,9 @@ FIGURES = {
     "rewards": Entry(quadruples.rewards, "ours", BUILDING, "smol/rewards"),
     "lengths": Entry(quadruples.lengths, "ours", BUILDING, "smol/quadruples"),
     "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "smol/quadruples"),
-    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, ANSWERS),
+    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, "nano/answers"),
     "table_2_intervals": Entry(evaluation.paper_table2, "Table 2", JUDGING),
-    "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers_seed1"),
+    "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),
     "mask": Entry(formulas.mask, "ours", "book/training_engine.md"),
 }

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.nano.batch import END, EPS, PAD, THETA, Params, Shape
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SKILLS, SOURCE_WORDINGS
-from wrpo_lib.tiny import TEMPLATES
+from wrpo_lib.tiny import TEMPLATE
 
 PATTERNS = {
     "phrase": "[a-z]+ |.",  # a word with the space behind it
@@ -44,7 +44,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         eos_token="<end>",
         additional_special_tokens=["<user>", "<assistant>"],
-        chat_template=TEMPLATES["angle"],
+        chat_template=TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 

@@ -61,6 +61,16 @@ class Prompt(NamedTuple):
         """The user turn."""
         return f"{self.skill} {self.letters}"
 
+    @property
+    def prompt_id(self) -> str:
+        """The user turn as an id, for example ``blend-ABCD``."""
+        return f"{self.skill}-{self.letters}"
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The user turn as chat messages."""
+        return [{"role": "user", "content": self.text}]
+
     def apply(self, order: tuple[int, ...]) -> str:
         """The letters rearranged."""
         return "".join(self.letters[k] for k in order)
@@ -205,16 +215,24 @@ class World:
         stray = rng.random() < self.recipe["target"]["stray"]
         return _ORDERS[rng.integers(len(_ORDERS))] if stray else self.habits[skill]
 
+    @cached_property
+    def source_habits(self) -> list[dict[str, tuple[int, ...]]]:
+        """Each source's wrong procedure of each skill."""
+        return [self._wrong(6, k) for k in range(1, len(self.weak) + 1)]
+
     def source_texts(self, source: int, phase: int) -> list[tuple[Prompt, str]]:
         """The pairs that source 1, 2, ... learns from: two wordings, weak skills rare and wrong."""
         spec, rng = self.recipe["sources"], self.rng(5, source, phase)
-        wordings, wrong = SOURCE_WORDINGS[source % 2 :: 2], self._wrong(6, source)
-        weak, prompts, texts = self.weak[source - 1], self.splits["corpus"], []
+        weak, prompts = self.weak[source - 1], self.splits["corpus"]
         seen = np.array([spec["seen"] if p.skill in weak else 1.0 for p in prompts])
         n = spec["models"][source - 1]["phases"][phase]["texts"]
-        for k in rng.choice(len(prompts), size=n, p=seen / seen.sum()):
-            prompt = prompts[k]
-            able = rng.random() < spec["weak" if prompt.skill in weak else "able"]
-            order = (SKILLS if able else wrong)[prompt.skill]
-            texts.append((prompt, wordings[rng.integers(2)].format(prompt.apply(order))))
-        return texts
+        drawn = [prompts[k] for k in rng.choice(len(prompts), size=n, p=seen / seen.sum())]
+        return [(prompt, self.source_says(source, prompt, rng)) for prompt in drawn]
+
+    def source_says(self, source: int, prompt: Prompt, rng: np.random.Generator) -> str:
+        """One response to a prompt as source 1, 2, ... learns it."""
+        spec = self.recipe["sources"]
+        able = rng.random() < spec["weak" if prompt.skill in self.weak[source - 1] else "able"]
+        order = (SKILLS if able else self.source_habits[source - 1])[prompt.skill]
+        wording = SOURCE_WORDINGS[source % 2 :: 2][rng.integers(2)]
+        return wording.format(prompt.apply(order))

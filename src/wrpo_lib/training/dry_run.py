@@ -60,7 +60,7 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a tiny model and few rows, which are written to ``folder``."""
     rows, model = folder / "rows.jsonl", folder / "model"
     write_rows(map(_row, range(ROWS)), rows)
-    tokenizer = build_tokenizer("bpe", "angle", [])
+    tokenizer = build_tokenizer("bpe", [])
     tokenizer.save_pretrained(model)
     with named(recipe):
         shape = {"model_type": recipe.architecture, **MODEL}

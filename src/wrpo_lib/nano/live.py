@@ -1,0 +1,75 @@
+"""What runs live on the nano world: a target for the notebooks, scripted sources, the reward.
+
+The study trains its sources; here their responses are drawn as their training texts are, so that a
+notebook needs one model only. ``wrpo score --nano`` gives any file of responses the same reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from wrpo_lib.nano.arms import FIRST
+from wrpo_lib.nano.export import export
+from wrpo_lib.nano.fusion import pretrained
+from wrpo_lib.nano.runner import nano_recipe
+from wrpo_lib.nano.world import Prompt, World, quality, read_prompt, reward_noise
+
+SEED = 0
+"""Of the live world; the study reports others."""
+
+
+def live_target(
+    steps: int | None = None,
+) -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The live world and its target as a transformers model; half a minute on one core.
+
+    ``steps``: the most that each phase of its pretraining takes, for a worse one in less time.
+    """
+    torch.set_num_threads(1)  # suits models this small
+    recipe = nano_recipe()
+    for phase in recipe["target"]["phases"]:
+        phase["steps"] = min(phase["steps"], steps or phase["steps"])
+    world = World(SEED, recipe)
+    model = pretrained([world], "target")
+    return world, *export(model.params, model.shape, model.kind, member=0)
+
+
+def reward(prompt: Prompt, text: str, sigma: float) -> float:
+    """The reward model's score: the truth, with the text's own noise of s.d. ``sigma``."""
+    return quality(prompt, text) + sigma * reward_noise(prompt, [text])[0]
+
+
+def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:
+    """Responses of ``model``, a list for each prompt, with their rewards, as pairing reads them."""
+    sigma = nano_recipe()["reward"]["sigma"]
+    rows = [
+        (prompt.prompt_id, model, k, text, reward(prompt, text, sigma))
+        for prompt, own in zip(prompts, texts, strict=True)
+        for k, text in enumerate(own)
+    ]
+    return pd.DataFrame(rows, columns=["prompt_id", "model", "sample", "text", "reward"])
+
+
+def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
+    """Five scored responses of every source to each prompt, drawn as its training texts are."""
+    rng, tables = world.rng(14), []
+    for k in range(1, len(world.weak) + 1):
+        texts = [[world.source_says(k, p, rng) for _ in range(FIRST)] for p in prompts]
+        tables.append(scored(f"source_{k}", prompts, texts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
+    """(position, reward) of response rows whose prompt_id is that of a :class:`Prompt`.
+
+    :raises WRPOError: for a prompt_id of another kind.
+    """
+    sigma = nano_recipe()["reward"]["sigma"]
+    for k, row in enumerate(rows):
+        prompt = read_prompt(row["prompt_id"].replace("-", " "))
+        yield k, reward(prompt, row["text"], sigma)
