@@ -132,7 +132,9 @@ def greedy(stage: Stage, name: str) -> pd.DataFrame:
         for k, prompt in enumerate(world.splits["heldout"]):
             text = said[s][k][0]
             right = int(quality(prompt, text) == 1)
-            rows.append((name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right))
+            rows.append(
+                (name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right)
+            )
     columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
     return pd.DataFrame(rows, columns=columns)
 
