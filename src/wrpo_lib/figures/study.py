@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from matplotlib.patches import Rectangle
 
 from wrpo_lib.analysis.outcomes import Results, estimate
 from wrpo_lib.figures.paper import RIGHT, levels, percent
@@ -10,6 +12,7 @@ from wrpo_lib.figures.style import (
     GREY,
     Drawn,
     Look,
+    draw_cells,
     draw_interval,
     draw_line,
     draw_rows,
@@ -17,6 +20,8 @@ from wrpo_lib.figures.style import (
     look,
     name_rows,
 )
+from wrpo_lib.nano.development import KNOBS
+from wrpo_lib.records import read_results, read_run
 
 METHODS = (
     *("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "simpo_on", "ipo_on"),
@@ -26,6 +31,7 @@ CONTROLS = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
 """What starts from Target-SFT, and Target-SFT itself."""
 
+SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
 CLASSES = {
     "A": "A: half\nknown",
     "B": "B: sources\nonly",
@@ -77,18 +83,39 @@ def skills(profile: str = "nano") -> Drawn:
     results = Results(profile)
     found = [percent(results.levels(METHODS, "right", k)).assign(column=k) for k in CLASSES]
     rows = pd.concat(found)
-    wide = rows.pivot(index="arm", columns="column", values="value").loc[list(METHODS)]
+    half = (rows["high"] - rows["low"]) / 2
+    rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
+    wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
+    wide.index = [look(arm).name for arm in METHODS]
     with drawing(height=5.6) as (figure, axis):
-        axis.imshow(wide, cmap="Greys", vmin=0, vmax=160, aspect="auto")
-        half = (rows["high"] - rows["low"]) / 2
-        for row, width in zip(rows.itertuples(), half, strict=True):
-            at = (list(CLASSES).index(row.column), METHODS.index(row.arm))
-            text = f"{row.value:.0f} ±{width:.0f}"
-            axis.text(*at, text, ha="center", va="center", fontsize=10)
-        axis.set_xticks(range(len(CLASSES)), CLASSES.values())
+        draw_cells(axis, wide["value"].rename(columns=CLASSES), wide["text"])
         axis.xaxis.tick_top()
-        name_rows(axis, [look(arm).name for arm in METHODS])
-        axis.grid(visible=False)
+    return Drawn(figure, rows)
+
+
+def grid(profile: str = "nano") -> Drawn:
+    """Development worlds: learning rate × β (IPO: τ) of each method, then α of WRPO.
+
+    Cells are % of samples right, means over worlds; a frame marks what the study ``profile`` uses.
+    """
+    recipe, rows = read_run(profile)["world"], read_results("development", "grid")
+    rows = rows[rows["arm"].str.contains("/")]
+    rows = rows.assign(value=100 * rows["sampled"])
+    means = rows.groupby("arm")["value"].mean()
+    panels = rows.groupby("method", sort=False)
+    with drawing(len(panels), 1.7 * len(panels)) as (figure, axes):
+        for axis, (method, own) in zip(axes, panels, strict=True):
+            name, across = ("wrpo", "alpha") if method == "alpha" else (method, "learning_rate")
+            arm = recipe["arms"][name]
+            form = arm.get("form", "dpo")
+            used = recipe["forms"][form] | arm | arm.get("settings", {})
+            down = KNOBS[form]
+            cells = own.pivot_table(index=down, columns=across, values="value")
+            draw_cells(axis, cells, cells.map("{:.1f}".format), means.min(), means.max())
+            at = (cells.index == used[down])[:, None] & (cells.columns == used[across])
+            for y, x in np.argwhere(at):
+                axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=2))
+            axis.set_title(f"{look(name).name}: {SETTINGS[down]} by {SETTINGS[across]}")
     return Drawn(figure, rows)
 
 

@@ -18,8 +18,10 @@ from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import CONTROLS, METHODS
 from wrpo_lib.figures.style import look
+from wrpo_lib.nano.development import RULES
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
+from wrpo_lib.records import read_results
 
 BESIDE = read_yaml(Path(__file__).parents[1] / "paper" / "arms.yml")
 ENDS = {
@@ -38,17 +40,23 @@ MEASURES = {
     "repeats": "repeats, %",
     "length": "tokens",
 }
-RULES = {
-    "sft_greedy": ("Target-SFT right, greedy", "0.35 to 0.65"),
-    "lead": ("weakest source minus target, greedy", "at least 0.2"),
-    "b_pass5": ("class B, any of five samples of Target-SFT right", "below 0.1"),
-    "b_source_right": ("class B, y_ws right", "at least 0.9"),
-    "gap_nats": ("log-probability of y_wt minus y_ws on Target-SFT, nats", "at least 2"),
-    "length_ratio": ("length of y_ws by that of y_wt", "about 1"),
-    "b_learnable": ("class B, gain of SFT on true answers", "at least 0.3"),
-    "rank_correlation": ("rank correlation of reward and truth in a prompt", "0.6 to 0.8"),
-    "sft_style": ("Target-SFT in the sources' wording", "reported"),
+PURPOSES = {
+    "sft_greedy": ("Target-SFT right, greedy", "neither hopeless nor perfect"),
+    "source_lead": (
+        "weakest source minus Target-SFT, greedy",
+        "every source can teach",
+    ),
+    "b_pass5": ("class B, any of five samples of Target-SFT right", "its own pairs cannot teach B"),
+    "b_source_right": ("class B, y_ws right", "the sources' responses can"),
+    "b_learnable": ("class B, gain of SFT on true answers", "B can be learned in as many steps"),
+    "gap_nats": ("y_wt minus y_ws in nats, under Target-SFT", "the deviation is there"),
+    "length_ratio": ("length of y_ws by that of y_wt", "and is not one of length"),
+    "rank_correlation": (
+        "rank correlation of reward and truth",
+        "the reward helps and errs",
+    ),
 }
+"""What each of the world's rules measures, and what it is for."""
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
 """Whose answers are shown."""
@@ -189,14 +197,22 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:
-    """What the world's rules ask and what they came to: mean over worlds, lowest and highest."""
-    found = Results(profile).table("headroom")
-    found["lead"] = found["worst_source"] - found["target_greedy"]
+    """The world's rules, and what they came to: mean over worlds (lowest to highest world).
+
+    On the development worlds, which the rules were met on, and on those of ``profile``.
+    """
+    found = {
+        "development worlds": read_results("development", "headroom"),
+        "reported worlds": Results(profile).table("headroom"),
+    }
     rows = []
-    for name, (rule, asked) in RULES.items():
-        own = found[name]
-        rows.append((rule, asked, own.mean(), own.min(), own.max()))
-    return pd.DataFrame(rows, columns=["rule", "asked", "mean", "lowest world", "highest world"])
+    for name, (low, high) in RULES.items():
+        asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
+        rows.append([*PURPOSES[name], asked])
+        for worlds in found.values():
+            mean, least, most = worlds[name].agg(["mean", "min", "max"])
+            rows[-1].append(f"{mean:.2f} ({least:.2f} to {most:.2f})")
+    return pd.DataFrame(rows, columns=["measure", "what for", "asked", *found])
 
 
 def deviation(profile: str = "nano") -> pd.DataFrame:
