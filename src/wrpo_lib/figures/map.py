@@ -153,11 +153,8 @@ def write_figure_map() -> None:
 
 
 def linked_claims(profile: str = "nano", confirmatory: bool = True) -> str:
-    """The claims of one kind as a list for their page, status first; or why there is none."""
-    try:
-        found = verdicts(Results(profile))
-    except WRPOError as error:
-        return f":::{{warning}}\n{error}.\n:::"
+    """The claims of one kind as a list for their page, status first."""
+    found = verdicts(Results(profile))
     return "\n".join(_linked(v) for v in found if v.claim.confirmatory == confirmatory)
 
 

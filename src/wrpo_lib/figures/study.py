@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle
 
-from wrpo_lib.analysis.outcomes import Results, estimate
-from wrpo_lib.figures.paper import RIGHT, levels, percent
+from wrpo_lib.analysis.outcomes import Results, estimate, spread
+from wrpo_lib.figures.paper import RIGHT
 from wrpo_lib.figures.style import (
     GREY,
     Drawn,
@@ -43,9 +43,9 @@ CLASSES = {
 def comparison(profile: str = "nano") -> Drawn:
     """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
     results = Results(profile)
-    right = levels(results, COMPARED)
+    right = results.levels(COMPARED)
     others = [arm for arm in COMPARED if arm != "dpo_on"]
-    rows = percent(results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others}))
+    rows = results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others})
     with drawing(2, 5.4) as (figure, (top, bottom)):
         draw_rows(top, right)
         top.set_xlabel(RIGHT)
@@ -66,7 +66,7 @@ def headroom(profile: str = "nano") -> Drawn:
             (("right", "o", "samples"), ("greedy", "s", "greedy"), ("any5", "D", "any of five")),
             strict=True,
         ):
-            rows = levels(results, arms, of)
+            rows = results.levels(arms, of)
             for k, row in enumerate(rows.itertuples()):
                 how = look(row.arm)._replace(marker=marker)
                 label = name if k == 0 else ""
@@ -81,7 +81,7 @@ def headroom(profile: str = "nano") -> Drawn:
 def skills(profile: str = "nano") -> Drawn:
     """Classes of skills × methods: the share of samples that are right, and its interval."""
     results = Results(profile)
-    found = [percent(results.levels(METHODS, "right", k)).assign(column=k) for k in CLASSES]
+    found = [results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES]
     rows = pd.concat(found)
     half = (rows["high"] - rows["low"]) / 2
     rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
@@ -101,7 +101,7 @@ def grid(profile: str = "nano") -> Drawn:
     recipe, rows = read_run(profile)["world"], read_results("development", "grid")
     rows = rows[rows["arm"].str.contains("/")]
     rows = rows.assign(value=100 * rows["sampled"])
-    means = rows.groupby("arm")["value"].mean()
+    means = rows.groupby("arm", sort=False)["value"].mean()
     panels = rows.groupby("method", sort=False)
     with drawing(len(panels), 1.7 * len(panels)) as (figure, axes):
         for axis, (method, own) in zip(axes, panels, strict=True):
@@ -116,13 +116,13 @@ def grid(profile: str = "nano") -> Drawn:
             for y, x in np.argwhere(at):
                 axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=2))
             axis.set_title(f"{look(name).name}: {SETTINGS[down]} by {SETTINGS[across]}")
-    return Drawn(figure, rows)
+    return Drawn(figure, means.reset_index())
 
 
 def length(profile: str = "nano") -> Drawn:
     """What is right against the tokens of a sample, for every method."""
     results = Results(profile)
-    right, tokens = levels(results, METHODS), results.levels(METHODS, "length")
+    right, tokens = results.levels(METHODS), results.levels(METHODS, "length")
     with drawing(height=5.0) as (figure, axis):
         for y, x in zip(right.itertuples(), tokens.itertuples(), strict=True):
             how = look(y.arm)
@@ -146,7 +146,6 @@ def pays(profile: str = "nano") -> Drawn:
     drawn = []
     with drawing(3, 7.6) as (figure, axes):
         for axis, (name, rows) in zip(axes, panels.items(), strict=True):
-            rows = percent(rows)
             draw_line(axis, range(len(rows)), rows, Look("", "#009E73", "P", "-"))
             axis.set_xticks(range(len(rows)), rows["arm"])
             axis.axhline(0, color=GREY)
@@ -172,8 +171,4 @@ def _by_sampled(results: Results) -> pd.DataFrame:
         "up to half": (known > 0) & (known <= 0.5),
         "more": known > 0.5,
     }
-    rows = []
-    for name, chosen in bins.items():
-        found = estimate(gain[chosen]).interval()
-        rows.append((name, found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])
+    return spread({name: estimate(gain[chosen]) for name, chosen in bins.items()})

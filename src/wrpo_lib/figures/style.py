@@ -73,12 +73,14 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool
     return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
-def show(make: Callable[..., Drawn | pd.DataFrame], *args: Any, **options: Any) -> Any:
-    """For a page: what ``make`` draws or tabulates, or the sentence that says why it cannot."""
+def show(make: Callable[..., Drawn | pd.DataFrame | str], *args: Any, **options: Any) -> Any:
+    """For a page: what ``make`` draws, tabulates or says in Markdown, or why it cannot."""
     try:
         made = make(*args, **options)
     except WRPOError as error:
-        return Markdown(f":::{{warning}}\n{error}.\n:::")
+        made = f":::{{warning}}\n{error}.\n:::"
+    if isinstance(made, str):
+        return Markdown(made)
     return None if isinstance(made, Drawn) else table(made)
 
 

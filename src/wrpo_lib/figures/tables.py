@@ -62,15 +62,11 @@ ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sf
 """Whose answers are shown."""
 
 
-def shares(
-    results: Results,
-    arms: Sequence[str],
-    of: str = "right",
-    prompts: str = "all",
-    times: int = 100,
+def levels(
+    results: Results, arms: Sequence[str], of: str = "right", prompts: str = "all"
 ) -> list[str]:
-    """``value [low, high]`` of each arm, in per cent unless ``times`` is another factor."""
-    rows = times * results.levels(arms, of, prompts).set_index("arm")
+    """``value [low, high]`` of each arm, in per cent, or tokens for the length."""
+    rows = results.levels(arms, of, prompts)
     return [Estimate(row.value, row.low, row.high, 0, 0, "").text(1) for row in rows.itertuples()]
 
 
@@ -81,7 +77,7 @@ def beside(name: str, results: Results) -> pd.DataFrame:
     theirs = table(spec["file"], as_printed=True).set_index(spec["label"])[list(columns)]
     rows = theirs.reindex([*theirs.index, *(row for row in arms if row not in theirs.index)])
     rows = rows.rename(columns=columns).rename_axis("paper").reset_index()
-    ours = dict(zip(arms.values(), shares(results, list(arms.values())), strict=True))
+    ours = dict(zip(arms.values(), levels(results, list(arms.values())), strict=True))
     rows["ours"] = rows["paper"].map(arms).map(lambda arm: look(arm).name, na_action="ignore")
     rows["right, %"] = rows["paper"].map(arms).map(ours)
     return rows.where(rows.notna(), "")
@@ -137,7 +133,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(BESIDE["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
-        rows[name] = shares(results, arms, prompts=letter)
+        rows[name] = levels(results, arms, prompts=letter)
     return rows
 
 
@@ -192,7 +188,7 @@ def measures(profile: str = "nano") -> pd.DataFrame:
     results, arms = Results(profile), (*METHODS, *CONTROLS)
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
     for of, name in MEASURES.items():
-        rows[name] = shares(results, arms, of, times=1 if of == "length" else 100)
+        rows[name] = levels(results, arms, of)
     return rows.assign(diverged=[len(results.diverged.get(arm, [])) for arm in arms])
 
 

@@ -20,6 +20,7 @@ import torch
 from joblib import Parallel, delayed
 
 from wrpo_lib.analysis.report import write_verdicts
+from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import Stage, outcomes
 from wrpo_lib.nano.batch import PAD, score
@@ -188,5 +189,6 @@ def make_results(workers: int = 2) -> Path:
     )
     folder = write_results("nano", found, record)
     write_verdicts("nano")
+    write_figure_map()
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder
