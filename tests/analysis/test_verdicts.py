@@ -17,7 +17,7 @@ from wrpo_lib.analysis.outcomes import Found, Results, estimate
 from wrpo_lib.analysis.verdicts import Verdict, holm, status, verdicts, within
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.paper.plan import PLAN, Plan, read_plan
-from wrpo_lib.records import project_root
+from wrpo_lib.records import project_root, read_results
 
 SEEDS = tuple(range(1, 11))
 DELTA = 0.02
@@ -199,6 +199,14 @@ def test_a_wrong_plan_is_refused_by_claim_and_field(
     twice = [values["claims"][1]] * 2
     with pytest.raises(WRPOError, match="stands twice"):
         changed_plan(tmp_path / "claims.yml", claims=twice)
+
+
+def test_delta_is_a_tenth_of_the_gain_on_the_development_seeds() -> None:
+    if not (HOME / "results" / "development").is_dir():
+        pytest.skip("needs results/development, which `wrpo results development` writes")
+    right = read_results("development", "grid").pivot(index="seed", columns="arm", values="sampled")
+    gain = (right["dpo_on"] - right["target_sft"]).mean()
+    assert read_plan().delta == pytest.approx(round(0.1 * gain, 3))
 
 
 def test_without_a_delta_nothing_is_judged(study: Any, tmp_path: Path) -> None:

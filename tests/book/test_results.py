@@ -95,7 +95,8 @@ def test_no_table_or_legend_shows_an_arm_by_its_id(invented: Path) -> None:
 def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -> None:
     (invented / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
     reason = "outcomes.parquet differs from what its run.json records"
-    for said in (findings(), linked_claims(), show(FIGURES["figure_4"].draw).data):
+    for make in (findings, linked_claims, FIGURES["figure_4"].draw):
+        said = show(make).data
         assert reason in said
         assert said.startswith(":::{warning}")
     assert report.numbers()["status_wrpo"] == "(no valid results)"

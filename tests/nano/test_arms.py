@@ -10,12 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from study_results import write_study
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano import arms, runner
 from wrpo_lib.nano.arms import Stage
+from wrpo_lib.nano.development import develop, for_development
 from wrpo_lib.nano.preference import LS, WS, WT, L, Run, mixed, quadruples
 from wrpo_lib.nano.world import World
+from wrpo_lib.records import read_results
 
 KEPT = (
     *("dpo_on", "dpo_off", "target_dpo_on", "wrpo", "wrpo_simpo", "wrpo_ipo", "wrpo_k1"),
@@ -55,7 +58,26 @@ def test_the_tables_have_every_arm_world_and_prompt(
     assert set(tables["arms"]["arm"]) == set(found["arm"]) == set(stage.names)
     assert not tables["arms"]["diverged"].any()
     assert tables["headroom"]["seed"].tolist() == [100, 101]
-    assert tables["sources"].groupby("seed")["share"].sum().tolist() == [1, 1]
+    assert tables["sources"].groupby("seed")["share"].sum().tolist() == pytest.approx([1, 1])
+
+
+def test_the_tables_have_the_columns_that_readers_are_tested_on(
+    stage: Stage, tables: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The invented studies of other tests are in the form of this one."""
+    write_study(tmp_path, {})
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    written = {name.partition(".")[0]: set(table) for name, table in tables.items()}
+    for name in written.keys() - {"answers"}:
+        assert set(read_results("nano", name)) == written[name], name
+    knob = {"wrpo": "beta", "wrpo_simpo": "beta", "wrpo_ipo": "tau"}
+    points = {arm: {"learning_rate": [3e-4], name: [0.5]} for arm, name in knob.items()}
+    seeds = [world.seed for world in stage.worlds]
+    asked = {"grid": points, "alpha": [0.5], "seeds": seeds}
+    recipe = for_development(stage.recipe | {"development": asked})
+    worlds = [World(seed, recipe) for seed in seeds]
+    for name, table in develop(Stage(worlds, stage.folder)).items():
+        assert set(read_results("development", name)) == set(table), name
 
 
 def test_a_finished_step_is_not_made_again(

@@ -135,17 +135,24 @@ class Results:
         return estimate(values.round(12))  # what cancels is 0, not a rounding error
 
     def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
-        """A row per arm: its mean ``of`` (a share, or the length) with a 95 % interval."""
+        """A row per arm: its mean ``of`` with a 95 % interval, in per cent or tokens."""
         rows = self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
-        most = np.inf if of == "length" else 1
+        most = np.inf if of == "length" else 100
         return rows.assign(low=rows["low"].clip(0), high=rows["high"].clip(upper=most))
 
     def differences(
         self, contrasts: Mapping[str, Weights], of: str = "right", prompts: str = "all"
     ) -> pd.DataFrame:
-        """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval."""
-        rows = []
-        for name, weights in contrasts.items():
-            found = self.find(weights, of, prompts).interval()
-            rows.append((name, found.value, found.low, found.high))
-        return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])
+        """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval.
+
+        In points of per cent, or in tokens for the length.
+        """
+        found = {name: self.find(weights, of, prompts) for name, weights in contrasts.items()}
+        return spread(found, 1 if of == "length" else 100)
+
+
+def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
+    """A row per estimate (arm, value, low, high) with its 95 % interval, ``times`` as large."""
+    intervals = ((name, estimate.interval()) for name, estimate in found.items())
+    rows = [(name, times * i.value, times * i.low, times * i.high) for name, i in intervals]
+    return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])

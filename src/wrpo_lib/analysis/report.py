@@ -6,6 +6,7 @@ Pages glue what :func:`numbers` returns; no number is typed into prose.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -20,19 +21,21 @@ from wrpo_lib.records import read_results, results_dir
 Number = float | int | str
 ABOUT = ("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta")
 """What the study was; each claim has ``<id>`` and ``status_<id>`` beside these."""
+DEVELOPMENT = ("n_development", "n_settings", "development_gain")
+"""On how many worlds and settings a method each was tuned, and what DPO-on gained there."""
 
 
 def numbers(profile: str = "nano") -> dict[str, Number]:
-    """Values to glue: of the study, and of published judgements.
+    """Values to glue: of the study, of the development runs, and of published judgements.
 
-    Where results are refused, words that say so stand in for the study's.
+    Where results are refused, words that say so stand in for theirs.
     """
-    try:
-        found = study_numbers(profile)
-    except WRPOError:
-        ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
-        keys = [*ABOUT, *ids, *(f"status_{name}" for name in ids)]
-        found = dict.fromkeys(keys, "(no valid results)")
+    ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
+    of_study = [*ABOUT, *ids, *(f"status_{name}" for name in ids)]
+    found: dict[str, Number] = dict.fromkeys([*of_study, *DEVELOPMENT], "(no valid results)")
+    for make in (lambda: study_numbers(profile), development_numbers):
+        with suppress(WRPOError):
+            found |= make()
     return found | published_numbers()
 
 
@@ -50,13 +53,21 @@ def study_numbers(profile: str) -> dict[str, Number]:
     return found
 
 
+def development_numbers() -> dict[str, Number]:
+    """What the settings were chosen on, and the gain that δ is a tenth of, in points."""
+    rows = read_results("development", "grid")
+    right = rows.groupby("arm")["sampled"].mean()
+    settings = rows.groupby("method")["arm"].nunique()
+    gain = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
+    return dict(
+        zip(DEVELOPMENT, (rows["seed"].nunique(), int(settings["wrpo"]), gain), strict=True)
+    )
+
+
 def findings(profile: str = "nano") -> str:
-    """A sentence for each confirmatory claim, as a Markdown list; or why there is none."""
-    try:
-        found = [v for v in verdicts(Results(profile)) if v.claim.confirmatory]
-    except WRPOError as error:
-        return f":::{{warning}}\n{error}.\n:::"
-    return "\n".join(f"- {sentence(verdict)}" for verdict in found)
+    """A sentence for each confirmatory claim, as a Markdown list."""
+    found = verdicts(Results(profile))
+    return "\n".join(f"- {sentence(v)}" for v in found if v.claim.confirmatory)
 
 
 def sentence(verdict: Verdict) -> str:

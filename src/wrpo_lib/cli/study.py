@@ -11,7 +11,9 @@ from wrpo_lib.errors import WRPOError
 
 
 def results(
-    profile: Annotated[str, typer.Argument(help="nano, development (its settings), or smol (real text)")],
+    profile: Annotated[
+        str, typer.Argument(help="nano, development (its settings), or smol (real text)")
+    ],
     workers: Annotated[int, typer.Option(help="nano: processes, one thread each")] = 2,
     published: Annotated[
         Path | None, typer.Option(help="smol: folder of alpaca_eval's results, <model>.json.gz")

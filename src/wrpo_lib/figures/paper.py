@@ -6,7 +6,6 @@ over worlds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.figures.style import (
-    GREY,
-    Drawn,
-    Look,
-    draw_line,
-    draw_rows,
-    drawing,
-    look,
-)
+from wrpo_lib.figures.style import GREY, Drawn, Look, draw_line, draw_rows, drawing, look
 from wrpo_lib.quadruples.schema import RESPONSES
 
 BEFORE_AND_AFTER = {"target": "(a) the target, before", "dpo_off": "(b) the target after DPO-off"}
@@ -41,23 +32,12 @@ LABELS = (10, 30, 50, 70, 90)
 RIGHT = "% of samples right, held-out prompts"
 
 
-def percent(rows: pd.DataFrame) -> pd.DataFrame:
-    """Value and bounds in per cent."""
-    shares = ["value", "low", "high"]
-    return rows.assign(**{name: 100 * rows[name] for name in shares})
-
-
-def levels(results: Results, arms: Sequence[str], of: str = "right") -> pd.DataFrame:
-    """A row per arm (arm, value, low, high), in per cent."""
-    return percent(results.levels(arms, of))
-
-
 def figure_1(profile: str = "nano") -> Drawn:
     """Log-probability of source and own responses before and after DPO-off; who is right."""
     results = Results(profile)
     rows, policies = results.table("deviation"), ["target", "dpo_off", "target_dpo_on"]
     edges = np.linspace(rows["logp"].quantile(0.005), 0, 41)
-    right = levels(results, policies)
+    right = results.levels(policies)
     drawn = [right.assign(panel="(c)")]
     with drawing(3, 7.6, height_ratios=[1.2, 1.2, 1]) as (figure, axes):
         for axis, (model, title) in zip(axes, BEFORE_AND_AFTER.items(), strict=False):
@@ -96,7 +76,7 @@ def figure_3(profile: str = "nano") -> Drawn:
     results = Results(profile)
     rows = results.table("dynamics").query("split == 'heldout' and arm in @DYNAMICS")
     rows = rows.rename(columns={k: f"rewards/{v}" for k, v in REWARDS.items()})
-    right = levels(results, list(DYNAMICS)).set_index("arm")
+    right = results.levels(list(DYNAMICS)).set_index("arm")
     with drawing(3, 8.6, sharex=True, sharey=True) as (figure, axes):
         for axis, (arm, title) in zip(axes, DYNAMICS.items(), strict=True):
             draw_dynamics(axis, rows[rows["arm"] == arm])
@@ -133,7 +113,7 @@ def figure_4(profile: str = "nano") -> Drawn:
     for form, (full, plain) in FORMS.items():
         names += [f"{form} form", f"{form}: no y_ws", f"{form}: no y_wt"]
         arms += [full, f"{plain}_on", f"{plain}_hybrid"]
-    rows = levels(Results(profile), arms)
+    rows = Results(profile).levels(arms)
     with drawing(height=4.0) as (figure, axis):
         draw_rows(axis, rows, names)
         for below in (2.5, 5.5):
@@ -147,7 +127,7 @@ def figure_5(profile: str = "nano") -> Drawn:
     results, alphas = Results(profile), [label / 100 for label in LABELS]
     arms = [f"wrpo_a{label}" for label in LABELS]
     readings = {"accuracy": "source_chosen", "accuracy_wt": "target_chosen"}
-    right = levels(results, ["dpo_on", *arms, "dpo_hybrid"])
+    right = results.levels(["dpo_on", *arms, "dpo_hybrid"])
     drawn = [right.assign(panel="right")]
     with drawing(2, 6.0, sharex=True) as (figure, (top, bottom)):
         draw_line(top, alphas, right[1:-1], look("wrpo"))
@@ -156,7 +136,7 @@ def figure_5(profile: str = "nano") -> Drawn:
         top.set_ylabel("% of samples right")
         top.legend()
         for of, name in readings.items():
-            rows = levels(results, arms, of)
+            rows = results.levels(arms, of)
             how = look(name)
             draw_line(bottom, alphas, rows, how._replace(name=f"{how.name} above y_l"))
             drawn.append(rows.assign(panel=of))
@@ -176,7 +156,7 @@ def figure_6(profile: str = "nano") -> Drawn:
     drawn = []
     with drawing(height=3.6) as (figure, axis):
         for shift, (prefix, how) in zip((-0.008, 0, 0.008), kinds.items(), strict=True):
-            rows = levels(results, [f"{prefix}{label}" for label in LABELS[:3]])
+            rows = results.levels([f"{prefix}{label}" for label in LABELS[:3]])
             draw_line(axis, [label / 100 + shift for label in LABELS[:3]], rows, how)
             drawn.append(rows)
         axis.set(xlabel="α (the label of the run)", ylabel="% of samples right")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+from matplotlib.patches import Rectangle
 
-from wrpo_lib.analysis.outcomes import Results, estimate
-from wrpo_lib.figures.paper import RIGHT, levels, percent
+from wrpo_lib.analysis.outcomes import Results, estimate, spread
+from wrpo_lib.figures.paper import RIGHT
 from wrpo_lib.figures.style import (
     GREY,
     Drawn,
     Look,
+    draw_cells,
     draw_interval,
     draw_line,
     draw_rows,
@@ -17,6 +20,8 @@ from wrpo_lib.figures.style import (
     look,
     name_rows,
 )
+from wrpo_lib.nano.development import KNOBS
+from wrpo_lib.records import read_results, read_run
 
 METHODS = (
     *("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "simpo_on", "ipo_on"),
@@ -26,6 +31,7 @@ CONTROLS = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
 """What starts from Target-SFT, and Target-SFT itself."""
 
+SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
 CLASSES = {
     "A": "A: half\nknown",
     "B": "B: sources\nonly",
@@ -37,9 +43,9 @@ CLASSES = {
 def comparison(profile: str = "nano") -> Drawn:
     """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
     results = Results(profile)
-    right = levels(results, COMPARED)
+    right = results.levels(COMPARED)
     others = [arm for arm in COMPARED if arm != "dpo_on"]
-    rows = percent(results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others}))
+    rows = results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others})
     with drawing(2, 5.4) as (figure, (top, bottom)):
         draw_rows(top, right)
         top.set_xlabel(RIGHT)
@@ -60,7 +66,7 @@ def headroom(profile: str = "nano") -> Drawn:
             (("right", "o", "samples"), ("greedy", "s", "greedy"), ("any5", "D", "any of five")),
             strict=True,
         ):
-            rows = levels(results, arms, of)
+            rows = results.levels(arms, of)
             for k, row in enumerate(rows.itertuples()):
                 how = look(row.arm)._replace(marker=marker)
                 label = name if k == 0 else ""
@@ -75,27 +81,48 @@ def headroom(profile: str = "nano") -> Drawn:
 def skills(profile: str = "nano") -> Drawn:
     """Classes of skills × methods: the share of samples that are right, and its interval."""
     results = Results(profile)
-    found = [percent(results.levels(METHODS, "right", k)).assign(column=k) for k in CLASSES]
+    found = [results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES]
     rows = pd.concat(found)
-    wide = rows.pivot(index="arm", columns="column", values="value").loc[list(METHODS)]
+    half = (rows["high"] - rows["low"]) / 2
+    rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
+    wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
+    wide.index = [look(arm).name for arm in METHODS]
     with drawing(height=5.6) as (figure, axis):
-        axis.imshow(wide, cmap="Greys", vmin=0, vmax=160, aspect="auto")
-        half = (rows["high"] - rows["low"]) / 2
-        for row, width in zip(rows.itertuples(), half, strict=True):
-            at = (list(CLASSES).index(row.column), METHODS.index(row.arm))
-            text = f"{row.value:.0f} ±{width:.0f}"
-            axis.text(*at, text, ha="center", va="center", fontsize=10)
-        axis.set_xticks(range(len(CLASSES)), CLASSES.values())
+        draw_cells(axis, wide["value"].rename(columns=CLASSES), wide["text"])
         axis.xaxis.tick_top()
-        name_rows(axis, [look(arm).name for arm in METHODS])
-        axis.grid(visible=False)
     return Drawn(figure, rows)
+
+
+def grid(profile: str = "nano") -> Drawn:
+    """Development worlds: learning rate × β (IPO: τ) of each method, then α of WRPO.
+
+    Cells are % of samples right, means over worlds; a frame marks what the study ``profile`` uses.
+    """
+    recipe, rows = read_run(profile)["world"], read_results("development", "grid")
+    rows = rows[rows["arm"].str.contains("/")]
+    rows = rows.assign(value=100 * rows["sampled"])
+    means = rows.groupby("arm", sort=False)["value"].mean()
+    panels = rows.groupby("method", sort=False)
+    with drawing(len(panels), 1.7 * len(panels)) as (figure, axes):
+        for axis, (method, own) in zip(axes, panels, strict=True):
+            name, across = ("wrpo", "alpha") if method == "alpha" else (method, "learning_rate")
+            arm = recipe["arms"][name]
+            form = arm.get("form", "dpo")
+            used = recipe["forms"][form] | arm | arm.get("settings", {})
+            down = KNOBS[form]
+            cells = own.pivot_table(index=down, columns=across, values="value")
+            draw_cells(axis, cells, cells.map("{:.1f}".format), means.min(), means.max())
+            at = (cells.index == used[down])[:, None] & (cells.columns == used[across])
+            for y, x in np.argwhere(at):
+                axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=2))
+            axis.set_title(f"{look(name).name}: {SETTINGS[down]} by {SETTINGS[across]}")
+    return Drawn(figure, means.reset_index())
 
 
 def length(profile: str = "nano") -> Drawn:
     """What is right against the tokens of a sample, for every method."""
     results = Results(profile)
-    right, tokens = levels(results, METHODS), results.levels(METHODS, "length")
+    right, tokens = results.levels(METHODS), results.levels(METHODS, "length")
     with drawing(height=5.0) as (figure, axis):
         for y, x in zip(right.itertuples(), tokens.itertuples(), strict=True):
             how = look(y.arm)
@@ -119,7 +146,6 @@ def pays(profile: str = "nano") -> Drawn:
     drawn = []
     with drawing(3, 7.6) as (figure, axes):
         for axis, (name, rows) in zip(axes, panels.items(), strict=True):
-            rows = percent(rows)
             draw_line(axis, range(len(rows)), rows, Look("", "#009E73", "P", "-"))
             axis.set_xticks(range(len(rows)), rows["arm"])
             axis.axhline(0, color=GREY)
@@ -145,8 +171,4 @@ def _by_sampled(results: Results) -> pd.DataFrame:
         "up to half": (known > 0) & (known <= 0.5),
         "more": known > 0.5,
     }
-    rows = []
-    for name, chosen in bins.items():
-        found = estimate(gain[chosen]).interval()
-        rows.append((name, found.value, found.low, found.high))
-    return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])
+    return spread({name: estimate(gain[chosen]) for name, chosen in bins.items()})

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
@@ -72,12 +73,14 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool
     return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
-def show(make: Callable[..., Drawn | pd.DataFrame], *args: Any, **options: Any) -> Any:
-    """For a page: what ``make`` draws or tabulates, or the sentence that says why it cannot."""
+def show(make: Callable[..., Drawn | pd.DataFrame | str], *args: Any, **options: Any) -> Any:
+    """For a page: what ``make`` draws, tabulates or says in Markdown, or why it cannot."""
     try:
         made = make(*args, **options)
     except WRPOError as error:
-        return Markdown(f":::{{warning}}\n{error}.\n:::")
+        made = f":::{{warning}}\n{error}.\n:::"
+    if isinstance(made, str):
+        return Markdown(made)
     return None if isinstance(made, Drawn) else table(made)
 
 
@@ -114,6 +117,18 @@ def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> 
     value, low, high = rows[["value", "low", "high"]].to_numpy().T
     drawn: Any = {"color": how.color, "marker": how.marker, "linestyle": how.dash, "capsize": 3}
     axis.errorbar(x, value, yerr=[value - low, high - value], label=how.name, **drawn)
+
+
+def draw_cells(
+    axis: Axes, values: pd.DataFrame, texts: pd.DataFrame, low: float = 0, high: float = 100
+) -> None:
+    """A heat map of ``values`` between ``low`` and ``high``, pale enough to read its ``texts``."""
+    axis.imshow(values, cmap="Greys", vmin=low, vmax=high + 0.6 * (high - low), aspect="auto")
+    for (y, x), text in np.ndenumerate(texts.to_numpy()):
+        axis.text(x, y, text, ha="center", va="center", fontsize=10)
+    axis.set_xticks(range(values.shape[1]), values.columns)
+    name_rows(axis, values.index)
+    axis.grid(visible=False)
 
 
 def name_rows(axis: Axes, names: Sequence[str]) -> None:

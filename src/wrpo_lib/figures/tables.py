@@ -18,8 +18,10 @@ from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import CONTROLS, METHODS
 from wrpo_lib.figures.style import look
+from wrpo_lib.nano.development import RULES
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
+from wrpo_lib.records import read_results
 
 BESIDE = read_yaml(Path(__file__).parents[1] / "paper" / "arms.yml")
 ENDS = {
@@ -38,31 +40,33 @@ MEASURES = {
     "repeats": "repeats, %",
     "length": "tokens",
 }
-RULES = {
-    "sft_greedy": ("Target-SFT right, greedy", "0.35 to 0.65"),
-    "lead": ("weakest source minus target, greedy", "at least 0.2"),
-    "b_pass5": ("class B, any of five samples of Target-SFT right", "below 0.1"),
-    "b_source_right": ("class B, y_ws right", "at least 0.9"),
-    "gap_nats": ("log-probability of y_wt minus y_ws on Target-SFT, nats", "at least 2"),
-    "length_ratio": ("length of y_ws by that of y_wt", "about 1"),
-    "b_learnable": ("class B, gain of SFT on true answers", "at least 0.3"),
-    "rank_correlation": ("rank correlation of reward and truth in a prompt", "0.6 to 0.8"),
-    "sft_style": ("Target-SFT in the sources' wording", "reported"),
+PURPOSES = {
+    "sft_greedy": ("Target-SFT right, greedy", "neither hopeless nor perfect"),
+    "source_lead": (
+        "weakest source minus Target-SFT, greedy",
+        "every source can teach",
+    ),
+    "b_pass5": ("class B, any of five samples of Target-SFT right", "its own pairs cannot teach B"),
+    "b_source_right": ("class B, y_ws right", "the sources' responses can"),
+    "b_learnable": ("class B, gain of SFT on true answers", "B can be learned in as many steps"),
+    "gap_nats": ("y_wt minus y_ws in nats, under Target-SFT", "the deviation is there"),
+    "length_ratio": ("length of y_ws by that of y_wt", "and is not one of length"),
+    "rank_correlation": (
+        "rank correlation of reward and truth",
+        "the reward helps and errs",
+    ),
 }
+"""What each of the world's rules measures, and what it is for."""
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
 """Whose answers are shown."""
 
 
-def shares(
-    results: Results,
-    arms: Sequence[str],
-    of: str = "right",
-    prompts: str = "all",
-    times: int = 100,
+def levels(
+    results: Results, arms: Sequence[str], of: str = "right", prompts: str = "all"
 ) -> list[str]:
-    """``value [low, high]`` of each arm, in per cent unless ``times`` is another factor."""
-    rows = times * results.levels(arms, of, prompts).set_index("arm")
+    """``value [low, high]`` of each arm, in per cent, or tokens for the length."""
+    rows = results.levels(arms, of, prompts)
     return [Estimate(row.value, row.low, row.high, 0, 0, "").text(1) for row in rows.itertuples()]
 
 
@@ -73,7 +77,7 @@ def beside(name: str, results: Results) -> pd.DataFrame:
     theirs = table(spec["file"], as_printed=True).set_index(spec["label"])[list(columns)]
     rows = theirs.reindex([*theirs.index, *(row for row in arms if row not in theirs.index)])
     rows = rows.rename(columns=columns).rename_axis("paper").reset_index()
-    ours = dict(zip(arms.values(), shares(results, list(arms.values())), strict=True))
+    ours = dict(zip(arms.values(), levels(results, list(arms.values())), strict=True))
     rows["ours"] = rows["paper"].map(arms).map(lambda arm: look(arm).name, na_action="ignore")
     rows["right, %"] = rows["paper"].map(arms).map(ours)
     return rows.where(rows.notna(), "")
@@ -129,7 +133,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(BESIDE["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
-        rows[name] = shares(results, arms, prompts=letter)
+        rows[name] = levels(results, arms, prompts=letter)
     return rows
 
 
@@ -184,19 +188,27 @@ def measures(profile: str = "nano") -> pd.DataFrame:
     results, arms = Results(profile), (*METHODS, *CONTROLS)
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
     for of, name in MEASURES.items():
-        rows[name] = shares(results, arms, of, times=1 if of == "length" else 100)
+        rows[name] = levels(results, arms, of)
     return rows.assign(diverged=[len(results.diverged.get(arm, [])) for arm in arms])
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:
-    """What the world's rules ask and what they came to: mean over worlds, lowest and highest."""
-    found = Results(profile).table("headroom")
-    found["lead"] = found["worst_source"] - found["target_greedy"]
+    """The world's rules, and what they came to: mean over worlds (lowest to highest world).
+
+    On the development worlds, which the rules were met on, and on those of ``profile``.
+    """
+    found = {
+        "development worlds": read_results("development", "headroom"),
+        "reported worlds": Results(profile).table("headroom"),
+    }
     rows = []
-    for name, (rule, asked) in RULES.items():
-        own = found[name]
-        rows.append((rule, asked, own.mean(), own.min(), own.max()))
-    return pd.DataFrame(rows, columns=["rule", "asked", "mean", "lowest world", "highest world"])
+    for name, (low, high) in RULES.items():
+        asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
+        rows.append([*PURPOSES[name], asked])
+        for worlds in found.values():
+            mean, least, most = worlds[name].agg(["mean", "min", "max"])
+            rows[-1].append(f"{mean:.2f} ({least:.2f} to {most:.2f})")
+    return pd.DataFrame(rows, columns=["measure", "what for", "asked", *found])
 
 
 def deviation(profile: str = "nano") -> pd.DataFrame:

@@ -95,7 +95,9 @@ class Stage:
         for k, name in enumerate(todo, 1):
             self.answers(name)
             left = (time.monotonic() - start) / k * (len(todo) - k) / 60
-            print(f"{self.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True)
+            print(
+                f"{self.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True
+            )
 
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""

@@ -20,6 +20,7 @@ import torch
 from joblib import Parallel, delayed
 
 from wrpo_lib.analysis.report import write_verdicts
+from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import Stage, outcomes
 from wrpo_lib.nano.batch import PAD, score
@@ -132,7 +133,9 @@ def greedy(stage: Stage, name: str) -> pd.DataFrame:
         for k, prompt in enumerate(world.splits["heldout"]):
             text = said[s][k][0]
             right = int(quality(prompt, text) == 1)
-            rows.append((name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right))
+            rows.append(
+                (name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right)
+            )
     columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -186,5 +189,6 @@ def make_results(workers: int = 2) -> Path:
     )
     folder = write_results("nano", found, record)
     write_verdicts("nano")
+    write_figure_map()
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder
