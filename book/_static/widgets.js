@@ -1,7 +1,8 @@
 /* Pictures with sliders, drawn in the place <div data-widget="NAME"> over the JSON in it. The still
    figure beside each says the same without scripts and in print.
 
-   alpha    {beta, log_ratios}: log πθ/πref of y_ws, y_wt and y_l in nats    */
+   alpha    {beta, log_ratios}: log πθ/πref of y_ws, y_wt and y_l in nats
+   frames   {x, frames: [{name, own, source, own_mean, source_mean}]}: densities over x in nats    */
 (() => {
   const WIDTH = Math.min(560, innerWidth - 60); // so that type keeps its size on a phone
   const HEIGHT = 260, LEFT = 52, RIGHT = 14, TOP = 12, BOTTOM = 42;
@@ -105,7 +106,32 @@
     draw();
   }
 
-  const WIDGETS = { alpha };
+  function frames(box, { x: xs, frames: moments }) {
+    const kinds = [["own", ""], ["source", "dashed"]];
+    const top = Math.max(...moments.flatMap((moment) => [...moment.own, ...moment.source]));
+    const { svg, x, curve } = axes(
+      "Densities of log-probabilities", [xs[0], xs.at(-1)], [0, top], "log πθ(y|x), nats per response", "density");
+    const when = slider("model", 0, moments.length - 1, 1, 0);
+    const drawn = kinds.map(([kind, dash]) => ({
+      path: svg.appendChild(make("path", { class: `line ${kind} ${dash}` })),
+      mean: svg.appendChild(make("line", { class: `line mean ${kind} ${dash}`, y1: TOP, y2: HEIGHT - BOTTOM })),
+    }));
+
+    function draw() {
+      const moment = moments[Number(when.input.value)];
+      when.output.value = moment.name;
+      kinds.forEach(([kind], i) => {
+        drawn[i].path.setAttribute("d", curve(xs.map((v, j) => [v, moment[kind][j]])));
+        for (const end of ["x1", "x2"]) drawn[i].mean.setAttribute(end, x(moment[`${kind}_mean`]));
+      });
+    }
+
+    when.input.addEventListener("input", draw);
+    box.append(when.row, svg, legend([["own responses", "own"], ["source responses", "source dashed"]]));
+    draw();
+  }
+
+  const WIDGETS = { alpha, frames };
   document.addEventListener("DOMContentLoaded", () => {
     for (const place of document.querySelectorAll("[data-widget]")) {
       const box = make("div", { class: "widget-live" });

@@ -7,12 +7,16 @@ import re
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from pybtex.database import parse_file
 
 from wrpo_lib.exercises import check
+from wrpo_lib.figures.deviation import deviation_frames, token_heat, token_logprobs
 from wrpo_lib.figures.method import alpha_table, widget
+from wrpo_lib.logprobs import response_logprobs
 from wrpo_lib.records import project_root
+from wrpo_lib.tiny import build_model, build_tokenizer
 
 ROOT = project_root()
 
@@ -25,11 +29,46 @@ def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward(
     np.testing.assert_allclose(rows["loss"], np.log1p(np.exp(-rows["margin"])))
 
 
-def test_no_text_in_a_widget_ends_its_data() -> None:
+def test_log_probabilities_of_tokens_sum_to_that_of_the_response() -> None:
+    tokenizer = build_tokenizer("bpe", "angle", ["say it", "all is well"])
+    shape = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = build_model({**shape, **heads}, tokenizer, seed=0)
+    prompt = [{"role": "user", "content": "say it"}]
+    tokens = token_logprobs(model, tokenizer, prompt, "all is well")
+    whole = response_logprobs(model, tokenizer, [prompt], ["all is well"])
+    assert len(tokens) == whole.n_tokens[0]
+    assert sum(logp for _, logp in tokens) == pytest.approx(whole.logps[0], rel=1e-5)
+    assert tokens[-1][0] == tokenizer.eos_token
+
+
+def test_what_a_model_said_is_text_in_a_picture() -> None:
     said = "</script><b>"
+    shown = token_heat([(said, -1.0), (" ", -9.0)], name=said)
+    assert shown.count("<b>") == 1  # around the name
+    assert "</script>" not in shown
+    assert ">␣<" in shown
+    assert ">−9.0</rt>" in shown
+    assert "(−10.0 nats, 2 tokens)" in shown
     place = widget("alpha", {"said": said})
     assert place.count("</script>") == 1
     assert json.loads(place.split(">", 2)[2].split("</script>")[0]) == {"said": said}
+
+
+def test_densities_follow_the_frames_of_training() -> None:
+    draw, rows = np.random.default_rng(0), []
+    for model, mean in (("target", -9.0), ("wrpo", -6.0)):
+        for whose, middle in (("own", -4.0), ("source", mean)):
+            logps = draw.normal(middle, 0.5, 200)
+            rows += [(model, whose, logp) for logp in logps]
+    data = deviation_frames(pd.DataFrame(rows, columns=["model", "whose", "logp"]))
+    before, after = data["frames"]
+    assert before["name"] == "Target"
+    assert before["source_mean"] == pytest.approx(-9.0, abs=0.2)
+    assert after["source_mean"] == pytest.approx(-6.0, abs=0.2)
+    assert np.trapezoid(before["own"], data["x"]) == pytest.approx(1, abs=0.02)
+    peak = data["x"][int(np.argmax(after["source"]))]
+    assert peak == pytest.approx(-6.0, abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,23 @@ def test_the_alpha_slider_computes_the_loss(
     assert weights == pytest.approx([alpha * pull, (1 - alpha) * pull, pull], abs=1e-5)
 
 
+def test_frames_show_the_densities_of_the_chosen_model(shown: Callable[[str, str], Page]) -> None:
+    frames = [
+        {"name": "Target", "own": [0, 1, 0], "source": [1, 0, 0], "own_mean": 2, "source_mean": 1},
+        {"name": "WRPO", "own": [0, 0, 1], "source": [0, 1, 0], "own_mean": 3, "source_mean": 2},
+    ]
+    data = {"x": [1, 2, 3], "frames": frames}
+    place = shown(widget("frames", data), "widgets.js").locator("[data-widget]")
+    curves = place.locator("path")
+    before = [curve.get_attribute("d") for curve in curves.all()]
+    assert place.locator("output").inner_text() == "Target"
+    place.locator("input").press("End")
+    assert place.locator("output").inner_text() == "WRPO"
+    after = [curve.get_attribute("d") for curve in curves.all()]
+    assert after[1] == before[0]  # the sources' new density is the target's old one
+    assert after[0] not in before
+
+
 def test_long_tables_sort_as_numbers_and_download(
     shown: Callable[[str, str], Page], tmp_path: Path
 ) -> None:
