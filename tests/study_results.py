@@ -13,6 +13,7 @@ import pandas as pd
 
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.development import RULES, for_development
+from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
 from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper.plan import Plan, read_plan
@@ -125,6 +126,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
         "sources.csv": shares(plan.seeds, rng),
         "headroom.csv": headroom(plan.seeds, rng),
     }
+    tables["judged.csv.gz"] = judged(tables["answers.csv.gz"], recipe["evaluation"])
     record = {"plan": plan.sha256, "seeds": list(plan.seeds), "seconds": 1200, "world": recipe}
     seeds = tuple(recipe["development"]["seeds"])
     development = {"headroom.csv": headroom(seeds, rng), "grid.csv": grid(recipe, rng)}

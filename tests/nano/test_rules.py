@@ -57,8 +57,20 @@ def test_every_method_has_as_many_points(recipe: dict, tmp_path: Path) -> None:
     assert rates >= set(recipe["development"]["grid"]["wrpo"]["learning_rate"])
 
 
-def test_no_chosen_setting_is_on_the_edge_of_its_grid(recipe: dict, tmp_path: Path) -> None:
-    arms = Stage([World(100, recipe)], tmp_path).arms
-    for name, values in recipe["development"]["grid"].items():
-        for field, tried in values.items():
-            assert min(tried) < arms[name].settings[field] < max(tried), (name, field)
+@pytest.mark.parametrize("name", ["dpo_on", "ipo_on", "simpo_on"])
+def test_the_settings_are_the_baselines_best_and_not_on_the_edge(
+    recipe: dict, name: str, tmp_path: Path
+) -> None:
+    used = Stage([World(100, recipe)], tmp_path).arms[name].settings
+    tried = recipe["development"]["grid"][name]
+    rows = read_results("development", "grid").query("method == @name and arm != @name")
+    best = rows.groupby("arm")["sampled"].mean().idxmax()
+    assert best == "/".join([name, *(f"{used[field]:g}" for field in tried)])
+    assert all(min(values) < used[field] < max(values) for field, values in tried.items())
+
+
+def test_the_chosen_alpha_is_the_best_and_not_on_the_edge(recipe: dict) -> None:
+    means = read_results("development", "grid").query("method == 'alpha'").groupby("alpha")
+    best = means["sampled"].mean().idxmax()
+    assert best == recipe["arms"]["wrpo"]["alpha"]
+    assert min(recipe["development"]["alpha"]) < best < max(recipe["development"]["alpha"])

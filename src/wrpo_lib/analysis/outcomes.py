@@ -17,7 +17,7 @@ from scipy import stats
 
 from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.paper.plan import SHARES, Plan, Weights, read_plan
+from wrpo_lib.paper.plan import JUDGED, SHARES, Plan, Weights, read_plan
 from wrpo_lib.records import read_results, read_run
 
 COUNTS = ("right", "style", "length", "repeats")
@@ -118,6 +118,9 @@ class Results:
             rows = self.table("deviation")
             rows = rows.assign(arm=rows["model"] + "/" + rows["whose"])
             return rows.pivot(index=["seed", "response"], columns="arm", values=of)
+        if of in JUDGED:
+            rows = self.table("judged").query("protocol == @of")
+            return rows.pivot(index=["seed", "question_id"], columns="arm", values="value")
         if of not in (*SHARES, *COUNTS):
             rows = self.table("dynamics").query("split == 'heldout'")
             late = rows["step"] > 0.9 * rows.groupby(["arm", "seed"])["step"].transform("max")
@@ -137,7 +140,7 @@ class Results:
     def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
         """A row per arm: its mean ``of`` with a 95 % interval, in per cent or tokens."""
         rows = self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
-        most = np.inf if of == "length" else 100
+        most = np.inf if of in ("length", "mt_bench") else 100
         return rows.assign(low=rows["low"].clip(0), high=rows["high"].clip(upper=most))
 
     def differences(
@@ -145,10 +148,10 @@ class Results:
     ) -> pd.DataFrame:
         """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval.
 
-        In points of per cent, or in tokens for the length.
+        In points of per cent; lengths in tokens, MT-Bench on its scale of ten.
         """
         found = {name: self.find(weights, of, prompts) for name, weights in contrasts.items()}
-        return spread(found, 1 if of == "length" else 100)
+        return spread(found, 1 if of in ("length", "mt_bench") else 100)
 
 
 def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:

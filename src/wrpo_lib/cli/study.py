@@ -21,10 +21,15 @@ def results(
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
     if profile in ("nano", "development"):
+        from wrpo_lib.analysis.report import write_verdicts
+        from wrpo_lib.figures.map import write_figure_map
         from wrpo_lib.nano import runner
 
         make = runner.make_results if profile == "nano" else runner.make_development
         typer.echo(f"wrote {make(workers)}")
+        if profile == "nano":
+            write_verdicts()
+            write_figure_map()
     elif profile == "smol":
         if published is None:
             raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from scipy.stats import gaussian_kde
 
+from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.chat import Prompt, render
 from wrpo_lib.figures.method import widget
-from wrpo_lib.figures.style import drawing, look
+from wrpo_lib.figures.style import Drawn, drawing, look
 
 KINDS = ("own", "source")
 
@@ -72,24 +72,25 @@ def deviation_frames(rows: pd.DataFrame, points: int = 81) -> dict[str, Any]:
     return {"x": x.round(3).tolist(), "frames": frames}
 
 
-def deviation_densities(rows: pd.DataFrame) -> Figure:
-    """:func:`deviation_frames` as a column of panels, one per model; lines below are means."""
-    data = deviation_frames(rows)
+def deviation_densities(profile: str = "nano") -> Drawn:
+    """:func:`deviation_frames` as a column of panels, one per model; thin lines are means."""
+    data, drawn = deviation_frames(Results(profile).table("deviation")), []
     n = len(data["frames"])
     with drawing(n, 1 + 1.3 * n, sharex=True, sharey=True, squeeze=False) as (figure, axes):
         for axis, frame in zip(axes.flat, data["frames"], strict=True):
             for kind in KINDS:
                 how = look(kind)
-                drawn = {"color": how.color, "linestyle": how.dash}
-                axis.plot(data["x"], frame[kind], label=how.name, **drawn)
-                axis.axvline(frame[f"{kind}_mean"], linewidth=0.8, **drawn)
+                drawn.append(pd.DataFrame({"x": data["x"], "density": frame[kind]}))
+                drawn[-1] = drawn[-1].assign(model=frame["name"], whose=kind)
+                axis.plot(data["x"], frame[kind], how.dash, color=how.color, label=how.name)
+                axis.axvline(frame[f"{kind}_mean"], color=how.color, linewidth=0.8)
             axis.set_ylabel(frame["name"])
             axis.set_yticks([])
         axes.flat[-1].set_xlabel("log πθ(y|x), nats per response")
         figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
-    return figure
+    return Drawn(figure, pd.concat(drawn))
 
 
-def deviation_widget(rows: pd.DataFrame) -> str:
+def deviation_widget(profile: str = "nano") -> str:
     """The place and the data of the moving densities, for the script that draws them."""
-    return widget("frames", deviation_frames(rows))
+    return widget("frames", deviation_frames(Results(profile).table("deviation")))

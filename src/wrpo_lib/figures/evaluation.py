@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.figures.style import GREY, LOOKS, Drawn, draw_rows, drawing, name_rows
-from wrpo_lib.nano.judge import Judge, benchmark_table, judge_alpaca
+from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_results, read_run
 
 PROTOCOLS = {
-    "alpaca_eval2": "AlpacaEval-2 form: win rate, %",
+    "alpaca_eval": "AlpacaEval-2 form: win rate, %",
     "arena_hard": "Arena-Hard form: score, %",
     "mt_bench": "MT-Bench form: mean score",
 }
@@ -31,15 +32,16 @@ BIASED, FILLER = "dpo_hybrid", 18
 
 def protocols(profile: str = "nano") -> Drawn:
     """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
-    settings = read_run(profile)["world"]["evaluation"]
-    baselines = (settings["baseline"], settings["arena_baseline"])
-    compared = [name for name in settings["models"] if name not in baselines]
-    table = benchmark_table(profile, compared).rename(columns={"model": "arm"})
+    results = Results(profile)
+    drawn = []
     with drawing(3, 7.2) as (figure, axes):
-        for axis, (benchmark, title) in zip(axes, PROTOCOLS.items(), strict=True):
-            draw_rows(axis, table[table["benchmark"] == benchmark])
+        for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
+            arms = [arm for arm in LOOKS if arm in results.wide(protocol)]
+            rows = results.levels(arms, protocol)
+            drawn.append(rows.assign(protocol=protocol))
+            draw_rows(axis, rows)
             axis.set_title(title)
-    return Drawn(figure, table)
+    return Drawn(figure, pd.concat(drawn))
 
 
 def paper_table2(profile: str = "nano") -> Drawn:

@@ -12,6 +12,7 @@ import pandas as pd
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures import deviation as densities
 from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
 from wrpo_lib.figures.style import Drawn
 from wrpo_lib.io import file_hash, write_atomically
@@ -71,6 +72,7 @@ FIGURES = {
     "comparison": Entry(study.comparison, "Table 2", "book/index.md", "nano/outcomes"),
     "headroom": Entry(study.headroom, "ours", "book/testbed.md", "nano/outcomes"),
     "rules": Entry(tables.rules, "ours", "book/testbed.md", "development/headroom nano/headroom"),
+    "densities": Entry(densities.deviation_densities, "Figure 1", DEVIATION, "nano/deviation"),
     "deviation": Entry(tables.deviation, "Figure 1", DEVIATION, "nano/deviation"),
     "dynamics": Entry(tables.dynamics, "Figure 3", DYNAMICS, "nano/dynamics"),
     "dose": Entry(tables.dose, "ours", ABLATIONS, "nano/dynamics"),
@@ -85,7 +87,7 @@ FIGURES = {
     "rewards": Entry(quadruples.rewards, "ours", BUILDING, "smol/rewards"),
     "lengths": Entry(quadruples.lengths, "ours", BUILDING, "smol/quadruples"),
     "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "smol/quadruples"),
-    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, "nano/answers"),
+    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, "nano/judged"),
     "table_2_intervals": Entry(evaluation.paper_table2, "Table 2", JUDGING),
     "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers"),
     "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),

@@ -73,15 +73,17 @@ def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool
     return shown.format_index(escape="html") if index else shown.hide(axis="index")
 
 
-def show(make: Callable[..., Drawn | pd.DataFrame | str], *args: Any, **options: Any) -> Any:
-    """For a page: what ``make`` draws, tabulates or says in Markdown, or why it cannot."""
+def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """For a page: what ``make`` draws, tabulates, says in Markdown or shows, or why it cannot."""
     try:
         made = make(*args, **options)
     except WRPOError as error:
         made = f":::{{warning}}\n{error}.\n:::"
     if isinstance(made, str):
         return Markdown(made)
-    return None if isinstance(made, Drawn) else table(made)
+    if isinstance(made, Drawn):
+        return None
+    return table(made) if isinstance(made, pd.DataFrame) else made
 
 
 @contextmanager

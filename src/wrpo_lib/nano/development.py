@@ -98,10 +98,11 @@ def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Arms of the grids: learning rate by β (or τ), as many points for every method; then α."""
     found, asked, arms = {}, recipe["development"], recipe["arms"]
     for arm, values in asked["grid"].items():
-        knob = KNOBS[arms[arm].get("form", "dpo")]
+        spec = arms[arm] | ({"alpha": asked["grid_alpha"]} if arm.startswith("wrpo") else {})
+        knob = KNOBS[spec.get("form", "dpo")]
         for rate, value in product(values["learning_rate"], values[knob]):
-            settings = arms[arm].get("settings", {}) | {"learning_rate": rate, knob: value}
-            found[f"{arm}/{rate:g}/{value:g}"] = arms[arm] | {"settings": settings}
+            settings = spec.get("settings", {}) | {"learning_rate": rate, knob: value}
+            found[f"{arm}/{rate:g}/{value:g}"] = spec | {"settings": settings}
     return found | {f"alpha/{a:g}": arms["wrpo"] | {"alpha": a} for a in asked["alpha"]}
 
 

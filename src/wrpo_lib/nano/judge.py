@@ -26,11 +26,9 @@ import pandas as pd
 import yaml
 from scipy.special import expit, log_expit
 
-from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, verdicts
+from wrpo_lib.evaluation import verdicts
 from wrpo_lib.nano.world import quality, read_prompt
-from wrpo_lib.records import read_results, read_run
 
 MODEL = "nano-judge"
 VERDICTS = tuple(verdicts.FOR_A)  # from strongly for A to strongly for B
@@ -144,27 +142,27 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     return rows[["model"]].assign(question_id=question, turn=place % 2 + 1, score=score)
 
 
-def benchmark_table(profile: str, models: list[str]) -> pd.DataFrame:
-    """Scores of ``models`` under the three protocols, a row per protocol and model.
+def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
+    """What the judge says of tracked answers: a row per protocol, seed, question and arm.
 
-    Means over worlds with their 95 % intervals.
+    ``value``: the share of the games won against the baseline, or the mean score of the two turns.
+    ``settings``: the recipe's ``evaluation``.
     """
-    settings, judge = read_run(profile)["world"]["evaluation"], Judge()
-    base, arena_base = settings["baseline"], settings["arena_baseline"]
-    found: dict[tuple[str, str], list[float]] = {}
-    for _, answers in read_results(profile, "answers").groupby("seed"):
-        forms: dict[str, tuple[pd.DataFrame, Any]] = {
-            "alpaca_eval2": (judge_alpaca(answers, base, judge), alpaca_eval.win_rate),
-            "arena_hard": (judge_arena(answers, arena_base, judge), verdicts.arena_hard),
-            "mt_bench": (judge_mt_bench(answers, judge), verdicts.mt_bench),
+    judge, found = Judge(), []
+    for seed, own in answers.groupby("seed"):
+        games = judge_arena(own, settings["arena_baseline"], judge)
+        forms = {
+            "alpaca_eval": judge_alpaca(own, settings["baseline"], judge).eval(
+                "value = preference - 1"
+            ),
+            "arena_hard": verdicts.battles(games).eval("value = points / 100"),
+            "mt_bench": judge_mt_bench(own, judge).rename(columns={"score": "value"}),
         }
-        for benchmark, (judged, summarise) in forms.items():
-            for model in models:
-                own = summarise(judged[judged["model"] == model])
-                found.setdefault((benchmark, model), []).append(own["interval"].value)
-    means = {key: mean_interval(values) for key, values in found.items()}
-    rows = [(*key, mean.value, mean.low, mean.high) for key, mean in means.items()]
-    return pd.DataFrame(rows, columns=["benchmark", "model", "value", "low", "high"])
+        for protocol, rows in forms.items():
+            means = rows.groupby(["question_id", "model"], as_index=False)["value"].mean()
+            found.append(means.assign(protocol=protocol, seed=seed))
+    rows = pd.concat(found, ignore_index=True).rename(columns={"model": "arm"})
+    return rows[["protocol", "seed", "question_id", "arm", "value"]]
 
 
 @dataclass(frozen=True)

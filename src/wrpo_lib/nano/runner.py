@@ -19,13 +19,12 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from wrpo_lib.analysis.report import write_verdicts
-from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import Stage, outcomes
 from wrpo_lib.nano.batch import PAD, score
 from wrpo_lib.nano.collective import COLLECTIVE
 from wrpo_lib.nano.development import develop, for_development, headroom
+from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.world import World, quality
 from wrpo_lib.paper.plan import PLAN
 from wrpo_lib.recipes import read_yaml, recipe_path
@@ -187,8 +186,7 @@ def make_results(workers: int = 2) -> Path:
     changed = (
         moved(pd.read_parquet(tracked), found["outcomes.parquet"]) if tracked.is_file() else []
     )
+    found["judged.csv.gz"] = judged(found["answers.csv.gz"], recipe["evaluation"])
     folder = write_results("nano", found, record)
-    write_verdicts("nano")
-    write_figure_map()
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder

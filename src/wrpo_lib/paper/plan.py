@@ -20,6 +20,9 @@ Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
 Dynamic = Literal["margin", "reward_ws", "reward_wt", "reward_l", "accuracy", "accuracy_wt"]
 Judged = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 PLAN = Path(__file__).with_name("claims.yml")
+JUDGED = {"alpaca_eval": (100, "points"), "arena_hard": (100, "points"), "mt_bench": (1, "of ten")}
+"""The protocols in which the nano judge compares answers, with the units they are shown in."""
+
 SHARES = ("right", "greedy", "any5")
 """Measures of correctness, to which the plan's ``delta`` applies."""
 
@@ -53,6 +56,8 @@ class Comparison(_Strict):
         """What an estimate is multiplied by to be shown, and its unit."""
         if self.of in ("right", "greedy", "any5", "style", "repeats", "accuracy", "accuracy_wt"):
             return 100, "points"
+        if self.of in JUDGED:
+            return JUDGED[self.of]
         return 1, {"logp": "nats", "length": "tokens"}.get(self.of, "of reward")
 
     def contrasts(self) -> list[Weights]:
