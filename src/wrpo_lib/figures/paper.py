@@ -68,7 +68,7 @@ def _draw_histograms(axis: Axes, bars: pd.DataFrame, edges: np.ndarray) -> None:
         shape: Any = {"fill": filled, "alpha": 0.35 if filled else 1, "linewidth": 1.6}
         axis.stairs(own["value"], edges, color=how.color, label=how.name, **shape)
         axis.axvline(own["mean"].iloc[0], color=how.color, linestyle=how.dash)
-    axis.set(xlabel="log πθ(y|x), nats a response", ylabel="share")
+    axis.set(xlabel="log πθ(y|x), nats per response", ylabel="share")
 
 
 def figure_3(profile: str = "nano") -> Drawn:

@@ -36,7 +36,7 @@ def source_shares(profile: str = "nano") -> Drawn:
             if "share_low" in own:
                 left.hlines(k, own["share_low"], own["share_high"], color="#D55E00")
         name_rows(left, [look(name).name for name in names])
-        what = "a dot a seed" if "seed" in ours else f"n = {ours['n'].iloc[0]}"
+        what = "one dot per seed" if "seed" in ours else f"n = {ours['n'].iloc[0]}"
         left.set_title(f"{profile} ({what})")
         share = theirs["share_best_percent"]
         right.barh(range(len(theirs)), share, color="#777777", alpha=0.6)

@@ -130,7 +130,7 @@ def length(profile: str = "nano") -> Drawn:
             error |= {"yerr": [[y.value - y.low], [y.high - y.value]]}
             drawn = {"color": how.color, "linestyle": "", "label": how.name, "markersize": 7}
             axis.errorbar(x.value, y.value, **error, marker=how.marker, **drawn)
-        axis.set(xlabel="tokens a sample", ylabel="% of samples right")
+        axis.set(xlabel="tokens per sample", ylabel="% of samples right")
         figure.legend(loc="outside lower center", ncols=2)
     return Drawn(figure, right.merge(tokens, on="arm", suffixes=("", "_tokens")))
 

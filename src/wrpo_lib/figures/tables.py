@@ -138,7 +138,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
 
 
 def table_8(profile: str = "nano") -> pd.DataFrame:
-    """Time to train: the paper's minutes, and our mean CPU seconds a world."""
+    """Time to train: the paper's minutes, and our mean CPU seconds per world."""
     seconds = Results(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
     rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
@@ -216,7 +216,7 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
     rows = Results(profile).table("deviation")
     sums = rows.groupby(["model", "whose"])[["logp", "tokens"]].sum()
     nats = rows.groupby(["model", "whose"])["logp"].mean()
-    found = pd.DataFrame({"a response": nats, "a token": sums["logp"] / sums["tokens"]})
+    found = pd.DataFrame({"per response": nats, "per token": sums["logp"] / sums["tokens"]})
     wide = found.unstack("whose").swaplevel(axis=1).sort_index(axis=1)
     wide.columns = [f"{look(whose).name}, nats {per}" for whose, per in wide.columns]
     return wide.rename(lambda arm: look(arm).name).rename_axis("model").reset_index()
