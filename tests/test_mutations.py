@@ -75,7 +75,7 @@ def output(k: int) -> Row:
 
 def choices(k: int) -> Row:
     turns = [f"first {k}", f"second {k}"]
-    question = ["shift-fcff-copy", "shift-hcdf-copy", "nobody-asks"][k]
+    question = ["weave-BGDH-HCFA", "drift-DGAF-EFDA", "nobody-asks"][k]
     return {"question_id": question, "model_id": "m", "choices": [{"index": 0, "turns": turns}]}
 
 
