@@ -20,7 +20,7 @@ PAGES = [path for path in SITE.glob("*.html") if path.name != "index.html"]
 PAGES += [*SITE.glob("book/**/*.html"), *SITE.glob("notebooks/*.html")]
 OPTIONS = {"resultTypes": ["violations"], "preload": False}  # of axe; it cannot fetch from file://
 MOVING = [page for page in PAGES if "data-widget" in page.read_text(encoding="utf-8")]
-THEMES, WIDTHS = ("light", "dark"), (360, 1280)
+THEMES, WIDTHS = ("light", "dark"), (360, 1100, 1280)
 
 # what reaches over the right edge and is not inside something that scrolls or folds
 WIDE = """() => [...document.querySelectorAll('body *')].filter((node) => {
