@@ -12,15 +12,22 @@ from typing import Any
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.statistics import Estimate
 from wrpo_lib.analysis.verdicts import Verdict, verdict_table, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_atomically
+from wrpo_lib.nano.development import RULES
 from wrpo_lib.paper.plan import read_plan
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
 ABOUT = ("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta")
 """What the study was; each claim has ``<id>`` and ``status_<id>`` beside these."""
+SEEN = (
+    *("wrpo_a", "wrpo_b", "wrpo_c", "wrpo_d", "wrpo_ahead", "wrpo_worst", "wrpo_repeats"),
+    *("small_alpha", "small_alpha_ahead", "weak_worlds"),
+)
+"""What was looked at after the runs, to explain the verdicts; the plan does not have it."""
 DEVELOPMENT = ("n_development", "n_settings", "development_gain")
 """On how many worlds and settings a method each was tuned, and what DPO-on gained there."""
 
@@ -31,7 +38,7 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     Where results are refused, words that say so stand in for theirs.
     """
     ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
-    of_study = [*ABOUT, *ids, *(f"status_{name}" for name in ids)]
+    of_study = [*ABOUT, *SEEN, *ids, *(f"status_{name}" for name in ids)]
     found: dict[str, Number] = dict.fromkeys([*of_study, *DEVELOPMENT], "(no valid results)")
     for make in (lambda: study_numbers(profile), development_numbers):
         with suppress(WRPOError):
@@ -50,7 +57,29 @@ def study_numbers(profile: str) -> dict[str, Number]:
     for verdict in verdicts(results):
         name = verdict.claim.id.replace("-", "_")
         found |= {name: verdict.ours(), f"status_{name}": verdict.status}
-    return found
+    return found | dict(zip(SEEN, seen(results), strict=True))
+
+
+def seen(results: Results) -> list[Number]:
+    """The values of ``SEEN``: WRPO − DPO-on by class of skills and by world, also at α_max 0.1.
+
+    In points, with 95 % intervals that are not corrected for looking; then in how many worlds WRPO
+    is ahead, its worst one, the largest share (%) of samples that repeat letters in one, and in how
+    many a source is less than 20 points above the target.
+    """
+    gain = {"wrpo": 1.0, "dpo_on": -1.0}
+    points = [results.differences({"": gain}, prompts=k) for k in "ABCD"]
+    points.append(results.differences({"": {"wrpo_a10": 1.0, "dpo_on": -1.0}}))
+    a, b, c, d, small = (
+        Estimate(row["value"], row["low"], row["high"], 0, 0, "").text(1)
+        for row in (rows.iloc[0] for rows in points)
+    )
+    worlds = results.wide("right").groupby("seed").mean()
+    ahead, small_ahead = (worlds[arm] - worlds["dpo_on"] for arm in ("wrpo", "wrpo_a10"))
+    repeats = results.wide("repeats")["wrpo"].groupby("seed").mean().max()
+    weak = results.table("headroom")["source_lead"] < RULES["source_lead"][0]
+    shown = [a, b, c, d, int((ahead > 0).sum()), f"{100 * ahead.min():.1f}", f"{100 * repeats:.0f}"]
+    return [*shown, small, int((small_ahead > 0).sum()), int(weak.sum())]
 
 
 def development_numbers() -> dict[str, Number]:
