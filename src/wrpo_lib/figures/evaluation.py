@@ -113,6 +113,15 @@ def corrections(profile: str = "nano") -> Drawn:
     return Drawn(figure, table)
 
 
+def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
+    """Answers with up to ``most`` characters of filler behind each, at random.
+
+    Nano's answers are about equally long; with filler there is a length to control.
+    """
+    filler = np.random.default_rng(0).integers(0, most + 1, len(answers))
+    return answers.assign(response=answers["response"] + ["." * n for n in filler])
+
+
 def bias_table(profile: str = "nano") -> pd.DataFrame:
     """Estimated win rates (%) by panel, strength of the bias, and correction.
 
@@ -126,10 +135,8 @@ def bias_table(profile: str = "nano") -> pd.DataFrame:
     answers = answers[
         (answers["seed"] == run["seeds"][0]) & answers["arm"].isin([BIASED, baseline])
     ]
-    most = np.where(answers["arm"] == BIASED, FILLER, FILLER // 2)
-    filler = np.random.default_rng(0).integers(0, most + 1)
-    padded = answers.assign(response=answers["response"] + ["." * n for n in filler])
-    for bias, shown in (("position", answers), ("length", padded)):
+    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
+    for bias, shown in (("position", answers), ("length", filled)):
         for strength in STRENGTHS:
             one: Any = {"position": 0.0, "length": 0.0, bias: strength}
             judged = judge_alpaca(shown, baseline, Judge(**one))
