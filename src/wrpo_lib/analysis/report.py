@@ -142,7 +142,8 @@ def published_numbers() -> dict[str, Number]:
         "detectable_lc": seen["alpaca_eval2", "lc"],
         "detectable_mt": seen["mt_bench", "mean"],
     }
-    return {f"published_{name}": value for name, value in found.items()}
+    # glue takes Python's numbers only
+    return {f"published_{k}": v.item() if hasattr(v, "item") else v for k, v in found.items()}
 
 
 def measured() -> dict[str, Any]:
