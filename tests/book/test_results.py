@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from study_results import write_study
@@ -90,6 +91,8 @@ def test_no_table_or_legend_shows_an_arm_by_its_id(invented: Path) -> None:
     ):
         if isinstance(made, pd.DataFrame):
             assert not arms & set(made.astype(str).to_numpy().ravel())
+        else:
+            plt.close(made.figure)
 
 
 def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -> None:
