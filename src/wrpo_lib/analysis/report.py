@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.analysis.statistics import Estimate, signed
 from wrpo_lib.analysis.verdicts import Verdict, verdict_table, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_atomically
@@ -23,6 +23,7 @@ from wrpo_lib.records import read_results, results_dir
 Number = float | int | str
 ABOUT = ("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta")
 """What the study was; each claim has ``<id>`` and ``status_<id>`` beside these."""
+SYMBOLS = {"y_ws": r"\yws", "y_wt": r"\ywt", "y_l": r"\yl", "α_max": r"\alpha_{\max}"}
 SEEN = (
     *("wrpo_a", "wrpo_b", "wrpo_c", "wrpo_d", "wrpo_ahead", "wrpo_worst", "wrpo_repeats"),
     *("small_alpha", "small_alpha_ahead", "weak_worlds"),
@@ -78,7 +79,15 @@ def seen(results: Results) -> list[Number]:
     ahead, small_ahead = (worlds[arm] - worlds["dpo_on"] for arm in ("wrpo", "wrpo_a10"))
     repeats = results.wide("repeats")["wrpo"].groupby("seed").mean().max()
     weak = results.table("headroom")["source_lead"] < RULES["source_lead"][0]
-    shown = [a, b, c, d, int((ahead > 0).sum()), f"{100 * ahead.min():.1f}", f"{100 * repeats:.0f}"]
+    shown = [
+        a,
+        b,
+        c,
+        d,
+        int((ahead > 0).sum()),
+        signed(100 * ahead.min(), 1),
+        f"{100 * repeats:.0f}",
+    ]
     return [*shown, small, int((small_ahead > 0).sum()), int(weak.sum())]
 
 
@@ -103,7 +112,14 @@ def sentence(verdict: Verdict) -> str:
     """A claim, its status and what was found."""
     where = f"{verdict.claim.where}: {verdict.claim.paper.words}"
     first = f"**{verdict.status.capitalize()}.** {verdict.claim.statement} ({where})"
-    return f"{first} Ours: {verdict.ours()}. {verdict.remark()}".strip()
+    return maths(f"{first} Ours: {verdict.ours()}. {verdict.remark()}".strip())
+
+
+def maths(text: str) -> str:
+    """Plain symbols of a claim as mathematics for a page."""
+    for plain, symbol in SYMBOLS.items():
+        text = text.replace(plain, f"${symbol}$")
+    return text
 
 
 def write_verdicts(profile: str = "nano") -> None:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.report import maths
 from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import deviation as densities
@@ -170,7 +171,8 @@ def _linked(verdict: Verdict) -> str:
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
     said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
     anchor = f'<span id="claim-{claim.id}"></span>'
-    return f"- {anchor}{badge} **{claim.statement}** {said} ({', '.join(links)})"
+    told = maths(f"**{claim.statement}** {said}")
+    return f"- {anchor}{badge} {told} ({', '.join(links)})"
 
 
 def linked_map() -> str:

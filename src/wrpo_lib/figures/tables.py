@@ -43,7 +43,7 @@ MEASURES = {
 PURPOSES = {
     "sft_greedy": ("Target-SFT right, greedy", "neither hopeless nor perfect"),
     "source_lead": (
-        "weakest source minus Target-SFT, greedy",
+        "weakest source minus target, greedy",
         "every source can teach",
     ),
     "b_pass5": ("class B, any of five samples of Target-SFT right", "its own pairs cannot teach B"),
