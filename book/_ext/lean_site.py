@@ -1,7 +1,8 @@
 """Sphinx extension: the site carries the part of its tools that its pages use.
 
 MathJax comes from the package sphinx-mathjax-offline, whose own extension copies 24 MB; source maps
-are for those who change the theme; and the theme's icons come from its fonts, not from a script.
+are for those who change the theme; every browser that runs the site's scripts reads its fonts as
+WOFF2, so the same fonts as TTF are not needed; and the theme's icons come from its fonts, not from a script.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ def lean(app: Any, error: Exception | None) -> None:
     mathjax = Path(str(package.origin)).parent / "static" / "mathjax"
     copy_asset(str(mathjax / "tex-chtml.js"), str(static / "mathjax"))
     copy_asset(str(mathjax / FONTS), str(static / "mathjax" / FONTS))
-    for path in static.rglob("*.map"):
-        path.unlink()
+    for kind in ("map", "ttf"):
+        for path in static.rglob(f"*.{kind}"):
+            path.unlink()
     icons = "// The icons come from the web fonts in vendor/fontawesome.\n"
     (static / "scripts" / "fontawesome.js").write_text(icons, encoding="utf-8")
 

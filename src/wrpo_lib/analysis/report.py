@@ -79,15 +79,8 @@ def seen(results: Results) -> list[Number]:
     ahead, small_ahead = (worlds[arm] - worlds["dpo_on"] for arm in ("wrpo", "wrpo_a10"))
     repeats = results.wide("repeats")["wrpo"].groupby("seed").mean().max()
     weak = results.table("headroom")["source_lead"] < RULES["source_lead"][0]
-    shown = [
-        a,
-        b,
-        c,
-        d,
-        int((ahead > 0).sum()),
-        signed(100 * ahead.min(), 1),
-        f"{100 * repeats:.0f}",
-    ]
+    worst, most = signed(100 * ahead.min(), 1), f"{100 * repeats:.0f}"
+    shown = [a, b, c, d, int((ahead > 0).sum()), worst, most]
     return [*shown, small, int((small_ahead > 0).sum()), int(weak.sum())]
 
 
