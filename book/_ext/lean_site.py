@@ -1,8 +1,8 @@
 """Sphinx extension: the site carries the part of its tools that its pages use.
 
-MathJax comes from the package sphinx-mathjax-offline, whose own extension copies 24 MB; source maps
-are for those who change the theme; every browser that runs the site's scripts reads its fonts as
-WOFF2, so the same fonts as TTF are not needed; and the theme's icons come from its fonts, not from a script.
+MathJax comes from the package sphinx-mathjax-offline, whose own extension copies 24 MB. Source maps
+are for those who change the theme. Every browser that runs the site's scripts reads fonts as WOFF2,
+so the same fonts as TTF are left out; the theme's icons come from them, not from a script.
 """
 
 from __future__ import annotations
