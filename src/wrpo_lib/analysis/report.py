@@ -80,7 +80,7 @@ def seen(results: Results) -> list[Number]:
     repeats = results.wide("repeats")["wrpo"].groupby("seed").mean().max()
     weak = results.table("headroom")["source_lead"] < RULES["source_lead"][0]
     worst, most = signed(100 * ahead.min(), 1), f"{100 * repeats:.0f}"
-    shown = [a, b, c, d, int((ahead > 0).sum()), worst, most]
+    shown: list[Number] = [a, b, c, d, int((ahead > 0).sum()), worst, most]
     return [*shown, small, int((small_ahead > 0).sum()), int(weak.sum())]
 
 
