@@ -21,7 +21,10 @@ from wrpo_lib.paper.plan import read_plan
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
-ABOUT = ("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta")
+ABOUT = (
+    *("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta"),
+    "alpha_max",
+)
 """What the study was; each claim has ``<id>`` and ``status_<id>`` beside these."""
 SYMBOLS = {"y_ws": r"\yws", "y_wt": r"\ywt", "y_l": r"\yl", "α_max": r"\alpha_{\max}"}
 SEEN = (
@@ -53,8 +56,9 @@ def study_numbers(profile: str) -> dict[str, Number]:
     rows, run = results.outcomes, results.run
     prompts = int(rows.groupby("seed")["prompt"].nunique().max())
     minutes, delta = round(run["seconds"] / 60), f"{100 * (results.plan.delta or 0):.1f}"
-    about = (len(results.plan.seeds), prompts, rows["arm"].nunique(), minutes, run["commit"], delta)
-    found: dict[str, Number] = dict(zip(ABOUT, about, strict=True))
+    alpha_max = run["world"]["arms"]["wrpo"]["alpha"]
+    about = (len(results.plan.seeds), prompts, rows["arm"].nunique(), minutes, run["commit"])
+    found: dict[str, Number] = dict(zip(ABOUT, (*about, delta, alpha_max), strict=True))
     for verdict in verdicts(results):
         name = verdict.claim.id.replace("-", "_")
         found |= {name: verdict.ours(), f"status_{name}": verdict.status}
