@@ -75,10 +75,6 @@ class Stage:
         """Names of the sources."""
         return [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
 
-    def has(self, name: str) -> bool:
-        """Whether a step is finished."""
-        return (self.folder / f"{name}.pt").is_file()
-
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` returned when it was first called; a kill leaves no half of a file."""
         path = self.folder / f"{name}.pt"
@@ -91,13 +87,13 @@ class Stage:
 
     def make(self, names: list[str]) -> None:
         """Make the answers of some policies, saying what is done and how long the rest may take."""
-        start, todo = time.monotonic(), [n for n in names if not self.has(f"arms/{n}")]
+        start = time.monotonic()
+        todo = [n for n in names if not (self.folder / f"arms/{n}.pt").is_file()]
         for k, name in enumerate(todo, 1):
             self.answers(name)
             left = (time.monotonic() - start) / k * (len(todo) - k) / 60
-            print(
-                f"{self.folder.name}: {name}, {k} of {len(todo)}, {left:.0f} min left", flush=True
-            )
+            said = f"{name}, {k} of {len(todo)}, {left:.0f} min left"
+            print(f"{self.folder.name}: {said}", flush=True)
 
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""

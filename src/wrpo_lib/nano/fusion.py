@@ -6,8 +6,8 @@ vocabulary, read as text, scored as text, and written in the target's vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,6 @@ class Model:
         answers = export.response_ids(self.tokenizer, [response for _, response in texts], length)
         return torch.cat([self.prompt_ids([prompt for prompt, _ in texts]), answers], dim=1)
 
-    def with_params(self, params: Params) -> Model:
-        """Other members of the same kind."""
-        return Model(params, self.shape, self.kind)
-
     def responses(
         self, worlds: list[World], split: str, n: int, purpose: int, how: dict[str, Any]
     ) -> Texts:
@@ -89,8 +85,13 @@ def shuffled(rows: Tensor, batch: int, rngs: list[np.random.Generator]) -> Itera
                 yield rows[members, part]
 
 
-def sft_loss(model: Model, on_prompt: float = 0.0) -> Callable[[Params, Tensor, int], Tensor]:
-    """−log π per token (S,): of responses, and of prompts with the weight ``on_prompt``."""
+def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:
+    """A model trained on rows (S, N, T) by −log π per token.
+
+    ``spec``: steps, batch, learning_rate, the weight of the prompt's tokens (``on_prompt``, 0), and
+    options of :func:`~wrpo_lib.nano.batch.fit`.
+    """
+    on_prompt = spec.get("on_prompt", 0.0)
     start = 1 if on_prompt else model.prompt
 
     def loss(params: Params, ids: Tensor, step: int) -> Tensor:
@@ -99,16 +100,10 @@ def sft_loss(model: Model, on_prompt: float = 0.0) -> Callable[[Params, Tensor, 
         weights[..., : model.prompt - start] = on_prompt
         return -(logps * weights).sum((1, 2)) / weights.sum((1, 2))
 
-    return loss
-
-
-def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:
-    """A model trained on rows (S, N, T); ``spec``: steps, batch, learning_rate, and the like."""
-    params = copy_of(model.params)
-    loss, batches = sft_loss(model, spec.get("on_prompt", 0.0)), shuffled(rows, spec["batch"], rngs)
+    params, batches = copy_of(model.params), shuffled(rows, spec["batch"], rngs)
     options = {name: spec[name] for name in ("warmup", "weight_decay", "beta2") if name in spec}
     fit(params, batches, loss, spec["steps"], spec["learning_rate"], **options)
-    return model.with_params(params)
+    return replace(model, params=params)
 
 
 def pretrained(worlds: list[World], name: str) -> Model:
@@ -174,10 +169,8 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
     for s, world in enumerate(worlds):
         prompts = world.splits[split]
         joined = [[t for of in texts.values() for t in of[s][k]] for k in range(len(prompts))]
-        flat = [t for row in joined for t in row]
-        ids.append(
-            export.response_ids(target.tokenizer, flat, length).view(len(prompts), -1, length)
-        )
+        flat = export.response_ids(target.tokenizer, [t for row in joined for t in row], length)
+        ids.append(flat.view(len(prompts), -1, length))
         scores.append([[quality(p, t) for t in r] for p, r in zip(prompts, joined, strict=True)])
         errors.append([reward_noise(p, r) for p, r in zip(prompts, joined, strict=True)])
     asked = torch.stack([target.prompt_ids(w.splits[split]) for w in worlds])

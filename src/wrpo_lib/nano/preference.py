@@ -151,7 +151,7 @@ class Run:
     def __init__(
         self, worlds: list[World], arm: Arm, start: Model, pools: dict[str, Pool], how: Any
     ) -> None:
-        self.worlds, self.arm, self.start = worlds, arm, start
+        self.worlds, self.arm, self.start, self.heads = worlds, arm, start, start.shape.heads
         self.steps, self.batch = how["steps"], how["batch"]
         sigma = worlds[0].recipe["reward"]["sigma"] if arm.sigma is None else arm.sigma
         rows, kept = quadruples(worlds, pools["preference"], arm, sigma)
@@ -173,11 +173,6 @@ class Run:
         s, b, roles, t = rows.shape
         found = token_logps(params, rows.view(s, b * roles, t), self.start.prompt, self.heads)
         return found.sum(-1).view(s, b, roles)
-
-    @property
-    def heads(self) -> int:
-        """Attention heads."""
-        return self.start.shape.heads
 
     def second(self, rows: Tensor) -> Tensor:
         """What the loss takes beside log π: the reference's, or lengths for SimPO (S, B, roles)."""
@@ -203,7 +198,7 @@ class Run:
         batches = (part[:, :, roles] for part in self.rows.split(self.batch, dim=1))
         rate = self.arm.settings["learning_rate"]
         losses = fit(params, batches, self.loss, self.steps, rate, before=self.log)
-        return self.start.with_params(params), losses
+        return replace(self.start, params=params), losses
 
     def log(self, params: Params, step: int) -> None:
         """Add a point of the dynamics, if it is one's turn."""

@@ -58,23 +58,21 @@ def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
     ]
 
 
+def in_parallel(
+    job: Callable[[Stage], dict[str, pd.DataFrame]], recipe: dict[str, Any], workers: int
+) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """Tables of all worlds, a stage to a process, and what the run record says of them."""
+    start = time.perf_counter()
+    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in stages(recipe))
+    tables = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
+    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
+    return tables, record | {"seconds": round(time.perf_counter() - start)}
+
+
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
-    """Every arm of a stage, and its tables."""
+    """Every arm of a stage, and the tables of its worlds."""
     torch.set_num_threads(1)
     stage.make(stage.names)
-    return tables(stage)
-
-
-def in_parallel(
-    job: Callable[[Stage], dict[str, pd.DataFrame]], parts: list[Stage], workers: int
-) -> dict[str, pd.DataFrame]:
-    """Tables of all stages, one below the other, a stage to a process."""
-    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in parts)
-    return {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
-
-
-def tables(stage: Stage) -> dict[str, pd.DataFrame]:
-    """All tables of a stage's worlds."""
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_ARM}
     for name in stage.names:
         of_arm = outcomes(stage, name)
@@ -127,14 +125,11 @@ def deviation(stage: Stage) -> pd.DataFrame:
 
 def greedy(stage: Stage, name: str) -> pd.DataFrame:
     """An arm's greedy answers to the held-out prompts, as text."""
-    rows, said = [], stage.answers(name).greedy
-    for s, world in enumerate(stage.worlds):
-        for k, prompt in enumerate(world.splits["heldout"]):
-            text = said[s][k][0]
-            right = int(quality(prompt, text) == 1)
-            rows.append(
-                (name, world.seed, k, prompt.text, world.classes[prompt.skill], text, right)
-            )
+    rows = []
+    for world, texts in zip(stage.worlds, stage.answers(name).greedy, strict=True):
+        for k, (prompt, (text,)) in enumerate(zip(world.splits["heldout"], texts, strict=True)):
+            of, right = world.classes[prompt.skill], int(quality(prompt, text) == 1)
+            rows.append((name, world.seed, k, prompt.text, of, text, right))
     columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -167,26 +162,20 @@ def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
 
 def make_development(workers: int = 2) -> Path:
     """Run the grids and the rules on the development seeds and write ``results/development``."""
-    recipe, start = for_development(nano_recipe()), time.perf_counter()
-    found = in_parallel(develop, stages(recipe), workers)
-    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
-    record["seconds"] = round(time.perf_counter() - start)
+    found, record = in_parallel(develop, for_development(nano_recipe()), workers)
     return write_results("development", found, record)
 
 
 def make_results(workers: int = 2) -> Path:
     """Run the study of the recipe's seeds (finished arms are kept) and write ``results/nano``."""
-    recipe, start = nano_recipe(), time.perf_counter()
-    found = in_parallel(run, stages(recipe), workers)
+    recipe = nano_recipe()
+    found, record = in_parallel(run, recipe, workers)
     for column in ("arm", "class"):
         found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
-    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
-    record |= {"plan": file_hash(PLAN), "seconds": round(time.perf_counter() - start)}
-    tracked = results_dir("nano") / "outcomes.parquet"
-    changed = (
-        moved(pd.read_parquet(tracked), found["outcomes.parquet"]) if tracked.is_file() else []
-    )
+    tracked, changed = results_dir("nano") / "outcomes.parquet", []
+    if tracked.is_file():
+        changed = moved(pd.read_parquet(tracked), found["outcomes.parquet"])
     found["judged.csv.gz"] = judged(found["answers.csv.gz"], recipe["evaluation"])
-    folder = write_results("nano", found, record)
+    folder = write_results("nano", found, record | {"plan": file_hash(PLAN)})
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder
