@@ -8,7 +8,6 @@ import re
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from study_results import write_study
@@ -60,13 +59,19 @@ def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_figure_and_table_is_made_with_its_numbers(invented: Path) -> None:
+def test_every_figure_and_table_is_made_with_its_numbers_and_names_its_arms(invented: Path) -> None:
+    arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
+    unnamed = {arm.partition("_")[0] for arm in arms if look(arm).name == arm}
+    assert unnamed <= {"map"}  # drawn as differences only
     for name in FIGURES:
         made = {path.suffix: path for path in draw_all(invented / "out", name)}
-        figure = name.startswith("figure") or ".svg" in made
-        assert set(made) == ({".svg", ".pdf", ".png", ".csv"} if figure else {".csv"})
-        assert len(pd.read_csv(made[".csv"]))
-        assert not figure or made[".png"].stat().st_size > 10_000
+        rows = pd.read_csv(made[".csv"], dtype=str)
+        assert len(rows)
+        if name.startswith("figure") or ".svg" in made:
+            assert set(made) == {".svg", ".pdf", ".png", ".csv"}
+            assert made[".png"].stat().st_size > 10_000
+        else:
+            assert not arms & set(rows.to_numpy().ravel())
     with pytest.raises(WRPOError, match="did you mean 'figure_5'"):
         draw_all(invented / "out", "figur_5")
 
@@ -82,17 +87,6 @@ def test_what_is_drawn_is_what_the_results_hold(invented: Path) -> None:
     assert table_2.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
 
 
-def test_no_table_or_legend_shows_an_arm_by_its_id(invented: Path) -> None:
-    arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
-    unnamed = {arm for arm in arms if look(arm).name == arm}
-    assert {arm.partition("_")[0] for arm in unnamed} <= {"map"}  # drawn as differences only
-    for made in (FIGURES[name].draw() for name in FIGURES if "smol" not in FIGURES[name].data):
-        if isinstance(made, pd.DataFrame):
-            assert not arms & set(made.astype(str).to_numpy().ravel())
-        else:
-            plt.close(made.figure)
-
-
 def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -> None:
     (invented / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
     reason = "outcomes.parquet differs from what its run.json records"
@@ -104,25 +98,24 @@ def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -
 
 
 def test_what_models_said_is_text_in_a_table() -> None:
-    said = pd.DataFrame({"<b>": ["<script>alert(1)</script>"]}, index=["<i>"])
-    assert not re.search("<(script|b|i)>", table(said).to_html())
+    said = pd.DataFrame({"<b>": ["<script>alert(1)</script>"]})
+    assert not re.search("<(script|b)>", table(said).to_html())
 
 
 def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     run = read_run("smol")
     assert "dirty" not in run["commit"]
     rewards, quadruples = read_results("smol", "rewards"), read_results("smol", "quadruples")
-    is_target = rewards["model"] == "target"
-    counts = rewards[~is_target].groupby("model").size()
+    own, others = (rewards[(rewards["model"] == "target") == of] for of in (True, False))
+    counts = others.groupby("model").size()
     assert (counts == run["prompts"]).all()
     assert f"source-{run['reference']}" not in counts
     names = {"prompt_id", "model", "source", "source_model", "first", "second", "option"}
-    for name in (Path(file).stem for file in run["files"]):
-        words = set(read_results("smol", name).select_dtypes(exclude=["number", "bool"]))
+    for file in run["files"]:
+        words = set(read_results("smol", file).select_dtypes(exclude=["number", "bool"]))
         assert words <= names | {"responses", "ranked"}
-    own = rewards[is_target].groupby("prompt_id")["reward"]
-    best = rewards[~is_target].groupby("prompt_id")["reward"].max()
-    roles = {"source_chosen": best, "target_chosen": own.max(), "rejected": own.min()}
+    own, best = (rows.groupby("prompt_id")["reward"] for rows in (own, others))
+    roles = {"source_chosen": best.max(), "target_chosen": own.max(), "rejected": own.min()}
     for role, expected in roles.items():
         found = quadruples.set_index("prompt_id")[f"{role}_reward"]
         pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)

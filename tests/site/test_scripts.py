@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page
-from visits import Visit
 
 STATIC = Path(__file__).resolve().parents[2] / "book" / "_static"
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
 
 
 @pytest.fixture
-def shown(tmp_path: Path, visit: Visit) -> Callable[[str, str], Page]:
+def shown(tmp_path: Path, visit: Callable[..., Page]) -> Callable[[str, str], Page]:
     """Opens a page that holds the HTML given and one of our scripts."""
 
     def show(html: str, script: str) -> Page:
@@ -27,7 +26,7 @@ def shown(tmp_path: Path, visit: Visit) -> Callable[[str, str], Page]:
         source = (STATIC / script).read_text(encoding="utf-8")
         text = f'<meta charset="utf-8"><body class="bd-article">{html}<script>{source}</script>'
         page.write_text(text, encoding="utf-8")
-        return visit.open(page)
+        return visit(page)
 
     return show
 

@@ -81,7 +81,7 @@ def published_intervals() -> Drawn:
 
 def corrections(profile: str = "nano") -> Drawn:
     """Win rates under growing bias; the dashed line is what a judge without it says."""
-    table = bias_table(profile)
+    table = _bias_table(profile)
     panels = table.groupby("panel", sort=False)
     with drawing(2, 5.6, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
@@ -107,12 +107,10 @@ def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
     return answers.assign(response=answers["response"] + ["." * n for n in filler])
 
 
-def bias_table(profile: str = "nano") -> pd.DataFrame:
-    """Estimated win rates (%) by panel, strength of the bias, and correction.
+def _bias_table(profile: str) -> pd.DataFrame:
+    """Estimated win rates (%) of DPO-hybrid in the first world against the baseline.
 
-    Answers of DPO-hybrid in the first seed's world against the baseline; the judge has one bias at
-    a time. Under the length bias up to 18 characters of filler stand behind DPO-hybrid's answers
-    and up to 9 behind the baseline's: same quality, longer on average but not always.
+    For the length bias, filler makes its answers longer on average but not always, and no better.
     """
     run, rows = read_run(profile), []
     baseline = run["world"]["evaluation"]["baseline"]

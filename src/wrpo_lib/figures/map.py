@@ -30,11 +30,7 @@ FORMATS = ("svg", "pdf", "png")
 
 
 class Entry(NamedTuple):
-    """A figure or table: what makes it, of what in the paper, its page, its data.
-
-    ``data`` are named as under ``results``, with spaces between them; what is drawn from formulas
-    or from the paper's own numbers alone has none.
-    """
+    """A figure or table: what makes it, of what in the paper, its page, its data in ``results``."""
 
     draw: Callable[[], Drawn | pd.DataFrame]
     paper: str

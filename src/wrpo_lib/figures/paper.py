@@ -14,15 +14,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.figures.style import (
-    Drawn,
-    Look,
-    draw_curve,
-    draw_line,
-    draw_rows,
-    drawing,
-    look,
-)
+from wrpo_lib.figures.style import Drawn, Look, draw_curve, draw_line, draw_rows, drawing, look
 
 DYNAMICS = {"dpo_on": "(a) DPO-on", "dpo_hybrid": "(b) DPO-hybrid", "wrpo_a50": "(c) WRPO, α → 0.5"}
 REWARDS = {

@@ -56,12 +56,10 @@ ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sf
 """Whose answers are shown."""
 
 
-def levels(
-    results: Results, arms: Sequence[str], of: str = "right", prompts: str = "all"
-) -> list[str]:
-    """``value [low, high]`` of each arm, in per cent, or tokens for the length."""
+def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
+    """``value [low, high]`` of each arm, as :meth:`Results.levels` estimates it."""
     shown = "{value:.1f} [{low:.1f}, {high:.1f}]".format_map
-    return [shown(row) for row in results.levels(arms, of, prompts).to_dict("records")]
+    return [shown(row) for row in results.levels(arms, *of).to_dict("records")]
 
 
 def beside(name: str, results: Results) -> pd.DataFrame:
@@ -81,13 +79,9 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
     theirs = table("table01_sources", as_printed=True)
     rows = theirs.set_axis(["paper", "billion parameters", "% of prompts won"], axis=1)
     won = Results(profile).table("sources").groupby("source")["share"]
-    found = pd.DataFrame(
-        [
-            (look(name).name, mean_interval(100 * won.get_group(name)).text(1))
-            for name in won.mean().sort_values(ascending=False).index
-        ],
-        columns=["ours", "ours, % won"],
-    )
+    best = won.mean().sort_values(ascending=False).index
+    shown = [mean_interval(100 * won.get_group(name)).text(1) for name in best]
+    found = pd.DataFrame({"ours": [look(name).name for name in best], "ours, % won": shown})
     return rows.join(found).fillna("")
 
 
@@ -128,7 +122,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(BESIDE["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
-        rows[name] = levels(results, arms, prompts=letter)
+        rows[name] = levels(results, arms, "right", letter)
     return rows
 
 
