@@ -62,11 +62,12 @@ def deviation_frames(rows: pd.DataFrame) -> dict[str, Any]:
     """
     x, frames = np.linspace(rows["logp"].quantile(0.005), 0, 81), []
     for model, of_model in rows.groupby("model", sort=False):
-        frames.append({"name": look(str(model)).name})
+        frame: dict[str, Any] = {"name": look(str(model)).name}
         for kind in KINDS:
             logps = of_model.loc[of_model["whose"] == kind, "logp"]
             density = gaussian_kde(logps)(x).round(5).tolist()
-            frames[-1] |= {kind: density, f"{kind}_mean": round(float(logps.mean()), 2)}
+            frame |= {kind: density, f"{kind}_mean": round(float(logps.mean()), 2)}
+        frames.append(frame)
     return {"x": x.round(3).tolist(), "frames": frames}
 
 

@@ -41,9 +41,10 @@ def alpha_table(
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
     """
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
+    reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
         policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in log_ratios]
-        losses, rewards = wrpo_loss(*policy, zero, zero, zero, alpha=alpha, beta=beta)
+        losses, rewards = wrpo_loss(*policy, *reference, alpha=alpha, beta=beta)
         weights = torch.autograd.grad(losses.sum(), policy)
         margin = rewards.fused - rewards.rejected
         rows.append([alpha, margin.item(), losses.item(), *(abs(w.item()) for w in weights)])

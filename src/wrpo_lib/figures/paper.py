@@ -90,7 +90,7 @@ def figure_3(profile: str = "nano") -> Drawn:
 
 def figure_4(profile: str = "nano") -> Drawn:
     """The three forms in full, without y_ws and without y_wt."""
-    arms = {}
+    arms: dict[str, str] = {}
     for form, full in {"DPO": "wrpo", "SimPO": "wrpo_simpo", "IPO": "wrpo_ipo"}.items():
         plain = form.lower()
         arms |= {f"{form} form": full, f"{form}: no y_ws": f"{plain}_on"}

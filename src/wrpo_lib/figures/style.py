@@ -96,7 +96,7 @@ def draw_rows(
 ) -> None:
     """A mark with its interval for each of ``rows`` (arm, value, low, high), named from the top."""
     for k, how in enumerate(map(look, rows["arm"])):
-        mark = {"color": how.color, "marker": how.marker, "markersize": 7, "capsize": 3}
+        mark: Any = {"color": how.color, "marker": how.marker, "markersize": 7, "capsize": 3}
         row = rows.iloc[[k]]
         axis.errorbar(row["value"], [k + shift], xerr=reach(row), **(mark | options))
     name_rows(axis, names or [look(arm).name for arm in rows["arm"]])
@@ -104,8 +104,8 @@ def draw_rows(
 
 def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> None:
     """Values against ``x`` with their intervals, joined by a line."""
-    line = {"color": how.color, "marker": how.marker, "linestyle": how.dash, "label": how.name}
-    axis.errorbar(x, rows["value"], yerr=reach(rows), capsize=3, **line)
+    line: Any = {"color": how.color, "marker": how.marker, "linestyle": how.dash}
+    axis.errorbar(x, rows["value"], yerr=reach(rows), capsize=3, label=how.name, **line)
 
 
 def draw_curve(axis: Axes, x: Any, y: Any, how: Look, **options: Any) -> None:
