@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Results
@@ -30,38 +29,31 @@ RIGHT = "% of samples right, held-out prompts"
 
 
 def figure_1(profile: str = "nano") -> Drawn:
-    """Log-probability of source and own responses before and after DPO-off; who is right."""
+    """Log-probability of source and own responses before and after DPO-off; who is right.
+
+    Own responses are filled, source responses an outline, both with their mean as a line; the
+    lowest bin holds all that is lower.
+    """
     results = Results(profile)
-    rows = results.table("deviation")
+    rows, right = results.table("deviation"), results.levels(["target", "dpo_off", "target_dpo_on"])
     edges = np.linspace(rows["logp"].quantile(0.005), 0, 41)
-    right = results.levels(["target", "dpo_off", "target_dpo_on"])
+    titles = {"target": "(a) the target, before", "dpo_off": "(b) the target after DPO-off"}
     drawn = [right.assign(panel="(c)")]
     with drawing(3, 7.6, height_ratios=[1.2, 1.2, 1]) as (figure, axes):
-        titles = ("(a) the target, before", "(b) the target after DPO-off")
-        for axis, model, title in zip(axes, ("target", "dpo_off"), titles, strict=False):
-            bars = _draw_histograms(axis, rows[rows["model"] == model], edges)
+        for axis, (model, title) in zip(axes, titles.items(), strict=False):
+            for whose, own in rows[rows["model"] == model].groupby("whose"):
+                how, mean = look(whose), own["logp"].mean()
+                share = np.histogram(own["logp"].clip(lower=edges[0]), edges)[0] / len(own)
+                shape: Any = {"fill": True, "alpha": 0.35} if whose == "own" else {}
+                axis.stairs(share, edges, color=how.color, label=how.name, linewidth=1.6, **shape)
+                axis.axvline(mean, color=how.color, linestyle=how.dash)
+                bars = pd.DataFrame({"arm": whose, "x": edges[:-1], "value": share, "mean": mean})
+                drawn.append(bars.assign(panel=title[:3]))
             axis.set(title=title, xlabel="log πθ(y|x), nats per response", ylabel="share")
-            drawn.append(bars.assign(panel=title[:3]))
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
         draw_rows(axes[2], right)
         axes[2].set(title="(c) before and after training", xlabel=RIGHT)
     return Drawn(figure, pd.concat(drawn))
-
-
-def _draw_histograms(axis: Axes, rows: pd.DataFrame, edges: np.ndarray) -> pd.DataFrame:
-    """What is drawn: shares by log-probability, with all that is lower in the lowest bin.
-
-    Own responses are filled, source responses an outline; vertical lines are the means.
-    """
-    drawn = []
-    for whose, own in rows.groupby("whose"):
-        how, mean = look(whose), own["logp"].mean()
-        share = np.histogram(own["logp"].clip(lower=edges[0]), edges)[0] / len(own)
-        shape: Any = {"fill": True, "alpha": 0.35} if whose == "own" else {}
-        axis.stairs(share, edges, color=how.color, label=how.name, linewidth=1.6, **shape)
-        axis.axvline(mean, color=how.color, linestyle=how.dash)
-        drawn.append(pd.DataFrame({"arm": whose, "x": edges[:-1], "value": share, "mean": mean}))
-    return pd.concat(drawn)
 
 
 def figure_3(profile: str = "nano") -> Drawn:

@@ -134,9 +134,6 @@ def pays(profile: str = "nano") -> Drawn:
 
 def _gains(results: Results, arms: str) -> pd.DataFrame:
     """The gain at each level of a map."""
-    return results.differences(
-        {
-            level: {f"{arms}{k}_wrpo": 1, f"{arms}{k}_dpo_on": -1}
-            for k, level in enumerate(("low", "middle", "high"))
-        }
-    )
+    levels = enumerate(("low", "middle", "high"))
+    gains = {name: {f"{arms}{k}_wrpo": 1.0, f"{arms}{k}_dpo_on": -1.0} for k, name in levels}
+    return results.differences(gains)
