@@ -22,8 +22,7 @@ LOADING = ("src", "srcset", "poster", "data", "href", "xlink:href")
 LOADING_RELS = {"stylesheet", "preload", "prefetch", "modulepreload", "icon", "preconnect"}
 REMOTE = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
 CSS_REMOTE = re.compile(r"""(?:@import\s+(?:url\()?|url\()\s*["']?((?:https?:)?//[^"')\s]+)""")
-# what a script can do to load something while the page is read
-JS_REMOTE = re.compile(
+JS_REMOTE = re.compile(  # what a script can do to load something while the page is read
     r"""(?:import\s*\(\s*|\bfrom\s*|importScripts\s*\(\s*|fetch\s*\(\s*|\.src\s*=\s*)"""
     r"""["'`]((?:https?:)?//[^"'`\s]+)"""
 )
@@ -68,11 +67,11 @@ class _Loads(HTMLParser):
 def remote_loads(path: Path) -> list[str]:
     """Remote addresses that one built file makes a browser fetch."""
     text = path.read_text(encoding="utf-8", errors="replace")
-    if path.suffix == ".html":
-        parser = _Loads()
-        parser.feed(text)
-        return parser.remote
-    return (CSS_REMOTE if path.suffix == ".css" else JS_REMOTE).findall(text)
+    if path.suffix != ".html":
+        return (CSS_REMOTE if path.suffix == ".css" else JS_REMOTE).findall(text)
+    parser = _Loads()
+    parser.feed(text)
+    return parser.remote
 
 
 def offline_faults(site: Path) -> list[str]:

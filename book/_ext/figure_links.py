@@ -13,7 +13,6 @@ from typing import Any
 
 from docutils import nodes
 
-MAP, ANCHOR = "book/claims", "figure-map"
 FOLDER = "_downloads/figures"
 KINDS = {"csv": "Data", "svg": "SVG", "pdf": "PDF"}
 
@@ -28,16 +27,10 @@ def key(name: str) -> str:
     return name.replace("_", "-").removesuffix("-figure")
 
 
-def mapped(app: Any) -> dict[str, dict[str, str]]:
-    """The row of each mapped figure."""
-    with (Path(app.srcdir) / "results" / "figure_map.csv").open(encoding="utf-8") as file:
-        return {key(row["figure"]): row for row in csv.DictReader(file)}
-
-
 def links(app: Any, row: dict[str, str] | None) -> list[tuple[str, str]]:
     """Text and address, from the top of the site, of what there is for one figure."""
     if row is None:
-        return [("Code and data", f"{MAP}.html#{ANCHOR}")]
+        return [("Code and data", "book/claims.html#figure-map")]
     module, _, function = row["function"].rpartition(".")
     files = {text: f"{row['figure']}.{kind}" for kind, text in KINDS.items()}
     found = [(text, f"{FOLDER}/{f}") for text, f in files.items() if (drawn(app) / f).is_file()]
@@ -46,13 +39,15 @@ def links(app: Any, row: dict[str, str] | None) -> list[tuple[str, str]]:
 
 def link_captions(app: Any, doctree: nodes.document, page: str) -> None:
     """Append the links to each caption, once all references are resolved."""
-    top, rows = "../" * page.count("/"), mapped(app)
+    with (Path(app.srcdir) / "results" / "figure_map.csv").open(encoding="utf-8") as file:
+        rows = {key(row["figure"]): row for row in csv.DictReader(file)}
     for caption in doctree.findall(nodes.caption):
         if isinstance(caption.parent, nodes.figure):
-            names = map(key, caption.parent["names"])
+            row = next(filter(None, map(rows.get, map(key, caption.parent["names"]))), None)
             line = nodes.inline(classes=["figure-links"])
-            for text, address in links(app, next(map(rows.get, names), None)):
-                line += nodes.reference("", text, refuri=top + address, internal=True)
+            for text, address in links(app, row):
+                address = "../" * page.count("/") + address
+                line += nodes.reference("", text, refuri=address, internal=True)
             caption += [nodes.Text(" "), line]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
-from myst_nb.core.config import NbParserConfig
 from myst_nb.core.read import is_myst_markdown_notebook
 
 from wrpo_lib.io import file_hash
@@ -42,8 +41,7 @@ def name_cache(app: Any, config: Any) -> None:
 
 def execute(_app: Any, env: Any, pages: list[str]) -> None:
     """Execute all pages that will be read and are not in the cache, a page a core."""
-    settings: NbParserConfig = env.mystnb_config
-    cache = get_cache(settings.execution_cache_path)
+    cache = get_cache(env.mystnb_config.execution_cache_path)
     for path in (Path(env.doc2path(page)) for page in pages):
         if path.suffix == ".ipynb":
             cache.add_nb_to_project(str(path))
@@ -52,7 +50,7 @@ def execute(_app: Any, env: Any, pages: list[str]) -> None:
             cache.add_nb_to_project(str(path), read_data=reader)
     # a page that fails is not cached; myst-nb then runs it again and reports the cell
     executor = load_executor("local-parallel", cache, LOGGER)
-    executor.run_and_cache(timeout=settings.execution_timeout)
+    executor.run_and_cache(timeout=env.mystnb_config.execution_timeout)
 
 
 def setup(app: Any) -> dict[str, bool]:

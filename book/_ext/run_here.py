@@ -32,13 +32,10 @@ On Colab (the rocket above), run this first: `%pip install -q git+{address}`, th
 def add_buttons(_app: Any, config: Any) -> None:
     """Turn on the theme's buttons that lead to the repository and to Colab."""
     if address := config.wrpo_repository:
-        config.html_theme_options |= {
-            "repository_url": address,
-            "repository_branch": "main",
-            "use_repository_button": True,
-            "use_issues_button": True,
-            "launch_buttons": {"colab_url": "https://colab.research.google.com"},
-        }
+        config.html_theme_options |= {"repository_url": address, "repository_branch": "main"}
+        config.html_theme_options |= {"use_repository_button": True, "use_issues_button": True}
+        colab = {"colab_url": "https://colab.research.google.com"}
+        config.html_theme_options["launch_buttons"] = colab
 
 
 def add_box(app: Any, page: str, source: list[str]) -> None:

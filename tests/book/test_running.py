@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from wrpo_lib.tiny import build_model, build_tokenizer
 PAGE = project_root() / "book" / "running.md"
 SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
 SHAPE |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-REWARD = "RLHFlow/ArmoRM-Llama3-8B-v0.1"
+TARGET, REWARD = "meta-llama/Meta-Llama-3-8B-Instruct", "RLHFlow/ArmoRM-Llama3-8B-v0.1"
 
 
 def commands() -> list[list[str]]:
@@ -51,27 +52,28 @@ def save_models(folder: Path) -> dict[str, str]:
     """A target and a reward model; what the page names them -> where they lie."""
     tokenizer = build_tokenizer("bpe", [])
     target = build_model({**SHAPE, "max_position_embeddings": 4096}, tokenizer, seed=0)
-    values = {**target.config.to_dict(), "num_labels": 1}
     torch.manual_seed(1)
-    reward = LlamaForSequenceClassification(LlamaConfig(**values))
-    for name, model in (("target", target), ("reward", reward)):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    names = {REWARD: "reward", "meta-llama/Meta-Llama-3-8B-Instruct": "target"}
-    return {name: str(folder / short) for name, short in names.items()}
+    config = LlamaConfig(**{**target.config.to_dict(), "num_labels": 1})
+    reward = LlamaForSequenceClassification(config)
+    places = {TARGET: str(folder / "target"), REWARD: str(folder / "reward")}
+    for model, place in zip((target, reward), places.values(), strict=True):
+        for part in (model, tokenizer):
+            part.save_pretrained(place)
+    return places
 
 
 def copy_recipes(home: Path, places: dict[str, str]) -> None:
     """The recipes with the tiny model in place of the large one, and few rows to a step."""
-    small = {"gradient_accumulation_steps": 1, "save_steps": 1, "max_steps": 2}
+    folder = home / "recipes" / "workstation"
+    folder.mkdir(parents=True)
     for name in recipe_names("workstation"):
-        path = home / "recipes" / "workstation" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        values = yaml.safe_load((recipes_dir() / "workstation" / path.name).read_text())
-        values["model"] = places.get(values.get("model"), values.get("model"))
+        values = yaml.safe_load((recipes_dir() / "workstation" / f"{name}.yaml").read_text())
+        if "model" in values:
+            values["model"] = places.get(values["model"], values["model"])
         if "base" not in values:
+            small = {"gradient_accumulation_steps": 1, "save_steps": 1, "max_steps": 2}
             values["training"] |= small
-        path.write_text(yaml.safe_dump({k: v for k, v in values.items() if v is not None}))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     for name in ("smol", "paper", "accelerate"):
         (home / "recipes" / name).symlink_to(recipes_dir() / name)
     for name in ("pyproject.toml", "results"):
@@ -80,20 +82,11 @@ def copy_recipes(home: Path, places: dict[str, str]) -> None:
 
 def published(folder: Path) -> str:
     """Source responses as a data set on the hub holds them."""
-    rows = [
-        {
-            "prompt_id": f"p{i}",
-            "prompt": f"What is {i} plus {i}?",
-            "model": f"source-{name}",
-            "sample": k,
-            "text": f"It is {2 * i + k} ({name}).",
-            "reward": float(k) + 0.1 * i,
-            "reward_model": REWARD,
-        }
-        for i in range(18)
-        for name in "ab"
-        for k in range(2)
-    ]
+    rows = []
+    for i, name, k in product(range(18), "ab", range(2)):
+        row = {"prompt_id": f"p{i}", "prompt": f"What is {i} plus {i}?", "model": f"source-{name}"}
+        row |= {"sample": k, "text": f"It is {2 * i + k} ({name})."}
+        rows.append(row | {"reward": k + 0.1 * i, "reward_model": REWARD})
     write_rows(rows, folder / "data" / "train.parquet")
     return str(folder)
 

@@ -10,7 +10,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano import export
-from wrpo_lib.nano.collective import COLLECTIVE
+from wrpo_lib.nano.collective import COLLECTIVE, chosen
 from wrpo_lib.nano.world import (
     CLASSES,
     OWN_WORDINGS,
@@ -121,8 +121,7 @@ def test_collective_rules_choose_what_they_say() -> None:
     prompt, sigma = Prompt("drift", "ABCD"), 0.0
     texts = ["we get ABCD!", "we get BCDA!", "try out ABCD?", "we get BCAD!"]
     known = [-3.0, -2.0, -1.0, -4.0]
-    chosen = {name: rule(prompt, texts, sigma, known) for name, rule in COLLECTIVE.items()}
-    assert chosen == {
+    assert {rule: chosen(rule, prompt, texts, sigma, known) for rule in COLLECTIVE} == {
         "sources_reward": 1,
         "sources_pairwise": 1,
         "sources_perplexity": 2,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, sync_playwright
-from visits import Visit
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -26,28 +26,30 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A fresh profile without a network."""
-    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 800})
-    yield context
-    context.close()
+def faults() -> list[str]:
+    """What goes wrong while pages are read, and requests beyond the site's files."""
+    return []
 
 
 @pytest.fixture
-def visit(context: BrowserContext) -> Visit:
-    """A page whose console errors and requests beyond the site's files are faults."""
-    visit = Visit(context.new_page(), [])
+def visit(browser: Browser, faults: list[str]) -> Iterator[Callable[..., Page]]:
+    """Opens a file in a fresh profile, and waits for its scripts and its mathematics."""
 
-    def note_request(address: str) -> None:
-        if not address.startswith(("file:", "data:", "blob:")):
-            visit.faults.append(f"asked for {address}")
+    def note(when: bool, text: str) -> None:
+        if when:
+            faults.append(text)
 
-    def note_message(kind: str, text: str) -> None:
-        if kind in {"error", "warning"}:
-            visit.faults.append(f"{kind}: {text}")
+    context = browser.new_context(offline=True, viewport={"width": 1280, "height": 800})
+    page, local = context.new_page(), ("file:", "data:", "blob:")
+    page.on("request", lambda r: note(not r.url.startswith(local), f"asked for {r.url}"))
+    page.on("requestfailed", lambda r: note(True, f"failed: {r.url}"))
+    page.on("pageerror", lambda error: note(True, str(error)))
+    page.on("console", lambda m: note(m.type in {"error", "warning"}, f"{m.type}: {m.text}"))
 
-    visit.page.on("request", lambda request: note_request(request.url))
-    visit.page.on("requestfailed", lambda request: visit.faults.append(f"failed: {request.url}"))
-    visit.page.on("pageerror", lambda error: visit.faults.append(str(error)))
-    visit.page.on("console", lambda message: note_message(message.type, message.text))
-    return visit
+    def open_file(path: Path, query: str = "") -> Page:
+        page.goto(path.as_uri() + query)
+        page.evaluate("window.MathJax?.startup.promise")
+        return page
+
+    yield open_file
+    context.close()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
-from visits import SITE, Visit
+from playwright.sync_api import Browser, Page
 
+SITE = (Path(__file__).resolve().parents[2] / os.environ.get("WRPO_SITE", "no-site")).resolve()
 pytestmark = pytest.mark.skipif(
     not SITE.is_dir(), reason="needs a built site: `make site-test` builds it and sets WRPO_SITE"
 )
@@ -19,7 +21,6 @@ pytestmark = pytest.mark.skipif(
 PAGES = [path for path in SITE.glob("*.html") if path.name != "index.html"]
 PAGES += [*SITE.glob("book/**/*.html"), *SITE.glob("notebooks/*.html")]
 OPTIONS = {"resultTypes": ["violations"], "preload": False}  # of axe; it cannot fetch from file://
-MOVING = [page for page in PAGES if "data-widget" in page.read_text(encoding="utf-8")]
 THEMES, WIDTHS = ("light", "dark"), (360, 1100, 1280)
 
 # what reaches over the right edge and is not inside something that scrolls or folds
@@ -46,8 +47,10 @@ def names(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=names)
-def test_a_page_is_whole_at_both_widths_and_in_both_themes(path: Path, visit: Visit) -> None:
-    page = visit.open(path)
+def test_a_page_is_whole_at_all_widths_in_both_themes_and_its_sliders_move(
+    path: Path, visit: Callable[..., Page], faults: list[str]
+) -> None:
+    page = visit(path)
     assert page.evaluate(UNSET) == []
     assert page.locator(ACTIVE).count() == 0
     for theme in THEMES:
@@ -60,7 +63,13 @@ def test_a_page_is_whole_at_both_widths_and_in_both_themes(path: Path, visit: Vi
         found = Axe().run(page, options=OPTIONS).response["violations"]
         grave = [v for v in found if v["impact"] in {"serious", "critical"}]
         assert [(v["id"], v["nodes"][0]["html"]) for v in grave] == [], theme
-    assert visit.faults == []
+    for place in page.locator("[data-widget]").all():
+        for slider in place.locator("input[type=range]").all():
+            before = place.inner_html()
+            slider.press("End")
+            slider.press("ArrowLeft")
+            assert place.inner_html() != before
+    assert faults == []
 
 
 def test_every_link_within_the_site_leads_somewhere() -> None:
@@ -86,26 +95,14 @@ def test_the_site_is_small_and_no_page_waits_for_much() -> None:
         assert sum(sizes.values()) + len(text) < 4e6, (names(path), sizes)
 
 
-def test_search_finds_the_fusion_coefficient(visit: Visit) -> None:
-    page = visit.open(SITE / "search.html", "?q=fusion+coefficient")
+def test_search_finds_the_fusion_coefficient(visit: Callable[..., Page], faults: list[str]) -> None:
+    page = visit(SITE / "search.html", "?q=fusion+coefficient")
     page.wait_for_selector("#search-results p.search-summary:has-text('found')")
     found = page.locator("#search-results li a").evaluate_all("links => links.map((a) => a.href)")
     pages = {address.partition("#")[0].partition("?")[0].rpartition("/")[2] for address in found}
     assert {"method.html", "glossary.html"} <= pages
     # the excerpts beside the results are fetched, which a browser allows on a server only
-    assert [fault for fault in visit.faults if fault.startswith("asked for")] == []
-
-
-@pytest.mark.parametrize("path", MOVING, ids=names)
-def test_sliders_move_the_picture(path: Path, visit: Visit) -> None:
-    page = visit.open(path)
-    for place in page.locator("[data-widget]").all():
-        for slider in place.locator("input[type=range]").all():
-            before = place.inner_html()
-            slider.press("End")
-            slider.press("ArrowLeft")
-            assert place.inner_html() != before
-    assert visit.faults == []
+    assert [fault for fault in faults if fault.startswith("asked for")] == []
 
 
 def test_without_scripts_and_in_print_nothing_is_lost(browser: Browser) -> None:

@@ -43,12 +43,11 @@ def results(
 
 
 def figures(
-    profile: Annotated[str, typer.Argument()] = "nano",
     out: Annotated[Path, typer.Option(help="folder for the files")] = Path("_build/figures"),
     only: Annotated[str | None, typer.Option(help="one figure or table: figure_5")] = None,
 ) -> None:
-    """Make every figure (SVG, PDF, PNG) and table (CSV) from the tracked results of PROFILE."""
+    """Make every figure (SVG, PDF, PNG) and table (CSV) from the tracked results."""
     from wrpo_lib.figures.map import draw_all
 
-    for path in draw_all(profile, out, only):
+    for path in draw_all(out, only):
         typer.echo(path)

@@ -9,15 +9,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from wrpo_lib.figures.style import Drawn, drawing, look
+from wrpo_lib.figures.style import Drawn, Look, draw_curve, drawing, look
 from wrpo_lib.objective import alpha_at
 from wrpo_lib.packing import Branches
 from wrpo_lib.quadruples.schema import RESPONSES
 
 SCHEDULES = {
-    "linear": ("-", "#009E73", "linear (the code)"),
-    "quadratic": ("--", "#555555", "quadratic (the drawing)"),
-    "constant": (":", "#555555", "constant"),
+    "linear": Look("linear (the code)", "#009E73"),
+    "quadratic": Look("quadratic (the drawing)", "#555555", dash="--"),
+    "constant": Look("constant", "#555555", dash=":"),
 }
 PARTS = ("prompt x", "y_ws", "y_wt", "y_l")
 COLORS = ("#999999", *(look(name).color for name in RESPONSES))
@@ -26,37 +26,35 @@ PROMPT, LENGTHS = 5, (5, 4, 3)
 """Tokens of the example whose mask is drawn, its longest response first."""
 
 
-def figure_2(profile: str = "nano") -> Drawn:
-    """α against the optimiser step as in the paper, 311 steps to 0.1 (``profile`` is not read)."""
+def figure_2() -> Drawn:
+    """α against the optimiser step as in the paper, 311 steps to 0.1."""
     steps = range(311)
     rows = pd.DataFrame({n: [alpha_at(n, t, 311, 0.1) for t in steps] for n in SCHEDULES})
-    with drawing(height=3.0) as (figure, axis):
-        for name, (dash, color, label) in SCHEDULES.items():
-            axis.plot(steps, rows[name], dash, color=color, label=label)
+    with drawing() as (figure, axis):
+        for name, how in SCHEDULES.items():
+            draw_curve(axis, steps, rows[name], how)
         axis.set(xlabel="optimiser step t", ylabel="fusion coefficient α(t)")
         axis.legend()
     return Drawn(figure, rows.assign(step=steps))
 
 
-def mask(profile: str = "nano") -> Drawn:
-    """What each token of a packed row sees, from ``Branches.mask()``; beside it, padded rows.
-
-    ``profile`` is not read: the mask is a formula.
-    """
+def mask() -> Drawn:
+    """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners = branches.mask(), branches.owners()[1]
     n, width = len(owners), PROMPT + LENGTHS[0]
     ticks = {"ticks": [k + 0.5 for k in range(n)], "labels": list(map(str, branches.positions()))}
     with drawing(2, 7.0, height_ratios=[1.7, 1]) as (figure, (top, bottom)):
-        _draw(top, ((j, i, owners[j]) for i in range(n) for j in range(n) if sees[i, j]))
+        _draw(top, ((j, i, owners[j]) for i, j in sees.nonzero().tolist()))
         top.set(xlabel="position of the token seen", ylabel="position of the token that sees")
         top.set_xticks(**ticks)
         top.set_yticks(**ticks)
         for part, name in enumerate(PARTS):
             top.text(owners.index(part), -0.4, name, fontweight="bold")
-        rows = [[0] * PROMPT + [k] * y + [-1] * (LENGTHS[0] - y) for k, y in enumerate(LENGTHS, 1)]
-        rows = [rows[0], [], rows[1], [], rows[2], [], [], [], owners]
-        _draw(bottom, [(x, y, part) for y, row in enumerate(rows) for x, part in enumerate(row)])
+        rows = {8: owners}  # from the top; padded rows are the first, third and fifth
+        for k, own in enumerate(LENGTHS, 1):
+            rows[2 * k - 2] = [0] * PROMPT + [k] * own + [-1] * (LENGTHS[0] - own)
+        _draw(bottom, ((x, y, part) for y, row in rows.items() for x, part in enumerate(row)))
         bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
         bottom.text(0, 7.5, f"one packed row: {n} tokens")
         bottom.axis("off")

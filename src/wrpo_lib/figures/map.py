@@ -23,29 +23,16 @@ from wrpo_lib.records import project_root, read_run
 DEVIATION = "notebooks/01_distribution_deviation.ipynb"
 BUILDING = "notebooks/02_building_quadruples.ipynb"
 DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
-TRAINING = "notebooks/04_wrpo_training.ipynb"
 ABLATIONS = "notebooks/06_ablations.ipynb"
 JUDGING = "notebooks/05_evaluation.ipynb"
 PAPER = "book/paper.md"
 FORMATS = ("svg", "pdf", "png")
-BADGES = {
-    "reproduced": "reproduced",
-    "smaller than δ": "smaller",
-    "contradicted": "contradicted",
-    "inconclusive": "inconclusive",
-    "not tested": "not-tested",
-}
-"""Class of the badge of each status, in the book's style sheet."""
 
 
 class Entry(NamedTuple):
-    """A figure or table: what makes it for a profile, of what in the paper, its page, its data.
+    """A figure or table: what makes it, of what in the paper, its page, its data in ``results``."""
 
-    ``data`` are named as under ``results``, with spaces between them; what is drawn from formulas
-    or from the paper's own numbers alone has none.
-    """
-
-    draw: Callable[[str], Drawn | pd.DataFrame]
+    draw: Callable[[], Drawn | pd.DataFrame]
     paper: str
     page: str
     data: str = ""
@@ -96,34 +83,28 @@ FIGURES = {
 }
 
 
-def draw_all(profile: str, out: Path, only: str | None = None) -> list[Path]:
-    """Make every figure and table of ``profile``, or the one called ``only``, in ``out``.
+def draw_all(out: Path, only: str | None = None) -> list[Path]:
+    """Make every figure and table, or the one called ``only``, in ``out``.
 
     A figure becomes SVG, PDF, PNG and the CSV of what is drawn; a table becomes a CSV.
     """
     if only is not None and only not in FIGURES:
         raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES)}")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = FIGURES if only is None else {only: FIGURES[only]}
     paths = []
-    for name, entry in chosen.items():
-        own = "smol" if entry.data.startswith("smol") else profile
-        paths += _write(entry.draw(own), out / name)
+    for name in FIGURES if only is None else [only]:
+        made = FIGURES[name].draw()
+        if isinstance(made, Drawn):
+            made.figure.draw_without_rendering()
+            made.figure.set_layout_engine("none")  # the layout holds for all three
+            for kind in FORMATS:
+                paths.append(out / f"{name}.{kind}")
+                made.figure.savefig(paths[-1])
+            plt.close(made.figure)
+            made = made.rows
+        paths.append(out / f"{name}.csv")
+        made.to_csv(paths[-1], index=False, float_format="%.6g")
     return paths
-
-
-def _write(made: Drawn | pd.DataFrame, stem: Path) -> list[Path]:
-    rows, paths = (made.rows if isinstance(made, Drawn) else made), []
-    if isinstance(made, Drawn):
-        paths = [stem.with_suffix(f".{kind}") for kind in FORMATS]
-        made.figure.draw_without_rendering()
-        made.figure.set_layout_engine("none")  # the layout holds for all three
-        for path in paths:
-            made.figure.savefig(path)
-        plt.close(made.figure)
-    table = stem.with_suffix(".csv")
-    rows.to_csv(table, index=False, float_format="%.6g")
-    return [*paths, table]
 
 
 def figure_map() -> pd.DataFrame:
@@ -154,25 +135,24 @@ def write_figure_map() -> None:
     write_atomically(path, figure_map().to_csv(index=False, lineterminator="\n"))
 
 
-def linked_claims(profile: str = "nano", confirmatory: bool = True) -> str:
-    """The claims of one kind as a list for their page, status first."""
-    found = verdicts(Results(profile))
-    return "\n".join(_linked(v) for v in found if v.claim.confirmatory == confirmatory)
+def linked_claims(confirmatory: bool = True) -> str:
+    """The claims of one kind as a list for their page: status, ours by the paper's, links."""
+    found = [v for v in verdicts(Results()) if v.claim.confirmatory == confirmatory]
+    return "\n".join(map(_linked, found))
 
 
 def _linked(verdict: Verdict) -> str:
-    """A claim with its status, ours beside the paper's, and where to look."""
     claim, entry = verdict.claim, FIGURES[verdict.claim.figure]
-    badge = f'<span class="badge-{BADGES[verdict.status]}">{verdict.status}</span>'
+    kind = verdict.status.removesuffix(" than δ").replace(" ", "-")  # as in the style sheet
+    badge = f'<span class="badge-{kind}">{verdict.status}</span>'
     name = claim.figure.replace("_", " ").capitalize()
     links = [f"{{doc}}`{name} </{entry.page.rpartition('.')[0]}>`"]
-    for file in (data_file(table) for table in entry.data.split()):
+    for file in map(data_file, entry.data.split()):
         links.append(f"{{download}}`{Path(file).name} <../{file}>`")
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
     said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
-    anchor = f'<span id="claim-{claim.id}"></span>'
-    told = maths(f"**{claim.statement}** {said}")
-    return f"- {anchor}{badge} {told} ({', '.join(links)})"
+    told = f'<span id="claim-{claim.id}"></span>{badge} {maths(f"**{claim.statement}** {said}")}'
+    return f"- {told} ({', '.join(links)})"
 
 
 def linked_map() -> str:

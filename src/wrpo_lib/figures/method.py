@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wrpo_lib.figures.style import GREY, Drawn, drawing, look, name_rows
+from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows
 from wrpo_lib.objective import wrpo_loss
 from wrpo_lib.planner import plan_recipe
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -41,9 +41,9 @@ def alpha_table(
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
     """
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
+    reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
         policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in log_ratios]
-        reference = [zero, zero, zero]
         losses, rewards = wrpo_loss(*policy, *reference, alpha=alpha, beta=beta)
         weights = torch.autograd.grad(losses.sum(), policy)
         margin = rewards.fused - rewards.rejected
@@ -51,18 +51,17 @@ def alpha_table(
     return pd.DataFrame(rows, columns=["alpha", "margin", "loss", "source", "target", "rejected"])
 
 
-def alpha_curves(profile: str = "nano") -> Drawn:
-    """:func:`alpha_table` of the worked example (``profile`` is not read: it is a formula)."""
+def alpha_curves() -> Drawn:
+    """:func:`alpha_table` of the worked example."""
     rows = alpha_table()
     with drawing(3, 5.6, sharex=True) as (figure, (margin, loss, gradient)):
-        margin.plot(rows["alpha"], rows["margin"], color=look("margins").color)
-        margin.axhline(0, color=GREY, linewidth=0.8)
-        loss.plot(rows["alpha"], rows["loss"], color=look("margins").color)
-        loss.axhline(np.log(2), color=GREY, linewidth=0.8, linestyle=":")
+        for axis, name in ((margin, "margin"), (loss, "loss")):
+            axis.plot(rows["alpha"], rows[name], color=look("margins").color)
+        margin.axhline(0, linewidth=0.8)
+        loss.axhline(np.log(2), linewidth=0.8, linestyle=":")
         loss.annotate("log 2", (0, np.log(2)), xytext=(0, 3), textcoords="offset points")
         for column, name, label in zip(rows.columns[3:], RESPONSES, SYMBOLS, strict=True):
-            how = look(name)
-            gradient.plot(rows["alpha"], rows[column], how.dash, color=how.color, label=label)
+            draw_curve(gradient, rows["alpha"], rows[column], look(name), label=label)
         margin.set_ylabel("margin u")
         loss.set_ylabel("loss")
         gradient.set(ylabel="gradient weight", xlabel="fusion coefficient α")
@@ -81,22 +80,18 @@ def widget(name: str, data: dict[str, Any]) -> str:
     return f'<div data-widget="{name}"><script type="application/json">{text}</script></div>'
 
 
-def memory_by_card(profile: str = "nano") -> Drawn:
-    """Memory per GPU of recipes on their longest legal batch, as the planner computes it.
-
-    In GiB, against cards of 24, 48 and 80; ``profile`` is not read.
-    """
+def memory_by_card() -> Drawn:
+    """GiB per GPU of recipes on their longest legal batch, as the planner computes it, by card."""
     plans = {n: plan_recipe(load_recipe(p, r), gpus) for n, (p, r, gpus) in RUNS.items()}
     rows = pd.DataFrame({name: p.memory(p.worst, sharing=True) for name, p in plans.items()}).T
     rows = rows.loc[:, rows.any()] / 2**30
+    left = rows.cumsum(axis=1) - rows
     with drawing(height=4.0) as (figure, axis):
-        left = np.zeros(len(rows))
         for part, color, hatch in zip(rows, COLORS, HATCHES, strict=False):
-            drawn: dict[str, Any] = {"color": color, "hatch": hatch, "edgecolor": "white"}
-            axis.barh(range(len(rows)), rows[part], left=left, label=part, **drawn)
-            left += rows[part].to_numpy()
+            drawn: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "label": part}
+            axis.barh(range(len(rows)), rows[part], left=left[part], **drawn)
         for card in CARDS:
-            axis.axvline(card, color=GREY, linestyle="--")
+            axis.axvline(card, linestyle="--")
         name_rows(axis, list(rows.index))
         axis.set(xlabel="GiB per GPU, computed", xticks=[0, *CARDS])
         figure.legend(loc="outside lower center", ncols=2)

@@ -8,18 +8,7 @@ from matplotlib.patches import Rectangle
 
 from wrpo_lib.analysis.outcomes import Results, estimate, spread
 from wrpo_lib.figures.paper import RIGHT
-from wrpo_lib.figures.style import (
-    GREY,
-    Drawn,
-    Look,
-    draw_cells,
-    draw_interval,
-    draw_line,
-    draw_rows,
-    drawing,
-    look,
-    name_rows,
-)
+from wrpo_lib.figures.style import Drawn, draw_cells, draw_line, draw_rows, drawing, look, reach
 from wrpo_lib.nano.development import KNOBS
 from wrpo_lib.records import read_results, read_run
 
@@ -32,12 +21,7 @@ COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more"
 """What starts from Target-SFT, and Target-SFT itself."""
 
 SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
-CLASSES = {
-    "A": "A: half\nknown",
-    "B": "B: sources\nonly",
-    "C": "C: known",
-    "D": "D: never\ntrained",
-}
+CLASSES = {"A": "half\nknown", "B": "sources\nonly", "C": "known", "D": "never\ntrained"}
 
 
 def comparison(profile: str = "nano") -> Drawn:
@@ -50,45 +34,38 @@ def comparison(profile: str = "nano") -> Drawn:
         draw_rows(top, right)
         top.set_xlabel(RIGHT)
         draw_rows(bottom, rows)
-        bottom.axvline(0, color=GREY)
+        bottom.axvline(0)
         bottom.set_xlabel("difference to DPO-on, points (paired)")
     return Drawn(figure, pd.concat([right.assign(panel="right"), rows.assign(panel="difference")]))
 
 
 def headroom(profile: str = "nano") -> Drawn:
     """Target, Target-SFT and sources: samples, greedy answers, and any of five samples."""
-    results = Results(profile)
+    results, drawn = Results(profile), []
     sources = sorted(arm for arm in results.wide("right") if arm.startswith("source_"))
-    arms, drawn = ["target", "target_sft", *sources], []
+    arms = ["target", "target_sft", *sources]
+    kinds = {"right": ("o", -0.2), "greedy": ("s", 0), "any5": ("D", 0.2)}
     with drawing(height=3.6) as (figure, axis):
-        for shift, (of, marker, name) in zip(
-            (-0.2, 0, 0.2),
-            (("right", "o", "samples"), ("greedy", "s", "greedy"), ("any5", "D", "any of five")),
-            strict=True,
-        ):
+        for of, (marker, shift) in kinds.items():
             rows = results.levels(arms, of)
-            for k, row in enumerate(rows.itertuples()):
-                how = look(row.arm)._replace(marker=marker)
-                label = name if k == 0 else ""
-                draw_interval(axis, k + shift, row, how, markersize=5, capsize=2, label=label)
+            draw_rows(axis, rows, shift=shift, marker=marker, markersize=5, capsize=2)
             drawn.append(rows.assign(of=of))
-        name_rows(axis, [look(arm).name for arm in arms])
         axis.set_xlabel("% right, held-out prompts")
-        figure.legend(loc="outside lower center", ncols=3)
+        names = ["samples", "greedy", "any of five"]
+        figure.legend(axis.containers[:: len(arms)], names, loc="outside lower center", ncols=3)
     return Drawn(figure, pd.concat(drawn))
 
 
 def skills(profile: str = "nano") -> Drawn:
     """Classes of skills × methods: the share of samples that are right, and its interval."""
     results = Results(profile)
-    found = [results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES]
-    rows = pd.concat(found)
+    rows = pd.concat(results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES)
     half = (rows["high"] - rows["low"]) / 2
     rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
     wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
     wide.index = [look(arm).name for arm in METHODS]
     with drawing(height=5.6) as (figure, axis):
-        draw_cells(axis, wide["value"].rename(columns=CLASSES), wide["text"])
+        draw_cells(axis, wide["value"].rename(lambda k: f"{k}: {CLASSES[k]}", axis=1), wide["text"])
         axis.xaxis.tick_top()
     return Drawn(figure, rows)
 
@@ -108,8 +85,7 @@ def grid(profile: str = "nano") -> Drawn:
             name, across = ("wrpo", "alpha") if method == "alpha" else (method, "learning_rate")
             arm = recipe["arms"][name]
             form = arm.get("form", "dpo")
-            used = recipe["forms"][form] | arm | arm.get("settings", {})
-            down = KNOBS[form]
+            used, down = recipe["forms"][form] | arm | arm.get("settings", {}), KNOBS[form]
             cells = own.pivot_table(index=down, columns=across, values="value")
             draw_cells(axis, cells, cells.map("{:.1f}".format), means.min(), means.max())
             at = (cells.index == used[down])[:, None] & (cells.columns == used[across])
@@ -124,12 +100,10 @@ def length(profile: str = "nano") -> Drawn:
     results = Results(profile)
     right, tokens = results.levels(METHODS), results.levels(METHODS, "length")
     with drawing(height=5.0) as (figure, axis):
-        for y, x in zip(right.itertuples(), tokens.itertuples(), strict=True):
-            how = look(y.arm)
-            error = {"xerr": [[x.value - x.low], [x.high - x.value]]}
-            error |= {"yerr": [[y.value - y.low], [y.high - y.value]]}
-            drawn = {"color": how.color, "linestyle": "", "label": how.name, "markersize": 7}
-            axis.errorbar(x.value, y.value, **error, marker=how.marker, **drawn)
+        for k, how in enumerate(map(look, METHODS)):
+            x, y = tokens.iloc[[k]], right.iloc[[k]]
+            mark = {"color": how.color, "marker": how.marker, "label": how.name, "markersize": 7}
+            axis.errorbar(x["value"], y["value"], reach(y), reach(x), linestyle="", **mark)
         axis.set(xlabel="tokens per sample", ylabel="% of samples right")
         figure.legend(loc="outside lower center", ncols=2)
     return Drawn(figure, right.merge(tokens, on="arm", suffixes=("", "_tokens")))
@@ -137,38 +111,29 @@ def length(profile: str = "nano") -> Drawn:
 
 def pays(profile: str = "nano") -> Drawn:
     """The gain of WRPO over DPO-on by the dose of SFT, the reward's noise, and what is sampled."""
-    results = Results(profile)
+    results, drawn = Results(profile), []
+    right = results.wide("right")
+    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
+    bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
     panels = {
-        "dose of SFT before it": _levels_of(results, "map_dose"),
-        "noise of the reward": _levels_of(results, "map_noise"),
-        "samples of Target-SFT that are right": _by_sampled(results),
+        "dose of SFT before it": _gains(results, "map_dose"),
+        "noise of the reward": _gains(results, "map_noise"),
+        "samples of Target-SFT that are right": spread(
+            {name: estimate(gain[chosen]) for name, chosen in bins.items()}
+        ),
     }
-    drawn = []
     with drawing(3, 7.6) as (figure, axes):
         for axis, (name, rows) in zip(axes, panels.items(), strict=True):
-            draw_line(axis, range(len(rows)), rows, Look("", "#009E73", "P", "-"))
+            draw_line(axis, range(len(rows)), rows, look("wrpo"))
             axis.set_xticks(range(len(rows)), rows["arm"])
-            axis.axhline(0, color=GREY)
+            axis.axhline(0)
             axis.set(xlabel=name, ylabel="WRPO − DPO-on,\npoints")
             drawn.append(rows.assign(panel=name))
     return Drawn(figure, pd.concat(drawn))
 
 
-def _levels_of(results: Results, prefix: str) -> pd.DataFrame:
-    """The gain at each of the three levels of a map."""
-    names = ("low", "middle", "high")
-    arms = [(f"{prefix}{k}_wrpo", f"{prefix}{k}_dpo_on") for k in range(len(names))]
-    gains = {n: {ours: 1.0, base: -1.0} for n, (ours, base) in zip(names, arms, strict=True)}
+def _gains(results: Results, arms: str) -> pd.DataFrame:
+    """The gain at each level of a map."""
+    levels = enumerate(("low", "middle", "high"))
+    gains = {name: {f"{arms}{k}_wrpo": 1.0, f"{arms}{k}_dpo_on": -1.0} for k, name in levels}
     return results.differences(gains)
-
-
-def _by_sampled(results: Results) -> pd.DataFrame:
-    """The gain on prompts by how often a sample of Target-SFT is right there."""
-    right = results.wide("right")
-    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
-    bins = {
-        "none": known == 0,
-        "up to half": (known > 0) & (known <= 0.5),
-        "more": known > 0.5,
-    }
-    return spread({name: estimate(gain[chosen]) for name, chosen in bins.items()})

@@ -19,11 +19,6 @@ from pandas.io.formats.style import Styler
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import read_yaml
 
-WIDTH = 4.8
-"""Inches of a column of panels."""
-
-GREY = "#888888"
-
 
 class Drawn(NamedTuple):
     """A figure and the numbers that are drawn in it."""
@@ -41,10 +36,7 @@ class Look(NamedTuple):
     dash: str = "-"
 
 
-LOOKS = {
-    name: Look(*values)
-    for name, values in read_yaml(Path(__file__).with_name("looks.yaml")).items()
-}
+LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml")).items()}
 
 
 def look(arm: str) -> Look:
@@ -55,22 +47,19 @@ def look(arm: str) -> Look:
     number = label[1:].rstrip("0")
     if kind == "wrpo_const":
         return Look(f"WRPO, α = 0.{number}" + ("/2" if label[0] == "m" else ""))
-    if kind == "wrpo" and label[0] == "a":
-        return LOOKS["wrpo"]._replace(name=f"WRPO, α → 0.{number}")
-    if kind == "wrpo" and label[0] == "k":
-        return LOOKS["wrpo"]._replace(name=f"WRPO, sources: {number}")
+    if kind == "wrpo" and label[0] in "ak":
+        said = f"α → 0.{number}" if label[0] == "a" else f"sources: {number}"
+        return LOOKS["wrpo"]._replace(name=f"WRPO, {said}")
     return Look(arm.removeprefix("source-").replace("source_", "Source "))
 
 
-def table(rows: pd.DataFrame, digits: int = 2, index: bool = False, escape: bool = True) -> Styler:
+def table(rows: pd.DataFrame, digits: int = 2) -> Styler:
     """A table for a page, numbers to ``digits`` decimals, integers as they are.
 
-    What models said is text, never markup; ``escape=False`` is for cells that a page made itself.
-    It carries the class that notebook themes colour for light and dark mode.
+    What models said is text, never markup. Notebook themes colour the class for light and dark.
     """
-    shown = rows.style.format(precision=digits, na_rep="", escape="html" if escape else None)
-    shown = shown.format_index(escape="html", axis=1).set_table_attributes('class="dataframe"')
-    return shown.format_index(escape="html") if index else shown.hide(axis="index")
+    shown = rows.style.format(precision=digits, na_rep="", escape="html").hide(axis="index")
+    return shown.format_index(escape="html", axis=1).set_table_attributes('class="dataframe"')
 
 
 def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -88,37 +77,40 @@ def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 @contextmanager
 def drawing(rows: int = 1, height: float = 3.0, **options: Any) -> Iterator[tuple[Figure, Any]]:
-    """A figure ``height`` inches high with one column of ``rows`` panels.
-
-    ``options`` are those of matplotlib's ``subplots``.
-    """
+    """A column of ``rows`` panels, ``height`` inches high; ``options`` of matplotlib's subplots."""
     with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
-        yield plt.subplots(rows, 1, **{"figsize": (WIDTH, height), **options})
+        yield plt.subplots(rows, 1, **{"figsize": (4.8, height), **options})
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which
     # it shows no second one; leaving the context would take that back
     mpl.interactive(interactive)
 
 
-def draw_interval(axis: Axes, at: float, found: Any, how: Look, **kwargs: Any) -> None:
-    """A mark at (value, ``at``) with its interval; ``found`` has ``value``, ``low``, ``high``."""
-    error = [[found.value - found.low], [found.high - found.value]]
-    drawn = {"color": how.color, "marker": how.marker, "capsize": 3, **kwargs}
-    axis.errorbar(found.value, at, xerr=error, **drawn)
+def reach(rows: pd.DataFrame) -> np.ndarray:
+    """How far intervals (``low``, ``high``) reach below and above ``value``, (2, N)."""
+    return np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]])
 
 
-def draw_rows(axis: Axes, rows: pd.DataFrame, names: Sequence[str] | None = None) -> None:
-    """A row of the axis for each of ``rows`` (arm, value, low, high), named from the top."""
-    for k, row in enumerate(rows.itertuples()):
-        draw_interval(axis, k, row, look(row.arm), markersize=7)
+def draw_rows(
+    axis: Axes, rows: pd.DataFrame, names: Sequence[str] = (), shift: float = 0, **options: Any
+) -> None:
+    """A mark with its interval for each of ``rows`` (arm, value, low, high), named from the top."""
+    for k, how in enumerate(map(look, rows["arm"])):
+        mark: Any = {"color": how.color, "marker": how.marker, "markersize": 7, "capsize": 3}
+        row = rows.iloc[[k]]
+        axis.errorbar(row["value"], [k + shift], xerr=reach(row), **(mark | options))
     name_rows(axis, names or [look(arm).name for arm in rows["arm"]])
 
 
 def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> None:
     """Values against ``x`` with their intervals, joined by a line."""
-    value, low, high = rows[["value", "low", "high"]].to_numpy().T
-    drawn: Any = {"color": how.color, "marker": how.marker, "linestyle": how.dash, "capsize": 3}
-    axis.errorbar(x, value, yerr=[value - low, high - value], label=how.name, **drawn)
+    line: Any = {"color": how.color, "marker": how.marker, "linestyle": how.dash}
+    axis.errorbar(x, rows["value"], yerr=reach(rows), capsize=3, label=how.name, **line)
+
+
+def draw_curve(axis: Axes, x: Any, y: Any, how: Look, **options: Any) -> None:
+    """``y`` against ``x`` as a line without marks."""
+    axis.plot(x, y, how.dash, color=how.color, **({"label": how.name} | options))
 
 
 def draw_cells(

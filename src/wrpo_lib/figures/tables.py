@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import Estimate, mean_interval
+from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import CONTROLS, METHODS
 from wrpo_lib.figures.style import look
@@ -42,19 +42,13 @@ MEASURES = {
 }
 PURPOSES = {
     "sft_greedy": ("Target-SFT right, greedy", "neither hopeless nor perfect"),
-    "source_lead": (
-        "weakest source minus target, greedy",
-        "every source can teach",
-    ),
+    "source_lead": ("weakest source minus target, greedy", "every source can teach"),
     "b_pass5": ("class B, any of five samples of Target-SFT right", "its own pairs cannot teach B"),
     "b_source_right": ("class B, y_ws right", "the sources' responses can"),
     "b_learnable": ("class B, gain of SFT on true answers", "B can be learned in as many steps"),
     "gap_nats": ("y_wt minus y_ws in nats, under Target-SFT", "the deviation is there"),
     "length_ratio": ("length of y_ws by that of y_wt", "and is not one of length"),
-    "rank_correlation": (
-        "rank correlation of reward and truth",
-        "the reward helps and errs",
-    ),
+    "rank_correlation": ("rank correlation of reward and truth", "the reward helps and errs"),
 }
 """What each of the world's rules measures, and what it is for."""
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
@@ -62,12 +56,10 @@ ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sf
 """Whose answers are shown."""
 
 
-def levels(
-    results: Results, arms: Sequence[str], of: str = "right", prompts: str = "all"
-) -> list[str]:
-    """``value [low, high]`` of each arm, in per cent, or tokens for the length."""
-    rows = results.levels(arms, of, prompts)
-    return [Estimate(row.value, row.low, row.high, 0, 0, "").text(1) for row in rows.itertuples()]
+def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
+    """``value [low, high]`` of each arm, as :meth:`Results.levels` estimates it."""
+    shown = "{value:.1f} [{low:.1f}, {high:.1f}]".format_map
+    return [shown(row) for row in results.levels(arms, *of).to_dict("records")]
 
 
 def beside(name: str, results: Results) -> pd.DataFrame:
@@ -75,35 +67,32 @@ def beside(name: str, results: Results) -> pd.DataFrame:
     spec = BESIDE[name]
     arms, columns = spec["arms"], spec["columns"]
     theirs = table(spec["file"], as_printed=True).set_index(spec["label"])[list(columns)]
-    rows = theirs.reindex([*theirs.index, *(row for row in arms if row not in theirs.index)])
-    rows = rows.rename(columns=columns).rename_axis("paper").reset_index()
-    ours = dict(zip(arms.values(), levels(results, list(arms.values())), strict=True))
-    rows["ours"] = rows["paper"].map(arms).map(lambda arm: look(arm).name, na_action="ignore")
-    rows["right, %"] = rows["paper"].map(arms).map(ours)
-    return rows.where(rows.notna(), "")
+    ours = pd.DataFrame({"ours": [look(arm).name for arm in arms.values()]}, index=list(arms))
+    ours["right, %"] = levels(results, list(arms.values()))
+    rows = theirs.rename(columns=columns).join(ours, how="outer", sort=False)
+    order = theirs.index.append(ours.index.difference(theirs.index, sort=False))
+    return rows.loc[order].fillna("").rename_axis("paper").reset_index()
 
 
 def table_1(profile: str = "nano") -> pd.DataFrame:
     """Who wins how many prompts: the paper's ten sources and ours, each from the strongest."""
     theirs = table("table01_sources", as_printed=True)
-    ours = Results(profile).table("sources")
-    wide = 100 * ours.pivot(index="seed", columns="source", values="share")
-    wide = wide[wide.mean().sort_values(ascending=False).index]
     rows = theirs.set_axis(["paper", "billion parameters", "% of prompts won"], axis=1)
-    found = pd.Series({look(name).name: mean_interval(wide[name]).text(1) for name in wide})
-    found = found.rename_axis("ours").rename("ours, % won").reset_index()
-    both = pd.concat([rows, found], axis=1).astype(object)
-    return both.where(both.notna(), "")
+    won = Results(profile).table("sources").groupby("source")["share"]
+    best = won.mean().sort_values(ascending=False).index
+    shown = [mean_interval(100 * won.get_group(name)).text(1) for name in best]
+    found = pd.DataFrame({"ours": [look(name).name for name in best], "ours, % won": shown})
+    return rows.join(found).fillna("")
 
 
 def table_2(profile: str = "nano") -> pd.DataFrame:
     """The main results; explicit fusion and the paper's sources have no counterpart here."""
     results = Results(profile)
-    rows = beside("table_2", results)
+    rows, arms = beside("table_2", results), BESIDE["table_2"]["arms"]
     costs = results.table("arms").groupby("arm")[["models_held", "tokens_generated"]].mean()
     for column in costs:
-        cost = rows["paper"].map(BESIDE["table_2"]["arms"]).map(costs[column])
-        rows[column.replace("_", " ")] = cost.map("{:.0f}".format, na_action="ignore").fillna("")
+        shown = {row: f"{costs.loc[arm, column]:.0f}" for row, arm in arms.items()}
+        rows[column.replace("_", " ")] = rows["paper"].map(shown).fillna("")
     return rows
 
 
@@ -117,13 +106,13 @@ def table_4(profile: str = "nano") -> pd.DataFrame:
     return beside("table_4", Results(profile))
 
 
-def table_5(profile: str = "nano") -> pd.DataFrame:
-    """The paper's search ranges (``profile`` is not read)."""
+def table_5() -> pd.DataFrame:
+    """The paper's search ranges."""
     return table("table05_search_ranges", as_printed=True)
 
 
-def table_6(profile: str = "nano") -> pd.DataFrame:
-    """The paper's chosen hyperparameters (``profile`` is not read)."""
+def table_6() -> pd.DataFrame:
+    """The paper's chosen hyperparameters."""
     return table("table06_hyperparameters", as_printed=True)
 
 
@@ -133,7 +122,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(BESIDE["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
-        rows[name] = levels(results, arms, prompts=letter)
+        rows[name] = levels(results, arms, "right", letter)
     return rows
 
 
@@ -142,10 +131,8 @@ def table_8(profile: str = "nano") -> pd.DataFrame:
     seconds = Results(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
     rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
-    ours = seconds[list(BESIDE["table_4"]["arms"].values())].tolist()
-    return rows.assign(
-        **{"our sources": [1, 2, 3, 6], "DPO-on, s": seconds["dpo_on"], "WRPO, s": ours}
-    )
+    rows["our sources"], rows["DPO-on, s"] = [1, 2, 3, 6], seconds["dpo_on"]
+    return rows.assign(**{"WRPO, s": seconds[list(BESIDE["table_4"]["arms"].values())].tolist()})
 
 
 def table_9(profile: str = "nano") -> pd.DataFrame:
@@ -158,29 +145,23 @@ def table_10(profile: str = "nano") -> pd.DataFrame:
     return beside("table_10", Results(profile))
 
 
-def table_11(profile: str = "nano") -> pd.DataFrame:
-    """The paper's models on the hub (``profile`` is not read)."""
+def table_11() -> pd.DataFrame:
+    """The paper's models on the hub."""
     return table("table11_model_ids")
 
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:
-    """In place of the paper's one case: greedy answers to prompts drawn at random.
-
-    A right answer carries a mark.
-    """
-    rows = Results(profile).table("responses")
-    rows = rows[rows["arm"].isin(ASKED)]
-    asked = rows[["seed", "prompt"]].drop_duplicates().reset_index(drop=True)
+    """In place of the paper's one case: greedy answers to random prompts; ✓ marks a right one."""
+    rows, key = Results(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
+    asked = rows[[*key, "prompt_text"]].drop_duplicates(key)
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)
-    rows = rows.merge(asked.loc[sorted(drawn)], on=["seed", "prompt"])
-    marks = np.where(rows["right"].astype(bool), " ✓", "")
-    rows = rows.assign(
-        response=rows["response"] + marks, arm=rows["arm"].map(lambda a: look(a).name)
-    )
-    wide = rows.pivot(index="arm", columns=["seed", "prompt"], values="response")
-    texts = rows.drop_duplicates(["seed", "prompt"]).set_index(["seed", "prompt"])["prompt_text"]
-    wide.columns = [f"{texts[key]} (world {key[0]})" for key in wide.columns]
-    return wide.loc[[look(arm).name for arm in ASKED]].rename_axis("model").reset_index()
+    found = {"model": [look(arm).name for arm in ASKED]}
+    for world, prompt, text in asked.iloc[sorted(drawn)].itertuples(index=False):
+        said = rows[(rows["seed"] == world) & (rows["prompt"] == prompt)].set_index("arm")
+        said = said.loc[list(ASKED)]
+        marked = said["response"] + np.where(said["right"] == 1, " ✓", "")
+        found[f"{text} (world {world})"] = marked.tolist()
+    return pd.DataFrame(found)
 
 
 def measures(profile: str = "nano") -> pd.DataFrame:
@@ -193,31 +174,23 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:
-    """The world's rules, and what they came to: mean over worlds (lowest to highest world).
-
-    On the development worlds, which the rules were met on, and on those of ``profile``.
-    """
-    found = {
-        "development worlds": read_results("development", "headroom"),
-        "reported worlds": Results(profile).table("headroom"),
-    }
-    rows = []
+    """The world's rules, and what they came to: mean over worlds (lowest to highest world)."""
+    kinds, rows = (read_results("development", "headroom"), Results(profile).table("headroom")), []
     for name, (low, high) in RULES.items():
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
-        rows.append([*PURPOSES[name], asked])
-        for worlds in found.values():
-            mean, least, most = worlds[name].agg(["mean", "min", "max"])
-            rows[-1].append(f"{mean:.2f} ({least:.2f} to {most:.2f})")
-    return pd.DataFrame(rows, columns=["measure", "what for", "asked", *found])
+        found = [worlds[name].agg(["mean", "min", "max"]) for worlds in kinds]
+        shown = map("{mean:.2f} ({min:.2f} to {max:.2f})".format_map, found)
+        rows.append([*PURPOSES[name], asked, *shown])
+    columns = ["measure", "what for", "asked", "development worlds", "reported worlds"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def deviation(profile: str = "nano") -> pd.DataFrame:
     """Nats of source and own responses under each model, per response and per token."""
-    rows = Results(profile).table("deviation")
-    sums = rows.groupby(["model", "whose"])[["logp", "tokens"]].sum()
-    nats = rows.groupby(["model", "whose"])["logp"].mean()
-    found = pd.DataFrame({"per response": nats, "per token": sums["logp"] / sums["tokens"]})
-    wide = found.unstack("whose").swaplevel(axis=1).sort_index(axis=1)
+    rows = Results(profile).table("deviation").groupby(["model", "whose"])
+    nats, tokens = rows["logp"].mean(), rows["logp"].sum() / rows["tokens"].sum()
+    wide = pd.DataFrame({"per response": nats, "per token": tokens}).unstack("whose")
+    wide = wide.swaplevel(axis=1).sort_index(axis=1)
     wide.columns = [f"{look(whose).name}, nats {per}" for whose, per in wide.columns]
     return wide.rename(lambda arm: look(arm).name).rename_axis("model").reset_index()
 
@@ -225,23 +198,19 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
 def dynamics(profile: str = "nano") -> pd.DataFrame:
     """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
     results = Results(profile)
-    rows: dict[str, dict[str, str]] = {look(arm).name: {} for arm in DYNAMICS}
+    found = {"method": [look(arm).name for arm in DYNAMICS]}
     for of, name in ENDS.items():
         wide = results.wide(of)
-        for arm in DYNAMICS:
-            rows[look(arm).name][name] = mean_interval(wide[arm]).text()
-    return pd.DataFrame(rows).T.rename_axis("method").reset_index()
+        found[name] = [mean_interval(wide[arm]).text() for arm in DYNAMICS]
+    return pd.DataFrame(found)
 
 
 def dose(profile: str = "nano") -> pd.DataFrame:
-    """Mean weight of y_ws over training, and its mean share in the preferred responses' gradient.
-
-    The share is of the norms of what y_ws and y_wt add to the gradient, weights included.
-    """
+    """Mean weight of y_ws in training, and its share in the norms of both preferred gradients."""
     rows = Results(profile).table("dynamics").query("split == 'train'")
-    means = rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
+    means = 100 * rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
     found = []
     for arm in DOSED:
-        weight, share = (mean_interval(100 * means.loc[arm, of]).text(1) for of in means)
+        weight, share = (mean_interval(means.loc[arm, of]).text(1) for of in means)
         found.append((look(arm).name, weight, share))
     return pd.DataFrame(found, columns=["method", "weight, %", "share of the gradient, %"])

@@ -144,7 +144,7 @@ class Stage:
         said = [self.answers(source) for source in self.sources]
         models = [self.model(source) for source in self.sources]
         chosen = [
-            choose(COLLECTIVE[name], self.worlds, models, [getattr(s, kind) for s in said])
+            choose(name, self.worlds, models, [getattr(s, kind) for s in said])
             for kind in ("sampled", "greedy")
         ]
         cost = {"train_seconds": 0.0, "cpu_seconds": 0.0, "pairs": 0, "diverged": False}

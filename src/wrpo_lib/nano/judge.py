@@ -1,13 +1,10 @@
 """The testbed's judge: the truth seen through known biases (ours).
 
-A logistic judge with a quality weight, a position bias, a length bias and noise. It answers in the
-forms of the three benchmarks, so the same statistics run on its judgements and on real ones, and
-their corrections can be held against the truth. Judging is a pure function of the tracked answers,
-so the judgements are made again wherever they are needed instead of being stored.
-
-Behind HTTP it is a local OpenAI-compatible server that reads the benchmarks' real judge prompts.
-Answers to testbed prompts are judged by their true quality, other texts by one drawn from their
-hash. Every draw depends on texts and names alone, so a repeated request gets the same reply.
+A logistic judge with biases of position and length. It answers in the forms of the three
+benchmarks, so the same statistics run on its judgements and on real ones, and their corrections can
+be held against the truth. Behind HTTP it is a local OpenAI-compatible server that reads the
+benchmarks' real judge prompts; what answers no testbed prompt has a quality drawn from its hash.
+Every draw depends on texts and names alone, so a repeated request gets the same reply.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,17 +33,19 @@ EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 
 _FORMS = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
 
+Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
+"""The body of a request -> HTTP status and the body of the reply."""
+
 
 @dataclass(frozen=True)
 class Judge:
     """``quality``: logits a unit of quality; ``position``: logits for what is shown second;
-    ``length``: logits for ``length_unit`` characters more; ``noise``: s.d. in logits."""
+    ``length``: logits for 6 characters more; ``noise``: s.d. in logits."""
 
     quality: float = 4.0
     position: float = 0.35  # published judgements: models score 8.6 points higher when shown second
     length: float = 0.5
     noise: float = 0.5
-    length_unit: float = 6.0  # characters, half a nano answer; real answers need thousands
 
     def normal(self, *key: object) -> float:
         """The N(0, 1) draw of one judgement."""
@@ -56,13 +55,11 @@ class Judge:
     def prefers(self, quality: Any, length: Any, second: Any, noise: Any) -> Any:
         """Preference in logits by the differences and N(0, 1) ``noise``; scalars or arrays."""
         position = np.where(second, self.position, -self.position)
-        liked = self.quality * quality + self.length * length / self.length_unit + position
-        return liked + self.noise * noise
+        return self.quality * quality + self.length * length / 6 + position + self.noise * noise
 
     def rating(self, quality: Any, length: Any, noise: Any) -> Any:
         """A whole score from 1 to 10 for an answer of ``length`` characters, N(0, 1) ``noise``."""
-        usual = 2 * self.length_unit
-        longer = self.length * (length - usual) / usual
+        longer = self.length * (length - 12) / 12  # 12 is usual on nano
         score = 2.0 + 7.0 * quality + longer + self.noise * noise
         return np.clip(np.round(score), 1, 10).astype(int)
 
@@ -90,17 +87,17 @@ def _both_orders(
     """
     rows = _read(answers)
     base = rows[rows["model"] == baseline].drop(columns="model")
-    rest, suffixes = rows[rows["model"] != baseline], ("", "_baseline")
+    rest, suffixes = rows[rows["model"] != baseline], ("_model", "_baseline")
     both = rest.merge(base, on="question_id", suffixes=suffixes, validate="many_to_one")
     both = both.merge(pd.DataFrame({"order": orders}), how="cross")
     keys = both[["question_id", "model", "order"]].itertuples(index=False)
     both["logit"] = judge.prefers(
-        both["quality"] - both["quality_baseline"],
-        both["length"] - both["length_baseline"],
+        both["quality_model"] - both["quality_baseline"],
+        both["length_model"] - both["length_baseline"],
         both["order"] == orders[0],
         np.array([judge.normal(protocol, *key) for key in keys]),
     )
-    return both.rename(columns={"length": "length_model"})
+    return both
 
 
 def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
@@ -109,7 +106,7 @@ def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataF
     ``answers``: rows of one world in ``results/nano/answers``, the baseline's among them.
     """
     judged = _both_orders(answers, baseline, judge, "alpaca", ("baseline first", "model first"))
-    same = judged["text"] == judged["text_baseline"]
+    same = judged["text_model"] == judged["text_baseline"]
     judged["preference"] = np.where(same, 1.5, 1.0 + expit(judged["logit"]))
     columns = ["question_id", "model", "order", "preference", "length_model", "length_baseline"]
     return judged[columns]
@@ -150,12 +147,11 @@ def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     """
     judge, found = Judge(), []
     for seed, own in answers.groupby("seed"):
-        games = judge_arena(own, settings["arena_baseline"], judge)
+        alpaca = judge_alpaca(own, settings["baseline"], judge)
+        arena = verdicts.battles(judge_arena(own, settings["arena_baseline"], judge))
         forms = {
-            "alpaca_eval": judge_alpaca(own, settings["baseline"], judge).eval(
-                "value = preference - 1"
-            ),
-            "arena_hard": verdicts.battles(games).eval("value = points / 100"),
+            "alpaca_eval": alpaca.assign(value=alpaca["preference"] - 1),
+            "arena_hard": arena.assign(value=arena["points"] / 100),
             "mt_bench": judge_mt_bench(own, judge).rename(columns={"score": "value"}),
         }
         for protocol, rows in forms.items():
@@ -165,8 +161,7 @@ def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     return rows[["protocol", "seed", "question_id", "arm", "value"]]
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a prompt shows: ``b`` is empty where a single answer is graded."""
 
     protocol: str
@@ -205,25 +200,24 @@ def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     noise = judge.normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
     quality_a = true_quality(seen, seen.a)
     if seen.protocol == "mt":
-        rating = judge.rating(quality_a, len(seen.a), noise)
-        return f"Rating: [[{rating}]]", None
+        return f"Rating: [[{judge.rating(quality_a, len(seen.a), noise)}]]", None
     gap = quality_a - true_quality(seen, seen.b)
     for_a = float(judge.prefers(gap, len(seen.a) - len(seen.b), False, noise))
     if seen.protocol == "arena":
         return f"My final verdict is: [[{verdict(for_a)}]]", None
     chances = {"m": float(log_expit(for_a)), "M": float(log_expit(-for_a))}
-    likeliest = max(chances, key=lambda token: chances[token])
+    likeliest = "m" if for_a >= 0 else "M"
     listed = [{"token": token, "logprob": chance} for token, chance in chances.items()]
     return likeliest, [{"token": likeliest, "top_logprobs": listed}]
 
 
 def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body for one ``POST /v1/chat/completions``."""
-    messages = body.get("messages") or [{}]
-    seen = recognise(str(messages[-1].get("content", "")))
+    asked = [str(message.get("content", "")) for message in body.get("messages") or [{}]]
+    seen = recognise(asked[-1])
     text, tokens = ("I cannot tell.", None) if seen is None else reply(seen, judge)
-    characters = sum(len(str(m.get("content", ""))) for m in messages)
-    usage = {"prompt_tokens": characters // 4, "completion_tokens": max(1, len(text) // 4)}
+    read, written = len("".join(asked)) // 4, max(1, len(text) // 4)
+    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": text},
@@ -231,7 +225,6 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
         "logprobs": {"content": tokens} if tokens and body.get("logprobs") else None,
     }
     said = {"id": MODEL, "object": "chat.completion", "created": 0, "model": MODEL}
-    usage["total_tokens"] = sum(usage.values())
     return 200, {**said, "choices": [choice], "usage": usage}
 
 
@@ -239,14 +232,8 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 512
 
 
-Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
-
-
 def make_server(responder: Responder, port: int = 0) -> _Server:
-    """A server of ``responder`` on 127.0.0.1, to be started with its ``serve_forever()``.
-
-    ``port`` 0 takes a free one.
-    """
+    """A server on 127.0.0.1, started with its ``serve_forever()``; ``port`` 0 takes a free one."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

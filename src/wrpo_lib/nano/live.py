@@ -7,6 +7,7 @@ notebook needs one model only. ``wrpo score --nano`` gives any file of responses
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pandas as pd
@@ -23,9 +24,7 @@ SEED = 0
 """Of the live world; the study reports others."""
 
 
-def live_target(
-    steps: int | None = None,
-) -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
+def live_target(steps: float = inf) -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The live world and its target as a transformers model; half a minute on one core.
 
     ``steps``: the most that each phase of its pretraining takes, for a worse one in less time.
@@ -33,26 +32,20 @@ def live_target(
     torch.set_num_threads(1)  # suits models this small
     recipe = nano_recipe()
     for phase in recipe["target"]["phases"]:
-        phase["steps"] = min(phase["steps"], steps or phase["steps"])
+        phase["steps"] = min(phase["steps"], steps)
     world = World(SEED, recipe)
     model = pretrained([world], "target")
     return world, *export(model.params, model.shape, model.kind, member=0)
 
 
-def reward(prompt: Prompt, text: str, sigma: float) -> float:
-    """The reward model's score: the truth, with the text's own noise of s.d. ``sigma``."""
-    return quality(prompt, text) + sigma * reward_noise(prompt, [text])[0]
-
-
 def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:
     """Responses of ``model``, a list for each prompt, with their rewards, as pairing reads them."""
-    sigma = nano_recipe()["reward"]["sigma"]
     rows = [
-        (prompt.prompt_id, model, k, text, reward(prompt, text, sigma))
+        {"prompt_id": prompt.prompt_id, "model": model, "sample": k, "text": text}
         for prompt, own in zip(prompts, texts, strict=True)
         for k, text in enumerate(own)
     ]
-    return pd.DataFrame(rows, columns=["prompt_id", "model", "sample", "text", "reward"])
+    return pd.DataFrame(rows).assign(reward=[reward for _, reward in score_rows(rows)])
 
 
 def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
@@ -67,9 +60,12 @@ def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
 def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
     """(position, reward) of response rows whose prompt_id is that of a :class:`Prompt`.
 
+    The reward is the truth with the text's own noise.
+
     :raises WRPOError: for a prompt_id of another kind.
     """
     sigma = nano_recipe()["reward"]["sigma"]
     for k, row in enumerate(rows):
         prompt = read_prompt(row["prompt_id"].replace("-", " "))
-        yield k, reward(prompt, row["text"], sigma)
+        noise = reward_noise(prompt, [row["text"]])[0]
+        yield k, quality(prompt, row["text"]) + sigma * noise

@@ -1,4 +1,4 @@
-"""Sphinx extension: the site carries the part of its tools that its pages use.
+"""Sphinx extension: the site is lean, and its pages keep the rules of HTML and screen readers.
 
 MathJax comes from the package sphinx-mathjax-offline, whose own extension copies 24 MB. Source maps
 are for those who change the theme. Every browser that runs the site's scripts reads fonts as WOFF2,
@@ -7,6 +7,7 @@ so the same fonts as TTF are left out; the theme's icons come from them, not fro
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,22 @@ from typing import Any
 from sphinx.util.fileutil import copy_asset
 
 FONTS = "output/chtml/fonts/woff-v2"
+# A signature over several lines is a definition list without terms, inside a term.
+LINES = re.compile(r'<dl>\n((?:<dd><em class="sig-param">.*?</dd>\n)+)</dl>')
+
+
+def sig_lines(found: re.Match[str]) -> str:
+    """The parameters as lines."""
+    lines = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+    return f'<span class="sig-lines">{lines}</span>'
+
+
+def mend(_app: Any, _page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
+    """Rewrite the body of one page; the entries of a bibliography are not items of a list."""
+    if body := context.get("body"):
+        body = LINES.sub(sig_lines, body)
+        role = '<div role="list" class="citation-list">'
+        context["body"] = body.replace(role, '<div class="citation-list">')
 
 
 def lean(app: Any, error: Exception | None) -> None:
@@ -25,14 +42,14 @@ def lean(app: Any, error: Exception | None) -> None:
     mathjax = Path(str(package.origin)).parent / "static" / "mathjax"
     copy_asset(str(mathjax / "tex-chtml.js"), str(static / "mathjax"))
     copy_asset(str(mathjax / FONTS), str(static / "mathjax" / FONTS))
-    for kind in ("map", "ttf"):
-        for path in static.rglob(f"*.{kind}"):
-            path.unlink()
+    for path in [*static.rglob("*.map"), *static.rglob("*.ttf")]:
+        path.unlink()
     icons = "// The icons come from the web fonts in vendor/fontawesome.\n"
     (static / "scripts" / "fontawesome.js").write_text(icons, encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Register the hook."""
+    """Register both hooks."""
+    app.connect("html-page-context", mend)
     app.connect("build-finished", lean)
     return {"parallel_read_safe": True}

@@ -1,12 +1,15 @@
 """Sphinx extension: ``.. autopackage:: wrpo_lib.training`` documents each module of a package.
 
 The pages of the library follow the code by themselves: a new module appears, a removed one goes.
+``|y|`` and ``a*b`` are markup in reStructuredText; in our docstrings they are a length and a
+product, so outside double backticks and roles they are escaped before Sphinx reads them.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from typing import Any
 
 from docutils import nodes
@@ -14,6 +17,7 @@ from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
 LONGEST_SIGNATURE = 2000  # characters; the training configurations take every option of TRL's
+MARKED_UP = re.compile(r"(``.+?``|:[a-z:]+:`.+?`)")
 
 
 class AutoPackage(Directive):
@@ -24,10 +28,9 @@ class AutoPackage(Directive):
     def run(self) -> list[nodes.Node]:
         """One ``automodule`` a module, in alphabetical order."""
         name = self.arguments[0]
-        package = importlib.import_module(name)
         modules = [
             f"{name}.{found.name}"
-            for found in pkgutil.iter_modules(package.__path__)
+            for found in pkgutil.iter_modules(importlib.import_module(name).__path__)
             if not found.ispkg and not found.name.startswith("_")
         ]
         lines = [f".. automodule:: {name}", *([] if modules else ["   :members:"])]
@@ -38,15 +41,30 @@ class AutoPackage(Directive):
         return parent.children
 
 
+def escape_docstring(*event: Any) -> None:
+    """Escape bars and stars in the docstring's lines, the event's last argument, in place."""
+    for number, line in enumerate(event[-1]):
+        parts = MARKED_UP.split(line)  # literals and roles are every second one
+        parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
+        event[-1][number] = "".join(parts)
+
+
 def short_signature(*event: Any) -> tuple[str, str | None] | None:
     """Leave out a signature that nobody reads."""
     signature, returns = event[-2:]
     return ("(**fields)", returns) if len(signature or "") > LONGEST_SIGNATURE else None
 
 
+def skip_field_alias(_app: Any, _what: str, _name: str, obj: Any, *_rest: Any) -> bool | None:
+    """Leave out what NamedTuple writes on its fields; the class's docstring describes them."""
+    return True if str(obj.__doc__).startswith("Alias for field number") else None
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive and the hook."""
+    """Register the directive and the hooks, the escaping before napoleon adds its own markup."""
     app.setup_extension("sphinx.ext.autodoc")
     app.add_directive("autopackage", AutoPackage)
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)
     app.connect("autodoc-process-signature", short_signature)
+    app.connect("autodoc-skip-member", skip_field_alias)
     return {"parallel_read_safe": True}
