@@ -9,7 +9,7 @@ Other shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -178,6 +178,14 @@ def simpo_loss(
     r_l = beta * policy_rejected / rejected_length
     losses = -F.logsigmoid(r_w - r_l - gamma)
     return _objective(losses, r_w, r_w, r_w, r_l)
+
+
+FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "dpo": (wrpo_loss, ("beta",)),
+    "ipo": (wrpo_ipo_loss, ("tau",)),
+    "simpo": (wrpo_simpo_loss, ("beta", "gamma")),
+}
+"""A form of WRPO and its fields; at an end of α it is the pairwise form."""
 
 
 def alpha_at(schedule: str, step: int, n_steps: int, alpha_max: float) -> float:

@@ -154,7 +154,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
-            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(recipe)))]
+            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(args)))]
     if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
         n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
         lengths = [(0, (args.max_length,))]
@@ -190,6 +190,6 @@ def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of the data's examples, rendered and cut as in training, and their number."""
     rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
+    fields, some = inputs.responses(args), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
     made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
     return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)

@@ -30,7 +30,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.packing import Branches, model_inputs, pack
+from wrpo_lib.packing import Branches, pack
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
@@ -121,7 +121,7 @@ def block_mask(branches: Branches, device: torch.device) -> BlockMask:
         seen = (branch[k] == 0) | (branch[q] == branch[k])
         return (q >= k) & (example[q] == example[k]) & seen
 
-    n = branches.n_tokens
+    n = len(branch)
     return create_block_mask(sees, B=None, H=None, Q_LEN=n, KV_LEN=n, device=str(device))
 
 
@@ -262,18 +262,19 @@ def _differs(model: Any, backend: str) -> str | None:
 @torch.no_grad()
 def _deviation(model: Any, backend: str) -> float:
     """Largest difference of hidden states between a packed row and one row per response."""
-    ids = torch.arange(17, device=model.device) % model.config.get_text_config().vocab_size
-    prompt, responses = ids[:5], (ids[5:12], ids[12:])
-    batch = pack([prompt.tolist()], [[r.tolist() for r in responses]])
+    vocabulary = model.config.get_text_config().vocab_size
+    prompt, *responses = [
+        [i % vocabulary for i in part] for part in (range(5), range(5, 12), range(12, 17))
+    ]
     enable(model, backend)
     alone = []
     for response in responses:
-        row = torch.cat([prompt, response])[None]
+        row = torch.tensor([prompt + response], device=model.device)
         output = model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
         alone.append(output.last_hidden_state[:, len(prompt) - 1 : -1])
     expected = torch.cat(alone, dim=1).float()
-    inputs = model_inputs(
-        {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    )
-    packed = model.base_model(**inputs).last_hidden_state.float()
+    row = pack([prompt], [responses])
+    del row["shift_labels"]
+    row |= {name: value.to(model.device) for name, value in row.items() if name != "branches"}
+    packed = model.base_model(**row, use_cache=False).last_hidden_state.float()
     return float((packed - expected).abs().max() / expected.abs().max().clamp(min=1e-6))

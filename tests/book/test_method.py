@@ -30,7 +30,7 @@ def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward(
 
 
 def test_log_probabilities_of_tokens_sum_to_that_of_the_response() -> None:
-    tokenizer = build_tokenizer("bpe", ["say it", "all is well"])
+    tokenizer = build_tokenizer(["say it", "all is well"])
     shape = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32}
     heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
     model = build_model({**shape, **heads}, tokenizer, seed=0)

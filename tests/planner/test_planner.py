@@ -115,11 +115,11 @@ def test_steps_are_whole_batches(name: str, changes: Any, n: int, steps: int) ->
 
 def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
-    build_tokenizer("wordpiece", ["a b c"]).save_pretrained(tmp_path)
+    build_tokenizer(["a b c", "a a b b"]).save_pretrained(tmp_path)
     rows = []
     for i in range(4):
-        texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}
-        rows.append({"prompt_id": str(i), "prompt": "a " * (i + 1), **texts, "rejected": "c "})
+        texts = {"source_chosen": " a b" * (i + 2), "target_chosen": " a" * (i + 1)}
+        rows.append({"prompt_id": str(i), "prompt": " a" * (i + 1), **texts, "rejected": "c"})
     write_rows(rows, tmp_path / "q.jsonl")
     recipe = load_recipe("smol", "wrpo", per_device_train_batch_size=1)
     plan = plan_recipe(replace(recipe, model=str(tmp_path)), data=str(tmp_path / "q.jsonl"))

@@ -22,7 +22,7 @@ WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Every word is one token."""
-    return build_tokenizer("wordpiece", [" ".join(WORDS)])
+    return build_tokenizer([" ".join(WORDS), "\n".join(WORDS)])
 
 
 @pytest.fixture(scope="session")

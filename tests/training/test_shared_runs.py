@@ -34,7 +34,6 @@ Steps = Callable[..., list[float]]
         {"gradient_accumulation_steps": 3},
         {"precompute_ref_log_probs": False},
         {"lora": True, "precompute_ref_log_probs": False},
-        {"pad_to_multiple_of": 64},
     ],
     ids=lambda setting: "-".join(f"{k}={v}" for k, v in setting.items()),
 )

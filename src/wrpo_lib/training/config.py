@@ -7,21 +7,15 @@ from typing import Any
 
 from trl import DPOConfig
 
-from wrpo_lib import objective
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.objective import FORMS, SCHEDULES
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.sharing import BACKENDS
-
-FORMS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
-    "dpo": (objective.dpo_loss, objective.wrpo_loss, ("beta",)),
-    "ipo": (objective.ipo_loss, objective.wrpo_ipo_loss, ("tau",)),
-    "simpo": (objective.simpo_loss, objective.wrpo_simpo_loss, ("beta", "gamma")),
-}
-"""A form of the objective: its pairwise loss, WRPO's, and the fields both take."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "loss_type": ("sigmoid", ["sigmoid"]),  # `objective` says the form
     **dict.fromkeys(("loss_weights", "ld_alpha", "pad_token"), (None,)),
+    "pad_to_multiple_of": ("auto", None),
     **dict.fromkeys(("use_weighting", "padding_free", "sync_ref_model"), (False,)),
     "f_divergence_type": ("reverse_kl",),
     "label_smoothing": (0.0,),
@@ -32,9 +26,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "objective": tuple(FORMS),
-    "alpha_schedule": tuple(objective.SCHEDULES),
+    "alpha_schedule": SCHEDULES,
     "share_prompt": ("auto", "true", "false"),
-    "share_prompt_backend": tuple(BACKENDS),
+    "share_prompt_backend": BACKENDS,
     **UNSUPPORTED,
 }
 
@@ -96,10 +90,8 @@ class WRPOConfig(DPOConfig):
                 raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
         if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
             raise WRPOError(f"micro_batch_tokens is {self.micro_batch_tokens}; give 1 or more")
-        if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
-            raise WRPOError(
-                "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"
-            )
+        if self.alpha_rejected and self.objective != "dpo":
+            raise WRPOError("alpha_rejected belongs to the dpo form; set it to 0")
         if self.objective == "simpo":  # has no reference, and so TRL loads none
             self.precompute_ref_log_probs = True
         super().__post_init__()

@@ -20,20 +20,12 @@ from wrpo_lib.training.run import run
 
 ROWS = 32
 SMALL: dict[str, Any] = {
-    "per_device_train_batch_size": 2,
-    "gradient_accumulation_steps": 2,
-    "max_length": 128,
-    "max_steps": 3,
-    "save_steps": 1,
-    "optim": "adamw_torch",
-    "use_cpu": True,
+    **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
+    **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
 }
 MODEL: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2},
 }
 
 
@@ -58,9 +50,8 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
 
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a tiny model and few rows, which are written to ``folder``."""
-    rows, model = folder / "rows.jsonl", folder / "model"
+    rows, model, tokenizer = folder / "rows.jsonl", folder / "model", build_tokenizer([])
     write_rows(map(_row, range(ROWS)), rows)
-    tokenizer = build_tokenizer("bpe", [])
     tokenizer.save_pretrained(model)
     with named(recipe):
         shape = {"model_type": recipe.architecture, **MODEL}
@@ -68,13 +59,8 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     training = {**recipe.training, **SMALL}
     if recipe.stage == "preference":
         training |= {"max_prompt_length": 64, "ref_cache_dir": None}
-    evaluated = str(rows) if recipe.eval_data else None
-    changes: dict[str, Any] = {
-        "model": str(model),
-        "data": str(rows),
-        "eval_data": evaluated,
-        "training": training,
-    }
+    changes: dict[str, Any] = {"model": str(model), "data": str(rows), "training": training}
+    changes |= {"eval_data": str(rows) if recipe.eval_data else None}
     return replace(recipe, **changes, load={"dtype": "float32"}, quantization=None)
 
 
@@ -82,7 +68,7 @@ def _row(number: int) -> dict[str, Any]:
     total = 2 * number + 3
     return {
         "prompt_id": f"dry-run-{number}",
-        "prompt": [{"role": "user", "content": f"What is {number} plus {number + 3}?"}],
+        "prompt": f"What is {number} plus {number + 3}?",
         "source_chosen": f"The sum of {number} and {number + 3} is {total}.",
         "target_chosen": f"It is {total}.",
         "rejected": f"It is {2 * number}.",

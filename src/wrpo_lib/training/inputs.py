@@ -19,13 +19,11 @@ from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from wrpo_lib import models
-from wrpo_lib.chat import as_messages, is_rendered
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
-from wrpo_lib.quadruples.schema import validate_quadruples
+from wrpo_lib.quadruples.schema import as_written, side_text, validate_quadruples
 from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import row_id
 
 KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
 
@@ -136,12 +134,9 @@ def load_model(recipe: Recipe) -> Any:
         return models.load_trainable(model_name(recipe), **options)
 
 
-def responses(recipe: Recipe) -> tuple[str, ...]:
-    """The responses that a run of ``recipe`` reads: y_ws for SFT, those it computes otherwise."""
-    if recipe.stage == "sft":
-        return ("source_chosen",)
-    wanted: tuple[str, ...] = training_arguments(recipe, recipe.output_dir).responses
-    return wanted
+def responses(args: Any) -> tuple[str, ...]:
+    """The responses that a run reads: y_ws for SFT, those it computes otherwise."""
+    return getattr(args, "responses", ("source_chosen",))
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
@@ -156,7 +151,8 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     data = data or recipe.data
     if not data:
         raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
-    rows, wanted = read_rows(data), responses(recipe)
+    rows = read_rows(data)
+    wanted = responses(training_arguments(recipe, recipe.output_dir))
     kind = "sft" if recipe.stage == "sft" else "quadruples"
     columns = {name: name for name in wanted}
     if len(wanted) == 2 and "chosen" in rows[0]:
@@ -167,14 +163,7 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
             raise WRPOError(problem.sentence(data))
     made = []
     for number, row in enumerate(rows, 1):
-        prompt = row["prompt"]
-        if not is_rendered(prompt):
-            prompt = as_messages(prompt, f"{data}, row {number}")
-        texts = {name: _text(row.get(column)) for name, column in columns.items()}
-        made.append({"prompt_id": row_id(row, number), "prompt": prompt, **texts})
+        texts = {name: side_text(row.get(column)) for name, column in columns.items()}
+        name = str(row.get("prompt_id") or f"row {number}")
+        made.append({"prompt_id": name, "prompt": as_written(row["prompt"]), **texts})
     return Dataset.from_list(made, on_mixed_types="use_json")
-
-
-def _text(side: Any) -> Any:
-    """A response; TRL's pairs also have it as messages that end in it."""
-    return side[-1]["content"] if isinstance(side, list) else side

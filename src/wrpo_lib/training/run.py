@@ -33,8 +33,7 @@ from wrpo_lib.training.inputs import (
     settings,
     training_arguments,
 )
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
 FREE = (
@@ -50,57 +49,19 @@ def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
     return load_model(recipe), tokenizer, rows
 
 
-def train(
-    recipe: Recipe,
-    model: Any,
-    tokenizer: Any,
-    data: Dataset,
-    output_dir: Path,
-    *,
-    dynamics_file: Path | None = None,
-    eval_data: Dataset | None = None,
-    checkpoint: Path | None = None,
-    **extra: Any,
-) -> Any:
-    """Train ``model`` in place by ``recipe``; returns the finished trainer.
-
-    ``data`` holds quadruples, or prompts with y_ws for SFT; ``extra`` are training arguments that
-    the recipe leaves open. :func:`run` loads, checks, records and saves around it.
-    """
-    make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
-    with named(recipe):
-        trainer = make(
-            model=model,
-            args=training_arguments(recipe, output_dir, **extra),
-            train_dataset=data,
-            eval_dataset=eval_data,
-            processing_class=tokenizer,
-            peft_config=lora_config(recipe),
-            callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
-        )
-    live = show_progress(trainer)
-    try:
-        with suppress(NothingLeft):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        if live.training_bar is not None:
-            live.training_bar.close()  # so that what follows stands on its own line
-    return trainer
-
-
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Any:
     """What ``wrpo train`` and ``wrpo sft`` do with a recipe; one run at a time in ``output_dir``.
 
     It gets the run record, the training dynamics and checkpoints while the run goes on, and at its
-    end the model, the tokenizer and a model card.
+    end the model, the tokenizer and a model card. Returns the finished trainer.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
         args, state = training_arguments(recipe, output_dir), PartialState()
-        lora_config(recipe)
+        adapter = lora_config(recipe)
         if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         data = load_data(recipe)
@@ -113,16 +74,30 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        model = load_model(recipe)
         say(
             f"{record['recipe']}: {len(data)} rows, {record['settings']['rows_per_step']} per step "
             f"(per device {args.train_batch_size} x accumulation "
             f"{args.gradient_accumulation_steps} x processes {args.world_size})"
         )
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
-        files: dict[str, Any] = {"dynamics_file": output_dir / "dynamics.jsonl"}
-        files |= {"eval_data": eval_data, "checkpoint": checkpoint}
-        trainer = train(recipe, model, tokenizer, data, output_dir, **files)
+        make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
+        with named(recipe):
+            trainer = make(
+                model=(model := load_model(recipe)),
+                args=args,
+                train_dataset=data,
+                eval_dataset=eval_data,
+                processing_class=tokenizer,
+                peft_config=adapter,
+                callbacks=[DynamicsCallback(output_dir / "dynamics.jsonl")],
+            )
+        live = show_progress(trainer)
+        try:
+            with suppress(NothingLeft):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            if live.training_bar is not None:
+                live.training_bar.close()  # so that what follows stands on its own line
         steps = trainer.state.global_step
         if checkpoint and checkpoint.name == f"checkpoint-{steps}":
             say("nothing was left to train")
