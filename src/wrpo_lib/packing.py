@@ -97,18 +97,18 @@ def pad(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) 
 
     ``labels`` are -100 where no token of a response is to be predicted.
     """
-    pairs = [
-        (torch.tensor(prompt), torch.tensor(response))
-        for column in zip(*responses, strict=True)
-        for prompt, response in zip(prompts, column, strict=True)
-    ]
-    rows = [torch.cat(pair) for pair in pairs]
-    labels = [torch.cat([torch.full_like(x, -100), y]) for x, y in pairs]
-    return {
-        "input_ids": pad_sequence(rows, batch_first=True),
-        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
-        "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-    }
+    columns = zip(*responses, strict=True)
+    pairs = [(x, y) for column in columns for x, y in zip(prompts, column, strict=True)]
+    rows = padded([x + y for x, y in pairs], 0, "right", "cpu")
+    labels = padded([[-100] * len(x) + y for x, y in pairs], -100, "right", "cpu")
+    return {**rows, "labels": labels["input_ids"]}
+
+
+def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask``, (B, T), of B rows of different lengths."""
+    rows = [torch.tensor(row, device=device) for row in ids]
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+    return {"input_ids": pad_sequence(rows, True, pad, side), "attention_mask": mask}
 
 
 def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:

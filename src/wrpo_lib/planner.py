@@ -38,7 +38,7 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(config: PretrainedConfig, lora: LoraConfig | None = None) -> Parameters:
-    """Count a model's parameters on the meta device, shared ones once; adapters as trainable."""
+    """Parameters of a model on the meta device, shared ones once; adapters are trainable."""
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
         total = sum(p.numel() for p in model.parameters())
@@ -101,10 +101,8 @@ class Plan:
         A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
         attention left out.
         """
-        epochs = self.args.num_train_epochs
-        passes = epochs * (
-            (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
-        )
+        epochs, args = self.args.num_train_epochs, self.args
+        passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
         return 2 * self.parameters.total * count * passes
 
@@ -147,7 +145,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     with inputs.named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe))
-        config = models.model_config(inputs.model_name(recipe))
+        config = models.model_config(recipe.model or "")
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
             lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)

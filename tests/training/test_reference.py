@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wrpo_lib.logprobs import response_logprobs
+from wrpo_lib.figures.deviation import token_logprobs
 from wrpo_lib.training.trainer import WRPOTrainer
 
 Build = Callable[..., WRPOTrainer]
@@ -83,22 +82,17 @@ def test_whatever_a_value_depends_on_makes_it_computed_again(
         assert sum(forwards) == 12, change
 
 
-def test_batches_change_nothing_and_the_trainer_computes_the_same(
+def test_a_batch_gives_what_each_response_gives_alone(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     quadruples: Dataset,
     trainer: Build,
 ) -> None:
-    model.train()
-    rows = [quadruples["prompt"][:], quadruples["source_chosen"][:]]
-    found = response_logprobs(model, tokenizer, *rows, batch_size=5)
-    assert model.training
-    alone = [response_logprobs(model, tokenizer, [p], [r]) for p, r in zip(*rows, strict=True)]
-    np.testing.assert_allclose(found.logps, [a.logps[0] for a in alone], rtol=1e-5)
     run = trainer()
     batch = run.data_collator(list(run.train_dataset))
     chosen, _ = run.compute_ref_log_probs(run.model, batch)  # (B, 2): packed, the prompt once
-    torch.testing.assert_close(
-        chosen[:, 0].double(), torch.tensor(found.logps), rtol=1e-5, atol=1e-4
-    )
-    assert found.n_tokens.tolist() == batch["lengths"][:, 0].tolist()
+    for row, logp, length in zip(quadruples, chosen[:, 0], batch["lengths"][:, 0], strict=True):
+        tokens = token_logprobs(model, tokenizer, row["prompt"], row["source_chosen"])
+        assert logp.item() == pytest.approx(sum(value for _, value in tokens), rel=1e-5)
+        assert len(tokens) == length
+        assert tokens[-1][0] == tokenizer.eos_token

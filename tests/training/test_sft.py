@@ -40,7 +40,12 @@ def test_first_loss_is_the_mean_over_response_tokens(
     tokens = sum(map(len, first_two["source_chosen_ids"]))
     expected = -2 * steps(preference, "logps/source_chosen")[0] / tokens
 
-    sft = sft_trainer(model, args(train_sampling_strategy="sequential"), quadruples, tokenizer)
+    sft = sft_trainer(
+        model,
+        args(train_sampling_strategy="sequential"),
+        train_dataset=quadruples,
+        processing_class=tokenizer,
+    )
     row = sft.train_dataset[0]
     assert row["input_ids"] == first_two[0]["prompt_ids"] + first_two[0]["source_chosen_ids"]
     sft.train()
@@ -55,9 +60,11 @@ def test_truncation_is_counted(
     quadruples: Dataset,
     args: Callable[..., Any],
 ) -> None:
-    sft = sft_trainer(model, args(max_length=17), quadruples, tokenizer)
-    assert sft.truncation["SFT"]["rows"] == 12
-    assert 0 < sft.truncation["SFT"]["source_chosen"] < 12
+    sft = sft_trainer(
+        model, args(max_length=17), train_dataset=quadruples, processing_class=tokenizer
+    )
+    assert sft.truncation["train"]["rows"] == 12
+    assert 0 < sft.truncation["train"]["source_chosen"] < 12
 
 
 def test_a_packed_block_needs_no_mask(
@@ -78,12 +85,16 @@ def test_a_packed_block_needs_no_mask(
         return ordinary(*inputs)
 
     monkeypatch.setattr(sharing, "_sdpa", attend)
-    ours = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    ours = sft_trainer(
+        copy.deepcopy(model), args(**settings), train_dataset=quadruples, processing_class=tokenizer
+    )
     ours.train()
     lengths = [n for n, responses in seen[-1].examples if not responses]
     assert len(lengths) > 2, "rows were packed"
     monkeypatch.setattr(sharing, "obstacle", lambda *given, **named: "switched off")
-    theirs = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    theirs = sft_trainer(
+        copy.deepcopy(model), args(**settings), train_dataset=quadruples, processing_class=tokenizer
+    )
     theirs.train()
     assert steps(ours) == pytest.approx(steps(theirs), rel=1e-5)
     assert steps(ours, "grad_norm") == pytest.approx(steps(theirs, "grad_norm"), rel=1e-4)
@@ -102,7 +113,13 @@ def test_adapters_of_a_quantised_base_are_float32(
     model.is_loaded_in_4bit = True  # as bitsandbytes leaves it; the weights here are whole
     made = [
         trainer(model=model, peft_config=lora, max_steps=1),
-        sft_trainer(copy.deepcopy(model), args(), quadruples, tokenizer, peft_config=lora),
+        sft_trainer(
+            copy.deepcopy(model),
+            args(),
+            train_dataset=quadruples,
+            processing_class=tokenizer,
+            peft_config=lora,
+        ),
     ]
     for run in made:
         trained = [p.dtype for p in run.model.parameters() if p.requires_grad]

@@ -26,7 +26,6 @@ from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.training.config import WRPOConfig
 
 KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
-
 SECRET = re.compile(
     r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
     r'("(?:[^"\\]|\\.)*")'
@@ -81,21 +80,17 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return checked(KINDS[recipe.stage], recipe.training, recipe.where, "training.")
 
 
-def training_arguments(recipe: Recipe, output_dir: Path, **extra: Any) -> Any:
-    """``SFTConfig`` or ``WRPOConfig`` of a recipe, whose own values replace those of ``extra``."""
+def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe."""
+    cuda = torch.cuda.is_available()
+    values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
+    values |= {
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": cuda,
+        "use_cpu": not cuda,
+    }
     with named(recipe):
-        values = {
-            "seed": 42,  # paper section 4.1
-            "report_to": "none",
-            "logging_steps": 1,
-            "use_cpu": not torch.cuda.is_available(),
-            "bf16": False,
-            "activation_checkpointing": False,
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            **extra,
-            **settings(recipe),
-            "output_dir": str(output_dir),
-        }
+        values |= {**settings(recipe), "output_dir": str(output_dir)}
         args = KINDS[recipe.stage](**values)
     if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
         args._n_gpu = 1
@@ -111,17 +106,10 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
-def model_name(recipe: Recipe) -> str:
-    """The recipe's ``model``, which somebody must have named."""
-    if not recipe.model:
-        raise WRPOError("names no model; pass --model (a hub id, a folder or a GGUF file)")
-    return recipe.model
-
-
 def load_tokenizer(recipe: Recipe) -> Any:
     """The model's tokenizer."""
     with named(recipe):
-        return models.load_tokenizer(model_name(recipe))
+        return models.load_tokenizer(recipe.model or "")
 
 
 def load_model(recipe: Recipe) -> Any:
@@ -131,7 +119,7 @@ def load_model(recipe: Recipe) -> Any:
         if recipe.quantization:  # every process holds the whole model, on its own GPU
             options["device_map"] = {"": PartialState().local_process_index}
             options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
-        return models.load_trainable(model_name(recipe), **options)
+        return models.load_trainable(recipe.model or "", **options)
 
 
 def responses(args: Any) -> tuple[str, ...]:

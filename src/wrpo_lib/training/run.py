@@ -22,17 +22,9 @@ from wrpo_lib.io import Store, file_hash, write_atomically, write_json
 from wrpo_lib.models import locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
+from wrpo_lib.training import inputs
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
-from wrpo_lib.training.inputs import (
-    SECRET,
-    load_data,
-    load_model,
-    load_tokenizer,
-    lora_config,
-    named,
-    settings,
-    training_arguments,
-)
+from wrpo_lib.training.inputs import SECRET, named
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
@@ -45,28 +37,28 @@ FREE = (
 
 def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
     """Model, tokenizer and rows that a recipe names."""
-    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
-    return load_model(recipe), tokenizer, rows
+    rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
+    return inputs.load_model(recipe), tokenizer, rows
 
 
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Any:
-    """What ``wrpo train`` and ``wrpo sft`` do with a recipe; one run at a time in ``output_dir``.
+    """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    It gets the run record, the training dynamics and checkpoints while the run goes on, and at its
-    end the model, the tokenizer and a model card. Returns the finished trainer.
+    One run at a time in ``output_dir``, which gets the run record, the training dynamics and
+    checkpoints while it goes on, and at its end the model, the tokenizer and a model card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args, state = training_arguments(recipe, output_dir), PartialState()
-        adapter = lora_config(recipe)
+        args, state = inputs.training_arguments(recipe, output_dir), PartialState()
+        adapter = inputs.lora_config(recipe)
         if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
-        data = load_data(recipe)
-        eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-        tokenizer = load_tokenizer(recipe)
+        data = inputs.load_data(recipe)
+        eval_data = inputs.load_data(recipe, recipe.eval_data) if recipe.eval_data else None
+        tokenizer = inputs.load_tokenizer(recipe)
         record = describe(recipe, args, len(data))
     lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
     with lock, _going_on(output_dir):
@@ -74,23 +66,18 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        say(
-            f"{record['recipe']}: {len(data)} rows, {record['settings']['rows_per_step']} per step "
-            f"(per device {args.train_batch_size} x accumulation "
-            f"{args.gradient_accumulation_steps} x processes {args.world_size})"
-        )
+        batch = f"per device {args.train_batch_size} x accumulation "
+        batch += f"{args.gradient_accumulation_steps} x processes {args.world_size}"
+        size = record["settings"]["rows_per_step"]
+        say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
         make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
+        given: dict[str, Any] = {"train_dataset": data, "eval_dataset": eval_data}
+        given |= {"processing_class": tokenizer, "peft_config": adapter}
+        given["callbacks"] = [DynamicsCallback(output_dir / "dynamics.jsonl")]
+        model = inputs.load_model(recipe)
         with named(recipe):
-            trainer = make(
-                model=(model := load_model(recipe)),
-                args=args,
-                train_dataset=data,
-                eval_dataset=eval_data,
-                processing_class=tokenizer,
-                peft_config=adapter,
-                callbacks=[DynamicsCallback(output_dir / "dynamics.jsonl")],
-            )
+            trainer = make(model, args=args, **given)
         live = show_progress(trainer)
         try:
             with suppress(NothingLeft):
@@ -138,7 +125,7 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     if state.is_main_process:
         (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
         if recipe.merge:  # into the base, not quantised
-            base = load_model(replace(recipe, quantization=None))
+            base = inputs.load_model(replace(recipe, quantization=None))
             PeftModel.from_pretrained(base, target).merge_and_unload().save_pretrained(output_dir)
         trainer.processing_class.save_pretrained(output_dir)
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
@@ -164,24 +151,20 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    training = {k: v for k, v in settings(recipe).items() if not k.startswith(FREE)}
+    fixed = {k: v for k, v in inputs.settings(recipe).items() if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    same = {
+        "model": {path.name: file_hash(path) for path in weights} or recipe.model,
+        "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
+        "rows_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **{name: getattr(recipe, name) for name in ("stage", "lora", "load", "quantization")},
+        **{f"training.{key}": value for key, value in {**fixed, "seed": args.seed}.items()},
+    }
     record = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
-        "settings": {
-            "stage": recipe.stage,
-            "model": {path.name: file_hash(path) for path in weights} or recipe.model,
-            "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
-            "rows_per_step": per_step,
-            "lora": recipe.lora,
-            "load": recipe.load,
-            "quantization": recipe.quantization,
-            **{f"training.{key}": value for key, value in training.items()},
-            "training.seed": args.seed,
-        },
+        "settings": same,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         **provenance(),
         "arguments": args.to_sanitized_dict(),
@@ -207,8 +190,7 @@ def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | N
     before, now = old["settings"], record["settings"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            raise WRPOError(
-                f"{folder} was started with {name} {before.get(name)!r}, this run has "
-                f"{now.get(name)!r}; resume with the same recipe, or use another --output_dir"
-            )
+            what = f"was started with {name} {before.get(name)!r}, this run has {now.get(name)!r}"
+            remedy = "resume with the same recipe, or use another --output_dir"
+            raise WRPOError(f"{folder} {what}; {remedy}")
     return checkpoint

@@ -80,13 +80,8 @@ class WRPOTrainer(DPOTrainer):
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
 
-    def alpha(self, end: float | None = None) -> float:
-        """The fusion coefficient α(t) of the next update, t optimiser steps being done.
-
-        All micro-batches of an accumulated step share it, and a resumed run goes on with it.
-        ``end`` replaces the configured value that the schedule rises to.
-        """
-        end = self.args.alpha if end is None else end
+    def alpha(self, end: float) -> float:
+        """What the schedule that rises to ``end`` gives the next update, alike in all its parts."""
         done, steps = self.state.global_step, self.state.max_steps
         return alpha_at(self.args.alpha_schedule, done, steps, end)
 
@@ -102,7 +97,7 @@ class WRPOTrainer(DPOTrainer):
         return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
 
     def _choose_forward(self) -> None:
-        """Decide, once and before the first forward pass, whether responses share their prompt."""
+        """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
         wish, obstacle = self.args.share_prompt, None
@@ -141,11 +136,7 @@ class WRPOTrainer(DPOTrainer):
         return torch.stack([*losses, super().training_step(model, last, *more)]).sum()
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean WRPO loss of a batch, or a part's share of it; records the metrics."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
@@ -180,7 +171,7 @@ class WRPOTrainer(DPOTrainer):
             options["ref_dispreferred"] = second["source_rejected"]
             options["alpha_rejected"] = self.alpha(args.alpha_rejected)
         tensors = [values[name] for values in (policy, second) for name in RESPONSES]
-        return loss(*tensors, alpha=self.alpha(), **options)
+        return loss(*tensors, alpha=self.alpha(args.alpha), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add each example's metrics; TRL averages them over the logging interval."""
@@ -204,7 +195,7 @@ class WRPOTrainer(DPOTrainer):
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, column in zip(values, table.T.tolist(), strict=True):
             self._metrics[mode][name] += column
-        self._metrics[mode]["alpha"].append(self.alpha())
+        self._metrics[mode]["alpha"].append(self.alpha(self.args.alpha))
         if mode == "train":
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
             tokens = self.accelerator.gather_for_metrics(mask.sum())
@@ -233,30 +224,18 @@ def share(trainer: Any, backend: str = "auto") -> str | None:
 
 
 def keep_adapters_in_float32(model: Any) -> None:
-    """Undo TRL's bfloat16 for the adapters of a quantised base.
-
-    A learning rate of 5e-6 rounds to nothing beside most bfloat16 weights; peft's own default for
-    every other base is float32.
-    """
-    if isinstance(model, PeftModel):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    """Undo TRL's bfloat16 for those of a quantised base: updates of 5e-6 would round to nothing."""
+    for parameter in model.parameters():
+        if isinstance(model, PeftModel) and parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
-def sft_trainer(
-    model: Any,
-    args: SFTConfig,
-    train_dataset: Dataset,
-    processing_class: Any,
-    eval_dataset: Dataset | None = None,
-    **kwargs: Any,
-) -> SFTTrainer:
+def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    The data need ``prompt`` and ``source_chosen``, so quadruples will do. Rows are rendered as in
-    preference training; a response that exceeds ``args.max_length`` together with its prompt loses
-    its end, counted in the trainer's ``truncation``. ``kwargs`` go to ``SFTTrainer``.
+    The data, ``train_dataset`` and perhaps ``eval_dataset``, need ``prompt`` and ``source_chosen``,
+    so quadruples will do. Rows are rendered as in preference training; a response that exceeds
+    ``args.max_length`` together with its prompt loses its end, counted in ``truncation``.
 
     With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
     ``bfd_split`` keep the rows of a block apart, which then costs no mask where the model can run
@@ -265,14 +244,13 @@ def sft_trainer(
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
     args.completion_only_loss = True
-    rows, truncation = {}, {}
-    for name, data in (("SFT", train_dataset), ("SFT eval", eval_dataset)):
-        if data is not None:
-            fields = ("source_chosen",)
-            made, truncation[name] = tokenize(data, processing_class, fields, args, name)
-            rows[name] = made.map(_join, remove_columns=made.column_names)
-    data = rows["SFT"], rows.get("SFT eval")
-    trainer = SFTTrainer(model, args, None, *data, processing_class, **kwargs)
+    truncation = {}
+    for name in ("train_dataset", "eval_dataset"):
+        if (data := kwargs.get(name)) is not None:
+            what, fields = name.replace("_dataset", ""), ("source_chosen",)
+            made, truncation[what] = tokenize(data, processing_class, fields, args, what)
+            kwargs[name] = made.map(_join, remove_columns=made.column_names)
+    trainer = SFTTrainer(model, args, processing_class=processing_class, **kwargs)
     trainer.truncation = truncation
     keep_adapters_in_float32(trainer.model)
     if trainer.padding_free and share(trainer) is None:
