@@ -63,9 +63,8 @@ def test_whatever_a_value_depends_on_makes_it_computed_again(
     trainer(**cache)
     other_template = copy.deepcopy(tokenizer)
     other_template.chat_template = tokenizer.chat_template.replace("{{ m.c", ": {{ m.c")
-    one_text = quadruples.map(
-        lambda row, i: {"rejected": "a b" if i == 5 else row["rejected"]}, with_indices=True
-    )
+    rows = quadruples.to_list()
+    rows[5]["rejected"] = "a b"
     moved = copy.deepcopy(model)
     with torch.no_grad():
         moved.lm_head.weight[3, 3] += 1e-3
@@ -74,7 +73,7 @@ def test_whatever_a_value_depends_on_makes_it_computed_again(
         {"bf16": True},
         {"processing_class": other_template},
         {"max_length": 17, "max_prompt_length": 10},
-        {"train_dataset": one_text},
+        {"train_dataset": Dataset.from_list(rows)},
         {"alpha": 0.0, "score_unused": False},
     ):
         forwards.clear()
