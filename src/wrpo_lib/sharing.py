@@ -7,10 +7,8 @@ token. Attention has three backends, and ``auto`` takes the first where it can:
 
 ``varlen``: one call a layer of PyTorch's own flash attention for sequences of several lengths, in
 bf16 or fp16 on a GPU; ``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to
-compare, as in Wang and Hegde (arXiv 2410.20305).
-
-The paper is silent on all of this. In real arithmetic the results are those of the padded
-computation; ``tests/test_sharing.py`` holds losses and gradients to it.
+compare, as in Wang and Hegde (arXiv 2410.20305). The paper is silent on all of this;
+``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
 """
 
 from __future__ import annotations
@@ -57,13 +55,11 @@ def key_index(branches: Branches, device: torch.device) -> tuple[Tensor, Tensor,
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call.
-
-    A window of (-1, 0) is causal, aligned at the last query and the last key.
-    """
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call."""
     index, *sizes = key_index(branches, query.device)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, H, D)
     k, v = k.index_select(0, index), v.index_select(0, index)
+    # a window of (-1, 0) is causal, aligned at the last query and the last key
     how: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": True}
     out: Any = varlen_attn(q, k, v, *sizes, **how)
     return out[None]
@@ -71,10 +67,10 @@ def _varlen(
 
 def _runs_varlen(value: Tensor, dropout: float) -> bool:
     """Whether PyTorch's flash attention takes these values, (1, H, T, D)."""
-    sized = value.shape[-1] % 8 == 0 and value.shape[-1] <= 256
-    if not value.is_cuda or value.dtype not in (torch.bfloat16, torch.float16):
+    size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
+    if not (value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout):
         return False
-    return sized and not dropout and torch.cuda.get_device_capability(value.device) >= (8, 0)
+    return torch.cuda.get_device_capability(value.device) >= (8, 0)
 
 
 def _sdpa(

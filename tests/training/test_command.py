@@ -19,7 +19,7 @@ from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.io import Store, read_rows, write_rows
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.training.dry_run import shrink
@@ -146,18 +146,11 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(train: Train, tmp_p
     assert len(lines(out)) == 4
 
 
-def test_a_second_run_in_the_same_folder_is_refused(
-    small: Path, train: Train, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    command = words(small, out, max_steps=4000, save_strategy="no")
-    first = start("wrpo_lib.cli", "train", "smol/wrpo", *command)
-    wait_until(lambda: len(lines(out)) >= 1, first)
-    _, err = train(out, status=2)
+def test_a_second_run_in_the_same_folder_is_refused(train: Train, tmp_path: Path) -> None:
+    with Store(tmp_path / ".lock.jsonl", ()):  # as another run holds it
+        _, err = train(tmp_path, status=2)
     assert "another process" in err
-    first.kill()
-    first.communicate()
-    train(out, max_steps=1)
+    train(tmp_path, max_steps=1)
 
 
 SECRET = "hf_abcdefghijklmnop"

@@ -23,9 +23,8 @@ class DynamicsCallback(TrainerCallback):
     """Write every training log to ``path``, a line of JSON each.
 
     A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens as the model computed them, so a shared prompt counts once), and all that is logged.
-    With ``logging_steps`` above 1 its values are means over the steps since the line before. On
-    resume, lines after the resumed step are dropped first; a fresh run starts the file anew.
+    tokens as the model computed them, so a shared prompt counts once), and all that is logged:
+    means over the steps since the line before. On resume, lines of later steps are dropped first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -48,12 +47,9 @@ class DynamicsCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         values = {key: float(value) for key, value in logs.items()}
-        row = {
-            "step": state.global_step,
-            "seconds": round(self.before["seconds"] + time.perf_counter() - self.start, 3),
-            "tokens": int(self.before["tokens"] + values.pop("num_tokens", 0.0)),
-            **values,
-        }
+        seconds = round(self.before["seconds"] + time.perf_counter() - self.start, 3)
+        tokens = int(self.before["tokens"] + values.pop("num_tokens", 0.0))
+        row = {"step": state.global_step, "seconds": seconds, "tokens": tokens, **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 

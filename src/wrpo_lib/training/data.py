@@ -28,8 +28,6 @@ def tokenize(
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    ``args`` has the limits; ``name`` says which data.
-
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
         room for one, with its row, and where every response is cut.
     """

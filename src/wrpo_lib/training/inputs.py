@@ -106,12 +106,6 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The model's tokenizer."""
-    with named(recipe):
-        return models.load_tokenizer(recipe.model or "")
-
-
 def load_model(recipe: Recipe) -> Any:
     """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
     options: dict[str, Any] = dict(recipe.load)

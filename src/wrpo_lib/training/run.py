@@ -19,7 +19,7 @@ from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Store, file_hash, write_atomically, write_json
-from wrpo_lib.models import locate
+from wrpo_lib.models import load_tokenizer, locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
 from wrpo_lib.training import inputs
@@ -37,7 +37,8 @@ FREE = (
 
 def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
     """Model, tokenizer and rows that a recipe names."""
-    rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
+    with named(recipe):
+        rows, tokenizer = inputs.load_data(recipe), load_tokenizer(recipe.model or "")
     return inputs.load_model(recipe), tokenizer, rows
 
 
@@ -58,7 +59,7 @@ def run(
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         data = inputs.load_data(recipe)
         eval_data = inputs.load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-        tokenizer = inputs.load_tokenizer(recipe)
+        tokenizer = load_tokenizer(recipe.model or "")
         record = describe(recipe, args, len(data))
     lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
     with lock, _going_on(output_dir):
