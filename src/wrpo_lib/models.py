@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import sys
 from importlib import metadata
@@ -22,7 +21,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file, find_adapter_config_file
 
 from wrpo_lib.errors import WRPOError, explained
@@ -178,16 +176,3 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
         loaded.is_quantized, loaded.hf_quantizer = False, None
         loaded.config.__dict__.pop("quantization_config", None)
     return loaded
-
-
-def frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference, as a model in memory need not have a path.
-
-    None where TRL finds one itself: adapters are switched off; under ZeRO-3 no process has it all.
-    """
-    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
-        return None
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    if not hasattr(reference, "_hf_hook"):
-        reference.__dict__.pop("forward", None)  # an earlier trainer bound it to the original
-    return reference

@@ -67,7 +67,7 @@ class Plan:
     gpus: int
     n: int
     batches: list[Batch]
-    reference: str  # none, precomputed, or each step, where full training holds a second model
+    reference: str  # none, precomputed, or each step, the base of an adapter
 
     @property
     def steps(self) -> int:
@@ -130,7 +130,6 @@ class Plan:
             "weights": (base + (4 * p.trainable if lora else 0)) / parts,
             "gradients": own * p.trainable / parts,
             "Adam states": states * p.trainable / parts,
-            "reference": (base if self.reference == "each step" and not lora else 0) / parts,
             "activations": kept * text.num_hidden_layers + (layer if kept < layer else 0),
             "logits": tile * (work + 8) + (0 if lora else 4 * p.head),
             "runtime (assumed)": 2 * 2**30,  # CUDA context, kernels, gathered layers, fragmentation
@@ -169,7 +168,11 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
         batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
-    reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
+    reference = (
+        "precomputed"
+        if getattr(args, "precompute_ref_log_probs", False) or not recipe.lora
+        else "each step"
+    )
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
     return Plan(recipe, args, config, parameters, gpus, n, batches, reference)

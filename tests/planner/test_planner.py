@@ -75,9 +75,6 @@ def test_memory_follows_the_textbook() -> None:
     usual = paper.memory(paper.batches[0], True)
     state = usual["weights"] + usual["gradients"] + usual["Adam states"]
     assert state == pytest.approx(16 * n / 8)  # ZeRO's sixteen bytes a parameter
-    held = planned("paper/wrpo", gpus=8, precompute_ref_log_probs=False)
-    assert held.memory(held.batches[0], True)["reference"] == usual["weights"]
-    assert usual["reference"] == 0
     plain = planned("paper/wrpo", activation_checkpointing=False)
     assert plain.memory(paper.batches[0], True)["activations"] > 10 * usual["activations"]
     small = planned("workstation/wrpo_4bit")

@@ -34,7 +34,6 @@ def lines(path: Path) -> list[dict[str, float]]:
     [
         (False, True, True, 3),
         (False, True, False, 4),
-        (False, False, True, 5),
         (True, True, True, 4),
         (True, False, False, 5),
     ],

@@ -43,7 +43,6 @@ def assert_same(steps: Steps, ours: WRPOTrainer, theirs: WRPOTrainer) -> None:
         {"lora": True},
         {"lora": True, "activation_checkpointing": True},
         {"activation_checkpointing": True, "gradient_accumulation_steps": 3},
-        {"precompute_ref_log_probs": False},
         {"lora": True, "precompute_ref_log_probs": False},
         DISPREFERRED,
     ],

@@ -85,8 +85,6 @@ class WRPOConfig(DPOConfig):
                 raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
         if self.alpha_rejected and self.objective != "dpo":
             raise WRPOError("alpha_rejected belongs to the dpo form; set it to 0")
-        if self.objective == "simpo":  # has no reference, and so TRL loads none
-            self.precompute_ref_log_probs = True
         super().__post_init__()
 
     @property

@@ -25,7 +25,6 @@ from trl.trainer.utils import use_adapter
 
 from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.models import frozen_copy
 from wrpo_lib.objective import FORMS, Objective, alpha_at
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training.config import WRPOConfig
@@ -71,8 +70,8 @@ class WRPOTrainer(DPOTrainer):
             raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
         if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
-        if ref_model is None and not adapted and not args.precompute_ref_log_probs:
-            ref_model = frozen_copy(model)
+        if not adapted and ref_model is None:  # TRL would load one from disk in every other case
+            args.precompute_ref_log_probs = True
         collator = WRPOCollator(self.responses, micro_batch_tokens=args.micro_batch_tokens)
         super().__init__(model, ref_model, args, data_collator=collator, **kwargs)
         keep_adapters_in_float32(self.model)
