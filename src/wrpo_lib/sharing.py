@@ -37,17 +37,17 @@ BACKENDS = ("auto", "varlen", "sdpa", "flex")
 
 
 @lru_cache(maxsize=8)
-def key_index(branches: Branches, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Where ``varlen`` finds what each prompt and each branch attends to.
+def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
+    """What each prompt and each branch attends to, as ``varlen`` takes it.
 
-    Returns the tokens that are keys, sequence by sequence: the prompt's first, then its own; the
-    ends of the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
+    The tokens that are keys, sequence by sequence: the prompt's first, then its own; the ends of
+    the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
     """
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
     queries = [len(own) for _, own in found]
     keys = [len(seen) + len(own) for seen, own in found]
-    like = {"dtype": torch.int32, "device": device}
+    like: dict[str, Any] = {"dtype": torch.int32, "device": device}
     query_ends, key_ends = (torch.tensor([0, *accumulate(n)], **like) for n in (queries, keys))
     return index, query_ends, key_ends, max(queries), max(keys)
 

@@ -25,9 +25,9 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    size: dict[str, Any] = {"vocab_size": 160 + len(SPECIAL) + len(alphabet)}
-    learn = {"special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
-    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(**size, **learn))
+    learn: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet}
+    learn |= {"vocab_size": 160 + len(SPECIAL) + len(alphabet), "show_progress": False}
+    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(**learn))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

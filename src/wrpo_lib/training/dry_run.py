@@ -1,8 +1,4 @@
-"""A dry run: a recipe from end to end on a tiny random model, on a CPU, in seconds.
-
-Code, data path, chat rendering, LoRA targets, checkpoints and saving are those of the real run. The
-model, its tokenizer, the rows and the sizes are replaced.
-"""
+"""A dry run: a recipe from end to end on a CPU, with its model, rows and sizes replaced."""
 
 from __future__ import annotations
 

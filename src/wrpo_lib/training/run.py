@@ -132,8 +132,8 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
         card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
         text = card.read_text(encoding="utf-8").replace('model="None"', f'model="{output_dir}"')
-        link = "[None](https://huggingface.co/None)"
-        write_atomically(card, text.replace(link, f"`{recipe.model}`"))
+        text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
+        write_atomically(card, text)
     state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()

@@ -149,7 +149,6 @@ class WRPOTrainer(DPOTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
-        """The loss of the configured form."""
         args = self.args
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
@@ -158,18 +157,17 @@ class WRPOTrainer(DPOTrainer):
         else:
             model = self.ref_model if self.ref_model is not None else self.model
             other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
-        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
-        second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
-        for values in (policy, second):  # a response of weight 0 may be left out
-            values.setdefault("source_chosen", values.get("target_chosen"))
-            values.setdefault("target_chosen", values["source_chosen"])
         loss, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
-        if "source_rejected" in policy:
-            options["policy_dispreferred"] = policy["source_rejected"]
-            options["ref_dispreferred"] = second["source_rejected"]
-            options["alpha_rejected"] = self.alpha(args.alpha_rejected)
-        tensors = [values[name] for values in (policy, second) for name in RESPONSES]
+        tensors = []
+        for kind, columns in (("policy", logps), ("ref", other)):  # other: reference, or lengths
+            values: dict[str, Any] = dict(zip(self.responses, columns.unbind(1), strict=True))
+            values.setdefault("source_chosen", values.get("target_chosen"))  # where its weight is 0
+            values.setdefault("target_chosen", values["source_chosen"])
+            tensors += [values[name] for name in RESPONSES]
+            if args.alpha_rejected:
+                options[f"{kind}_dispreferred"] = values["source_rejected"]
+                options["alpha_rejected"] = self.alpha(args.alpha_rejected)
         return loss(*tensors, alpha=self.alpha(args.alpha), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
