@@ -164,7 +164,8 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     values = checked(Recipe, values, path)
     if base is None:
         return values
-    other = recipe_path(*base.split("/", 1)) if "/" in str(base) else path.parent / f"{base}.yaml"
+    profile, slash, name = str(base).partition("/")
+    other = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"
     below = _with_base(other, (*above, path))
     merged = {k: {**below[k], **values[k]} for k in MAPPINGS if values.get(k) and below.get(k)}
     return {**below, **values, **merged}

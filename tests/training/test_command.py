@@ -22,8 +22,7 @@ from transformers import AutoModelForCausalLM
 from wrpo_lib.io import Store, read_rows, write_rows
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
-from wrpo_lib.training.dry_run import shrink
-from wrpo_lib.training.run import last_checkpoint
+from wrpo_lib.training.run import last_checkpoint, shrink
 
 Train = Callable[..., tuple[str, str]]
 
@@ -212,8 +211,6 @@ def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     assert f"wrpo: interrupted; {hint}" in err.splitlines()
     assert "Traceback" not in err
 
-
-# --- several processes ------------------------------------------------------------------------
 
 LAUNCH = """accelerate.commands.launch --num_machines 1 --num_processes 2 --mixed_precision no
 --dynamo_backend no --main_process_ip 127.0.0.1 --main_process_port 0"""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from wrpo_lib.recipes import load_recipe, profiles, recipe_names
-from wrpo_lib.training.dry_run import dry_run
+from wrpo_lib.training.run import dry_run
 
 RECIPES = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 

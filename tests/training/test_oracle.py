@@ -75,10 +75,8 @@ def assert_same_steps(
 ) -> None:
     """Far tighter than the 1e-4 and 1e-3 asked for: at this learning rate rewards are about 1e-4.
 
-    Largest deviations measured, padded, short and ordinary: losses 2e-7 and 7e-7, rewards 3e-7 and
-    2e-6; relative, log-probabilities 5e-6 and 5e-6, gradient norms 3e-6 and 1e-5. With shared
-    prompts, ordinary: 1e-6, 3e-6; 5e-6, 1e-5. The order of additions is the processor's: on an
-    Intel one, shared, ordinary: 2e-6, 4e-6; 5e-6, 1e-5.
+    Largest deviations measured: losses 2e-6, rewards 4e-6; relative, log-probabilities 5e-6 and
+    gradient norms 1e-5. The order of additions is the processor's.
     """
     assert len(ours) == len(steps)
     # "chosen" is the fused reward; official pivot_accuracies compares unrelated rows

@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wrpo_lib.figures.deviation import token_logprobs
 from wrpo_lib.training.trainer import WRPOTrainer
 
 Build = Callable[..., WRPOTrainer]
@@ -79,19 +78,3 @@ def test_whatever_a_value_depends_on_makes_it_computed_again(
         forwards.clear()
         trainer(**change, **cache)
         assert sum(forwards) == 12, change
-
-
-def test_a_batch_gives_what_each_response_gives_alone(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    trainer: Build,
-) -> None:
-    run = trainer()
-    batch = run.data_collator(list(run.train_dataset))
-    chosen, _ = run.compute_ref_log_probs(run.model, batch)  # (B, 2): packed, the prompt once
-    for row, logp, length in zip(quadruples, chosen[:, 0], batch["lengths"][:, 0], strict=True):
-        tokens = token_logprobs(model, tokenizer, row["prompt"], row["source_chosen"])
-        assert logp.item() == pytest.approx(sum(value for _, value in tokens), rel=1e-5)
-        assert len(tokens) == length
-        assert tokens[-1][0] == tokenizer.eos_token

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
+from wrpo_lib.figures.deviation import token_logprobs
 from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.tiny import build_model
@@ -31,22 +32,14 @@ logps/rejected"""
 CONSTANT = {"alpha": 0.5, "alpha_schedule": "constant", "max_steps": 2}
 
 
-def response_logps(
-    model: LlamaForCausalLM, rows: list[dict[str, list[int]]]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Log-probability and length of every response, one unpadded row at a time: (B,) by name."""
-    logps, lengths = {}, {}
-    for name in RESPONSES:
-        values = []
-        for row in rows:
-            prompt, response = row["prompt_ids"], row[f"{name}_ids"]
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
-            picked = logits[len(prompt) - 1 : -1].log_softmax(-1)
-            values.append(picked[range(len(response)), response].sum())
-        logps[name] = torch.stack(values)
-        lengths[name] = torch.tensor([float(len(row[f"{name}_ids"])) for row in rows])
-    return logps, lengths
+def logps(model: Any, tokenizer: Tokenizer, rows: Dataset) -> dict[str, Tensor]:
+    """log π(y|x) (B,) of each kind of response, one row at a time."""
+    found: dict[str, list[float]] = {name: [] for name in RESPONSES}
+    for row in rows:
+        for name, sums in found.items():
+            tokens = token_logprobs(model, tokenizer, row["prompt"], row[name])
+            sums.append(sum(logp for _, logp in tokens))
+    return {name: torch.tensor(sums) for name, sums in found.items()}
 
 
 def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
@@ -59,7 +52,7 @@ def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
 
 
 def test_metrics_belong_to_the_right_examples(
-    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
+    trainer: Build, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
 ) -> None:
     """Against log-probabilities computed one row at a time; the official pivot_accuracies
     compares unrelated rows, which gives another number here."""
@@ -71,8 +64,7 @@ def test_metrics_belong_to_the_right_examples(
     data = {"eval_dataset": quadruples, "per_device_eval_batch_size": 12}
     run = trainer(model=moved, ref_model=model, **{**CONSTANT, "alpha": 0.3}, **data)
     found = run.evaluate()
-    rows = list(run.eval_dataset)
-    policy, reference = response_logps(moved, rows)[0], response_logps(model, rows)[0]
+    policy, reference = (logps(each, tokenizer, quadruples) for each in (moved, model))
     rewards = {name: 0.5 * (policy[name] - reference[name]) for name in RESPONSES}
     source, target, rejected = rewards.values()
     fused = 0.3 * source + 0.7 * target
@@ -138,13 +130,17 @@ def test_a_trained_adapter_is_its_own_reference(
     assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_simpo_form(trainer: Build, steps: Steps, model: LlamaForCausalLM) -> None:
+def test_simpo_form(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
+) -> None:
     form = {"objective": "simpo", "beta": 2.0, "gamma": 0.3}
     run = trainer(**form, **CONSTANT, train_sampling_strategy="sequential")
     assert run.ref_model is None
     assert not any(name.startswith("ref_") for name in run.train_dataset.column_names)
-    logps, lengths = response_logps(model, list(run.train_dataset.select([0, 1])))
-    expected = wrpo_simpo_loss(*logps.values(), *lengths.values(), alpha=0.5, beta=2.0, gamma=0.3)
+    first = run.train_dataset.select([0, 1])
+    lengths = [torch.tensor([len(ids) for ids in first[f"{name}_ids"]]) for name in RESPONSES]
+    policy = logps(model, tokenizer, quadruples.select([0, 1])).values()
+    expected = wrpo_simpo_loss(*policy, *lengths, alpha=0.5, beta=2.0, gamma=0.3)
     run.train()
     assert steps(run)[0] == pytest.approx(expected.losses.mean().item(), rel=1e-5)
     assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)

@@ -175,12 +175,9 @@ class WRPOTrainer(DPOTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
             bad = [inputs["prompt_id"][k] for k in (~torch.isfinite(result.losses)).nonzero()[:8]]
-            step, remedy = (
-                self.state.global_step + 1,
-                "look at these rows or lower the learning rate",
-            )
-            what = f"the loss is not finite in step {step}, for the prompts {', '.join(bad)}"
-            raise WRPOError(f"{what}; {remedy}, then go on from the last checkpoint")
+            step = f"in step {self.state.global_step + 1}, for the prompts {', '.join(bad)}"
+            remedy = "look at these rows or lower the learning rate, then go on from a checkpoint"
+            raise WRPOError(f"the loss is not finite {step}; {remedy}")
         source, target, fused, rejected = result.rewards
         values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         for name, reward in (("source", source), ("target", target)):
