@@ -34,9 +34,8 @@ lock, checks = load("lock"), load("checks")
 @pytest.fixture(scope="module")
 def locked() -> dict[str, str]:
     """Normal name -> version, as requirements.lock has it."""
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
-    pairs = (line.split("==") for line in lines if line and not line.startswith("#"))
-    return {lock.normal(name): version for name, version in pairs}
+    pins = lock.pins((ROOT / "requirements.lock").read_text())
+    return {name: pin.split("==")[1] for name, pin in pins.items()}
 
 
 def test_every_range_in_pyproject_contains_the_locked_version(locked):
@@ -56,10 +55,7 @@ def test_lock_and_environment_are_what_the_freeze_gives():
 
 
 def test_the_environment_under_test_is_the_locked_one(locked):
-    installed: dict[str, str] = {}
-    for found in importlib.metadata.distributions():  # setuptools appends copies of its own
-        installed.setdefault(lock.normal(found.name), found.version)
-    found = {name: installed.get(name, "none").partition("+")[0] for name in locked}
+    found = {name: importlib.metadata.version(name).partition("+")[0] for name in locked}
     assert found == locked
 
 

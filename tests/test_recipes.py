@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
@@ -121,10 +124,6 @@ def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path: Path, text: st
 @pytest.mark.parametrize("name", LAUNCH)
 def test_accelerate_reads_its_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as it goes without GPUs and without deepspeed: parse, merge, build the plugins."""
-    from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
     path = recipes_dir() / ACCELERATE / f"{name}.yaml"
     words = ["--config_file", str(path), "-m", "wrpo_lib.cli", "train", "paper/wrpo"]
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))

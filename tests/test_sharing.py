@@ -165,10 +165,8 @@ def dense_varlen(
     groups = query.shape[1] // key.shape[1]
     assert enable_gqa or groups == 1
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
-    parts = [
-        t.tensor_split(ends[1:-1])
-        for t, ends in ((query, query_ends), (key, key_ends), (value, key_ends))
-    ]
+    parts = [query.split(query_ends.diff().tolist())]
+    parts += [t.split(key_ends.diff().tolist()) for t in (key, value)]
     found = []
     for q, k, v in zip(*parts, strict=True):
         scores = torch.einsum("qhd,khd->hqk", q, k) * scale

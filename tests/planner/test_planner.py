@@ -143,11 +143,8 @@ BAD = {
 }
 ROW = {"prompt_id": "a", "prompt": "b", "source_chosen": "c", "target_chosen": "d", "rejected": "e"}
 FILES = {
-    "field 'prompt'": json.dumps(ROW | {"prompt": [{"role": "user", "content": 7}]}),
     "field 'rejected'": json.dumps(ROW | {"rejected": ["e"]}),
-    "field 'source_chosen'": json.dumps({"prompt_id": "a", "prompt": "b"}),
     "does not end in a user turn": json.dumps(ROW | {"prompt": [{"role": "tool", "content": "x"}]}),
-    "not a JSON object": "null",
     "not JSON": '{"prompt_id": "a',
     "has no rows": "",
 }
