@@ -55,7 +55,7 @@ def as_messages(prompt: Any, where: str) -> Messages:
     """A prompt as chat messages ending in a user turn; ``where`` names it in errors."""
     problems = [*prompt_problems(prompt)]
     if is_rendered(prompt):
-        problems += ["went through a chat template already; give messages, for each model's own"]
+        problems += ["went through a chat template already; give messages instead"]
     if problems:
         raise WRPOError(f"{where}, field 'prompt': {problems[0]}")
     if isinstance(prompt, str):
@@ -242,7 +242,8 @@ class Truncation(Counter[str]):
         """Count one rendered row whose responses are named by ``fields``."""
         cut = dict(zip(fields, rendered.response_truncated, strict=True))
         notes = {name: getattr(rendered, name) for name in NOTES}
-        self.update({"rows": 1, "prompt": rendered.prompt_truncated, **cut, **notes})
+        self["rows"] += 1
+        self.update({"prompt": rendered.prompt_truncated, **cut, **notes})
 
     def report(self) -> str:
         """One line for the log."""

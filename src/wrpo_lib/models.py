@@ -53,7 +53,7 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
     ``package:NAME`` is the GGUF file of an installed package.
     """
     if not model:
-        raise WRPOError("names no model; pass --model (a hub id, a folder or a GGUF file)")
+        raise WRPOError("no model is named; pass --model (a hub id, a folder or a GGUF file)")
     kind, _, name = model.partition(":")
     path = packaged_weights(name) if kind == "package" else Path(model)
     if path.suffix == ".gguf":

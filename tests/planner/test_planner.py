@@ -136,7 +136,7 @@ def test_a_token_budget_bounds_every_batch() -> None:
 
 
 BAD = {
-    "nano/wrpo": "names no model",
+    "nano/wrpo": "no model is named",
     "paper/wrpo --data /no/such.jsonl": "/no/such.jsonl does not exist",
     "workstation/wrpo --lora.target_modules nothing": "Target modules",
     "workstation/wrpo merge=[1]": "unknown key 'training.merge'",
