@@ -168,11 +168,8 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
         batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
-    reference = (
-        "precomputed"
-        if getattr(args, "precompute_ref_log_probs", False) or not recipe.lora
-        else "each step"
-    )
+    once = getattr(args, "precompute_ref_log_probs", False) or not recipe.lora
+    reference = "precomputed" if once else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
     return Plan(recipe, args, config, parameters, gpus, n, batches, reference)
