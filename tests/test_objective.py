@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ alphas = st.floats(0.0, 1.0)
 betas = st.floats(0.005, 2.0)
 seeds = st.integers(0, 2**31 - 1)
 fast = settings(max_examples=40, deadline=None)
+close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
 
 
 def logps(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
@@ -46,32 +49,33 @@ def lengths(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
     return tuple(torch.randint(1, 60, (3, batch), generator=generator).double())
 
 
-def hybrid_and_on(values: tuple[Tensor, ...], beta: float) -> tuple[Objective, Objective]:
-    ws, wt, yl, ref_ws, ref_wt, ref_yl = values
+def forms(
+    seed: int,
+) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]]:
+    """Each form with its settings: WRPO's loss, the pairwise one, what both take beside πθ."""
+    reference = logps(seed)[3:]
+    simpo = {"beta": 2.0, "gamma": 0.7}
+    return {
+        "dpo": (partial(wrpo_loss, beta=0.1), partial(dpo_loss, beta=0.1), reference),
+        "ipo": (partial(wrpo_ipo_loss, tau=0.05), partial(ipo_loss, tau=0.05), reference),
+        "simpo": (partial(wrpo_simpo_loss, **simpo), partial(simpo_loss, **simpo), lengths(seed)),
+    }
+
+
+def margin(objective: Objective) -> Tensor:
+    return objective.rewards.fused - objective.rewards.rejected
+
+
+@given(seeds, alphas, betas)
+@fast
+def test_wrpo_mixes_hybrid_and_on_policy(seed: int, alpha: float, beta: float) -> None:
+    """Its margin is their convex mix; its loss is at most the mix of their losses."""
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
     hybrid = dpo_loss(ws, yl, ref_ws, ref_yl, beta=beta)
-    return hybrid, dpo_loss(wt, yl, ref_wt, ref_yl, beta=beta)
-
-
-@given(seeds, alphas, betas)
-@fast
-def test_margin_is_the_convex_mix_of_hybrid_and_on_policy(
-    seed: int, alpha: float, beta: float
-) -> None:
-    values = logps(seed)
-    hybrid, on = (o.rewards.fused - o.rewards.rejected for o in hybrid_and_on(values, beta))
-    rewards = wrpo_loss(*values, alpha=alpha, beta=beta).rewards
-    torch.testing.assert_close(
-        rewards.fused - rewards.rejected, alpha * hybrid + (1 - alpha) * on, rtol=0, atol=1e-9
-    )
-
-
-@given(seeds, alphas, betas)
-@fast
-def test_loss_is_bounded_by_the_convex_mix_of_losses(seed: int, alpha: float, beta: float) -> None:
-    values = logps(seed)
-    hybrid, on = (o.losses for o in hybrid_and_on(values, beta))
-    losses = wrpo_loss(*values, alpha=alpha, beta=beta).losses
-    assert (losses <= alpha * hybrid + (1 - alpha) * on + 1e-9).all()
+    on = dpo_loss(wt, yl, ref_wt, ref_yl, beta=beta)
+    found = wrpo_loss(*values, alpha=alpha, beta=beta)
+    close(margin(found), alpha * margin(hybrid) + (1 - alpha) * margin(on))
+    assert (found.losses <= alpha * hybrid.losses + (1 - alpha) * on.losses + 1e-9).all()
 
 
 @given(seeds, alphas, betas, st.floats(-50, 50))
@@ -80,7 +84,7 @@ def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, lo
     """β·log Z(x) added to every response's reward (a shift of its log-ratio) changes no loss."""
     ws, wt, yl, *reference = logps(seed)
     shifted = (ws + log_z, wt + log_z, yl + log_z)
-    torch.testing.assert_close(
+    close(
         wrpo_loss(*shifted, *reference, alpha=alpha, beta=beta).losses,
         wrpo_loss(ws, wt, yl, *reference, alpha=alpha, beta=beta).losses,
     )
@@ -95,10 +99,9 @@ def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
     policy = [p.clone().requires_grad_() for p in values[:3]]
     result = wrpo_loss(*policy, *values[3:], alpha=alpha, beta=beta)
     found = torch.autograd.grad(result.losses.sum(), policy)
-    margin = result.rewards.fused - result.rewards.rejected
-    strength = -beta * torch.sigmoid(-margin)
+    strength = -beta * torch.sigmoid(-margin(result))
     for gradient, weight in zip(found, (alpha, 1 - alpha, -1.0), strict=True):
-        torch.testing.assert_close(gradient, strength * weight)
+        close(gradient, strength * weight)
 
 
 @given(seeds, alphas, alphas)
@@ -111,66 +114,45 @@ def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
     plain = wrpo_loss(*values, alpha=alpha, beta=0.5).rewards
     mixed = wrpo_loss(*values, alpha=alpha, beta=0.5, **extra)
     rejected = share * 0.5 * (ls - ref_ls) + (1 - share) * plain.rejected
-    torch.testing.assert_close(mixed.rewards.rejected, rejected)
-    torch.testing.assert_close(mixed.losses, -F.logsigmoid(plain.fused - rejected))
+    close(mixed.rewards.rejected, rejected)
+    close(mixed.losses, -F.logsigmoid(plain.fused - rejected))
 
 
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
 def test_gradients_flow_through_losses_and_not_through_rewards(form: str) -> None:
-    values, tokens = logps(11, batch=3), lengths(11, batch=3)
-    policy = tuple(p.clone().requires_grad_() for p in values[:3])
-    loss = {
-        "dpo": lambda *p: wrpo_loss(*p, *values[3:], alpha=0.3, beta=0.2),
-        "ipo": lambda *p: wrpo_ipo_loss(*p, *values[3:], alpha=0.3, tau=0.5),
-        "simpo": lambda *p: wrpo_simpo_loss(*p, *tokens, alpha=0.3, beta=2.0, gamma=0.5),
-    }[form]
-    assert gradcheck(lambda *p: loss(*p).losses, policy)
-    assert not any(reward.requires_grad for reward in loss(*policy).rewards)
+    loss, _, others = forms(11)[form]
+    policy = tuple(p.clone().requires_grad_() for p in logps(11)[:3])
+    assert gradcheck(lambda *p: loss(*p, *others, alpha=0.3).losses, policy)
+    assert not any(reward.requires_grad for reward in loss(*policy, *others, alpha=0.3).rewards)
 
 
 @given(seeds, alphas)
 @fast
 def test_closed_forms(seed: int, alpha: float) -> None:
     """Each loss written out once more, straight from the paper's tables."""
-    ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
-    n_ws, n_wt, n_yl = n = lengths(seed)
-    lr = [ws - ref_ws, wt - ref_wt, yl - ref_yl]
-    margin = alpha * lr[0] + (1 - alpha) * lr[1] - lr[2]
-    dpo = -torch.log(torch.sigmoid(0.1 * margin))
-    ipo = (margin - 1 / (2 * 0.05)) ** 2
+    ws, wt, yl, ref_ws, ref_wt, ref_yl = logps(seed)
+    n_ws, n_wt, n_yl = lengths(seed)
+    lr = alpha * (ws - ref_ws) + (1 - alpha) * (wt - ref_wt) - (yl - ref_yl)
     average = alpha * 2 / n_ws * ws + (1 - alpha) * 2 / n_wt * wt - 2 / n_yl * yl
-    simpo = -torch.log(torch.sigmoid(average - 0.7))
-    close = torch.testing.assert_close
-    close(wrpo_loss(*values, alpha=alpha, beta=0.1).losses, dpo)
-    close(wrpo_ipo_loss(*values, alpha=alpha, tau=0.05).losses, ipo)
-    close(
-        wrpo_simpo_loss(*values[:3], *n, alpha=alpha, beta=2.0, gamma=0.7).losses,
-        simpo,
-        rtol=1e-6,
-        atol=1e-6,
-    )
+    expected = {
+        "dpo": -torch.log(torch.sigmoid(0.1 * lr)),
+        "ipo": (lr - 1 / (2 * 0.05)) ** 2,
+        "simpo": -torch.log(torch.sigmoid(average - 0.7)),
+    }
+    for form, (loss, _, others) in forms(seed).items():
+        found = loss(ws, wt, yl, *others, alpha=alpha).losses
+        close(found, expected[form], rtol=1e-6, atol=1e-6)
 
 
 @given(seeds, st.sampled_from([0.0, 1.0]))
 @fast
 def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None:
     """alpha 0: the pair (y_wt, y_l), on-policy; alpha 1: the pair (y_ws, y_l), hybrid."""
-    ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
-    n_ws, n_wt, n_yl = n = lengths(seed)
-    chosen, ref, n_w = (ws, ref_ws, n_ws) if alpha else (wt, ref_wt, n_wt)
-    close = torch.testing.assert_close
-    close(
-        wrpo_loss(*values, alpha=alpha, beta=0.1).losses,
-        dpo_loss(chosen, yl, ref, ref_yl, beta=0.1).losses,
-    )
-    close(
-        wrpo_ipo_loss(*values, alpha=alpha, tau=0.1).losses,
-        ipo_loss(chosen, yl, ref, ref_yl, tau=0.1).losses,
-    )
-    close(
-        wrpo_simpo_loss(*values[:3], *n, alpha=alpha, beta=5.0, gamma=1.0).losses,
-        simpo_loss(chosen, yl, n_w, n_yl, beta=5.0, gamma=1.0).losses,
-    )
+    ws, wt, yl = logps(seed)[:3]
+    for weighted, pairwise, (ws_2, wt_2, yl_2) in forms(seed).values():
+        chosen = (ws, ws_2) if alpha else (wt, wt_2)
+        found = weighted(ws, wt, yl, ws_2, wt_2, yl_2, alpha=alpha).losses
+        close(found, pairwise(chosen[0], yl, chosen[1], yl_2).losses)
 
 
 @given(seeds, alphas, betas)
@@ -178,12 +160,10 @@ def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None
 def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: float) -> None:
     reference = logps(seed)[3:]
     result = wrpo_loss(*reference, *reference, alpha=alpha, beta=beta)
-    torch.testing.assert_close(
-        result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12
-    )
+    close(result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12)
     assert all((reward == 0).all() for reward in result.rewards)
     ipo = wrpo_ipo_loss(*reference, *reference, alpha=alpha, tau=0.1)
-    torch.testing.assert_close(ipo.losses, torch.full_like(ipo.losses, 25.0))
+    close(ipo.losses, torch.full_like(ipo.losses, 25.0))
 
 
 def test_simpo_knows_no_reference_but_knows_length() -> None:
@@ -191,67 +171,42 @@ def test_simpo_knows_no_reference_but_knows_length() -> None:
     same = torch.full((2,), -20.0)
     short, long = torch.full((2,), 4.0), torch.full((2,), 40.0)
     rewards = simpo_loss(same, same, long, short, beta=2.0, gamma=0.0).rewards
-    torch.testing.assert_close(rewards.fused, torch.full((2,), -1.0))
-    torch.testing.assert_close(rewards.rejected, torch.full((2,), -10.0))
-
-
-# --- shapes ---------------------------------------------------------------------------------
+    close(rewards.fused, torch.full((2,), -1.0))
+    close(rewards.rejected, torch.full((2,), -10.0))
 
 
 @pytest.mark.parametrize("position", range(6))
 @pytest.mark.parametrize("shape", [(5, 1), (), (4,)])
-@pytest.mark.parametrize(
-    ("loss", "strength"),
-    [
-        (wrpo_loss, {"beta": 0.1}),
-        (wrpo_ipo_loss, {"tau": 0.1}),
-        (wrpo_simpo_loss, {"beta": 0.1, "gamma": 0.0}),
-    ],
-)
-def test_other_shapes_are_refused(
-    position: int, shape: tuple[int, ...], loss: Any, strength: dict[str, float]
-) -> None:
+@pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
+def test_other_shapes_are_refused(position: int, shape: tuple[int, ...], form: str) -> None:
     """The official code compares a (B,) with a (B, 1) tensor, so each row with every other."""
-    values = list(logps(1))
-    values[position] = torch.zeros(shape)
-    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        loss(*values, alpha=0.5, **strength)
-    values[(position + 3) % 6] = torch.zeros(shape)  # policy and reference wrong in the same way
-    with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
-        loss(*values, alpha=0.5, **strength)
+    values, loss = list(logps(1)), forms(1)[form][0]
+    for place in (position, (position + 3) % 6):  # then policy and reference wrong alike
+        values[place] = torch.zeros(shape)
+        with pytest.raises(WRPOError, match=r"share one shape \(B,\)"):
+            loss(*values, alpha=0.5)
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
 def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
-    values = logps(1)
-    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
-        wrpo_loss(*values, alpha=alpha, beta=0.1)
-    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
-        wrpo_loss(*values, alpha=0.5, beta=0.1, alpha_rejected=alpha)
-    with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
-        alpha_at("linear", 0, 10, alpha)
-
-
-# --- schedules ------------------------------------------------------------------------------
+    for call in (
+        lambda: wrpo_loss(*logps(1), alpha=alpha, beta=0.1),
+        lambda: wrpo_loss(*logps(1), alpha=0.5, beta=0.1, alpha_rejected=alpha),
+        lambda: alpha_at("linear", 0, 10, alpha),
+    ):
+        with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
+            call()
 
 
 @given(st.integers(1, 500), alphas, st.data())
 @fast
 def test_schedule_equations(n_steps: int, alpha_max: float, data: st.DataObject) -> None:
     step = data.draw(st.integers(0, n_steps))
-    assert alpha_at("constant", step, n_steps, alpha_max) == alpha_max
-    linear = alpha_at("linear", step, n_steps, alpha_max)
-    assert linear == pytest.approx(alpha_max * step / n_steps)
-    quadratic = alpha_at("quadratic", step, n_steps, alpha_max)
-    assert quadratic == pytest.approx(alpha_max * (step / n_steps) ** 2)
-    assert 0 <= quadratic <= linear <= alpha_max
-
-
-def test_linear_schedule_begins_at_zero_and_ends_one_step_short() -> None:
-    values = [alpha_at("linear", t, 311, 0.1) for t in range(311)]
-    assert values[0] == 0.0
-    assert values[-1] == pytest.approx(0.1 * 310 / 311)
-    assert values == sorted(values)
+    found = {name: alpha_at(name, step, n_steps, alpha_max) for name in SCHEDULES}
+    assert found["constant"] == alpha_max
+    assert found["linear"] == pytest.approx(alpha_max * step / n_steps)
+    assert found["quadratic"] == pytest.approx(alpha_max * (step / n_steps) ** 2)
+    assert 0 <= found["quadratic"] <= found["linear"] <= alpha_max
 
 
 def test_mean_weight_of_the_sources() -> None:
@@ -263,9 +218,10 @@ def test_mean_weight_of_the_sources() -> None:
         rate[step], values[step] = scheduler.get_last_lr()[0], alpha_at("linear", step, 311, 0.1)
         optimiser.step()
         scheduler.step()
-    weighted = (values * rate).sum() / rate.sum()
+    assert values[0] == 0.0
+    assert values[-1].item() == pytest.approx(0.1 * 310 / 311)
     assert values.mean().item() == pytest.approx(0.050, abs=3e-4)
-    assert weighted.item() == pytest.approx(0.034, abs=5e-4)
+    assert ((values * rate).sum() / rate.sum()).item() == pytest.approx(0.034, abs=5e-4)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

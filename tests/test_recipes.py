@@ -10,11 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
     ACCELERATE,
-    Recipe,
     find_recipe,
     load_recipe,
     profiles,
@@ -25,14 +27,8 @@ from wrpo_lib.training.inputs import load_model, lora_config, training_arguments
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))
-METHODS = {
-    "DPO": "dpo_on",
-    "IPO": "ipo",
-    "SimPO": "simpo",
-    "WRPO_DPO": "wrpo",
-    "WRPO_IPO": "wrpo_ipo",
-    "WRPO_SimPO": "wrpo_simpo",
-}
+METHODS = {"DPO": "dpo_on", "IPO": "ipo", "SimPO": "simpo"}
+METHODS |= {"WRPO_DPO": "wrpo", "WRPO_IPO": "wrpo_ipo", "WRPO_SimPO": "wrpo_simpo"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,21 +65,17 @@ def test_every_value_has_a_source(profile: str, name: str) -> None:
             assert "# " in line, f"{profile}/{name}: {line}"
 
 
-def processes(recipe: Recipe) -> int:
-    if recipe.launch is None:
-        return 1
-    path = recipes_dir() / ACCELERATE / f"{recipe.launch}.yaml"
-    return int(yaml.safe_load(path.read_text())["num_processes"])
-
-
 @pytest.mark.parametrize(("profile", "name"), [r for r in ALL if r[0] in ("workstation", "paper")])
 def test_every_step_has_the_papers_128_rows(profile: str, name: str) -> None:
-    recipe = load_recipe(profile, name)
+    recipe, processes = load_recipe(profile, name), 1
+    if recipe.launch:
+        path = recipes_dir() / ACCELERATE / f"{recipe.launch}.yaml"
+        processes = yaml.safe_load(path.read_text())["num_processes"]
     device = recipe.training["per_device_train_batch_size"]
     accumulation = recipe.training["gradient_accumulation_steps"]
-    assert device * accumulation * processes(recipe) == 128
+    assert device * accumulation * processes == 128
     if profile == "paper" and recipe.launch == "zero3":
-        assert (device, accumulation, processes(recipe)) == (2, 8, 8)  # section 4.1
+        assert (device, accumulation, processes) == (2, 8, 8)  # section 4.1
 
 
 def test_a_base_is_added_to(tmp_path: Path) -> None:
@@ -114,19 +106,15 @@ BAD = {
 }
 
 
-def use(path: Path) -> None:
-    recipe = find_recipe(str(path))
-    training_arguments(recipe, path.parent)
-    lora_config(recipe)
-    load_model(replace(recipe, model=str(path.parent)))
-
-
 @pytest.mark.parametrize("text", [*BAD, "\xff", "[" * 5000])
 def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(WRPOError) as caught:
-        use(path)
+    with pytest.raises(WRPOError) as caught:  # noqa: PT012
+        recipe = find_recipe(str(path))
+        training_arguments(recipe, tmp_path)
+        lora_config(recipe)
+        load_model(replace(recipe, model=str(tmp_path)))
     message = str(caught.value)
     assert BAD.get(text, "not valid YAML") in message
     assert message.startswith(str(tmp_path))
@@ -136,10 +124,6 @@ def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path: Path, text: st
 @pytest.mark.parametrize("name", LAUNCH)
 def test_accelerate_reads_its_configurations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as it goes without GPUs and without deepspeed: parse, merge, build the plugins."""
-    from accelerate import DeepSpeedPlugin, FullyShardedDataParallelPlugin
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
     path = recipes_dir() / ACCELERATE / f"{name}.yaml"
     words = ["--config_file", str(path), "-m", "wrpo_lib.cli", "train", "paper/wrpo"]
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,36 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.packing import Branches, pack, response_logps
+from wrpo_lib.packing import Branches, pack, pad, response_logps
 from wrpo_lib.sharing import block_mask, enable, obstacle
 
 VOCAB = 61
-SMALL = {
-    "vocab_size": VOCAB,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+IDS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SMALL = {**IDS, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 4, "max_position_embeddings": 64}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
-GPT2 = {
-    "vocab_size": VOCAB,
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
-    "resid_pdrop": 0.0,
-    "embd_pdrop": 0.0,
-    "attn_pdrop": 0.0,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+GPT2 = {**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+GPT2 |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**SMALL, **GROUPED},
     "qwen2": {**SMALL, "num_key_value_heads": 2},
@@ -77,31 +55,25 @@ def build(family: str, **overrides: Any) -> Any:
     return model
 
 
-def padded_sums(model: Any) -> Tensor:
-    """(B, R) by the ordinary forward, one right-padded batch, full log-softmax."""
-    rows = [(p, r) for p, rs in zip(PROMPTS, RESPONSES, strict=True) for r in rs]
-    width = max(len(p) + len(r) for p, r in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long, device=model.device)
-    mask, wanted = torch.zeros_like(ids), torch.zeros_like(ids)
-    for i, (p, r) in enumerate(rows):
-        n = len(p) + len(r)
-        ids[i, :n], mask[i, :n], wanted[i, len(p) : n] = (
-            torch.tensor(p + r, device=ids.device),
-            1,
-            1,
-        )
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-    picked = logits.float().log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-    return (picked * wanted[:, 1:]).sum(1).view(len(PROMPTS), -1)
+def plain_sums(model: Any) -> Tensor:
+    """(B, R) by the ordinary forward, one row per response, full log-softmax."""
+    sums = []
+    for prompt, responses in zip(PROMPTS, RESPONSES, strict=True):
+        for response in responses:
+            row = torch.tensor([prompt + response], device=model.device)
+            logits = model(input_ids=row, use_cache=False).logits[0, len(prompt) - 1 : -1]
+            sums.append(logits.float().log_softmax(-1)[range(len(response)), response].sum())
+    return torch.stack(sums).view(len(PROMPTS), -1)
 
 
-def packed_batch(multiple: int = 1) -> dict[str, Any]:
+def batch(arrange: Any = pack, device: str = "cpu") -> dict[str, Any]:
     lengths = torch.tensor([[len(r) for r in rs] for rs in RESPONSES])
-    return pack(PROMPTS, RESPONSES, multiple=multiple) | {"lengths": lengths}
+    made = {**arrange(PROMPTS, RESPONSES), "lengths": lengths}
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in made.items()}
 
 
-def shared_sums(model: Any, multiple: int = 1) -> Tensor:
-    return response_logps(model, packed_batch(multiple))[0]
+def shared_sums(model: Any) -> Tensor:
+    return response_logps(model, batch())[0]
 
 
 def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
@@ -121,8 +93,8 @@ def prepare(model: Any, backend: str = "auto") -> Any:
     return shared
 
 
-def assert_same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> None:
-    expected, found = padded_sums(plain), shared_sums(shared, **kwargs)
+def assert_same_sums_and_gradients(plain: Any, shared: Any) -> None:
+    expected, found = plain_sums(plain), shared_sums(shared)
     assert expected.std() > 1, "a model that says the same everywhere would hide a fault"
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     theirs, ours = gradients(plain, expected), gradients(shared, found)
@@ -133,18 +105,21 @@ def assert_same_sums_and_gradients(plain: Any, shared: Any, **kwargs: Any) -> No
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_equal_the_padded_ones(family: str) -> None:
+def test_losses_and_gradients_are_those_of_a_row_per_response(family: str) -> None:
     model = build(family)
-    assert_same_sums_and_gradients(model, prepare(model))
+    shared = prepare(model)
+    assert_same_sums_and_gradients(model, shared)
+    padded = response_logps(shared, batch(pad))[0]
+    torch.testing.assert_close(padded, plain_sums(model), rtol=1e-5, atol=1e-4)
 
 
 def test_bf16_autocast_stays_within_its_rounding() -> None:
     model = build("llama")
     shared = prepare(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, expected = shared_sums(shared), padded_sums(model)
+        found, expected = shared_sums(shared), plain_sums(model)
     torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-1)
-    assert not torch.equal(found, padded_sums(model)), "autocast did nothing"
+    assert not torch.equal(found, plain_sums(model)), "autocast did nothing"
 
 
 # --- the shape of a packed row ------------------------------------------------------------------
@@ -161,7 +136,7 @@ LENGTHS = st.lists(
 def test_a_token_sees_its_prompt_and_its_own_branch(examples: Any) -> None:
     branches = Branches(examples)
     mask, positions = branches.mask(), torch.tensor(branches.positions())
-    assert len(positions) == branches.n_tokens == len(mask)
+    assert len(positions) == len(mask)
     # as many tokens as its position says, each position once: what a row of its own would show
     assert mask.sum(1).tolist() == (positions + 1).tolist()
     for row, position in zip(mask, positions, strict=True):
@@ -177,9 +152,7 @@ def dense_varlen(
     value: Tensor,
     query_ends: Tensor,
     key_ends: Tensor,
-    longest_query: int,
-    longest_key: int,
-    *,
+    *sizes: int,
     scale: float,
     window_size: tuple[int, int],
     enable_gqa: bool,
@@ -187,17 +160,15 @@ def dense_varlen(
     """What PyTorch documents of ``varlen_attn``, one dense softmax per sequence."""
     assert window_size == (-1, 0)
     assert query_ends.dtype == key_ends.dtype == torch.int32
-    assert int(query_ends.diff().max()) == longest_query
-    assert int(key_ends.diff().max()) == longest_key
+    assert sizes == (query_ends.diff().max(), key_ends.diff().max())
     assert (query_ends[-1], key_ends[-1]) == (len(query), len(key))
-    assert len(key) == len(value)
     groups = query.shape[1] // key.shape[1]
     assert enable_gqa or groups == 1
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
+    parts = [query.split(query_ends.diff().tolist())]
+    parts += [t.split(key_ends.diff().tolist()) for t in (key, value)]
     found = []
-    for i in range(len(query_ends) - 1):
-        q = query[query_ends[i] : query_ends[i + 1]]
-        k, v = (t[key_ends[i] : key_ends[i + 1]] for t in (key, value))
+    for q, k, v in zip(*parts, strict=True):
         scores = torch.einsum("qhd,khd->hqk", q, k) * scale
         causal = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
         found.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(~causal, -1e9).softmax(-1), v))
@@ -209,27 +180,12 @@ def test_varlen_attention_gives_the_same_sums_and_gradients(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel needs a GPU; what it is given does not."""
-    named = inspect.getfullargspec(dense_varlen).kwonlyargs
     real = inspect.getfullargspec(sharing.varlen_attn)
-    assert set(named) <= set(real.kwonlyargs)
+    assert {"scale", "window_size", "enable_gqa"} <= set(real.kwonlyargs)
     assert real.args == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     monkeypatch.setattr(sharing, "varlen_attn", dense_varlen)
     model = build(family)
-    assert_same_sums_and_gradients(model, prepare(model, "varlen"), multiple=32)
-
-
-@given(LENGTHS)
-@settings(deadline=None, max_examples=60)
-def test_varlen_keys_are_those_of_the_mask(examples: Any) -> None:
-    branches = Branches(examples)
-    index, query_ends, key_ends, _, _ = sharing.key_index(branches, torch.device("cpu"))
-    mask = torch.zeros(branches.n_tokens, branches.n_tokens, dtype=torch.bool)
-    for i in range(len(query_ends) - 1):
-        queries = range(int(query_ends[i]), int(query_ends[i + 1]))
-        keys = index[key_ends[i] : key_ends[i + 1]]
-        for back, query in enumerate(reversed(queries)):  # aligned at the last query and key
-            mask[query, keys[: len(keys) - back]] = True
-    assert mask.equal(branches.mask())
+    assert_same_sums_and_gradients(model, prepare(model, "varlen"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -238,38 +194,14 @@ def test_on_a_gpu_both_ways_agree(dtype: torch.dtype) -> None:
     model = build("llama").to("cuda", dtype)
     reference = copy.deepcopy(model).float()
     shared = prepare(model)
-    batch = {k: v.cuda() if isinstance(v, Tensor) else v for k, v in packed_batch().items()}
-    found = response_logps(shared, batch)[0]
-    expected = padded_sums(reference)
+    found, expected = response_logps(shared, batch(device="cuda"))[0], plain_sums(reference)
     exact = dtype == torch.float32
-    torch.testing.assert_close(
-        found, expected, rtol=1e-4 if exact else 5e-2, atol=1e-3 if exact else 0.5
-    )
+    close = {"rtol": 1e-4, "atol": 1e-3} if exact else {"rtol": 5e-2, "atol": 0.5}
+    torch.testing.assert_close(found, expected, **close)
     ours, theirs = gradients(shared, found), gradients(reference, expected)
     for name, gradient in theirs.items():
         off = (ours[name].float() - gradient).norm() / gradient.norm()
         assert off < (1e-3 if exact else 0.1), name
-
-
-def test_auto_takes_varlen_for_half_precision_on_a_gpu_only() -> None:
-    """What decides it, with values that only say where they are."""
-
-    def values(size: int, dtype: torch.dtype = torch.bfloat16, is_cuda: bool = True) -> Any:
-        shape = (1, 2, 3, size)
-        return SimpleNamespace(shape=shape, dtype=dtype, is_cuda=is_cuda, device="cuda")
-
-    def takes(value: Any, capability: tuple[int, int] = (9, 0), dropout: float = 0.0) -> bool:
-        with patch("torch.cuda.get_device_capability", lambda device: capability):
-            return sharing._runs_varlen(value, dropout)
-
-    assert takes(values(128))
-    assert takes(values(64, torch.float16))
-    assert not takes(values(128, torch.float32))
-    assert not takes(values(128, is_cuda=False))
-    assert not takes(values(20))
-    assert not takes(values(512))
-    assert not takes(values(128), capability=(7, 5))
-    assert not takes(values(128), dropout=0.1)
 
 
 @pytest.mark.parametrize("asked", ["flash_attention_2", "kernels-community/flash-attn3"])
@@ -279,8 +211,7 @@ def test_a_flash_implementation_asked_for_is_understood(asked: str) -> None:
     model.config._attn_implementation_internal = asked
     shared = prepare(model)
     assert_same_sums_and_gradients(build("llama"), shared)
-    ids = torch.tensor([[5, 6, 7, 8]])
-    assert shared(input_ids=ids).logits.isfinite().all()
+    torch.testing.assert_close(plain_sums(shared), shared_sums(shared), rtol=1e-5, atol=1e-4)
 
 
 def test_flex_attention_gives_the_same_log_probabilities() -> None:
@@ -292,12 +223,12 @@ def test_flex_attention_gives_the_same_log_probabilities() -> None:
         try:
             shared = prepare(model, "flex")
             with torch.no_grad():
-                torch.testing.assert_close(shared_sums(shared), padded_sums(model))
+                torch.testing.assert_close(shared_sums(shared), plain_sums(model))
         finally:
             torch.compiler.set_stance("default")
     branches = pack(PROMPTS, RESPONSES)["branches"]
     sparse = block_mask(branches, torch.device("cpu"))
-    n = torch.arange(branches.n_tokens)
+    n = torch.arange(len(branches.positions()))
     seen = sparse.mask_mod(0, 0, n[:, None], n[None, :])
     assert seen.equal(branches.mask())
 
@@ -305,19 +236,19 @@ def test_flex_attention_gives_the_same_log_probabilities() -> None:
 # --- models that cannot -------------------------------------------------------------------------
 
 
+TINY = {**IDS, "hidden_size": 32, "n_layer": 1, "num_hidden_layers": 1, "n_head": 4}
+LFM2 = {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
+
+
 @pytest.mark.parametrize(
     ("family", "overrides", "why"),
     [
         ("mistral", {**GROUPED, "sliding_window": 16}, "its attention window is 16 tokens"),
         ("gemma3_text", {"sliding_window": 8}, "its attention window is 8 tokens"),
-        ("gemma2", GROUPED, "it caps its attention logits"),
-        ("mamba", {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 1}, "attention"),
-        (
-            "lfm2",
-            {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]},
-            "layers of kind conv",
-        ),
-        ("bloom", {"vocab_size": VOCAB, "hidden_size": 32, "n_layer": 1, "n_head": 4}, "attention"),
+        ("gemma2", GROUPED, "a trial row failed"),
+        ("mamba", TINY, "attention"),
+        ("lfm2", LFM2, "layers of kind conv"),
+        ("bloom", TINY, "attention"),
     ],
 )
 def test_a_model_that_cannot_share_is_found_out(
@@ -325,9 +256,7 @@ def test_a_model_that_cannot_share_is_found_out(
 ) -> None:
     model = build(family, **overrides)
     was = model.config._attn_implementation
-    found = obstacle(model, 32)
-    assert found is not None
-    assert why in found
+    assert why in (obstacle(model, 32) or "")
     assert model.config._attn_implementation == was
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=False).logits
@@ -344,9 +273,7 @@ def test_positions_that_do_not_restart_give_themselves_away() -> None:
         return own
 
     model.model.rotary_emb.forward = counted
-    found = obstacle(model, 32)
-    assert found is not None
-    assert found.startswith("a trial row came out different")
+    assert (obstacle(model, 32) or "").startswith("a trial row came out different")
     assert not model.config._attn_implementation.startswith("shared")
 
 
@@ -363,5 +290,3 @@ def test_ordinary_calls_stay_what_they_were() -> None:
         torch.testing.assert_close(shared(input_ids=ids).logits, model(input_ids=ids).logits)
         made = [m.generate(ids, max_new_tokens=4, do_sample=False) for m in (model, shared)]
     assert made[0].equal(made[1])
-    with pytest.raises(WRPOError, match="unknown prompt-sharing backend 'eager'"):
-        enable(shared, "eager")

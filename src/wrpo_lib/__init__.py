@@ -1,6 +1,6 @@
 """The library behind the WRPO companion.
 
-Import from the submodules: ``objective``, ``logprobs``, ``quadruples``, ``training``,
+Import from the submodules: ``objective``, ``quadruples``, ``training``,
 ``generation``, ``analysis``, ``evaluation``, ``figures``, ``paper``, ``records``, ``recipes`` and,
 for the testbed, ``nano``. Nothing heavy is imported here.
 """

@@ -53,11 +53,11 @@ def prompt_problems(prompt: Any) -> Iterator[str]:
 
 def as_messages(prompt: Any, where: str) -> Messages:
     """A prompt as chat messages ending in a user turn; ``where`` names it in errors."""
-    for what in prompt_problems(prompt):
-        raise WRPOError(f"{where}, field 'prompt': {what}")
+    problems = [*prompt_problems(prompt)]
     if is_rendered(prompt):
-        what = "went through a chat template already; give messages, for each model's own template"
-        raise WRPOError(f"{where}, field 'prompt': {what}")
+        problems += ["went through a chat template already; give messages instead"]
+    if problems:
+        raise WRPOError(f"{where}, field 'prompt': {problems[0]}")
     if isinstance(prompt, str):
         return [{"role": "user", "content": prompt}]
     return [{name: message[name] for name in FIELDS} for message in prompt]
@@ -75,7 +75,6 @@ class Renderer:
             what = "set tokenizer.chat_template, or choose a chat model"
             raise WRPOError(f"the tokenizer {name!r} has no chat template; {what}")
         self.tokenizer, self.folded = tokenizer, 0
-        self.takes_system = _takes_system(tokenizer, str(tokenizer.chat_template))
 
     def ids(self, messages: Messages, ask: bool = True) -> list[int]:
         """Token ids of the rendered conversation, with ``ask`` ready for the model to answer."""
@@ -83,7 +82,8 @@ class Renderer:
 
     def fit(self, messages: Messages) -> Messages:
         """The conversation as the template takes it."""
-        if messages[0]["role"] != "system" or self.takes_system:
+        template = str(self.tokenizer.chat_template)
+        if messages[0]["role"] != "system" or _takes_system(self.tokenizer, template):
             return messages
         self.folded += 1
         system, rest = messages[0]["content"].strip(), [dict(m) for m in messages[1:]]
@@ -106,7 +106,6 @@ def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str, str]:
     """What the template writes before a response, after it up to the end token, and that token.
 
-    The end token is the first special one after the response, or eos where the template has none.
     An empty thought that the template puts before a response is left out: nothing was sampled
     after it. Control tokens there, such as a channel's, cannot be left out and are refused.
     """
@@ -126,7 +125,7 @@ def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple
     found = [(after.find(token), -len(token), token) for token in special if token in after]
     if not found and tokenizer.eos_token is None:
         raise WRPOError("the tokenizer has no eos token to end responses with; set eos_token")
-    at, _, end = min(found, default=(0, 0, str(tokenizer.eos_token)))
+    at, _, end = min(found, default=(0, 0, str(tokenizer.eos_token)))  # the first special token
     return before, after[:at], end
 
 
@@ -234,18 +233,17 @@ NOTES = {
     "edited": "{} responses that the chat template would write otherwise, trained as they are",
     "control": "{} responses with a special token inside",
 }
-"""What is counted beside truncation, as the log says it."""
 
 
 class Truncation(Counter[str]):
-    """Counts of rows, of prompts and responses (by field) that were cut, and of :data:`NOTES`."""
+    """Counts of rows, of prompts and responses (by field) that were cut, and of ``NOTES``."""
 
     def add(self, rendered: Rendered, fields: list[str]) -> None:
         """Count one rendered row whose responses are named by ``fields``."""
+        cut = dict(zip(fields, rendered.response_truncated, strict=True))
+        notes = {name: getattr(rendered, name) for name in NOTES}
         self["rows"] += 1
-        self.update({name: getattr(rendered, name) for name in NOTES})
-        self["prompt"] += rendered.prompt_truncated
-        self.update(dict(zip(fields, rendered.response_truncated, strict=True)))
+        self.update({"prompt": rendered.prompt_truncated, **cut, **notes})
 
     def report(self) -> str:
         """One line for the log."""

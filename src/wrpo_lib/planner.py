@@ -38,7 +38,7 @@ class Parameters(NamedTuple):
 
 
 def count_parameters(config: PretrainedConfig, lora: LoraConfig | None = None) -> Parameters:
-    """Count a model's parameters on the meta device, shared ones once; adapters as trainable."""
+    """Parameters of a model on the meta device, shared ones once; adapters are trainable."""
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
         total = sum(p.numel() for p in model.parameters())
@@ -67,7 +67,7 @@ class Plan:
     gpus: int
     n: int
     batches: list[Batch]
-    reference: str  # none, precomputed, or each step, where full training holds a second model
+    reference: str  # none, precomputed, or each step, the base of an adapter
 
     @property
     def steps(self) -> int:
@@ -101,10 +101,8 @@ class Plan:
         A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
         attention left out.
         """
-        epochs = self.args.num_train_epochs
-        passes = epochs * (
-            (2 if self.recipe.lora else 3) + bool(self.args.activation_checkpointing)
-        )
+        epochs, args = self.args.num_train_epochs, self.args
+        passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
         return 2 * self.parameters.total * count * passes
 
@@ -132,7 +130,6 @@ class Plan:
             "weights": (base + (4 * p.trainable if lora else 0)) / parts,
             "gradients": own * p.trainable / parts,
             "Adam states": states * p.trainable / parts,
-            "reference": (base if self.reference == "each step" and not lora else 0) / parts,
             "activations": kept * text.num_hidden_layers + (layer if kept < layer else 0),
             "logits": tile * (work + 8) + (0 if lora else 4 * p.head),
             "runtime (assumed)": 2 * 2**30,  # CUDA context, kernels, gathered layers, fragmentation
@@ -147,14 +144,14 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     with inputs.named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe))
-        config = models.model_config(inputs.model_name(recipe))
+        config = models.model_config(recipe.model or "")
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
             lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
-            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(recipe)))]
+            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(args)))]
     if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
         n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
         lengths = [(0, (args.max_length,))]
@@ -171,7 +168,8 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
         batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
-    reference = "precomputed" if getattr(args, "precompute_ref_log_probs", False) else "each step"
+    once = getattr(args, "precompute_ref_log_probs", False) or not recipe.lora
+    reference = "precomputed" if once else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
     return Plan(recipe, args, config, parameters, gpus, n, batches, reference)
@@ -188,8 +186,8 @@ def _planned_model(recipe: Recipe) -> str | None:
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of the data's examples, rendered and cut as in training, and their number."""
-    rows, tokenizer = inputs.load_data(recipe), inputs.load_tokenizer(recipe)
+    rows, tokenizer = inputs.load_data(recipe), models.load_tokenizer(recipe.model or "")
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    fields, some = inputs.responses(recipe), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
+    fields, some = inputs.responses(args), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
     made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
     return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)

@@ -1,9 +1,8 @@
 """Recipes: one YAML file per stage and method, in one folder per profile.
 
-A profile is a folder of recipes, never a branch in the code. Keys under ``training`` are fields
-of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig`` for ``stage: sft``). A recipe may
-stand on another: ``base: wrpo`` takes every value of ``wrpo.yaml`` beside it (``base:
-workstation/wrpo`` of another profile) and its own keys replace or add to them.
+Keys under ``training`` are fields of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig``
+for ``stage: sft``). A recipe may stand on another: ``base: wrpo`` takes all values of ``wrpo.yaml``
+beside it (``base: workstation/wrpo`` of another profile) and its own keys replace or add to them.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ ACCELERATE = "accelerate"
 
 MAPPINGS = ("training", "lora", "load", "quantization")
 """Keys that hold fields of a library's class; a recipe adds to those of its base."""
-
-
-PATHS = ("data", "eval_data", "output")
 
 
 @dataclass(frozen=True)
@@ -68,14 +64,15 @@ def checked(
     kind: type, values: dict[str, Any], where: str | Path, section: str = ""
 ) -> dict[str, Any]:
     """``values`` in the types of the fields of a dataclass ``kind``, or an error with the key."""
+    schema = _schema(kind)
     try:
-        made = _schema(kind).model_validate(values)
+        made = schema.model_validate(values)
     except pydantic.ValidationError as error:
         found = error.errors()[0]
-        key, what = str(found["loc"][0]), found["msg"].removeprefix("Input ")
-        what = f"{section}{key}: {what}; correct it"
+        key = str(found["loc"][0])
+        what = f"{section}{key}: {found['msg'].removeprefix('Input ')}; correct it"
         if found["type"] == "extra_forbidden":
-            what = f"unknown key {section + key!r}; {nearest(key, _schema(kind).model_fields)}"
+            what = f"unknown key {section + key!r}; {nearest(key, schema.model_fields)}"
         raise WRPOError(f"{where}: {what}") from error
     return {key: getattr(made, key) for key in values}
 
@@ -115,11 +112,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; syntax errors name the file, line and column."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise WRPOError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
         what = " ".join(str(error).split())
-        raise WRPOError(f"{path}: not valid YAML ({what}); correct it") from error
+        raise WRPOError(f"{path} cannot be read or is not valid YAML ({what}); mend it") from error
     if not isinstance(value, dict):
         raise WRPOError(f"{path} holds no mapping; write `key: value` lines")
     return value
@@ -150,17 +145,14 @@ def find_recipe(text: str, **overrides: Any) -> Recipe:
     if not values.get("stage") or not values.get("training"):
         raise WRPOError(f"{path} needs a `stage`, sft or preference, and fields under `training`")
     values["training"] = {**values["training"], **overrides}
-    _from_root(values, root)
-    return Recipe(**values)
-
-
-def _from_root(values: dict[str, Any], root: Path) -> None:
-    """Take a recipe's relative paths from the project's root, whatever the working folder is."""
-    for part, names in ((values, PATHS), (values["training"], ("ref_cache_dir",))):
+    # relative paths start at the project's root, whatever the working folder is
+    for part in (values, values["training"]):
+        names = ("data", "eval_data", "output", "ref_cache_dir")
         part.update({name: str(root / part[name]) for name in names if part.get(name)})
     model = values.get("model") or ""
     if model.count("/") > 1 and ":" not in model:  # no hub id
         values["model"] = str(root / model)
+    return Recipe(**values)
 
 
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -173,7 +165,7 @@ def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return values
     profile, slash, name = str(base).partition("/")
-    beside = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"
-    below = _with_base(beside, (*above, path))
+    other = recipe_path(profile, name) if slash else path.parent / f"{base}.yaml"
+    below = _with_base(other, (*above, path))
     merged = {k: {**below[k], **values[k]} for k in MAPPINGS if values.get(k) and below.get(k)}
     return {**below, **values, **merged}

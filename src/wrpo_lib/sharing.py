@@ -7,10 +7,8 @@ token. Attention has three backends, and ``auto`` takes the first where it can:
 
 ``varlen``: one call a layer of PyTorch's own flash attention for sequences of several lengths, in
 bf16 or fp16 on a GPU; ``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to
-compare, as in Wang and Hegde (arXiv 2410.20305).
-
-The paper is silent on all of this. In real arithmetic the results are those of the padded
-computation; ``tests/test_sharing.py`` holds losses and gradients to it.
+compare, as in Wang and Hegde (arXiv 2410.20305). The paper is silent on all of this;
+``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
 """
 
 from __future__ import annotations
@@ -30,44 +28,38 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.packing import Branches, model_inputs, pack
+from wrpo_lib.packing import Branches, pack
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 BACKENDS = ("auto", "varlen", "sdpa", "flex")
-PREFIX = "shared_prompt"
 
 
 @lru_cache(maxsize=8)
-def key_index(branches: Branches, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """Where ``varlen`` finds what each prompt and each branch attends to.
+def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
+    """What each prompt and each branch attends to, as ``varlen`` takes it.
 
-    Returns the tokens that are keys, sequence by sequence: the prompt's first, then its own; the
-    ends of the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
+    The tokens that are keys, sequence by sequence: the prompt's first, then its own; the ends of
+    the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
     """
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
     queries = [len(own) for _, own in found]
     keys = [len(seen) + len(own) for seen, own in found]
-    ends = [
-        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
-        for lengths in (queries, keys)
-    ]
-    return index, ends[0], ends[1], max(queries), max(keys)
+    like: dict[str, Any] = {"dtype": torch.int32, "device": device}
+    query_ends, key_ends = (torch.tensor([0, *accumulate(n)], **like) for n in (queries, keys))
+    return index, query_ends, key_ends, max(queries), max(keys)
 
 
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call.
-
-    A window of (-1, 0) is causal, aligned at the last query and the last key.
-    """
-    index, query_ends, key_ends, longest, longest_keys = key_index(branches, query.device)
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call."""
+    index, *sizes = key_index(branches, query.device)
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, H, D)
     k, v = k.index_select(0, index), v.index_select(0, index)
-    sizes = query_ends, key_ends, longest, longest_keys
+    # a window of (-1, 0) is causal, aligned at the last query and the last key
     how: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": True}
     out: Any = varlen_attn(q, k, v, *sizes, **how)
     return out[None]
@@ -75,10 +67,10 @@ def _varlen(
 
 def _runs_varlen(value: Tensor, dropout: float) -> bool:
     """Whether PyTorch's flash attention takes these values, (1, H, T, D)."""
-    sized = value.shape[-1] % 8 == 0 and value.shape[-1] <= 256
-    if not value.is_cuda or value.dtype not in (torch.bfloat16, torch.float16):
+    size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
+    if not (value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout):
         return False
-    return sized and not dropout and torch.cuda.get_device_capability(value.device) >= (8, 0)
+    return torch.cuda.get_device_capability(value.device) >= (8, 0)
 
 
 def _sdpa(
@@ -121,49 +113,32 @@ def block_mask(branches: Branches, device: torch.device) -> BlockMask:
         seen = (branch[k] == 0) | (branch[q] == branch[k])
         return (q >= k) & (example[q] == example[k]) & seen
 
-    n = branches.n_tokens
+    n = len(branch)
     return create_block_mask(sees, B=None, H=None, Q_LEN=n, KV_LEN=n, device=str(device))
 
 
-def _attention(base: str, backend: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
+def _attention(base: str, backend: str) -> Callable[..., Any]:
     """An attention function: ``base`` for ordinary calls, ``backend`` for packed rows."""
 
     def attend(
-        module: torch.nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        branches: Branches | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any
+    ) -> Any:
+        branches = how.pop("branches", None)
         if branches is None:
-            ordinary = ALL_ATTENTION_FUNCTIONS[base]
-            kwargs |= {"dropout": dropout, "scaling": scaling}
-            result: tuple[Tensor, Tensor | None] = ordinary(
-                module, query, key, value, attention_mask, **kwargs
-            )
-            return result
-        odd = [k for k in ("softcap", "s_aux", "position_bias") if kwargs.get(k) is not None]
+            return ALL_ATTENTION_FUNCTIONS[base](module, query, key, value, mask, **how)
+        odd = [k for k in ("softcap", "s_aux", "position_bias") if how.get(k) is not None]
         if odd:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
         query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
+        scaling, dropout = how.get("scaling"), how.get("dropout", 0.0)
         if backend == "varlen" or (backend == "auto" and _runs_varlen(value, dropout)):
             return _varlen(query, key, value, branches, scaling), None
         if backend != "flex":
             return _sdpa(query, key, value, branches, scaling, dropout), None
-        mask = block_mask(branches, query.device)
-        result = ALL_ATTENTION_FUNCTIONS["flex_attention"](
-            module, query, key, value, mask, scaling=scaling
-        )
-        return result[0], None
+        blocks, flex = block_mask(branches, query.device), ALL_ATTENTION_FUNCTIONS["flex_attention"]
+        return flex(module, query, key, value, blocks, scaling=scaling)[0], None
 
     return attend
-
-
-# --- models -------------------------------------------------------------------------------------
 
 
 def enable(model: Any, backend: str = "auto") -> None:
@@ -175,14 +150,10 @@ def enable(model: Any, backend: str = "auto") -> None:
     backbone as (1, N, H). Where another package's flash attention was asked for, ordinary calls
     go through SDPA, whose kernel on a GPU is flash attention too.
     """
-    if backend not in BACKENDS:
-        raise WRPOError(f"unknown prompt-sharing backend {backend!r}; choose {', '.join(BACKENDS)}")
-    base = model.config._attn_implementation or "sdpa"
-    if base.startswith(PREFIX):
-        base = base.split("_over_")[1]
+    base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
         base = "sdpa"  # eager has no entry; flash kernels are looked up by the name in the config
-    name = f"{PREFIX}_{backend}_over_{base}"
+    name = f"shared_prompt_{backend}_over_{base}"
     AttentionInterface.register(name, _attention(base, backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
@@ -205,12 +176,11 @@ def _take_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any
     return args, kwargs
 
 
-def _keep_positions(module: Any, args: Any, output: Any) -> Any:
-    positions, module._head_positions = module._head_positions, None
-    if positions is not None:
-        row = output.last_hidden_state
+def _keep_positions(module: Any, args: Any, output: Any) -> None:
+    if module._head_positions is not None:
+        row, positions = output.last_hidden_state, module._head_positions
         output.last_hidden_state = row.index_select(1, positions.to(row.device))
-    return output
+        module._head_positions = None
 
 
 def obstacle(
@@ -223,15 +193,12 @@ def obstacle(
     own gives itself away by its hidden states, whatever its code looks like.
     """
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)
-    used = getattr(config, "use_sliding_window", True)
-    if window and used and (max_length is None or window < max_length):
+    window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
+    if window and (max_length is None or window < max_length):
         return f"its attention window is {window} tokens, below max_length"
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if other := sorted(kinds - {"full_attention", "sliding_attention"}):
         return f"it has layers of kind {other[0]}"
-    if getattr(config, "attn_logit_softcapping", None):
-        return "it caps its attention logits"
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
     if trial:
@@ -262,18 +229,18 @@ def _differs(model: Any, backend: str) -> str | None:
 @torch.no_grad()
 def _deviation(model: Any, backend: str) -> float:
     """Largest difference of hidden states between a packed row and one row per response."""
-    ids = torch.arange(17, device=model.device) % model.config.get_text_config().vocab_size
-    prompt, responses = ids[:5], (ids[5:12], ids[12:])
-    batch = pack([prompt.tolist()], [[r.tolist() for r in responses]])
+    ids = [i % model.config.get_text_config().vocab_size for i in range(17)]
+    prompt, responses = ids[:5], [ids[5:12], ids[12:]]
     enable(model, backend)
     alone = []
     for response in responses:
-        row = torch.cat([prompt, response])[None]
-        output = model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
-        alone.append(output.last_hidden_state[:, len(prompt) - 1 : -1])
+        row = torch.tensor([prompt + response], device=model.device)
+        states = model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
+        alone.append(states.last_hidden_state[:, len(prompt) - 1 : -1])
     expected = torch.cat(alone, dim=1).float()
-    inputs = model_inputs(
-        {k: v.to(model.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-    )
-    packed = model.base_model(**inputs).last_hidden_state.float()
-    return float((packed - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    batch = pack([prompt], [responses])
+    names = ("input_ids", "position_ids", "head_positions")
+    inputs = {name: batch[name].to(model.device) for name in names}
+    states = model.base_model(**inputs, branches=batch["branches"], use_cache=False)
+    off = (states.last_hidden_state.float() - expected).abs().max()
+    return float(off / expected.abs().max().clamp(min=1e-6))

@@ -20,26 +20,14 @@ TEMPLATE = (
 )
 
 
-def build_tokenizer(kind: str, corpus: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on ``corpus``.
-
-    ``kind``: ``bpe`` (byte-level, as in Llama 3 and Qwen; it can spell any text) or ``wordpiece``
-    (as in BERT).
-    """
-    common: dict[str, Any] = {"special_tokens": SPECIAL, "show_progress": False}
-    trainer: Any
-    if kind == "bpe":
-        tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        common |= {"initial_alphabet": alphabet, "vocab_size": 160 + len(SPECIAL) + len(alphabet)}
-        trainer = trainers.BpeTrainer(**common)
-    else:
-        tokenizer = Tokenizer(models.WordPiece(unk_token="<pad>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer.decoder = decoders.WordPiece(cleanup=False)
-        trainer = trainers.WordPieceTrainer(vocab_size=150, **common)
-    tokenizer.train_from_iterator(corpus, trainer)
+def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on ``corpus``, as in Llama 3 and Qwen; it can spell any text."""
+    tokenizer, alphabet = Tokenizer(models.BPE()), pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    learn: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet}
+    learn |= {"vocab_size": 160 + len(SPECIAL) + len(alphabet), "show_progress": False}
+    tokenizer.train_from_iterator(corpus, trainers.BpeTrainer(**learn))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

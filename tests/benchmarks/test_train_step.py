@@ -21,7 +21,6 @@ sys.path.insert(0, str(project_root() / "benchmarks"))
 import train_step
 import workloads
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 KEYS = {"commit", "machine", "versions", "threads", "variants", "ratios", "memory"}
 
 
@@ -70,14 +69,10 @@ def test_the_official_loss_is_its_formula() -> None:
         scores = network(torch.tensor([ids])).logits[0].log_softmax(-1)
         return float(sum(scores[i - 1, ids[i]] for i in range(start, len(ids))))
 
-    losses = []
+    losses, names = [], workloads.RESPONSES
     for row in rows:
-        rewards = [
-            0.01 * (logp(model, row, name) - logp(reference, row, name))
-            for name in workloads.RESPONSES
-        ]
-        margin = 0.1 * rewards[0] + 0.9 * rewards[1] - rewards[2]
-        losses.append(math.log1p(math.exp(-margin)))
+        ws, wt, yl = (logp(model, row, name) - logp(reference, row, name) for name in names)
+        losses.append(math.log1p(math.exp(-0.01 * (0.1 * ws + 0.9 * wt - yl))))
     found = workloads.official_loss(model, reference, rows).item()
     assert found == pytest.approx(sum(losses) / 2, abs=1e-5)
     assert abs(found - math.log(2)) > 1e-4

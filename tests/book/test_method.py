@@ -12,11 +12,9 @@ import pytest
 from pybtex.database import parse_file
 
 from wrpo_lib.exercises import check
-from wrpo_lib.figures.deviation import deviation_frames, token_heat, token_logprobs
+from wrpo_lib.figures.deviation import deviation_frames, token_heat
 from wrpo_lib.figures.method import alpha_table, widget
-from wrpo_lib.logprobs import response_logprobs
 from wrpo_lib.records import project_root
-from wrpo_lib.tiny import build_model, build_tokenizer
 
 ROOT = project_root()
 
@@ -27,19 +25,6 @@ def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward(
     np.testing.assert_allclose(rows["target"], (1 - rows["alpha"]) * rows["rejected"])
     np.testing.assert_allclose(rows["margin"], 0.8 - 1.7 * rows["alpha"])
     np.testing.assert_allclose(rows["loss"], np.log1p(np.exp(-rows["margin"])))
-
-
-def test_log_probabilities_of_tokens_sum_to_that_of_the_response() -> None:
-    tokenizer = build_tokenizer("bpe", ["say it", "all is well"])
-    shape = {"model_type": "llama", "hidden_size": 16, "intermediate_size": 32}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
-    model = build_model({**shape, **heads}, tokenizer, seed=0)
-    prompt = [{"role": "user", "content": "say it"}]
-    tokens = token_logprobs(model, tokenizer, prompt, "all is well")
-    whole = response_logprobs(model, tokenizer, [prompt], ["all is well"])
-    assert len(tokens) == whole.n_tokens[0]
-    assert sum(logp for _, logp in tokens) == pytest.approx(whole.logps[0], rel=1e-5)
-    assert tokens[-1][0] == tokenizer.eos_token
 
 
 def test_what_a_model_said_is_text_in_a_picture() -> None:

@@ -16,7 +16,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """
     from wrpo_lib.tiny import build_model, build_tokenizer
 
-    tokenizer = build_tokenizer("bpe", [WORDS] * 5)
+    tokenizer = build_tokenizer([WORDS] * 5)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes = {"hidden_size": 64, "intermediate_size": 128}
     model = build_model({"model_type": "llama", **layers, **sizes}, tokenizer, seed=0)

@@ -21,23 +21,14 @@ from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.tiny import build_tokenizer
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-
 LORA = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
 PUBLISHED = {  # as the hub's safetensors metadata count them
     "meta-llama/Meta-Llama-3-8B-Instruct": 8_030_261_248,
     "meta-llama/Llama-3.2-1B-Instruct": 1_235_814_400,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 134_515_008,
 }
-CONFIG = LlamaConfig(
-    vocab_size=4000,
-    hidden_size=96,
-    intermediate_size=320,
-    num_hidden_layers=4,
-    num_attention_heads=3,
-    num_key_value_heads=1,
-    tie_word_embeddings=False,
-)
+SHAPE = {"hidden_size": 96, "intermediate_size": 320, "num_hidden_layers": 4, "vocab_size": 4000}
+CONFIG = LlamaConfig(**SHAPE, num_attention_heads=3, num_key_value_heads=1)
 
 
 def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
@@ -45,12 +36,9 @@ def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
     return plan_recipe(load_recipe(profile, stage, **changes), gpus, n=n)
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_shapes_have_the_published_parameters(name: str) -> None:
-    assert count_parameters(model_config(name)).total == PUBLISHED[name]
-
-
 def test_parameters_are_those_of_a_real_model() -> None:
+    found = {name: count_parameters(model_config(name)).total for name in PUBLISHED}
+    assert found == PUBLISHED
     model = AutoModelForCausalLM.from_config(CONFIG)
     found, adapted = count_parameters(CONFIG), count_parameters(CONFIG, LORA)
     assert found.total == found.trainable == model.num_parameters() == adapted.total
@@ -87,9 +75,6 @@ def test_memory_follows_the_textbook() -> None:
     usual = paper.memory(paper.batches[0], True)
     state = usual["weights"] + usual["gradients"] + usual["Adam states"]
     assert state == pytest.approx(16 * n / 8)  # ZeRO's sixteen bytes a parameter
-    held = planned("paper/wrpo", gpus=8, precompute_ref_log_probs=False)
-    assert held.memory(held.batches[0], True)["reference"] == usual["weights"]
-    assert usual["reference"] == 0
     plain = planned("paper/wrpo", activation_checkpointing=False)
     assert plain.memory(paper.batches[0], True)["activations"] > 10 * usual["activations"]
     small = planned("workstation/wrpo_4bit")
@@ -115,11 +100,11 @@ def test_steps_are_whole_batches(name: str, changes: Any, n: int, steps: int) ->
 
 def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     CONFIG.save_pretrained(tmp_path)
-    build_tokenizer("wordpiece", ["a b c"]).save_pretrained(tmp_path)
+    build_tokenizer(["a b c", "a a b b"]).save_pretrained(tmp_path)
     rows = []
     for i in range(4):
-        texts = {"source_chosen": "a b " * (i + 2), "target_chosen": "a " * (i + 1)}
-        rows.append({"prompt_id": str(i), "prompt": "a " * (i + 1), **texts, "rejected": "c "})
+        texts = {"source_chosen": " a b" * (i + 2), "target_chosen": " a" * (i + 1)}
+        rows.append({"prompt_id": str(i), "prompt": " a" * (i + 1), **texts, "rejected": "c"})
     write_rows(rows, tmp_path / "q.jsonl")
     recipe = load_recipe("smol", "wrpo", per_device_train_batch_size=1)
     plan = plan_recipe(replace(recipe, model=str(tmp_path)), data=str(tmp_path / "q.jsonl"))
@@ -131,18 +116,13 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
 
 
 def test_the_command_names_the_worst_batch(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = wrpo(capsys, "plan", "workstation/wrpo_4bit")
-    assert code == 0
+    said = [wrpo(capsys, "plan", name)[1] for name in ("workstation/wrpo_4bit", "paper/wrpo")]
     for part in ("312 steps of 8 x 16 x 1", "max_length 2048", "40% of its peak rate", "here: "):
-        assert part in out
-    assert fits(out) == ["yes"] * len(CARDS)
-    assert set(fits(wrpo(capsys, "plan", "paper/wrpo")[1])) == {"no", "yes"}  # on one GPU
-
-
-def fits(out: str) -> list[str]:
-    """What `wrpo plan` says of each card."""
-    lines = [line for line in out.splitlines() if line.startswith(tuple(CARDS))]
-    return [line.split()[-1] for line in lines]
+        assert part in said[0]
+    cards = [[line for line in out.splitlines() if line.startswith(tuple(CARDS))] for out in said]
+    fits = [[line.split()[-1] for line in lines] for lines in cards]
+    assert fits[0] == ["yes"] * len(CARDS)
+    assert set(fits[1]) == {"no", "yes"}  # on one GPU
 
 
 def test_a_token_budget_bounds_every_batch() -> None:
@@ -156,18 +136,15 @@ def test_a_token_budget_bounds_every_batch() -> None:
 
 
 BAD = {
-    "nano/wrpo": "names no model",
+    "nano/wrpo": "no model is named",
     "paper/wrpo --data /no/such.jsonl": "/no/such.jsonl does not exist",
     "workstation/wrpo --lora.target_modules nothing": "Target modules",
     "workstation/wrpo merge=[1]": "unknown key 'training.merge'",
 }
 ROW = {"prompt_id": "a", "prompt": "b", "source_chosen": "c", "target_chosen": "d", "rejected": "e"}
 FILES = {
-    "field 'prompt'": json.dumps(ROW | {"prompt": [{"role": "user", "content": 7}]}),
     "field 'rejected'": json.dumps(ROW | {"rejected": ["e"]}),
-    "field 'source_chosen'": json.dumps({"prompt_id": "a", "prompt": "b"}),
     "does not end in a user turn": json.dumps(ROW | {"prompt": [{"role": "tool", "content": "x"}]}),
-    "not a JSON object": "null",
     "not JSON": '{"prompt_id": "a',
     "has no rows": "",
 }

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
+from trl import SFTConfig
 
 from wrpo_lib.tiny import build_model, build_tokenizer
 from wrpo_lib.training.callbacks import DynamicsCallback
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
 
@@ -22,7 +23,7 @@ WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """Every word is one token."""
-    return build_tokenizer("wordpiece", [" ".join(WORDS)])
+    return build_tokenizer([" ".join(WORDS), "\n".join(WORDS)])
 
 
 @pytest.fixture(scope="session")
@@ -40,59 +41,33 @@ def model(_model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="session")
 def quadruples() -> Dataset:
-    letters = list("abcdefgh")
     rows = []
     for i in range(12):
-        x = [letters[(i * k + k) % 8] for k in range(1, 4 + i % 3)]
-        rows.append(
-            {
-                "prompt_id": f"p{i}",
-                "prompt": [{"role": "user", "content": f"reverse : {' '.join(x)}"}],
-                "source_chosen": f"the answer is {' '.join(reversed(x))} .",
-                "target_chosen": f"answer : {' '.join(reversed(x))} .",
-                "rejected": f"answer : {' '.join(x[: 1 + i % 3])} .",
-            }
-        )
+        x = ["abcdefgh"[(i * k + k) % 8] for k in range(1, 4 + i % 3)]
+        turn = {"role": "user", "content": f"reverse : {' '.join(x)}"}
+        answer = " ".join(reversed(x))
+        row = {"prompt_id": f"p{i}", "prompt": [turn]}
+        row |= {
+            "source_chosen": f"the answer is {answer} .",
+            "target_chosen": f"answer : {answer} .",
+        }
+        rows.append({**row, "rejected": f"answer : {' '.join(x[: 1 + i % 3])} ."})
     return Dataset.from_list(rows)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> dict[str, Any]:
     """Training arguments for two cores and a few steps, large ones, so that steps differ."""
-    return {
-        "output_dir": str(tmp_path / "run"),
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "max_steps": 4,
-        "learning_rate": 1e-2,
-        "warmup_steps": 0,
-        "beta": 0.5,
-        "max_length": 64,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "bf16": False,
-        "activation_checkpointing": False,
-        "save_strategy": "no",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-        "seed": 7,
-    }
-
-
-@pytest.fixture
-def config(settings: dict[str, Any]) -> Callable[..., WRPOConfig]:
-    """Build a WRPOConfig from ``settings``; keyword arguments override."""
-
-    def build(**overrides: Any) -> WRPOConfig:
-        return WRPOConfig(**{**settings, "max_prompt_length": 32, **overrides})
-
-    return build
+    size = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "max_steps": 4}
+    rate = {"learning_rate": 1e-2, "warmup_steps": 0, "max_length": 64, "seed": 7}
+    off = dict.fromkeys(("bf16", "activation_checkpointing", "dataloader_pin_memory"), False)
+    quiet = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    return {"output_dir": str(tmp_path / "run"), "use_cpu": True, **size, **rate, **off, **quiet}
 
 
 @pytest.fixture
 def trainer(
-    config: Callable[..., WRPOConfig],
+    settings: dict[str, Any],
     model: LlamaForCausalLM,
     quadruples: Dataset,
     tokenizer: PreTrainedTokenizerFast,
@@ -106,7 +81,25 @@ def trainer(
                 own[name] = given.pop(name)
         if dynamics_file:
             own["callbacks"] = [*own.get("callbacks", []), DynamicsCallback(dynamics_file)]
-        return WRPOTrainer(copy.deepcopy(model), args=config(**given), **own)
+        args = WRPOConfig(**{**settings, "beta": 0.5, "max_prompt_length": 32, **given})
+        return WRPOTrainer(copy.deepcopy(model), args=args, **own)
+
+    return build
+
+
+@pytest.fixture
+def sft(
+    settings: dict[str, Any],
+    model: LlamaForCausalLM,
+    quadruples: Dataset,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Callable[..., Trainer]:
+    """Build a trainer of SFT; ``peft_config`` goes to it, all others to its config."""
+
+    def build(peft_config: Any = None, **given: Any) -> Trainer:
+        args = SFTConfig(**{**settings, **given})
+        data = {"train_dataset": quadruples, "processing_class": tokenizer}
+        return sft_trainer(copy.deepcopy(model), args, peft_config=peft_config, **data)
 
     return build
 

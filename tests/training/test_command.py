@@ -19,24 +19,15 @@ from commandline import HANGS, wait_until, wrpo
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from wrpo_lib.io import read_rows, write_rows
+from wrpo_lib.io import Store, read_rows, write_rows
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
-from wrpo_lib.training.dry_run import shrink
-from wrpo_lib.training.run import last_checkpoint
+from wrpo_lib.training.run import last_checkpoint, shrink
 
 Train = Callable[..., tuple[str, str]]
 
-STEPS = {
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-2,
-    "beta": 0.5,
-    "warmup_steps": 0,
-    "max_steps": 40,
-    "save_steps": 4,
-    "dataloader_pin_memory": False,
-}
+STEPS = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_steps": 40}
+STEPS |= {"learning_rate": 1e-2, "beta": 0.5, "warmup_steps": 0, "save_steps": 4}
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +67,14 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"},
-    )
+    env = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", *arguments], **pipes, env=env)
 
 
-# --- a whole run ------------------------------------------------------------------------------
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (load_file(out / "model.safetensors") for out in (one, other))
+    return all(second[name].equal(weight) for name, weight in first.items())
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +85,7 @@ def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     printed, err = run.communicate(timeout=HANGS)
     assert run.returncode == 0, err
     assert "32 rows, 4 per step (per device 4 x accumulation 1 x processes 1)" in printed
-    for shown in ("40/40", "alpha=0.", "loss="):
-        assert shown in err
+    assert all(shown in err for shown in ("40/40", "alpha=0.", "loss="))
     return out
 
 
@@ -131,13 +119,12 @@ def test_no_step_is_trained_after_the_last(train: Train, tmp_path: Path) -> None
     """Five steps end inside an epoch of eight; once killed before the model was saved, once not."""
     out, values = tmp_path / "out", {"max_steps": 5, "save_steps": 1}
     train(out, **values)
-    before, dynamics = load_file(out / "model.safetensors"), lines(out)
+    before, dynamics = shutil.copytree(out, tmp_path / "before"), lines(out)
     for name in ("model.safetensors", "README.md"):
         (out / name).unlink()
         printed, _ = train(out, "--resume", **values)
         assert "nothing was left to train" in printed
-    after = load_file(out / "model.safetensors")
-    assert all(after[name].equal(weight) for name, weight in before.items())
+    assert same_weights(out, before)
     assert lines(out) == dynamics
     assert last_checkpoint(out) == out / "checkpoint-5"
 
@@ -158,18 +145,11 @@ def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(train: Train, tmp_p
     assert len(lines(out)) == 4
 
 
-def test_a_second_run_in_the_same_folder_is_refused(
-    small: Path, train: Train, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    command = words(small, out, max_steps=4000, save_strategy="no")
-    first = start("wrpo_lib.cli", "train", "smol/wrpo", *command)
-    wait_until(lambda: len(lines(out)) >= 1, first)
-    _, err = train(out, status=2)
+def test_a_second_run_in_the_same_folder_is_refused(train: Train, tmp_path: Path) -> None:
+    with Store(tmp_path / ".lock.jsonl", ()):  # as another run holds it
+        _, err = train(tmp_path, status=2)
     assert "another process" in err
-    first.kill()
-    first.communicate()
-    train(out, max_steps=1)
+    train(tmp_path, max_steps=1)
 
 
 SECRET = "hf_abcdefghijklmnop"
@@ -179,21 +159,14 @@ def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
     recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
     recipe.write_text(f"base: smol/wrpo\nload: {{token: {SECRET}}}\n")
     printed, err = train(out, "--hub_token", SECRET, recipe=str(recipe), max_steps=1)
-    for said in (
-        printed,
-        err,
-        *(path.read_text() for path in (out / "run.json", out / "README.md")),
-    ):
-        assert SECRET not in said
+    written = [(out / name).read_text() for name in ("run.json", "README.md")]
+    assert not any(SECRET in said for said in (printed, err, *written))
     settings = json.loads((out / "run.json").read_text())["settings"]
     assert (settings["training.hub_token"], settings["load"]["token"]) == ("***", "***")
     options = ["--load.attn_implementation", f"no-{SECRET}"]
     _, err = train(tmp_path / "other", *options, recipe=str(recipe), status=2)
     assert "no-***" in err
     assert SECRET not in err
-
-
-# --- kill and resume --------------------------------------------------------------------------
 
 
 def stopped(small: Path, out: Path, how: signal.Signals, **values: Any) -> tuple[int, str]:
@@ -224,9 +197,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
     for row in expected + found:
         assert row.pop("seconds") > 0
     assert found == expected
-    weights = load_file(whole / "model.safetensors")
-    again = load_file(out / "model.safetensors")
-    assert all(again[name].equal(weight) for name, weight in weights.items())
+    assert same_weights(out, whole)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
@@ -241,14 +212,11 @@ def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-# --- several processes ------------------------------------------------------------------------
-
 LAUNCH = """accelerate.commands.launch --num_machines 1 --num_processes 2 --mixed_precision no
 --dynamo_backend no --main_process_ip 127.0.0.1 --main_process_port 0"""
 DDP = "--multi_gpu"  # accelerate finds no GPU and takes gloo
 FSDP2 = """--use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false
---fsdp_state_dict_type FULL_STATE_DICT
---fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+--fsdp_state_dict_type FULL_STATE_DICT --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
 --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer"""
 LORA = ["--lora.r", "4", "--lora.target_modules", "[q_proj,v_proj]"]
 
@@ -285,9 +253,6 @@ def test_two_processes_give_the_losses_of_one(
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-4)
 
 
-# --- data and recipes -------------------------------------------------------------------------
-
-
 def test_fields_of_lora_and_load_evaluation_and_merging(
     small: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,9 +287,8 @@ def test_preference_pairs_serve_where_one_preferred_response_is_read(
 
     They need no ids, their rewards may be whole numbers, and nobody reads their other fields.
     """
-    pairs = tmp_path / "pairs.jsonl"
+    pairs, odd = tmp_path / "pairs.jsonl", [{}, "none", [1], 2**70, {"a": None}]
     preferred = "source_chosen" if recipe == "dpo_off" else "target_chosen"
-    odd: list[Any] = [{}, "none", [1], 2**70, {"a": None}]
     rows = []
     for number, row in enumerate(read_rows(small / "rows.jsonl")):
         sides = {"chosen": row[preferred], "rejected": row["rejected"]}
@@ -364,16 +328,11 @@ BAD = {
 }
 
 
-def assert_one_sentence(train: Train, out: Path, sentence: str, *words: Any) -> None:
-    printed, err = train(out, *words, status=2)
-    said = [line for line in err.splitlines() if line.startswith("wrpo: ")]
-    assert len(said) == 1
-    assert sentence in said[0]
-    assert "Traceback" not in err
-    assert not (out / "dynamics.jsonl").exists()
-    assert "steps done" not in printed
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence_before_training(train: Train, tmp_path: Path, case: str) -> None:
-    assert_one_sentence(train, tmp_path / "out", BAD[case], *case.split())
+    printed, err = train(tmp_path / "out", *case.split(), status=2)
+    (said,) = [line for line in err.splitlines() if line.startswith("wrpo: ")]
+    assert BAD[case] in said
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "dynamics.jsonl").exists()
+    assert "steps done" not in printed

@@ -8,15 +8,11 @@ from importlib import metadata
 from typing import Any
 
 import pytest
-import torch
-from accelerate.utils import send_to_device
 from transformers import LlamaForCausalLM, Trainer
-from transformers.trainer_pt_utils import find_batch_size
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import utils
 
 from wrpo_lib import packing
-from wrpo_lib.packing import Branches
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
 from wrpo_lib.training.data import WRPOCollator
@@ -33,17 +29,15 @@ SIGNATURES = {
 OWN = """objective alpha alpha_schedule tau gamma max_prompt_length alpha_rejected score_unused
 share_prompt share_prompt_backend micro_batch_tokens ref_cache_dir"""
 USED = """activation_offloading beta dataset_num_proc disable_dropout discopop_tau
-f_alpha_divergence_coef learning_rate max_length model_init_kwargs pad_to_multiple_of
-precompute_ref_batch_size precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps
-router_aux_loss_coef trust_remote_code"""
+f_alpha_divergence_coef learning_rate max_length model_init_kwargs precompute_ref_batch_size
+precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps router_aux_loss_coef
+trust_remote_code"""
 
 
-def test_version_is_the_pinned_one() -> None:
+def test_the_trainer_overrides_what_it_did_in_the_pinned_version() -> None:
     version = metadata.version("trl")
     assert version.startswith("1.16."), f"{WHERE}written for TRL 1.16, found {version}"
-
-
-def test_no_other_method_of_the_parents_is_overridden() -> None:
+    assert DPOTrainer.loss_is_scaled_for_ga is False, f"{WHERE}loss_is_scaled_for_ga"
     ours = {name for name, value in vars(WRPOTrainer).items() if inspect.isfunction(value)}
     inherited = {name for name in ours if hasattr(DPOTrainer, name)}
     assert inherited == {"__init__", "training_step", *SIGNATURES}, (
@@ -55,34 +49,14 @@ def test_no_other_method_of_the_parents_is_overridden() -> None:
             assert list(found) == parameters, f"{WHERE}{owner.__name__}.{name}"
 
 
-def test_a_batch_mean_is_divided_by_the_accumulation_steps() -> None:
-    """compute_loss returns a mean over the batch, which the Trainer must know."""
-    assert DPOTrainer.loss_is_scaled_for_ga is False, f"{WHERE}loss_is_scaled_for_ga"
-
-
-def test_config_fields_we_refuse_or_override_exist() -> None:
-    parent = {field.name for field in fields(DPOConfig)}
-    missing = set(UNSUPPORTED) - parent
-    assert not missing, f"{WHERE}DPOConfig dropped {missing}"
-    own = set(OWN.split())
-    assert not own & parent, f"{WHERE}DPOConfig now has {own & parent} itself"
-    assert {field.name for field in fields(WRPOConfig)} - parent == own
-
-
-def test_new_config_fields_are_looked_at() -> None:
+def test_config_fields_are_those_we_looked_at() -> None:
     """A new option of DPOConfig may change its loss: support it, or add it to UNSUPPORTED."""
+    parent = {field.name for field in fields(DPOConfig)}
+    assert {field.name for field in fields(WRPOConfig)} - parent == set(OWN.split())
+    assert set(UNSUPPORTED) <= parent
     known = {*UNSUPPORTED, *USED.split()} - {"train_sampling_strategy"}
     declared = set(DPOConfig.__annotations__) - {"_VALID_DICT_FIELDS"}
     assert declared == known, f"{WHERE}DPOConfig gained {declared - known}, lost {known - declared}"
-
-
-def test_accelerate_leaves_what_is_no_tensor_in_a_batch() -> None:
-    branches = Branches(((1, (1,)),))
-    batch = {"lengths": torch.ones(1, 1), "branches": branches, "prompt_id": ["a"]}
-    moved = send_to_device(batch, "cpu")
-    assert moved["branches"] is branches
-    assert moved["prompt_id"] == ["a"]
-    assert find_batch_size({"lengths": torch.ones(5, 3), "input_ids": torch.ones(1, 40)}) == 5
 
 
 def test_trainer_counts_optimiser_steps_before_the_update() -> None:
@@ -106,5 +80,5 @@ def test_the_tile_of_the_fused_head_is_read_at_each_call(
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", apply)
     monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 8)  # fails where TRL has it no more
     row = {key: [2, 3] for key in ("prompt_ids", *(f"{name}_ids" for name in RESPONSES))}
-    packing.response_logps(model, WRPOCollator(0)([row]))
+    packing.response_logps(model, WRPOCollator()([row]))
     assert seen == [packing.CPU_TILE]

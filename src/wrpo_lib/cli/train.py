@@ -53,9 +53,8 @@ def train(
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
     from wrpo_lib.recipes import find_recipe
-    from wrpo_lib.training import dry_run as small
+    from wrpo_lib.training import run as runs
     from wrpo_lib.training.inputs import override
-    from wrpo_lib.training.run import run
 
     found = override(find_recipe(recipe), context.args)
     if (context.info_name == "sft") != (found.stage == "sft"):
@@ -64,12 +63,12 @@ def train(
     given: dict[str, Any] = {"model": model, "data": data, "eval_data": eval_data}
     found = replace(found, **{name: value for name, value in given.items() if value})
     if dry_run:
-        small.dry_run(found, Path(output_dir) if output_dir else None, _say)
+        runs.dry_run(found, Path(output_dir) if output_dir else None, _say)
         return
     out = Path(output_dir or found.output_dir)
     _say(machine.describe(out))
     machine.check(found, out, int(os.environ.get("WORLD_SIZE", 1)))
-    run(found, out, resume=resume, say=_say)
+    runs.run(found, out, resume=resume, say=_say)
 
 
 def merge(

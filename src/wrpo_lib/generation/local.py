@@ -25,8 +25,8 @@ from wrpo_lib.chat import Messages, Renderer, as_messages
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.request import Request, Response, Sampling
 from wrpo_lib.io import Row
-from wrpo_lib.logprobs import padded
 from wrpo_lib.models import load_causal_lm
+from wrpo_lib.packing import padded
 from wrpo_lib.replies import split_thought
 
 T = TypeVar("T")

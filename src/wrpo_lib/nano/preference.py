@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,12 +24,7 @@ def sft_form(policy_source: Tensor, *others: Tensor, alpha: float) -> objective.
     )
 
 
-FORMS: dict[str, tuple[Callable[..., objective.Objective], tuple[str, ...]]] = {
-    "dpo": (objective.wrpo_loss, ("beta",)),
-    "ipo": (objective.wrpo_ipo_loss, ("tau",)),
-    "simpo": (objective.wrpo_simpo_loss, ("beta", "gamma")),
-    "sft": (sft_form, ()),
-}
+FORMS: dict[str, Any] = {**objective.FORMS, "sft": (sft_form, ())}
 """A form of the objective and its fields; α = 0 is the pairwise form on (y_wt, y_l)."""
 
 WS, WT, L, LS = range(4)

@@ -7,14 +7,11 @@ import warnings
 
 from wrpo_lib.training.callbacks import DynamicsCallback, LivePlot, show_progress
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import WRPOCollator
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 __all__ = [
     "DynamicsCallback",
     "LivePlot",
-    "WRPOCollator",
     "WRPOConfig",
     "WRPOTrainer",
     "sft_trainer",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
@@ -22,9 +23,8 @@ class DynamicsCallback(TrainerCallback):
     """Write every training log to ``path``, a line of JSON each.
 
     A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens as the model computed them, so a shared prompt counts once), and all that is logged.
-    With ``logging_steps`` above 1 its values are means over the steps since the line before. On
-    resume, lines after the resumed step are dropped first; a fresh run starts the file anew.
+    tokens as the model computed them, so a shared prompt counts once), and all that is logged:
+    means over the steps since the line before. On resume, lines of later steps are dropped first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,12 +47,9 @@ class DynamicsCallback(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         values = {key: float(value) for key, value in logs.items()}
-        row = {
-            "step": state.global_step,
-            "seconds": round(self.before["seconds"] + time.perf_counter() - self.start, 3),
-            "tokens": int(self.before["tokens"] + values.pop("num_tokens", 0.0)),
-            **values,
-        }
+        seconds = round(self.before["seconds"] + time.perf_counter() - self.start, 3)
+        tokens = int(self.before["tokens"] + values.pop("num_tokens", 0.0))
+        row = {"step": state.global_step, "seconds": seconds, "tokens": tokens, **values}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -80,47 +77,41 @@ def show_progress(trainer: Any) -> LiveLine:
 class LivePlot(TrainerCallback):
     """Draw rewards, margin and alpha under the cell of a notebook while it trains.
 
-    The picture is replaced at most every ``seconds``, and stays when training has ended.
+    The picture is replaced at most every five seconds, and stays when training has ended.
     """
 
-    def __init__(self, seconds: float = 5.0) -> None:
-        self.seconds, self.drawn = seconds, 0.0
-        self.handle: Any = None
+    def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
+        self.handle: Any = None
+        self.drawn = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add a step, and draw when the last picture is old."""
         if state.is_world_process_zero and logs and "loss" in logs:
             self.logs.append({**logs, "step": state.global_step})
-            if time.monotonic() - self.drawn > self.seconds:
-                self.draw()
+        if time.monotonic() - self.drawn > 5:
+            self.on_train_end()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the whole run."""
-        if self.logs:
-            self.draw()
-
-    def draw(self) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Show the steps so far, or replace what is shown."""
+        if not self.logs:
+            return
         from IPython.display import Image, display
         from matplotlib.figure import Figure
 
         from wrpo_lib.figures.style import look
 
-        steps = {name: [log[name] for log in self.logs] for name in self.logs[0]}
-        figure = Figure((6.4, 3.2), layout="constrained")
+        steps, figure = pd.DataFrame(self.logs).set_index("step"), Figure((6.4, 3.2))
         axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
         for name in ("source_chosen", "target_chosen", "rejected", "margins"):
             if f"rewards/{name}" in steps:  # a response of weight 0 may be left out
                 label, color, _, dash = look(name)
-                drawn: Any = {"label": label, "color": color, "linestyle": dash}
-                axis.plot(steps["step"], steps[f"rewards/{name}"], **drawn)
+                axis.plot(steps[f"rewards/{name}"], label=label, color=color, linestyle=dash)
         axis.legend(frameon=False)
         right = axis.twinx()
         right.set_ylabel("α (grey)")
-        right.plot(steps["step"], steps["alpha"], color="#999999", linewidth=1)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        right.plot(steps["alpha"], color="#999999", linewidth=1)
+        figure.savefig(file := io.BytesIO(), format="png", dpi=110, bbox_inches="tight")
         image = Image(data=file.getvalue(), format="png")
         if self.handle is None:
             self.handle = display(image, display_id=True)

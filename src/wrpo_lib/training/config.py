@@ -7,21 +7,15 @@ from typing import Any
 
 from trl import DPOConfig
 
-from wrpo_lib import objective
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.objective import FORMS, SCHEDULES
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.sharing import BACKENDS
-
-FORMS: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
-    "dpo": (objective.dpo_loss, objective.wrpo_loss, ("beta",)),
-    "ipo": (objective.ipo_loss, objective.wrpo_ipo_loss, ("tau",)),
-    "simpo": (objective.simpo_loss, objective.wrpo_simpo_loss, ("beta", "gamma")),
-}
-"""A form of the objective: its pairwise loss, WRPO's, and the fields both take."""
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "loss_type": ("sigmoid", ["sigmoid"]),  # `objective` says the form
     **dict.fromkeys(("loss_weights", "ld_alpha", "pad_token"), (None,)),
+    "pad_to_multiple_of": ("auto", None),
     **dict.fromkeys(("use_weighting", "padding_free", "sync_ref_model"), (False,)),
     "f_divergence_type": ("reverse_kl",),
     "label_smoothing": (0.0,),
@@ -32,9 +26,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 CHOICES: dict[str, tuple[Any, ...]] = {
     "objective": tuple(FORMS),
-    "alpha_schedule": tuple(objective.SCHEDULES),
+    "alpha_schedule": SCHEDULES,
     "share_prompt": ("auto", "true", "false"),
-    "share_prompt_backend": tuple(BACKENDS),
+    "share_prompt_backend": BACKENDS,
     **UNSUPPORTED,
 }
 
@@ -48,14 +42,9 @@ class WRPOConfig(DPOConfig):
     keep the policy closer to the reference; in the simpo form, which has none, ``beta`` sharpens.
 
     A prompt is cut to its last ``max_prompt_length`` tokens when prompt and response together
-    exceed ``max_length``; then each response is cut on its own to what is left. A response of
-    weight 0 all along costs a third of the tokens: ``score_unused=False`` leaves it out.
-    ``share_prompt`` computes prompts once where the model can (``auto``), or it is an error
-    (``true``); see :mod:`wrpo_lib.sharing`. ``micro_batch_tokens`` bounds memory: a batch goes
-    through the model in parts of at most so many tokens, one example at least.
-
-    Defaults are the paper's for the DPO form. Table 6 has for IPO tau 0.01, learning rate 1e-6; for
-    SimPO beta 10, gamma 0, alpha 0.5, learning rate 6e-7.
+    exceed ``max_length``; then each response is cut on its own to what is left. Defaults are the
+    paper's for the DPO form. Table 6 has for IPO tau 0.01, learning rate 1e-6; for SimPO beta 10,
+    gamma 0, alpha 0.5, learning rate 6e-7.
 
     :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
@@ -76,10 +65,10 @@ class WRPOConfig(DPOConfig):
     logging_steps: float = 1  # ours: the dynamics are a result
     activation_checkpointing: bool | None = True  # official config, as TRL's default
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
-    score_unused: bool = True  # ours; score responses of weight 0 for the metrics
-    share_prompt: str | bool = "auto"  # ours
+    score_unused: bool = True  # ours; False leaves a response out that has weight 0 all along
+    share_prompt: str | bool = "auto"  # ours; where the model can, true: or an error
     share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
-    micro_batch_tokens: int | None = None  # ours
+    micro_batch_tokens: int | None = None  # ours; of the parts in which a batch meets the model
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
 
@@ -94,23 +83,16 @@ class WRPOConfig(DPOConfig):
         for name in ("alpha", "alpha_rejected"):
             if not 0.0 <= vars(self)[name] <= 1.0:
                 raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
-        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
-            raise WRPOError(f"micro_batch_tokens is {self.micro_batch_tokens}; give 1 or more")
-        if self.alpha_rejected and (self.objective != "dpo" or len(self.responses) != 4):
-            raise WRPOError(
-                "alpha_rejected belongs to the dpo form with both chosen responses; set it to 0"
-            )
-        if self.objective == "simpo":  # has no reference, and so TRL loads none
-            self.precompute_ref_log_probs = True
+        if self.alpha_rejected and self.objective != "dpo":
+            raise WRPOError("alpha_rejected belongs to the dpo form; set it to 0")
         super().__post_init__()
 
     @property
     def responses(self) -> tuple[str, ...]:
         """Names of the responses that a run computes, chosen ones first."""
-        unused = ""
+        names = [*RESPONSES, *(["source_rejected"] if self.alpha_rejected else [])]
         if not self.score_unused and self.alpha == 0:
-            unused = "source_chosen"
+            names.remove("source_chosen")
         if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
-            unused = "target_chosen"
-        extra = ("source_rejected",) if self.alpha_rejected else ()
-        return (*(name for name in RESPONSES if name != unused), *extra)
+            names.remove("target_chosen")
+        return tuple(names)

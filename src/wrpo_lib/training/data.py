@@ -11,7 +11,6 @@ import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, load_from_disk
-from trl.trainer.utils import pad
 
 from wrpo_lib import packing
 from wrpo_lib.chat import Truncation, render
@@ -24,26 +23,10 @@ REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
 logger = get_logger(__name__)
 
 
-def row_id(row: dict[str, Any], number: int) -> str:
-    """How errors in training name a row; not every form of data has a ``prompt_id``."""
-    return str(row.get("prompt_id") or f"row {number}")
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """The tokenizer's padding token, which is masked; the end token where it has none."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.pad_token_id is None:
-        raise WRPOError("the tokenizer has neither pad nor end token; set its eos_token")
-    return int(tokenizer.pad_token_id)
-
-
 def tokenize(
     dataset: Dataset, tokenizer: Any, fields: tuple[str, ...], args: Any, name: str
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
-
-    ``args`` has the limits; ``name`` says which data.
 
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
         room for one, with its row, and where every response is cut.
@@ -64,29 +47,26 @@ def tokenize(
             raise WRPOError(f"{where}: {error}") from error
         found.add(made, list(fields))
         ids = zip(fields, made.response_ids, strict=True)
-        known = {"prompt_id": row_id(row, number), "prompt_ids": made.prompt_ids}
+        known = {"prompt_id": row.get("prompt_id") or f"row {number}"}
+        known["prompt_ids"] = made.prompt_ids
         rows.append(known | {f"{field}_ids": response for field, response in ids})
     if min(found[field] for field in fields) == len(rows):
-        raise WRPOError(
-            f"every response of the {name} data is longer than max_length {limits[0]} allows, so "
-            "no response would be seen to its end; raise max_length"
-        )
+        what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
+        raise WRPOError(f"{what}, so no response would be seen to its end; raise max_length")
     log = logger.warning if found.total() > len(rows) else logger.info
     log(f"{name} data: {found.report()}")
     return Dataset.from_list(rows), found
 
 
 def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
-    """The same rows, read from a folder that their token ids and the precision name.
+    """The same rows, read from a folder that their content and the precision name.
 
     TRL caches the reference pass beside the data set's own file, under a fingerprint of data and
     model; in memory there is no such file. Runs over alpha, beta or the objective find it there.
     """
     digest = hashlib.sha256(repr((args.bf16, args.fp16)).encode())
-    for name in sorted(name for name in rows.column_names if name.endswith("_ids")):
-        for chunk in rows.data.column(name).chunks:
-            digest.update(chunk.value_lengths().to_numpy(zero_copy_only=False))
-            digest.update(chunk.flatten().to_numpy())
+    for row in rows:
+        digest.update(repr(row).encode())
     folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
     path = folder / digest.hexdigest()[:16]
     with PartialState().main_process_first():
@@ -99,15 +79,12 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
 class WRPOCollator:
     """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
 
-    Returns ``lengths`` (B, R), response tokens with the end token; ``input_ids``,
-    ``attention_mask`` and ``completion_mask``, each (R·B, T), all y_ws first, then all y_wt, then
-    all y_l, or with ``share_prompt`` one row (1, T) of :func:`wrpo_lib.packing.pack`; ``prompt_id``
-    and the reference's log-probabilities where the rows have them. Rows of more than
-    ``micro_batch_tokens`` in all come as ``parts``, batches each with its ``share`` of the rows.
+    Returns ``lengths`` (B, R), response tokens with the end token; what the model reads, R·B padded
+    rows or, with ``share_prompt``, one packed row (:mod:`wrpo_lib.packing`); ``prompt_id`` and the
+    reference's log-probabilities where the rows have them. Rows of more than ``micro_batch_tokens``
+    in all come as ``parts``, batches each with its ``share`` of the rows.
     """
 
-    pad_token_id: int
-    pad_to_multiple_of: int | None = None
     responses: tuple[str, ...] = RESPONSES
     share_prompt: bool = False
     micro_batch_tokens: int | None = None
@@ -115,48 +92,26 @@ class WRPOCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
         sizes = [self._size(row) for row in rows]
-        slices = packing.split_by_tokens(sizes, self.micro_batch_tokens)
-        if len(slices) == 1:
+        groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
+        if len(groups) == 1:
             return self._batch(rows)
-        groups = [rows[part] for part in slices]
         parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
         names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
         return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
 
     def _size(self, row: dict[str, Any]) -> int:
         """Tokens of an example."""
-        answers = [len(row[f"{name}_ids"]) for name in self.responses]
-        return sum(answers) + len(row["prompt_ids"]) * (1 if self.share_prompt else len(answers))
+        lengths = [len(row[f"{name}_ids"]) for name in self.responses]
+        return sum(lengths) + len(row["prompt_ids"]) * (1 if self.share_prompt else len(lengths))
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt_ids"] for row in rows]
-        answers = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
-        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in answers])
-        batch: dict[str, Any] = {"lengths": lengths}  # first: accelerate counts examples by it
-        if self.share_prompt:
-            fill = {"pad_token_id": self.pad_token_id, "multiple": self.pad_to_multiple_of or 1}
-            batch |= packing.pack(prompts, answers, **fill)
-        else:
-            batch |= self._rows(prompts, answers)
+        responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
+        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
+        arrange = packing.pack if self.share_prompt else packing.pad
+        # lengths first: accelerate counts examples by it
+        batch = {"lengths": lengths, **arrange(prompts, responses)}
         for name in REF_LOGPS:
             if name in rows[0]:
                 batch[name] = torch.tensor([row[name] for row in rows])
-        if "prompt_id" in rows[0]:
-            batch["prompt_id"] = [row["prompt_id"] for row in rows]
-        return batch
-
-    def _rows(self, prompts: list[list[int]], answers: list[list[list[int]]]) -> dict[str, Any]:
-        pairs = [
-            (prompt, of_row[k])
-            for k in range(len(self.responses))
-            for prompt, of_row in zip(prompts, answers, strict=True)
-        ]
-        columns = {
-            "input_ids": ([p + r for p, r in pairs], self.pad_token_id),
-            "attention_mask": ([[1] * len(p + r) for p, r in pairs], 0),
-            "completion_mask": ([[0] * len(p) + [1] * len(r) for p, r in pairs], 0),
-        }
-        return {
-            name: pad(list(map(torch.tensor, rows)), filler, "right", self.pad_to_multiple_of)
-            for name, (rows, filler) in columns.items()
-        }
+        return batch | {"prompt_id": [row.get("prompt_id") for row in rows]}

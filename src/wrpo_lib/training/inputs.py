@@ -19,16 +19,13 @@ from transformers import BitsAndBytesConfig
 from trl import SFTConfig
 
 from wrpo_lib import models
-from wrpo_lib.chat import as_messages, is_rendered
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
-from wrpo_lib.quadruples.schema import validate_quadruples
+from wrpo_lib.quadruples.schema import as_written, side_text, validate_quadruples
 from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import row_id
 
 KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
-
 SECRET = re.compile(
     r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
     r'("(?:[^"\\]|\\.)*")'
@@ -83,21 +80,17 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return checked(KINDS[recipe.stage], recipe.training, recipe.where, "training.")
 
 
-def training_arguments(recipe: Recipe, output_dir: Path, **extra: Any) -> Any:
-    """``SFTConfig`` or ``WRPOConfig`` of a recipe, whose own values replace those of ``extra``."""
+def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe."""
+    cuda = torch.cuda.is_available()
+    values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
+    values |= {
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": cuda,
+        "use_cpu": not cuda,
+    }
     with named(recipe):
-        values = {
-            "seed": 42,  # paper section 4.1
-            "report_to": "none",
-            "logging_steps": 1,
-            "use_cpu": not torch.cuda.is_available(),
-            "bf16": False,
-            "activation_checkpointing": False,
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            **extra,
-            **settings(recipe),
-            "output_dir": str(output_dir),
-        }
+        values |= {**settings(recipe), "output_dir": str(output_dir)}
         args = KINDS[recipe.stage](**values)
     if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
         args._n_gpu = 1
@@ -113,19 +106,6 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
-def model_name(recipe: Recipe) -> str:
-    """The recipe's ``model``, which somebody must have named."""
-    if not recipe.model:
-        raise WRPOError("names no model; pass --model (a hub id, a folder or a GGUF file)")
-    return recipe.model
-
-
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The model's tokenizer."""
-    with named(recipe):
-        return models.load_tokenizer(model_name(recipe))
-
-
 def load_model(recipe: Recipe) -> Any:
     """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
     options: dict[str, Any] = dict(recipe.load)
@@ -133,15 +113,12 @@ def load_model(recipe: Recipe) -> Any:
         if recipe.quantization:  # every process holds the whole model, on its own GPU
             options["device_map"] = {"": PartialState().local_process_index}
             options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
-        return models.load_trainable(model_name(recipe), **options)
+        return models.load_trainable(recipe.model or "", **options)
 
 
-def responses(recipe: Recipe) -> tuple[str, ...]:
-    """The responses that a run of ``recipe`` reads: y_ws for SFT, those it computes otherwise."""
-    if recipe.stage == "sft":
-        return ("source_chosen",)
-    wanted: tuple[str, ...] = training_arguments(recipe, recipe.output_dir).responses
-    return wanted
+def responses(args: Any) -> tuple[str, ...]:
+    """The responses that a run reads: y_ws for SFT, those it computes otherwise."""
+    return getattr(args, "responses", ("source_chosen",))
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
@@ -156,7 +133,8 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
     data = data or recipe.data
     if not data:
         raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
-    rows, wanted = read_rows(data), responses(recipe)
+    rows = read_rows(data)
+    wanted = responses(training_arguments(recipe, recipe.output_dir))
     kind = "sft" if recipe.stage == "sft" else "quadruples"
     columns = {name: name for name in wanted}
     if len(wanted) == 2 and "chosen" in rows[0]:
@@ -167,14 +145,7 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
             raise WRPOError(problem.sentence(data))
     made = []
     for number, row in enumerate(rows, 1):
-        prompt = row["prompt"]
-        if not is_rendered(prompt):
-            prompt = as_messages(prompt, f"{data}, row {number}")
-        texts = {name: _text(row.get(column)) for name, column in columns.items()}
-        made.append({"prompt_id": row_id(row, number), "prompt": prompt, **texts})
+        texts = {name: side_text(row.get(column)) for name, column in columns.items()}
+        name = str(row.get("prompt_id") or f"row {number}")
+        made.append({"prompt_id": name, "prompt": as_written(row["prompt"]), **texts})
     return Dataset.from_list(made, on_mixed_types="use_json")
-
-
-def _text(side: Any) -> Any:
-    """A response; TRL's pairs also have it as messages that end in it."""
-    return side[-1]["content"] if isinstance(side, list) else side

@@ -1,8 +1,9 @@
-"""From a recipe to a trained policy: the one code path of every profile."""
+"""From a recipe to a trained policy: the one code path of every profile, and a dry run of it."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -18,23 +19,15 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Store, file_hash, write_atomically, write_json
-from wrpo_lib.models import locate
+from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
+from wrpo_lib.models import load_tokenizer, locate
 from wrpo_lib.recipes import Recipe
 from wrpo_lib.records import provenance
+from wrpo_lib.tiny import build_model, build_tokenizer
+from wrpo_lib.training import inputs
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
-from wrpo_lib.training.inputs import (
-    SECRET,
-    load_data,
-    load_model,
-    load_tokenizer,
-    lora_config,
-    named,
-    settings,
-    training_arguments,
-)
-from wrpo_lib.training.sft import sft_trainer
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training.inputs import SECRET, named
+from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
 FREE = (
@@ -42,70 +35,42 @@ FREE = (
     *("logging_", "save_", "eval_", "report_to", "ref_"),
 )
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
+ROWS = 32  # of a dry run, as what follows
+SMALL: dict[str, Any] = {
+    **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
+    **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
+}
+MODEL: dict[str, Any] = {
+    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2},
+}
 
 
 def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
     """Model, tokenizer and rows that a recipe names."""
-    rows, tokenizer = load_data(recipe), load_tokenizer(recipe)
-    return load_model(recipe), tokenizer, rows
-
-
-def train(
-    recipe: Recipe,
-    model: Any,
-    tokenizer: Any,
-    data: Dataset,
-    output_dir: Path,
-    *,
-    dynamics_file: Path | None = None,
-    eval_data: Dataset | None = None,
-    checkpoint: Path | None = None,
-    **extra: Any,
-) -> Any:
-    """Train ``model`` in place by ``recipe``; returns the finished trainer.
-
-    ``data`` holds quadruples, or prompts with y_ws for SFT; ``extra`` are training arguments that
-    the recipe leaves open. :func:`run` loads, checks, records and saves around it.
-    """
-    make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
     with named(recipe):
-        trainer = make(
-            model=model,
-            args=training_arguments(recipe, output_dir, **extra),
-            train_dataset=data,
-            eval_dataset=eval_data,
-            processing_class=tokenizer,
-            peft_config=lora_config(recipe),
-            callbacks=[DynamicsCallback(dynamics_file)] if dynamics_file else None,
-        )
-    live = show_progress(trainer)
-    try:
-        with suppress(NothingLeft):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        if live.training_bar is not None:
-            live.training_bar.close()  # so that what follows stands on its own line
-    return trainer
+        rows, tokenizer = inputs.load_data(recipe), load_tokenizer(recipe.model or "")
+    return inputs.load_model(recipe), tokenizer, rows
 
 
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Any:
-    """What ``wrpo train`` and ``wrpo sft`` do with a recipe; one run at a time in ``output_dir``.
+    """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    It gets the run record, the training dynamics and checkpoints while the run goes on, and at its
-    end the model, the tokenizer and a model card.
+    One run at a time in ``output_dir``, which gets the run record, the training dynamics and
+    checkpoints while it goes on, and at its end the model, the tokenizer and a model card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args, state = training_arguments(recipe, output_dir), PartialState()
-        lora_config(recipe)
+        args, state = inputs.training_arguments(recipe, output_dir), PartialState()
+        adapter = inputs.lora_config(recipe)
         if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
-        data = load_data(recipe)
-        eval_data = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-        tokenizer = load_tokenizer(recipe)
+        data = inputs.load_data(recipe)
+        eval_data = inputs.load_data(recipe, recipe.eval_data) if recipe.eval_data else None
+        tokenizer = load_tokenizer(recipe.model or "")
         record = describe(recipe, args, len(data))
     lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
     with lock, _going_on(output_dir):
@@ -113,16 +78,25 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        model = load_model(recipe)
-        say(
-            f"{record['recipe']}: {len(data)} rows, {record['settings']['rows_per_step']} per step "
-            f"(per device {args.train_batch_size} x accumulation "
-            f"{args.gradient_accumulation_steps} x processes {args.world_size})"
-        )
+        batch = f"per device {args.train_batch_size} x accumulation "
+        batch += f"{args.gradient_accumulation_steps} x processes {args.world_size}"
+        size = record["settings"]["rows_per_step"]
+        say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
-        files: dict[str, Any] = {"dynamics_file": output_dir / "dynamics.jsonl"}
-        files |= {"eval_data": eval_data, "checkpoint": checkpoint}
-        trainer = train(recipe, model, tokenizer, data, output_dir, **files)
+        make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
+        given: dict[str, Any] = {"train_dataset": data, "eval_dataset": eval_data}
+        given |= {"processing_class": tokenizer, "peft_config": adapter}
+        given["callbacks"] = [DynamicsCallback(output_dir / "dynamics.jsonl")]
+        model = inputs.load_model(recipe)
+        with named(recipe):
+            trainer = make(model, args=args, **given)
+        live = show_progress(trainer)
+        try:
+            with suppress(NothingLeft):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            if live.training_bar is not None:
+                live.training_bar.close()  # so that what follows stands on its own line
         steps = trainer.state.global_step
         if checkpoint and checkpoint.name == f"checkpoint-{steps}":
             say("nothing was left to train")
@@ -163,14 +137,14 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     if state.is_main_process:
         (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
         if recipe.merge:  # into the base, not quantised
-            base = load_model(replace(recipe, quantization=None))
+            base = inputs.load_model(replace(recipe, quantization=None))
             PeftModel.from_pretrained(base, target).merge_and_unload().save_pretrained(output_dir)
         trainer.processing_class.save_pretrained(output_dir)
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
         card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
         text = card.read_text(encoding="utf-8").replace('model="None"', f'model="{output_dir}"')
-        link = "[None](https://huggingface.co/None)"
-        write_atomically(card, text.replace(link, f"`{recipe.model}`"))
+        text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
+        write_atomically(card, text)
     state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
@@ -189,24 +163,20 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    training = {k: v for k, v in settings(recipe).items() if not k.startswith(FREE)}
+    fixed = {k: v for k, v in inputs.settings(recipe).items() if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    same = {
+        "model": {path.name: file_hash(path) for path in weights} or recipe.model,
+        "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
+        "rows_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        **{name: getattr(recipe, name) for name in ("stage", "lora", "load", "quantization")},
+        **{f"training.{key}": value for key, value in {**fixed, "seed": args.seed}.items()},
+    }
     record = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
-        "settings": {
-            "stage": recipe.stage,
-            "model": {path.name: file_hash(path) for path in weights} or recipe.model,
-            "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
-            "rows_per_step": per_step,
-            "lora": recipe.lora,
-            "load": recipe.load,
-            "quantization": recipe.quantization,
-            **{f"training.{key}": value for key, value in training.items()},
-            "training.seed": args.seed,
-        },
+        "settings": same,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         **provenance(),
         "arguments": args.to_sanitized_dict(),
@@ -232,8 +202,53 @@ def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | N
     before, now = old["settings"], record["settings"]
     for name in sorted({*before, *now}):
         if before.get(name) != now.get(name):
-            raise WRPOError(
-                f"{folder} was started with {name} {before.get(name)!r}, this run has "
-                f"{now.get(name)!r}; resume with the same recipe, or use another --output_dir"
-            )
+            what = f"was started with {name} {before.get(name)!r}, this run has {now.get(name)!r}"
+            remedy = "resume with the same recipe, or use another --output_dir"
+            raise WRPOError(f"{folder} {what}; {remedy}")
     return checkpoint
+
+
+def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Any:
+    """Run ``recipe`` in small, load what it saved, and say what was replaced.
+
+    Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if recipe.data and Path(recipe.data).is_file():
+            say(f"dry run: {recipe.data} has {len(inputs.load_data(recipe))} good rows")
+        sizes = ", ".join(f"{name} {value}" for name, value in SMALL.items())
+        say(f"dry run: a random {recipe.architecture} in float32, {ROWS} invented rows, {sizes}")
+        out = output_dir or Path(folder) / "out"
+        small = shrink(recipe, Path(folder))
+        trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
+        inputs.load_model(replace(small, model=str(out)))
+        losses = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
+        say(f"dry run of {recipe.where}: losses {losses}, saved model loads again")
+    return trainer
+
+
+def shrink(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe on a tiny model and few rows, which are written to ``folder``."""
+    rows, model, tokenizer = folder / "rows.jsonl", folder / "model", build_tokenizer([])
+    write_rows(map(_row, range(ROWS)), rows)
+    tokenizer.save_pretrained(model)
+    with named(recipe):
+        shape = {"model_type": recipe.architecture, **MODEL}
+        build_model(shape, tokenizer, seed=0).save_pretrained(model)
+    training = {**recipe.training, **SMALL}
+    if recipe.stage == "preference":
+        training |= {"max_prompt_length": 64, "ref_cache_dir": None}
+    changes: dict[str, Any] = {"model": str(model), "data": str(rows), "training": training}
+    changes |= {"eval_data": str(rows) if recipe.eval_data else None}
+    return replace(recipe, **changes, load={"dtype": "float32"}, quantization=None)
+
+
+def _row(number: int) -> dict[str, Any]:
+    total = 2 * number + 3
+    return {
+        "prompt_id": f"dry-run-{number}",
+        "prompt": f"What is {number} plus {number + 3}?",
+        "source_chosen": f"The sum of {number} and {number + 3} is {total}.",
+        "target_chosen": f"It is {total}.",
+        "rejected": f"It is {2 * number}.",
+    }

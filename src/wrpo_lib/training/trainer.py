@@ -1,4 +1,4 @@
-"""``WRPOTrainer``: TRL's ``DPOTrainer`` with two chosen responses and a rising alpha.
+"""``WRPOTrainer``, TRL's ``DPOTrainer`` with two chosen responses and a rising alpha, and SFT.
 
 A quadruple is a DPO pair whose chosen side holds two responses. So TRL's own code loads, wraps,
 precomputes and caches the reference, trains, resumes and saves; what is here renders quadruples,
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,15 +20,15 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
-from trl import DPOTrainer
+from trl import DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import use_adapter
 
 from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.models import frozen_copy
-from wrpo_lib.objective import Objective, alpha_at
-from wrpo_lib.training.config import FORMS, WRPOConfig
-from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, pad_token_id, tokenize
+from wrpo_lib.objective import FORMS, Objective, alpha_at
+from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, tokenize
 
 logger = get_logger(__name__)
 
@@ -57,15 +58,8 @@ class WRPOTrainer(DPOTrainer):
     }
 
     def __init__(
-        self,
-        model: Any,
-        ref_model: Any = None,
-        args: WRPOConfig | None = None,
-        *,
-        processing_class: Any,
-        **kwargs: Any,
+        self, model: Any, ref_model: Any = None, *, args: WRPOConfig, **kwargs: Any
     ) -> None:
-        args = args or WRPOConfig("WRPO")
         args.remove_unused_columns = False  # rows hold nothing but what the collator reads
         self.responses = args.responses
         self.truncation: dict[str, Any] = {}
@@ -76,25 +70,17 @@ class WRPOTrainer(DPOTrainer):
             raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
         if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
-        if ref_model is None and not adapted and not args.precompute_ref_log_probs:
-            ref_model = frozen_copy(model)
-        pad = pad_token_id(processing_class)
-        collator = WRPOCollator(pad, args.pad_to_multiple_of, self.responses)
-        collator.micro_batch_tokens = args.micro_batch_tokens
-        kwargs["data_collator"] = collator
-        super().__init__(model, ref_model, args, processing_class=processing_class, **kwargs)
+        if not adapted and ref_model is None:  # TRL would load one from disk in every other case
+            args.precompute_ref_log_probs = True
+        collator = WRPOCollator(self.responses, micro_batch_tokens=args.micro_batch_tokens)
+        super().__init__(model, ref_model, args, data_collator=collator, **kwargs)
         keep_adapters_in_float32(self.model)
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
 
-    def alpha(self, end: float | None = None) -> float:
-        """The fusion coefficient α(t) of the next update, t optimiser steps being done.
-
-        All micro-batches of an accumulated step share it, and a resumed run goes on with it.
-        ``end`` replaces the configured value that the schedule rises to.
-        """
-        end = self.args.alpha if end is None else end
+    def alpha(self, end: float) -> float:
+        """What the schedule that rises to ``end`` gives the next update, alike in all its parts."""
         done, steps = self.state.global_step, self.state.max_steps
         return alpha_at(self.args.alpha_schedule, done, steps, end)
 
@@ -102,7 +88,7 @@ class WRPOTrainer(DPOTrainer):
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
     ) -> Dataset:
         """Render and tokenise quadruples, count what is cut; tokenised data pass through."""
-        if isinstance(dataset, Dataset) and "prompt_ids" in dataset.column_names:
+        if "prompt_ids" in dataset.column_names:
             return dataset
         rows, self.truncation[dataset_name] = tokenize(
             dataset, processing_class, self.responses, args, dataset_name
@@ -110,37 +96,18 @@ class WRPOTrainer(DPOTrainer):
         return keep_on_disk(rows, args) if args.precompute_ref_log_probs else rows
 
     def _choose_forward(self) -> None:
-        """Decide, once and before the first forward pass, whether responses share their prompt."""
+        """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
-        obstacle = broadcast_object_list([self._obstacle()])[0]  # others may hold empty weights
-        if obstacle and self.args.share_prompt == "true":
+        wish, obstacle = self.args.share_prompt, None
+        if wish != "false":
+            obstacle = share(self, self.args.share_prompt_backend)
+        if obstacle and wish == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
-        if obstacle and self.args.share_prompt == "auto":
+        if obstacle:
             logger.warning(f"prompts are not shared: {obstacle}; every response gets its own row")
-        self.shares_prompts = obstacle is None
-        if self.shares_prompts:
-            self.data_collator.share_prompt = True
-            for model in (self.model, self.ref_model):
-                if model is not None:
-                    sharing.enable(bare(self, model), self.args.share_prompt_backend)
-
-    def _obstacle(self) -> str | None:
-        """Why prompts cannot be shared; None when they can."""
-        if self.args.share_prompt == "false":
-            return "share_prompt is false"
-        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            return "the adapter puts tokens of its own before the prompt"
-        if self.args.torch_compile:
-            return "torch_compile would compile anew for the lengths of every row"
-        if self.aux_loss_enabled:
-            return "the router loss of a mixture of experts counts every token of every row"
-        return sharing.obstacle(
-            bare(self, self.model),  # a reference is as the policy
-            self.args.max_length,
-            self.args.share_prompt_backend,
-            trial=not is_deepspeed_zero3_enabled(),
-        )
+        self.shares_prompts = wish != "false" and obstacle is None
+        self.data_collator.share_prompt = self.shares_prompts
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         if self.args.objective == "simpo":  # has no reference
@@ -168,16 +135,9 @@ class WRPOTrainer(DPOTrainer):
         return torch.stack([*losses, super().training_step(model, last, *more)]).sum()
 
     def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean WRPO loss of a batch; records the metrics of the class's description.
-
-        Of a part of a batch, its share of the batch's.
-        """
+        """The mean WRPO loss of a batch, or a part's share of it; records the metrics."""
         router = {"output_router_logits": True} if self.aux_loss_enabled else {}
         logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
         result = self._objective(logps, inputs)
@@ -189,7 +149,6 @@ class WRPOTrainer(DPOTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
-        """The loss of the configured form; without y_ws or y_wt (weight 0), the pairwise one."""
         args = self.args
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
@@ -198,62 +157,110 @@ class WRPOTrainer(DPOTrainer):
         else:
             model = self.ref_model if self.ref_model is not None else self.model
             other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
-        policy = dict(zip(self.responses, logps.unbind(1), strict=True))
-        second = dict(zip(self.responses, other.unbind(1), strict=True))  # reference, or lengths
-        pairwise, weighted, fields = FORMS[args.objective]
+        loss, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
-        if "source_rejected" in policy:
-            options["policy_dispreferred"] = policy.pop("source_rejected")
-            options["ref_dispreferred"] = second.pop("source_rejected")
-            options["alpha_rejected"] = self.alpha(args.alpha_rejected)
-        tensors = [*policy.values(), *second.values()]
-        if len(policy) == 2:
-            return pairwise(*tensors, **options)
-        return weighted(*tensors, alpha=self.alpha(), **options)
+        tensors = []
+        for kind, columns in (("policy", logps), ("ref", other)):  # other: reference, or lengths
+            values: dict[str, Any] = dict(zip(self.responses, columns.unbind(1), strict=True))
+            values.setdefault("source_chosen", values.get("target_chosen"))  # where its weight is 0
+            values.setdefault("target_chosen", values["source_chosen"])
+            tensors += [values[name] for name in RESPONSES]
+            if args.alpha_rejected:
+                options[f"{kind}_dispreferred"] = values["source_rejected"]
+                options["alpha_rejected"] = self.alpha(args.alpha_rejected)
+        return loss(*tensors, alpha=self.alpha(args.alpha), **options)
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add each example's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
             bad = [inputs["prompt_id"][k] for k in (~torch.isfinite(result.losses)).nonzero()[:8]]
-            raise WRPOError(
-                f"the loss is not finite in step {self.state.global_step + 1}, for the prompts "
-                f"{', '.join(bad)}; look at these rows or lower the learning rate, then go on "
-                "from the last checkpoint"
-            )
+            step = f"in step {self.state.global_step + 1}, for the prompts {', '.join(bad)}"
+            remedy = "look at these rows or lower the learning rate, then go on from a checkpoint"
+            raise WRPOError(f"the loss is not finite {step}; {remedy}")
         source, target, fused, rejected = result.rewards
         values = {f"logps/{name}": logps[:, k] for k, name in enumerate(self.responses)}
         for name, reward in (("source", source), ("target", target)):
             if f"{name}_chosen" in self.responses:
                 values[f"rewards/{name}_chosen"] = reward
                 values[f"rewards/{name}_accuracies"] = reward > rejected
-        values["rewards/fused"] = fused
-        values["rewards/rejected"] = rejected
-        values["rewards/margins"] = fused - rejected
-        values["rewards/accuracies"] = fused > rejected
+        values |= {"rewards/fused": fused, "rewards/rejected": rejected}
+        values |= {"rewards/margins": fused - rejected, "rewards/accuracies": fused > rejected}
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, column in zip(values, table.T.tolist(), strict=True):
             self._metrics[mode][name] += column
-        self._metrics[mode]["alpha"].append(self.alpha())
+        self._metrics[mode]["alpha"].append(self.alpha(self.args.alpha))
         if mode == "train":
-            tokens = self.accelerator.gather_for_metrics(packing.n_tokens(inputs))
+            mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
+            tokens = self.accelerator.gather_for_metrics(mask.sum())
             self._total_train_tokens += int(tokens.sum().item()) // self._tp_size
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-def bare(trainer: Any, model: Any) -> Any:
-    """A model without what wraps it: an adapter, a process's shard."""
-    model = trainer.accelerator.unwrap_model(model)
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+def share(trainer: Any, backend: str = "auto") -> str | None:
+    """Let a trainer's models run packed rows; why they cannot, or None."""
+    unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(unwrapped, PeftModel) and unwrapped.active_peft_config.is_prompt_learning:
+        return "the adapter puts tokens of its own before the prompt"
+    if trainer.args.torch_compile:
+        return "torch_compile would compile anew for the lengths of every row"
+    if trainer.aux_loss_enabled:
+        return "the router loss of a mixture of experts counts every token of every row"
+    policy = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+    trial = not is_deepspeed_zero3_enabled()
+    found = sharing.obstacle(policy, trainer.args.max_length, backend, trial=trial)
+    found = broadcast_object_list([found])[0]  # others may hold empty weights
+    if found is None:
+        sharing.enable(policy, backend)
+        if getattr(trainer, "ref_model", None) is not None:  # a reference is as the policy
+            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model), backend)
+    return found
 
 
 def keep_adapters_in_float32(model: Any) -> None:
-    """Undo TRL's bfloat16 for the adapters of a quantised base.
+    """Undo TRL's bfloat16 for those of a quantised base: updates of 5e-6 would round to nothing."""
+    for parameter in model.parameters():
+        if isinstance(model, PeftModel) and parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
-    A learning rate of 5e-6 rounds to nothing beside most bfloat16 weights; peft's own default for
-    every other base is float32.
+
+def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
+    """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
+
+    The data, ``train_dataset`` and perhaps ``eval_dataset``, need ``prompt`` and ``source_chosen``,
+    so quadruples will do. Rows are rendered as in preference training; a response that exceeds
+    ``args.max_length`` together with its prompt loses its end, counted in ``truncation``.
+
+    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
+    ``bfd_split`` keep the rows of a block apart, which then costs no mask where the model can run
+    packed rows; ``wrapped``, which is older, runs rows together.
+
+    :raises WRPOError: for a missing column or an empty text, with its row.
     """
-    if isinstance(model, PeftModel):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    args.completion_only_loss = True
+    truncation = {}
+    for name in ("train_dataset", "eval_dataset"):
+        if (data := kwargs.get(name)) is not None:
+            what, fields = name.replace("_dataset", ""), ("source_chosen",)
+            made, truncation[what] = tokenize(data, processing_class, fields, args, what)
+            kwargs[name] = made.map(_join, remove_columns=made.column_names)
+    trainer = SFTTrainer(model, args, processing_class=processing_class, **kwargs)
+    trainer.truncation = truncation
+    keep_adapters_in_float32(trainer.model)
+    if trainer.padding_free and share(trainer) is None:
+        trainer.data_collator = partial(_with_branches, trainer.data_collator)
+    return trainer
+
+
+def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
+    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
+    mask = [0] * len(prompt) + [1] * len(response)
+    return {"input_ids": prompt + response, "completion_mask": mask}
+
+
+def _with_branches(collate: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """TRL's batch of packed rows, (1, T), and where each ends: attention then needs no (T, T)."""
+    batch = collate(rows)
+    lengths = batch["cu_seq_lens_q"].diff().tolist()
+    return {**batch, "branches": packing.Branches(tuple((n, ()) for n in lengths))}
