@@ -1,7 +1,6 @@
 """Answers and judgements as files hold them: ours and the forms that upstream writes.
 
-A row of upstream's is first brought into our form; texts of judgements are dropped as they are
-read, only lengths are kept.
+Texts of judgements are dropped as they are read, only lengths are kept.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from wrpo_lib.replies import join_parts, split_thought
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
-OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
-RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
-SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
+ERROR = "error"  # status of a call of ours that failed
+PLACE = ("benchmark", "version", "judge", "metric", "model", "baseline")
+PLACE += ("question_id", "turn", "order")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
@@ -112,10 +111,9 @@ def _answers(row: Row) -> list[Row]:
 @cache
 def instructions() -> dict[str, tuple[int, str]]:
     """Of AlpacaEval-2 by key: what :func:`instruction` returns."""
-    path = Path(__file__).with_name("alpaca_eval_instructions.csv")
-    rows = pd.read_csv(path, dtype={"sha256": str})
-    order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
-    return dict(zip(rows["sha256"], zip(rows["index"].tolist(), order, strict=True), strict=True))
+    rows = pd.read_csv(Path(__file__).with_name("alpaca_eval_instructions.csv"), dtype=str)
+    order = rows["model_first"].map({"1": MODEL_FIRST, "0": BASELINE_FIRST})
+    return dict(zip(rows["sha256"], zip(map(int, rows["index"]), order, strict=True), strict=True))
 
 
 def instruction(text: str) -> tuple[int | str, str]:
@@ -155,8 +153,8 @@ def _arena(row: Row) -> list[Row]:
     """
     if "games" in row:
         labels = [(game or {}).get("score") for game in row["games"]]
-        rows = [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
-        return [{**game, "version": "v0.1"} for game in rows]
+        own = {**row, "version": "v0.1"}
+        return [{**own, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
     if "model_a" not in row:
         return [row]
     a, b = row["model_a"], row["model_b"]
@@ -189,47 +187,42 @@ def _read(
             raise
         except ValidationError as error:
             first = error.errors()[0]
-            raise WRPOError(
-                f"{where}, field {(first['loc'] or ('content',))[0]!r}: {first['msg']}; correct "
-                "the row, or is this another kind of file?"
-            ) from error
+            what = f"field {(first['loc'] or ('content',))[0]!r}: {first['msg']}"
+            remedy = "correct the row, or is this another kind of file?"
+            raise WRPOError(f"{where}, {what}; {remedy}") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise WRPOError(f"{where} is malformed ({error!r}); correct the row") from error
 
 
 def place(row: Row) -> tuple[str, ...]:
     """What a judgement of ours is of; its ``request`` also tells texts and settings apart."""
-    return tuple(str(row.get(name)) for name in (*SETTING, "question_id", "turn", "order"))
+    return tuple(str(row.get(name)) for name in PLACE)
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): of each judgement of ours its best attempt.
+    """The rows that count among (where, row): of each judgement of ours the last good attempt.
 
-    An answered call counts before one without a verdict, that before a failed one, and of equals
-    the last. A call that never succeeded stays, with no result, so that it is counted as missing.
-    Rows of other tools have no ``request`` and all count.
+    A call that never succeeded stays, with no result, so that it is counted as missing. Rows of
+    other tools have no ``request`` and all count.
     """
-    best: dict[Any, tuple[int, str, Row]] = {}
+    best: dict[Any, tuple[str, Row]] = {}
     for where, row in rows:
         key: Any = place(row) if "request" in row else where
-        rank = RANKS.get(str(row.get("status")), 0)
-        highest, _, before = best.get(key, (0, "", row))
-        if min(rank, highest) > RANKS[ERROR]:
+        _, before = best.get(key, (where, row))
+        if ERROR not in (before.get("status"), row.get("status")):
             check_same(before, row, where)
-        if rank >= highest:
-            best[key] = rank, where, row
-    return [(where, row) for _, where, row in best.values()]
+        if row.get("status") != ERROR or before.get("status") == ERROR:
+            best[key] = where, row
+    return list(best.values())
 
 
 def check_same(before: Row, row: Row, where: str) -> None:
     """Refuse a second judgement of the same thing, of other texts or made in another way."""
-    if before["request"] != row["request"]:
+    if before.get("request") != row.get("request"):
         ways = ("settings", "template_sha256")
         changed = next((way for way in ways if before.get(way) != row.get(way)), "an answer")
-        raise WRPOError(
-            f"{where}: question {row.get('question_id')!r} was judged before, but {changed} "
-            "differs; choose another --out"
-        )
+        what = f"question {row.get('question_id')!r} was judged before, but {changed} differs"
+        raise WRPOError(f"{where}: {what}; choose another --out")
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
