@@ -27,7 +27,7 @@ PACKAGES = "torch transformers trl peft datasets accelerate numpy pandas scikit-
 
 
 def project_root() -> Path:
-    """The checkout: ``WRPO_HOME`` if set, else the nearest above the working folder or this file."""
+    """The checkout: ``WRPO_HOME``, else the nearest above the working folder or this file."""
     if home := os.environ.get("WRPO_HOME"):
         return Path(home).resolve()
     here = Path.cwd().resolve()
