@@ -93,7 +93,12 @@ def sample(
 
 
 def engine_maker(
-    kind: str, model: str, option: list[str] | None, at: Any, extra_body: str, **hub: Any
+    kind: str,
+    model: str,
+    option: list[str] | None,
+    at: tuple[str, str, int],
+    extra_body: str,
+    **hub: Any,
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
     """What makes the engine, here or in a worker, and the settings that its file records.
 
@@ -109,8 +114,9 @@ def engine_maker(
         options = {key: yaml.safe_load(text) for key, _, text in pairs}
     settings = {"engine": kind, "max_model_len": options.get("max_model_len")}
     settings |= {"revision": hub["revision"], "dtype": hub["dtype"]}
+    extra = read_extra_body(extra_body)
     if kind == "server":
-        server, extra = Server(*at, timeout=600.0), read_extra_body(extra_body)
+        server = Server(*at, timeout=600.0)
         settings |= {"base_url": server.address, "extra_body": without_secrets(extra)}
         options |= {"server": server, "extra_body": extra}
     settings["weights"] = model if kind == "server" else identity(model, hub["revision"])
@@ -141,7 +147,8 @@ def score(
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False))  # says all that is wrong with them
-    scorer, settings = score_rows, dict[str, Any]()
+    scorer: Any = score_rows
+    settings: dict[str, Any] = {}
     if reward_model:
         settings = {"revision": revision, "dtype": dtype}
         hub: dict[str, Any] = {**settings, "trust_remote_code": trust_remote_code}

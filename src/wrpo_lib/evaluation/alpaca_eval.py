@@ -38,8 +38,8 @@ def in_percent(judgements: pd.DataFrame) -> pd.DataFrame:
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers by upstream's names; its
-    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are optional.
+    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers, with its
+    ``standard_error`` over rows. ``order`` and ``length_model`` (characters) are optional.
     """
     known = in_percent(judgements)
     percent = known["points"]
@@ -70,23 +70,17 @@ def length_controlled(
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
     ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, difficulty and regularising rows are left out: right for questions that are
-    not AlpacaEval-2's.
+    Without ``side``, for other questions than AlpacaEval-2's, difficulty and those rows are left
+    out.
 
     Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
     row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
-    Several judgements of a question share its weight. ``replicates`` > 0 refits the regression on
-    that many resamples of ``questions`` (default: those of the rows), with C as chosen; models with
-    the same ``questions`` can be compared (:func:`length_controlled_difference`).
-
-    Returned are ``length_controlled_winrate``, ``lc_interval`` (None without replicates),
-    ``lc_standard_error`` (upstream's spread of the predictions, which leaves out that the
-    regression itself is estimated; None without ``side``) and ``lc_C``.
+    Several judgements of a question share its weight. ``replicates`` refits on as many resamples
+    of ``questions`` (default: those of the rows) give ``lc_interval``; ``lc_standard_error`` is
+    upstream's spread of the predictions, which leaves out that the regression is estimated.
     """
     n = len(in_percent(judgements))
-    if {"model", "baseline"} <= set(judgements) and (
-        judgements["model"] == judgements["baseline"]
-    ).all():  # upstream's rule: the baseline has 50 by construction
+    if judgements.get("baseline", pd.Series()).equals(judgements["model"]):  # upstream's rule
         by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
         return {**by_rule, "lc_interval": None, "lc_C": None}
     design, interval = _Design(judgements, side), None
@@ -129,15 +123,14 @@ class _Design:
         self.rest = np.ones((len(question), 1))  # difficulty where known, constant
         self.gamed, self.gamed_share = np.empty((0, 2)), np.empty(0)
         if side is not None:
-            known = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-            own = known.reindex(judgements["question_id"]).to_numpy(float)
+            difficulty = side.groupby("index")["instruction_difficulty"].first()
+            own = difficulty.reindex(judgements["question_id"]).to_numpy(float)
             if unknown := int(np.isnan(own).sum()):
                 what = f"{unknown} of {len(own)} judgements have no instruction difficulty"
                 raise WRPOError(f"{what}; they are not of AlpacaEval-2")
             self.rest = np.column_stack([own, self.rest])
-            difficulty = side["instruction_difficulty"]
-            length = np.tanh(side["std_delta_len"])
-            self.gamed = np.column_stack([length, difficulty, 0 * difficulty])
+            gamed = [np.tanh(side["std_delta_len"]), side["instruction_difficulty"]]
+            self.gamed = np.column_stack([*gamed, np.zeros(len(side))])
             self.gamed_share = side["preference"].to_numpy(float)
 
     def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

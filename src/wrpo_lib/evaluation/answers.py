@@ -39,8 +39,8 @@ def answer(
 
     def prompts(own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
         for q in benchmark.questions:
-            before = [own.get((q.question_id, number)) for number in range(1, turn)]
-            if turn > len(q.turns) or None in before:
+            before = [text for n in range(1, turn) if (text := own.get((q.question_id, n)))]
+            if turn > len(q.turns) or len(before) < turn - 1:
                 continue
             messages: Messages = []
             for asked, said in zip(q.turns, before, strict=False):

@@ -8,7 +8,7 @@ everything runs with nothing downloaded. Scores of different versions are never 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,17 +123,17 @@ def _read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def _alpaca(*of: str) -> Benchmark:
+def _alpaca(name: str, version: str) -> Benchmark:
     path = fetch("alpaca_eval_2/baseline_gpt4_1106_preview.json")
     rows = enumerate(iter_rows(path))
     questions = [Question(i, row["dataset"], (row["instruction"],)) for i, row in rows]
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
     system, user = (content.strip() for _, content in CHATML.findall(text))
     (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
-    names = ("max_tokens", "temperature", "logprobs", "top_logprobs")
-    settings = {k: config["completions_kwargs"][k] for k in names}
+    kept = ("max_tokens", "temperature", "logprobs", "top_logprobs")
+    settings = {k: config["completions_kwargs"][k] for k in kept}
     template = Template("alpaca_eval_clf", system, user)
-    return Benchmark(*of, questions, {"": template}, settings, path)
+    return Benchmark(name, version, questions, {"": template}, settings, path)
 
 
 def _mt_bench(name: str, version: str) -> Benchmark:
@@ -153,7 +153,7 @@ def _mt_bench(name: str, version: str) -> Benchmark:
     return Benchmark(name, version, questions, templates, settings)
 
 
-def _arena(*of: str) -> Benchmark:
+def _arena(name: str, version: str) -> Benchmark:
     config = _read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
     questions = [
         Question(row["question_id"], row["category"], tuple(t["content"] for t in row["turns"]))
@@ -162,7 +162,7 @@ def _arena(*of: str) -> Benchmark:
     template = Template("arena-hard-v0.1", config["system_prompt"], *config["prompt_template"])
     settings = {k: config[k] for k in ("temperature", "max_tokens")}
     baseline = fetch(f"arena_hard_v0.1/baseline_{config['baseline_model']}.jsonl")
-    return Benchmark(*of, questions, {"": template}, settings, baseline)
+    return Benchmark(name, version, questions, {"": template}, settings, baseline)
 
 
 def _own(name: str, version: str) -> Benchmark:
@@ -180,7 +180,7 @@ def _own(name: str, version: str) -> Benchmark:
     return Benchmark(name, version, questions, templates, own["settings"], baseline)
 
 
-LOADERS = {
+LOADERS: dict[tuple[str, str], Callable[[str, str], Benchmark]] = {
     **{(name, "nano"): _own for name in ("alpaca-eval", "mt-bench", "arena-hard")},
     ("alpaca-eval", "2"): _alpaca,
     ("mt-bench", "0125-references"): _mt_bench,

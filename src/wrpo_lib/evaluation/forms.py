@@ -16,7 +16,7 @@ import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import BASELINE, BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
 from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.replies import join_parts, split_thought
 
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
 ERROR = "error"  # status of a call of ours that failed
-PLACE = ("benchmark", "version", "judge", "metric", "model", "baseline")
-PLACE += ("question_id", "turn", "order")
+SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
@@ -148,21 +147,19 @@ def _mt_bench(row: Row) -> list[Row]:
 def _arena(row: Row) -> list[Row]:
     """Arena-Hard's judgements of two games, or its battles.
 
-    Battles are a row for each unit of weight. Both games name the baseline model_a, so that which
-    game it was is lost: all are written as games that show the baseline first.
+    Battles are a row for each unit of weight, and both games name the baseline model_a, so that
+    which game it was is lost: all are written as games that show the baseline first.
     """
     if "games" in row:
         labels = [(game or {}).get("score") for game in row["games"]]
-        own = {**row, "version": "v0.1"}
-        return [{**own, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
+        row["version"] = "v0.1"
+        return [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
     if "model_a" not in row:
         return [row]
-    a, b = row["model_a"], row["model_b"]
-    own, model, other = ("model_a", a, b) if b == BASELINE != a else ("model_b", b, a)
-    won = {"model_a": "A>B", "model_b": "A>B", "tie": "A=B", "tie (bothbad)": "A=B", own: "B>A"}
-    found = {"model": model, "baseline": other, "judge": row.get("judge", ""), "version": "v0.1"}
-    found |= {"game": 1, "verdict": won.get(row["winner"]), "question_id": row["question_id"]}
-    return [found | {"metric": "battles"}]
+    won = {"model_a": "A>B", "model_b": "B>A", "tie": "A=B", "tie (bothbad)": "A=B"}
+    found = {"model": row["model_b"], "baseline": row["model_a"], "judge": row.get("judge", "")}
+    found |= {"version": "v0.1", "metric": "battles", "question_id": row["question_id"]}
+    return [found | {"game": 1, "verdict": won.get(row["winner"])}]
 
 
 JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
@@ -196,7 +193,7 @@ def _read(
 
 def place(row: Row) -> tuple[str, ...]:
     """What a judgement of ours is of; its ``request`` also tells texts and settings apart."""
-    return tuple(str(row.get(name)) for name in PLACE)
+    return tuple(str(row.get(name)) for name in (*SETTING, "question_id", "turn", "order"))
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:

@@ -91,10 +91,7 @@ def read_label(text: str) -> Reading:
 
 
 def read_rating(text: str) -> Reading:
-    """MT-Bench's score: ``[[x]]``, else ``[x]`` (FastChat's forms), refused outside 1 to 10.
-
-    FastChat takes the first; here all ratings of a reply must agree.
-    """
+    """MT-Bench's score from 1 to 10: ``[[x]]``, else ``[x]``; all must agree (FastChat: first)."""
     number = r"\[(\d+\.?\d*)\]"
     found = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
     score, problem = _only({float(number) for number in found})
@@ -133,11 +130,10 @@ def counted(
 
 def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
     """The rows that have a verdict, at least two, with its ``points``."""
-    known = judgements.assign(points=points)[points.notna()]
-    if len(known) < 2:
-        what = f"{len(known)} of {len(judgements)} judgements have a verdict"
+    if (known := points.notna()).sum() < 2:
+        what = f"{known.sum()} of {len(judgements)} judgements have a verdict"
         raise WRPOError(f"{what}; judge the rest first")
-    return known
+    return judgements.assign(points=points)[known]
 
 
 def scored(judgements: pd.DataFrame) -> pd.DataFrame:
@@ -146,11 +142,7 @@ def scored(judgements: pd.DataFrame) -> pd.DataFrame:
 
 
 def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Scores of one model from rows with ``question_id``, ``turn`` and ``score``.
-
-    :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
-    ``overall``.
-    """
+    """Means over all rows of one model, as upstream, from ``question_id``, ``turn``, ``score``."""
     known = scored(judgements)
     turns = known.groupby("turn")["score"].mean()
     return {
@@ -173,10 +165,10 @@ def battles(judgements: pd.DataFrame) -> pd.DataFrame:
 
 
 def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
+    """Percent of weighted battles won by one model, from rows with ``question_id``, ``game`` and
+    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate.
 
-    :func:`counted`, and ``score``: percent of weighted battles won, ties half, which with a single
-    baseline is the Bradley–Terry win rate. ``n_total`` and ``n_ties`` count weighted battles.
+    ``n_total`` and ``n_ties`` count weighted battles.
     """
     known = battles(judgements)
     return {
