@@ -199,8 +199,7 @@ def place(row: Row) -> tuple[str, ...]:
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
     """The rows that count among (where, row): of each judgement of ours the last good attempt.
 
-    A call that never succeeded stays, with no result, so that it is counted as missing. Rows of
-    other tools have no ``request`` and all count.
+    A call that never succeeded stays and counts as missing. Other tools' rows have no ``request``.
     """
     best: dict[Any, tuple[str, Row]] = {}
     for where, row in rows:
@@ -225,8 +224,9 @@ def check_same(before: Row, row: Row, where: str) -> None:
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     """All judgements of a file, one per row; one without a verdict has NaN or None.
 
-    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`. Raises
-    :class:`WRPOError` with file, row and field for what is no judgement of ``benchmark``.
+    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`.
+
+    :raises WRPOError: with file, row and field, for what is no judgement of ``benchmark``.
     """
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
@@ -246,8 +246,7 @@ class Texts(dict[tuple[int | str, int], str | None]):
 def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
     """The answers of each model in a file, joined by id or instruction.
 
-    An unknown question, another version, or a second answer to the same question and turn is a
-    :class:`WRPOError` that names file and row.
+    :raises WRPOError: with file and row, for an unknown question or version, or a second answer.
     """
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}
