@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from local_server import Answer, LocalServer
+
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import best_attempts
 from wrpo_lib.io import Row, iter_rows, write_rows
-from wrpo_lib.nano.judge import make_server
 
 
 @contextmanager
 def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -> Iterator[str]:
-    """The base URL of a server that replies with ``responder`` until the block ends.
+    """The base URL of a server that replies with the status and body that ``responder`` gives,
+    after ``latency`` seconds, as a model would need."""
 
-    ``latency`` seconds pass before each reply, as a model would need.
-    """
+    async def handler(body: dict[str, Any]) -> Answer:
+        await asyncio.sleep(latency)
+        status, said = responder(body)
+        return Answer(said, status)
 
-    def slow(body: dict[str, Any]) -> Any:
-        time.sleep(latency)
-        return responder(body)
-
-    with make_server(slow) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with LocalServer(handler) as server:
+        yield server.url
 
 
 def answer_file(name: str, folder: Path) -> Path:

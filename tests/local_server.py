@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,6 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     promised: int | None = None
 
-    def encode(self) -> bytes:
-        body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-        length = len(body) if self.promised is None else self.promised
-        head = {"Content-Type": "application/json", "Content-Length": str(length), **self.headers}
-        lines = [f"HTTP/1.1 {self.status} X", *(f"{k}: {v}" for k, v in head.items()), "", ""]
-        return "\r\n".join(lines).encode() + body
-
 
 def said(text: str, **more: Any) -> Answer:
     """A whole chat completion that says ``text``."""
@@ -79,70 +73,60 @@ def said(text: str, **more: Any) -> Answer:
     return Answer({"object": "chat.completion", "choices": [choice], "usage": usage, **more})
 
 
-Handler = Callable[[dict[str, Any]], Awaitable[Answer]]
+class _Connection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet
+    disable_nagle_algorithm = True
+    server: LocalServer
+
+    def do_POST(self) -> None:
+        own = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with own.lock:
+            own.requests.append(body)
+            own.headers.append(str(self.headers))
+            own.active += 1
+            own.most_active = max(own.most_active, own.active)
+        answer = asyncio.run(own.handler(body))
+        with own.lock:
+            own.active -= 1
+        data = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
+        self.send_response(answer.status)
+        length = len(data) if answer.promised is None else answer.promised
+        head = {"Content-Type": "application/json", "Content-Length": str(length), **answer.headers}
+        for name, value in head.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+        self.wfile.flush()
+        self.close_connection = answer.promised is not None
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
 
 
-class LocalServer:
+class LocalServer(ThreadingHTTPServer):
     """Serves ``handler(body of the request)`` on a free port while the ``with`` block lasts."""
 
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
+    request_queue_size = 512
+    block_on_close = False  # a handler that hangs is left behind
+
+    def __init__(self, handler: Callable[[dict[str, Any]], Awaitable[Answer]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Connection)
+        self.handler: Any = handler
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.requests: list[dict[str, Any]] = []
         self.headers: list[str] = []
         self.active = self.most_active = 0
-        self.serving: set[asyncio.Task[Any] | None] = set()
+        self.lock = threading.Lock()
 
     def __enter__(self) -> LocalServer:
-        self.loop = asyncio.new_event_loop()
-        started = asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=512)
-        self.listener = self.loop.run_until_complete(started)
-        self.url = f"http://127.0.0.1:{self.listener.sockets[0].getsockname()[1]}/v1"
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
+    def __exit__(self, *_: Any) -> None:
+        self.shutdown()
+        self.server_close()
 
-    async def _close(self) -> None:
-        """Cancel what is served; let in what was only just accepted, so that it is closed."""
-        current = asyncio.current_task()
-        while accepted := asyncio.all_tasks() - self.serving - {current}:
-            await asyncio.wait(accepted, timeout=0.01)
-        self.listener.close()
-        tasks = asyncio.all_tasks() - {current}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # for what closing a connection leaves to the loop
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.serving.add(asyncio.current_task())
-        try:
-            await self._connection(reader, writer)
-        finally:
-            writer.close()
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode()
-                fields = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:-2])
-                body = json.loads(await reader.readexactly(int(fields["content-length"])))
-                self.requests.append(body)
-                self.headers.append(head)
-                self.active += 1
-                self.most_active = max(self.most_active, self.active)
-                try:
-                    answer = await self.handler(body)
-                finally:
-                    self.active -= 1
-                writer.write(answer.encode())
-                await writer.drain()
-                if answer.promised is not None:
-                    return
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-            pass
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is no fault."""

@@ -9,7 +9,7 @@ import json
 import random
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,102 +28,68 @@ ODD: list[Any] = [
 ]
 
 
-def ask(k: int) -> list[Row]:
-    return [{"role": "user", "content": f"question {k} with é"}]
-
-
 def say(text: str) -> Row:
     return {"role": "assistant", "content": text}
 
 
-def response(k: int) -> Row:
-    model, sample = "tb"[k // 2 % 2], k % 2
-    named = {"prompt_id": f"p{k // 4}", "prompt": ask(k // 4), "model": model, "sample": sample}
-    return {**named, "text": f"{model} says {sample} to {k // 4}"}
-
-
-def reward(k: int) -> Row:
-    return {**response(k), "reward": k / 2, "reward_model": "rm"}
-
-
-def quadruple(k: int) -> Row:
+def rows_of(k: int) -> dict[str, Row]:
+    """Row number k of a file of every form."""
+    ask = [{"role": "user", "content": f"question {k} with é"}]
+    of = {"prompt_id": f"p{k}", "prompt": ask}
     texts = {name: f"{name} {k}" for name in ("source_chosen", "target_chosen", "rejected")}
-    return {"prompt_id": f"p{k}", "prompt": ask(k), **texts}
-
-
-def official(k: int) -> Row:
+    both = {name: [*ask, say(f"{name} {k}")] for name in ("chosen", "rejected")}
     sides = {"chosen": [say(f"s {k}"), say(f"t {k}")], "rejected": [say(f"l {k}")]}
-    return {"prompt_id": f"p{k}", "prompt": ask(k)[0], **sides}
-
-
-def binarized(k: int) -> Row:
-    both = {name: [*ask(k), say(f"{name} {k}")] for name in ("chosen", "rejected")}
-    return {"prompt": ask(k)[0]["content"], "prompt_id": f"p{k}", **both}
-
-
-def pair(k: int) -> Row:
-    return {"prompt": ask(k), "chosen": [say(f"c {k}")], "rejected": f"l {k}"}
-
-
-def simpo(k: int) -> Row:
-    return {"prompt": f"q {k}", "all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
-
-
-def output(k: int) -> Row:
-    return {"instruction": f"q {k}", "output": f"said {k}", "generator": "g"}
-
-
-def choices(k: int) -> Row:
-    turns = [f"first {k}", f"second {k}"]
-    question = ["weave-BGDH-HCFA", "drift-DGAF-EFDA", "nobody-asks"][k]
-    return {"question_id": question, "model_id": "m", "choices": [{"index": 0, "turns": turns}]}
-
-
-def annotation(k: int) -> Row:
-    sides = {"generator_1": "gpt4_1106_preview", "generator_2": "m"}
-    outputs = {"output_1": f"theirs {k}", "output_2": f"ours, longer {k}"}
-    about = {"instruction": f"question {k}", "annotator": "weighted_alpaca_eval_gpt4_turbo"}
-    return {**about, **sides, **outputs, "preference": 1.2 + k / 5}
-
-
-def graded(k: int) -> Row:
-    judged = {"question_id": 81 + k, "model": "m", "judge": ["gpt-4", "single-v1"]}
-    return {**judged, "turn": 1, "score": k + 5}
-
-
-def games(k: int) -> Row:
-    found = {"question_id": f"q{k}", "model": "m", "judge": "gpt-4"}
-    return {**found, "games": [{"score": "A>B"}, {"score": "B>>A"}]}
-
-
-def battle(k: int) -> Row:
-    return {"question_id": f"q{k}", "model_a": "gpt-4-0314", "model_b": "m", "winner": "model_b"}
+    model, sample = "tb"[k // 2 % 2], k % 2
+    named = {"prompt_id": f"p{k // 4}", "model": model, "sample": sample}
+    asked = {"prompt": [{"role": "user", "content": f"question {k // 4} with é"}]}
+    response = {**named, **asked, "text": f"{model} says {sample} to {k // 4}"}
+    turns = [{"index": 0, "turns": [f"first {k}", f"second {k}"]}]
+    question = ["weave-BGDH-HCFA", "drift-DGAF-EFDA"][k % 2]
+    judged = {"generator_1": "gpt4_1106_preview", "generator_2": "m", "preference": 1.2 + k / 9}
+    judged |= {"output_1": f"theirs {k}", "output_2": f"ours, longer {k}"}
+    judged |= {"instruction": f"q {k}", "annotator": "weighted_alpaca_eval_gpt4_turbo"}
+    grade = {"question_id": 81 + k, "model": "m", "judge": ["gpt-4", "single-v1"]}
+    game = {"question_id": f"q{k}", "model": "m", "judge": "gpt-4"}
+    battle = {"question_id": f"q{k}", "model_a": "gpt-4-0314", "model_b": "m"}
+    samples = {"all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
+    return {
+        "quadruples": {**of, **texts},
+        "official": {**of, "prompt": ask[0], **sides},
+        "binarized": {**of, "prompt": ask[0]["content"], **both},
+        "pairs": {"prompt": ask, "chosen": [say(f"c {k}")], "rejected": f"l {k}"},
+        "simpo": {"prompt": f"q {k}", **samples},
+        "outputs": {"instruction": f"q {k}", "output": f"said {k}", "generator": "g"},
+        "prompts": of,
+        "responses": response,
+        "rewards": {**response, "reward": k / 2, "reward_model": "rm"},
+        "choices": {"question_id": question, "model_id": "m", "choices": turns},
+        "annotations": judged,
+        "graded": {**grade, "turn": 1, "score": k + 2},
+        "games": {**game, "games": [{"score": "A>B"}, {"score": "B>>A"}]},
+        "battles": {**battle, "winner": "model_b"},
+    }
 
 
 CHECK = "data check {f}"
 DATA = [CHECK, "data import {f} {o}.jsonl --model m", "data export {f} {o}.jsonl"]
 JUDGE = "--answers {f} --judge j --estimate --out {o}.jsonl"
-FORMS: dict[str, tuple[Callable[[int], Row], int, list[str]]] = {
-    "quadruples": (quadruple, 3, [*DATA, "data import {f} {o}.parquet", "train"]),
-    "official": (official, 3, DATA),
-    "binarized": (binarized, 3, [*DATA, "train"]),
-    "pairs": (pair, 3, [*DATA, "train"]),
-    "simpo": (simpo, 3, DATA),
-    "outputs": (output, 3, [*DATA, f"judge alpaca-eval {JUDGE}"]),
-    "prompts": (
-        lambda k: {"prompt_id": f"p{k}", "prompt": ask(k)},
-        3,
-        [CHECK, "data split {f} {o}"],
-    ),
-    "responses": (response, 4, [CHECK, "score {f} --nano --out {o}.jsonl"]),
-    "rewards": (reward, 8, [CHECK, "pair {f} --target t --out {o}.jsonl"]),
-    "choices": (choices, 2, [f"judge mt-bench {JUDGE}"]),
-    "annotations": (annotation, 6, ["summarise alpaca-eval {f} --replicates 2"]),
-    "graded": (graded, 4, ["summarise mt-bench {f}", "agreement mt-bench {f} {g}"]),
-    "games": (games, 3, ["summarise arena-hard {f}"]),
-    "battles": (battle, 3, ["summarise arena-hard {f}"]),
+FORMS: dict[str, tuple[int, list[str]]] = {
+    "quadruples": (3, [*DATA, "data import {f} {o}.parquet", "train"]),
+    "official": (3, DATA),
+    "binarized": (3, [*DATA, "train"]),
+    "pairs": (3, [*DATA, "train"]),
+    "simpo": (3, DATA),
+    "outputs": (3, [*DATA, f"judge alpaca-eval {JUDGE}"]),
+    "prompts": (3, [CHECK, "data split {f} {o}"]),
+    "responses": (4, [CHECK, "score {f} --nano --out {o}.jsonl"]),
+    "rewards": (8, [CHECK, "pair {f} --target t --out {o}.jsonl"]),
+    "choices": (2, [f"judge mt-bench {JUDGE}"]),
+    "annotations": (6, ["summarise alpaca-eval {f} --replicates 2"]),
+    "graded": (4, ["summarise mt-bench {f}", "agreement mt-bench {f} {g}"]),
+    "games": (3, ["summarise arena-hard {f}"]),
+    "battles": (3, ["summarise arena-hard {f}"]),
 }
-"""Form -> what makes its row number k, how many rows, and the commands that read it."""
+"""Form -> how many rows, and the commands that read it."""
 
 
 def mutate_rows(draw: random.Random, rows: list[Row]) -> list[Row]:
@@ -208,8 +174,8 @@ def run(capsys: pytest.CaptureFixture[str], seed: int, folder: Path) -> str | No
     """What went wrong with the mutation of this number, None where nothing did."""
     draw = random.Random(seed)
     form = draw.choice(list(FORMS))
-    make, number, commands = FORMS[form]
-    rows = [make(k) for k in range(number)]
+    number, commands = FORMS[form]
+    rows = [rows_of(k)[form] for k in range(number)]
     suffix, data = mutate_file(draw, mutate_rows(draw, rows))
     path, good, out = folder / f"{seed}{suffix}", folder / f"{form}.jsonl", folder / f"out{seed}"
     path.write_bytes(data)
@@ -245,24 +211,14 @@ def stopped(*_: Any) -> None:
     raise TimeoutError("this run does not end")
 
 
-def faults_of(capsys: pytest.CaptureFixture[str], seeds: range, folder: Path) -> str:
-    """What went wrong with these mutations, a line each; "" where nothing did."""
-    before = signal.signal(signal.SIGALRM, stopped)
+@pytest.mark.parametrize("number", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_mutations(number: int, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    before, faults = signal.signal(signal.SIGALRM, stopped), []
     try:
-        faults = []
-        for seed in seeds:
+        for seed in range(number):
             signal.alarm(int(HANGS))
-            faults.append(run(capsys, seed, folder))
+            faults.append(run(capsys, seed, tmp_path))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return "\n".join(fault for fault in faults if fault)
-
-
-def test_a_sample_of_mutations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert faults_of(capsys, range(60), tmp_path) == ""
-
-
-@pytest.mark.slow
-def test_a_thousand_mutations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert faults_of(capsys, range(1000), tmp_path) == ""
+    assert not "\n".join(filter(None, faults))

@@ -67,8 +67,6 @@ FAILED = {"code": 502, "message": "Upstream provider\nfailed"}
         (body(""), "an empty text"),
         (body("<think>hm", "length"), "raise max_tokens"),
         (body(" <think>\n", "length"), "nothing but a thought; raise max_tokens"),
-        (body("<think></think>"), "nothing but a thought"),
-        (body("", "length"), "an empty text"),
         ({"error": {"message": "no key sk-abcdef123456"}}, r"failure: no key \*\*\*"),
         (body(None, reasoning_content="hm"), "nothing but a thought"),
         ({"choices": [7]}, "no chat completion"),

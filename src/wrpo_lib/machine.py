@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_CACHE
@@ -31,10 +32,13 @@ def driver() -> str | None:
     return next(iter(done.stdout.split()), None)
 
 
+def _cards() -> list[Any]:
+    return [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+
+
 def describe(folder: Path) -> str:
     """PyTorch, CUDA, driver, cards with their memory, and the free space, in a line."""
-    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in cards] or ["no GPU"]
+    shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in _cards()] or ["no GPU"]
     version = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
     free = f"{_free(folder) / GIB:.0f} GiB free for {folder}"
     found = f"driver {driver() or 'none'}"
@@ -67,8 +71,7 @@ def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
         _check_card(plan)
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if torch.cuda.is_available() and not on_cpu:
-        devices = range(torch.cuda.device_count())
-        have = min(torch.cuda.get_device_properties(i).total_memory for i in devices)
+        have = min(card.total_memory for card in _cards())
     need = sum(plan.memory(plan.usual, True).values())
     if need > have:
         what = f"needs about {need / GIB:.1f} GiB of memory on a device that has {have / GIB:.1f}"
@@ -87,10 +90,8 @@ def _check_card(plan: Plan) -> None:
     """Why there is no GPU to train on, unless the model is small and the machine has none."""
     here = "or pass --use_cpu true to train without it"
     if found := driver():
-        built = torch.version.cuda
-        if not built:
-            what = f"PyTorch {torch.__version__} was built without CUDA; install its CUDA build"
-        else:
+        what = f"PyTorch {torch.__version__} was built without CUDA; install its CUDA build"
+        if built := torch.version.cuda:
             what = f"PyTorch cannot use it with CUDA {built}; update the driver, see nvidia-smi"
         raise WRPOError(f"this machine has an NVIDIA card (driver {found}), but {what}, {here}")
     if (size := plan.parameters.total) > LARGEST_ON_A_CPU:
@@ -100,5 +101,4 @@ def _check_card(plan: Plan) -> None:
 
 def _free(folder: Path) -> int:
     """Bytes free on the disk that holds ``folder``, which need not exist yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(next(filter(Path.exists, (folder, *folder.absolute().parents)))).free

@@ -1,8 +1,7 @@
 """Run records and tracked results: where every reported number comes from.
 
-``results/<profile>/`` holds small text tables and one ``run.json`` beside them, which records the
-schema, the seeds, the versions, the commit and the hash of each table. Figures and pages read
-tables only through :func:`read_results`, so a stale or truncated file is found before it is shown.
+``results/<profile>/`` holds small tables and a ``run.json`` with schema, seeds, versions, commit
+and the hash of each table. Figures and pages read them through :func:`read_results` only.
 """
 
 from __future__ import annotations
@@ -28,17 +27,13 @@ PACKAGES = "torch transformers trl peft datasets accelerate numpy pandas scikit-
 
 
 def project_root() -> Path:
-    """The checkout that holds ``recipes/`` and ``results/``.
-
-    ``WRPO_HOME`` if set, otherwise the nearest folder above the working directory or this file
-    that has a ``recipes`` folder.
-    """
+    """The checkout: ``WRPO_HOME``, else the nearest above the working folder or this file."""
     if home := os.environ.get("WRPO_HOME"):
         return Path(home).resolve()
-    for start in (Path.cwd().resolve(), Path(__file__).resolve()):
-        for folder in (start, *start.parents):
-            if (folder / "recipes").is_dir() and (folder / "pyproject.toml").is_file():
-                return folder
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents, *Path(__file__).resolve().parents):
+        if (folder / "recipes").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
     what = "no checkout of the companion was found above the working directory"
     raise WRPOError(f"{what}; run from inside one or set WRPO_HOME to its path")
 
@@ -72,28 +67,22 @@ def results_dir(profile: str) -> Path:
 def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
     """Write all tables of a profile and, last, the ``run.json`` that vouches for them.
 
-    A table is written as its name says, ``.csv``, ``.csv.gz`` or ``.parquet``; ``.csv`` is
-    understood.
+    A table's name ends in ``.csv.gz``, ``.parquet`` or nothing, which stands for ``.csv``.
     """
     record = {"schema": SCHEMA, "profile": profile, **provenance(), **record}
     folder, files = results_dir(profile), {}
     for name, table in tables.items():
         path = folder / (name if "." in name else f"{name}.csv")
         with replacing(path) as part:
-            _write_table(table, part)
+            if path.suffix == ".parquet":
+                table.to_parquet(part, index=False, compression="zstd")
+            else:  # the same bytes for the same table: an archive records no time
+                packed: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
+                how: dict[str, Any] = {"float_format": "%.6g", "lineterminator": "\n"}
+                table.to_csv(part, index=False, compression=packed, **how)
         files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
     write_json(folder / "run.json", record | {"files": files})
     return folder
-
-
-def _write_table(table: pd.DataFrame, path: Path) -> None:
-    """The same bytes for the same table: an archive records no time."""
-    if path.suffix == ".parquet":
-        table.to_parquet(path, index=False, compression="zstd")
-        return
-    packed: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-    how: dict[str, Any] = {"float_format": "%.6g", "lineterminator": "\n"}
-    table.to_csv(path, index=False, compression=packed, **how)
 
 
 def read_run(profile: str) -> dict[str, Any]:
@@ -108,10 +97,7 @@ def read_run(profile: str) -> dict[str, Any]:
 
 
 def read_results(profile: str, name: str) -> pd.DataFrame:
-    """One table of tracked results, checked against the hash in ``run.json``.
-
-    ``name`` is the file's, with or without suffixes: a CSV, compressed or not, or a parquet file.
-    """
+    """The tracked table of this name, with or without suffix, if its hash is the recorded one."""
     import pandas as pd
 
     files = read_run(profile)["files"]
@@ -120,10 +106,8 @@ def read_results(profile: str, name: str) -> pd.DataFrame:
         raise WRPOError(f"profile {profile!r} has no table {name!r}; it has {', '.join(files)}")
     path = results_dir(profile) / file
     if not path.is_file() or file_hash(path) != files[file]["sha256"]:
-        raise WRPOError(
-            f"{path} differs from what its run.json records (missing, truncated or edited); "
-            "run `make results` or check it out again"
-        )
+        what = "differs from what its run.json records (missing, truncated or edited)"
+        raise WRPOError(f"{path} {what}; run `make results` or check it out again")
     if path.suffix == ".parquet":
         return pd.read_parquet(path)
     return pd.read_csv(path, keep_default_na=False, na_values=[""])

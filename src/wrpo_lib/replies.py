@@ -19,10 +19,9 @@ LIKE_A_KEY = re.compile(r"\b(sk|key|hf|gsk|xai)[-_][\w*.-]{6,}")
 
 
 def split_thought(text: str) -> tuple[str, str]:
-    """(thought, answer) of a text.
+    """(thought, answer) of a text; a thought that never ends leaves no answer.
 
-    A thought stands at the beginning, or ends in a lone closing mark; one that never ends leaves no
-    answer. Marks further on are the answer's own words.
+    It stands at the beginning, or ends in a lone closing mark. Later marks are the answer's own.
     """
     opened, closed = _OPEN.match(text), _CLOSE.search(text)
     if closed:

@@ -62,7 +62,7 @@ class Server:
 
 
 class Reply(NamedTuple):
-    """The server's answer to one request: ``body`` as it came, or ``error`` in one sentence."""
+    """What came of one request: ``body`` as it came, or ``error`` in one sentence."""
 
     key: Any
     body: dict[str, Any] | None
@@ -146,11 +146,11 @@ class _Client:
                 raise ValueError("no JSON object")
             return Reply(key, answer, None)
         except _Nobody as error:
-            what, remedy = f"does not answer ({error})", "start it or correct its address"
-            raise WRPOError(self._said(f"{what}; {remedy}")) from None
+            what = f"does not answer ({error}); start it or correct its address"
+            raise WRPOError(self._said(what)) from None
         except openai.APIStatusError as error:
-            status, said = error.status_code, error.response.text
-            said = error.response.headers.get("location", said)
+            status = error.status_code
+            said = error.response.headers.get("location", error.response.text)
             what = self._said(f"answered {status}: {said}")
             if status in REMEDIES and (status != 429 or QUOTA in said):
                 raise WRPOError(f"{what}; {REMEDIES[status]}") from None

@@ -19,68 +19,62 @@ from wrpo_lib.io import read_rows, write_rows
 
 
 class Echo:
-    """An engine that answers with what it was told; ``says``: otherwise, by key (None fails)."""
+    """An engine that answers with what it was told, in any order; what is ``lost`` fails."""
 
-    def __init__(self, **says: str | None) -> None:
-        self.says, self.seen = says, []
+    def __init__(self, lost: str = "") -> None:
+        self.lost, self.seen = lost, []
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
-        for request in list(requests)[::-1]:  # any order
+        for request in list(requests)[::-1]:
             self.seen.append(request)
-            _, question, turn = request.key.split("/")
-            text = self.says.get(f"{question}/{turn}", f"to: {request.messages[-1]['content']}")
-            made = Response(request.key, 0, text or "", 3, "stop", request.seed, thought="hm")
-            yield made if text else replace(made, error="out of memory")
+            said = f"to: {request.messages[-1]['content']}"
+            made = Response(request.key, 0, said, 3, "stop", request.seed, thought="hm")
+            failed = request.key.endswith(f"/{self.lost}/1")
+            yield replace(made, text="", error="out of memory") if failed else made
 
 
+REAL = {"alpaca-eval": "2", "arena-hard": "v0.1", "mt-bench": "0125-references"}
+TEMPERATURES = {
+    **dict.fromkeys(("writing", "roleplay"), 0.7),
+    **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
+    **dict.fromkeys(("stem", "humanities"), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_each_benchmark_has_its_own_decoding(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
-    creative, exact = ("writing", "roleplay"), ("extraction", "math", "coding", "reasoning")
-    by_category = {
-        **dict.fromkeys(creative, 0.7),
-        **dict.fromkeys(exact, 0.0),
-        **dict.fromkeys(("stem", "humanities"), 0.1),
-    }
-    for name, version in (
-        ("alpaca-eval", "2"),
-        ("arena-hard", "v0.1"),
-        ("mt-bench", "0125-references"),
-    ):
-        bench, engine = load(name, version), Echo()
-        answer(bench, "mine", engine, tmp_path / f"{name}.jsonl")
-        categories = {str(q.question_id): q.category for q in bench.questions}
-        fixed = {"alpaca-eval": 0.9, "arena-hard": 0.0}.get(name)
-        for request in engine.seen:
-            how, category = request.sampling, categories[request.key.split("/")[1]]
-            assert how.temperature == (by_category[category] if fixed is None else fixed)
-            assert (how.n, how.top_p, how.max_tokens) == (1, 1.0, 4096)
-    with_reference = [q for q in bench.questions if q.references]
-    assert len(with_reference) == 30
-    assert {len(q.references) for q in with_reference} == {2}
+    bench, engine = load(name, REAL[name]), Echo()
+    answer(bench, "mine", engine, tmp_path / f"{name}.jsonl")
+    questions = {str(q.question_id): q for q in bench.questions}
+    fixed = {"alpaca-eval": 0.9, "arena-hard": 0.0}.get(name)
+    for request in engine.seen:
+        how, question = request.sampling, questions[request.key.split("/")[1]]
+        assert how.temperature == (TEMPERATURES[question.category] if fixed is None else fixed)
+        assert (how.n, how.top_p, how.max_tokens) == (1, 1.0, 4096)
+    numbers = [len(q.references) for q in bench.questions if q.references]
+    assert numbers == ([2] * 30 if name == "mt-bench" else [])
 
 
 def test_the_second_turn_follows_the_models_own_first_answer(tmp_path: Path) -> None:
     bench, engine, path = load("mt-bench"), Echo(), tmp_path / "a.jsonl"
     counts = answer(bench, "mine", engine, path)
     assert (counts["made"], counts["thought"]) == (48, 48)
-    second = [r for r in engine.seen if r.key.endswith("/2")]
+    second = [r.messages for r in engine.seen if r.key.endswith("/2")]
     assert len(second) == 24
-    for request in second:
-        roles = [m["role"] for m in request.messages]
-        assert roles == ["user", "assistant", "user"]
-        assert request.messages[1]["content"] == f"to: {request.messages[0]['content']}"
+    for messages in second:
+        assert [m["role"] for m in messages] == ["user", "assistant", "user"]
+        assert messages[1]["content"] == f"to: {messages[0]['content']}"
     assert len({row["seed"] for row in read_rows(path)}) == 48
     assert len(read_answers(path, bench)["mine"]) == 48
 
 
 def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
-    bench, path = load("mt-bench"), tmp_path / "a.jsonl"
-    lost = bench.questions[3].question_id
+    bench, path, again = load("mt-bench"), tmp_path / "a.jsonl", Echo()
     with pytest.raises(WRPOError, match=r"1 responses failed, .*: out of memory; the 23 made"):
-        answer(bench, "mine", Echo(**{f"{lost}/1": None}), path)
-    again = Echo()
+        answer(bench, "mine", Echo(lost=str(bench.questions[3].question_id)), path)
     counts = answer(bench, "mine", again, path, settings={"base_url": "x"})
     assert len(again.seen) == counts["made"] == 25
     assert counts["kept"] == 23
@@ -91,7 +85,9 @@ def test_only_missing_answers_are_made_again(tmp_path: Path) -> None:
         answer(load("arena-hard"), "mine", Echo(), path)
 
 
-def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upstreams_files_of_answers_are_joined(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(shared))
     bench = load("arena-hard", "v0.1")
     assert bench.baseline is not None
@@ -103,9 +99,6 @@ def test_real_files_of_answers_are_read(shared: Path, monkeypatch: pytest.Monkey
     for path in files:
         (texts,) = read_answers(path, bench).values()
         assert set(texts) == {(i, 1) for i in range(805)}
-
-
-def test_fastchats_answers_and_shuffled_outputs_are_joined(tmp_path: Path) -> None:
     bench, path = load("arena-hard"), tmp_path / "messages.jsonl"
     said = [{"role": "user", "content": "Do."}, {"role": "assistant", "content": {"answer": "ok"}}]
     uids = [q.question_id for q in bench.questions]
@@ -122,14 +115,11 @@ def test_failed_answers_are_missing_and_thoughts_are_split_off(tmp_path: Path) -
     bench, path = load("mt-bench"), tmp_path / "choices.jsonl"
     turns = [["$ERROR$", " "], ["<think>hm</think>\n\none", "two"], ["<think>never"]]
     rows = [{"model_id": "g", "choices": [{"turns": texts}]} for texts in turns]
-    asked = [q.question_id for q in bench.questions[:3]]
-    write_rows(({**row, "question_id": q} for q, row in zip(asked, rows, strict=True)), path)
+    a, b, c = (q.question_id for q in bench.questions[:3])
+    write_rows(({**row, "question_id": q} for q, row in zip((a, b, c), rows, strict=True)), path)
     found = read_answers(path, bench)["g"]
-    assert found == {
-        **{(asked[0], 1): None, (asked[0], 2): None},
-        **{(asked[1], 1): "one", (asked[1], 2): "two"},
-        **{(asked[2], 1): None},
-    }
+    missing = dict.fromkeys([(a, 1), (a, 2), (c, 1)])
+    assert found == {**missing, (b, 1): "one", (b, 2): "two"}
     assert found.thoughts == 2
 
 
@@ -140,35 +130,31 @@ def ours(**changes: Any) -> dict[str, Any]:
 
 CHOICES = {"question_id": "q", "model_id": "m", "choices": [{"turns": ["x"]}]}
 MESSAGES = {"uid": "q", "model": "m", "messages": [{"role": "user", "content": "Do."}]}
-BAD_FILES = {
-    "another version": ([ours(version="2")], "row 1 answers version 2, not nano"),
-    "another benchmark": ([ours(benchmark="mt-bench")], "is of mt-bench, not alpaca-eval"),
-    "a duplicate": ([ours(), ours()], "row 2: 'm' answers question .* a second time"),
-    "an unknown question": ([ours(question_id="q9")], "no question 'q9', turn 1"),
-    "a turn too many": ([ours(turn=2)], "no question .*, turn 2"),
-    "no text": ([ours(text=None)], "field 'text': Input should be a valid string"),
-    "nothing": ([], "holds no answers"),
-    "another form": ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
-    "no choice": ([{**CHOICES, "choices": []}], "row 1 is malformed"),
-    "no id": ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1, field 'question_id'"),
-    "a number": ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'text'"),
-    "null output": ([{"instruction": "x", "output": None, "generator": "m"}], "row 1, field"),
-    "no assistant": ([MESSAGES], "row 1 is malformed .*last message is not the assistant's"),
-    "a message of no text": (
-        [{**MESSAGES, "messages": [{"role": "assistant", "content": {"text": "x"}}]}],
-        "row 1 is malformed",
-    ),
-    "another instruction": (
-        [{"instruction": "what else?", "output": "x", "generator": "m"}],
-        "no question 'what else.'",
-    ),
-}
+NO_TEXT = {**MESSAGES, "messages": [{"role": "assistant", "content": {"text": "x"}}]}
+OUTPUT = {"instruction": "what else?", "output": "x", "generator": "m"}
 
 
-@pytest.mark.parametrize("what", BAD_FILES)
-def test_bad_files_of_answers_are_named(what: str, tmp_path: Path) -> None:
-    rows, sentence = BAD_FILES[what]
-    path = tmp_path / "a.jsonl"
-    write_rows(rows, path)
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([ours(version="2")], "row 1 answers version 2, not nano"),
+        ([ours(benchmark="mt-bench")], "is of mt-bench, not alpaca-eval"),
+        ([ours(), ours()], "row 2: 'm' answers question .* a second time"),
+        ([ours(question_id="q9")], "no question 'q9', turn 1"),
+        ([ours(turn=2)], "no question .*, turn 2"),
+        ([ours(text=None)], "field 'text': Input should be a valid string"),
+        ([], "holds no answers"),
+        ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
+        ([{**CHOICES, "choices": []}], "row 1 is malformed"),
+        ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1, field 'question_id'"),
+        ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'text'"),
+        ([{**OUTPUT, "output": None}], "row 1, field"),
+        ([MESSAGES], "row 1 is malformed .*last message is not the assistant's"),
+        ([NO_TEXT], "row 1 is malformed"),
+        ([OUTPUT], "no question 'what else.'"),
+    ],
+)
+def test_bad_files_of_answers_are_named(rows: list[Any], sentence: str, tmp_path: Path) -> None:
+    write_rows(rows, tmp_path / "a.jsonl")
     with pytest.raises(WRPOError, match=sentence):
-        read_answers(path, load("alpaca-eval"))
+        read_answers(tmp_path / "a.jsonl", load("alpaca-eval"))

@@ -28,34 +28,37 @@ def url() -> Iterator[str]:
         yield found
 
 
+def words(name: str, folder: Path, url: str = "http://127.0.0.1:9/v1") -> list[Any]:
+    """What `wrpo judge` is told, but for what a test adds."""
+    common = ["judge", name, "--answers", answer_file(name, folder), "--judge", MODEL]
+    return [*common, "--base-url", url, "--out", folder / "judgements.jsonl"]
+
+
 def test_judge_then_summarise(capsys: Capture, url: str, tmp_path: Path) -> None:
-    out = tmp_path / "judgements.jsonl"
-    common = ["judge", "alpaca-eval", "--answers", answer_file("alpaca-eval", tmp_path)]
-    common += ["--judge", MODEL, "--base-url", url, "--out", out]
+    common = words("alpaca-eval", tmp_path, url)
     status, said, _ = wrpo(capsys, *common, "--estimate", "--prices", 2, 8)
     assert (status, "96 calls to make" in said, ", cost 0." in said) == (0, True, True)
     assert "96 calls made" in wrpo(capsys, *common)[1]
     assert "0 calls to make" in wrpo(capsys, *common)[1]
-    status, said, _ = wrpo(capsys, "summarise", "alpaca-eval", out)
+    status, said, _ = wrpo(capsys, "summarise", "alpaca-eval", common[-1])
     assert (status, "mine: judge nano-judge, version nano" in said) == (0, True)
 
 
-BAD = [
-    (["mmlu"], "no benchmark 'mmlu' 'nano'; choose one of"),
-    (["alpaca-eval", "--version", "3"], "no benchmark 'alpaca-eval' '3'"),
-    (["mt-bench", "--max-cost", "1"], "--max-cost needs"),
-    (["mt-bench", "--model", "x"], "holds answers of mine; name one"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "sentence"), BAD)
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        ("mmlu", [], "no benchmark 'mmlu' 'nano'; choose one of"),
+        ("alpaca-eval", ["--version", "3"], "no benchmark 'alpaca-eval' '3'"),
+        ("mt-bench", ["--max-cost", "1"], "--max-cost needs"),
+        ("mt-bench", ["--model", "x"], "holds answers of mine; name one"),
+    ],
+)
 def test_bad_arguments_are_one_sentence(
-    arguments: list[str], sentence: str, capsys: Capture, tmp_path: Path
+    name: str, arguments: list[str], sentence: str, capsys: Capture, tmp_path: Path
 ) -> None:
-    name = arguments[0] if arguments[0] == "alpaca-eval" else "mt-bench"
-    common = ["--answers", answer_file(name, tmp_path), "--judge", MODEL]
-    common += ["--out", tmp_path / "j.jsonl"]
-    status, _, error = wrpo(capsys, "judge", *arguments, *common)
+    common = words("mt-bench", tmp_path)
+    common[1] = name
+    status, _, error = wrpo(capsys, *common, *arguments)
     assert (status, error.count("\n")) == (2, 1)
     assert error.startswith("wrpo: ")
     assert sentence in error
@@ -64,13 +67,12 @@ def test_bad_arguments_are_one_sentence(
 def test_missing_answers_are_said_and_the_rest_is_judged(
     capsys: Capture, url: str, tmp_path: Path
 ) -> None:
-    path = answer_file("mt-bench", tmp_path)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    common = words("mt-bench", tmp_path, url)
+    rows = [json.loads(line) for line in common[3].read_text().splitlines()]
     rows[0]["text"] = "$ERROR$"
     rows[3]["text"] = f"<think>hm</think>{rows[3]['text']}"
-    write_rows(rows, path)
-    common = ["judge", "mt-bench", "--answers", path, "--judge", MODEL, "--base-url", url]
-    status, said, _ = wrpo(capsys, *common, "--out", tmp_path / "j.jsonl")
+    write_rows(rows, common[3])
+    status, said, _ = wrpo(capsys, *common)
     assert (status, "lacks 1 answers of 'mine' (1 are empty or marked" in said) == (0, True)
     assert "a thought stands before 1 answers" in said
     assert "46 calls made" in said  # neither turn of that question
@@ -97,17 +99,15 @@ def test_a_refused_parameter_is_named_with_its_remedy(
             return 400, {"error": {"message": "Unsupported parameter: 'max_tokens'"}}
         return 200, {"choices": [{"message": {"content": "[[7]]"}, "finish_reason": "stop"}]}
 
-    arguments = ["mt-bench", "--out", tmp_path / "out.jsonl"]
-    if command == "judge":
-        arguments += ["--judge", "o", "--answers", answer_file("mt-bench", tmp_path)]
-    else:
-        arguments += ["--model", "o", "--engine", "server", "--set", "retries=0"]
     with judge_at(refusing) as url:
-        arguments += ["--base-url", url]
-        status, _, error = wrpo(capsys, command, *arguments)
+        arguments = words("mt-bench", tmp_path, url)
+        if command == "answer":
+            arguments = ["answer", "mt-bench", "--model", "o", "--engine", "server"]
+            arguments += ["--base-url", url, "--out", tmp_path / "out.jsonl"]
+        status, _, error = wrpo(capsys, *arguments)
         assert (status, "--extra-body '{\"max_tokens\": null}'" in error) == (2, True)
         extra = '{"max_tokens": null, "max_completion_tokens": 64}'
-        status, said, error = wrpo(capsys, command, *arguments, "--extra-body", extra)
+        status, said, error = wrpo(capsys, *arguments, "--extra-body", extra)
     assert (status, "48 " in said) == (0, True), error
 
 
@@ -116,10 +116,8 @@ def test_the_judge_is_served_by_a_command(capsys: Capture, tmp_path: Path) -> No
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            url = re.findall(r"http://\S+/v1", process.stdout.readline())[0]
-            common = ["judge", "mt-bench", "--answers", answer_file("mt-bench", tmp_path)]
-            common += ["--judge", MODEL, "--base-url", url, "--out", tmp_path / "j.jsonl"]
-            status, said, _ = wrpo(capsys, *common)
+            (at,) = re.findall(r"http://\S+/v1", process.stdout.readline())
+            status, said, _ = wrpo(capsys, *words("mt-bench", tmp_path, at))
         finally:
             process.terminate()
     assert (status, "48 x ok" in said) == (0, True)

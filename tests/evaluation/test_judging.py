@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,16 @@ from local_judge import answer_file, judge_at, judgements
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.evaluation.judging import KEY, Counts, Plan, Run
+from wrpo_lib.evaluation.judging import KEY, Plan, Run
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS
-from wrpo_lib.io import Store
+from wrpo_lib.io import Row, Store
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
 
-Responder = Callable[[dict[str, Any]], Any]
-NANO: Responder = functools.partial(respond, judge=Judge())
+NANO = functools.partial(respond, judge=Judge())
 
 
-def chat(text: str) -> tuple[int, dict[str, Any]]:
+def chat(text: str) -> tuple[int, Row]:
     """A server's reply."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": None}
     usage = {"prompt_tokens": 1000, "completion_tokens": 10, "total_tokens": 1010}
@@ -41,44 +38,42 @@ def chat(text: str) -> tuple[int, dict[str, Any]]:
 def run(
     url: str,
     folder: Path,
-    name: str = "alpaca-eval",
+    name: str = "mt-bench",
     answers: Path | None = None,
     connections: int = 8,
-    how: dict[str, Any] | None = None,
+    how: Row | None = None,
     **options: Any,
-) -> Counts:
-    """One run of the client into ``folder/judgements.jsonl``."""
-    bench = load(name)
+) -> tuple[Run, list[Row]]:
+    """One run of the client into ``folder/judgements.jsonl``, and the rows that count."""
+    bench, out = load(name), folder / "judgements.jsonl"
     ((model, texts),) = read_answers(answers or answer_file(name, folder), bench).items()
     baseline = None
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
     server = Server(url, connections=connections, timeout=30, retries=0)
-    calls = Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline)
-    with Store(folder / "judgements.jsonl", KEY) as store:
-        return Run(store, server, **options)(calls)
+    with Store(out, KEY) as store:
+        made = Run(store, server, **options)
+        made(Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline))
+    return made, judgements(out)
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
 def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    def responder(body: dict[str, Any]) -> Any:
-        asked.append(json.dumps(body))
+    def responder(body: Row) -> Any:
+        asked.append(str(body))
         return NANO(body)
 
     with judge_at(responder) as url:
-        first, second = run(url, tmp_path, name), run(url, tmp_path, name)
+        (first, _), (second, rows) = (run(url, tmp_path, name) for _ in range(2))
     expected = 2 * len(load(name).questions)  # both orders, two games, or two turns
-    assert first.calls == expected == len(set(asked))
+    assert first.counts["calls"] == expected == len(set(asked)) == len(rows)
     assert first.status == {"ok": expected}
-    assert (second.calls, second.kept) == (0, expected)
-    rows = judgements(tmp_path / "judgements.jsonl")
-    assert len(rows) == expected
+    assert (second.counts["calls"], second.counts["kept"]) == (0, expected)
     needed = {"judge", "served", "template", "template_sha256", "settings", "judgment", "version"}
     needed |= {"usage", "judged", "metric", "request", "attempt", FIELDS[name]}
-    for row in rows:
-        assert all(row[field] is not None for field in needed)
+    assert all(row[field] is not None for row in rows for field in needed)
     if name != "mt-bench":
         assert len({(row["question_id"], row["order"]) for row in rows}) == expected
 
@@ -86,17 +81,12 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
 def test_replies_without_a_verdict_are_kept_and_counted(tmp_path: Path) -> None:
     seen = itertools.count(1)  # the server has a thread per connection
     bad = "[[A>B]] or rather [[B>A]]"
-
-    def responder(body: dict[str, Any]) -> Any:
-        return chat(bad if next(seen) % 4 == 0 else "so [[A>B]]")
-
-    with judge_at(responder) as url:
-        counts = run(url, tmp_path, "arena-hard")
-        assert run(url, tmp_path, "arena-hard").calls == 0  # not asked again
+    with judge_at(lambda _: chat(bad if next(seen) % 4 == 0 else "so [[A>B]]")) as url:
+        first, rows = run(url, tmp_path, "arena-hard")
+        assert run(url, tmp_path, "arena-hard")[0].counts["calls"] == 0  # not asked again
     n = 2 * len(load("arena-hard").questions)
-    assert counts.status == {"ok": n - n // 4, "unreadable": n // 4}
-    assert counts.problems == {"two verdicts": n // 4}
-    rows = judgements(tmp_path / "judgements.jsonl")
+    assert first.status == {"ok": n - n // 4, "unreadable": n // 4}
+    assert first.problems == {"two verdicts": n // 4}
     left = [row for row in rows if row["status"] == "unreadable"]
     assert len(rows) == n
     assert all(row["judgment"] == bad and row["verdict"] is None for row in left)
@@ -105,40 +95,38 @@ def test_replies_without_a_verdict_are_kept_and_counted(tmp_path: Path) -> None:
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
     answers = answer_file("alpaca-eval", tmp_path)
     with judge_at(lambda body: chat("m")) as url:
-        counts = run(url, tmp_path, connections=1)
-        assert counts.stopped == "the first 8 calls all failed: log-probabilities missing"
-        assert 8 <= counts.calls <= 10
-        text = run(url, tmp_path / "text", how={"metric": "text"}, answers=answers)
+        stopped, _ = run(url, tmp_path, "alpaca-eval", connections=1)
+        text, rows = run(url, tmp_path / "text", "alpaca-eval", answers, how={"metric": "text"})
+    assert stopped.stopped == "the first 8 calls all failed: log-probabilities missing"
+    assert 8 <= stopped.counts["calls"] <= 10
     assert text.status == {"ok": 2 * len(load("alpaca-eval").questions)}
-    rows = judgements(tmp_path / "text" / "judgements.jsonl")
     assert {row["metric"] for row in rows} == {"verdict"}  # never mixed with weighted
-    assert {row["preference"] for row in rows if row["order"] == BASELINE_FIRST} == {1.0}
-    assert {row["preference"] for row in rows if row["order"] != BASELINE_FIRST} == {2.0}
+    said = {(row["order"] == BASELINE_FIRST, row["preference"]) for row in rows}
+    assert said == {(True, 1.0), (False, 2.0)}
 
 
-def odd(reply: Any = None, **changes: Any) -> dict[str, Any]:
+def odd(reply: Any = None, **changes: Any) -> Row:
     """A good reply with something odd in it."""
     body = chat("fine [[7]]")[1]
     return {**body, **changes} if reply is None else {**body, "choices": [reply]}
 
 
 SPOKEN = {"message": {"content": "fine [[7]]"}}
+PARTS = [{"type": "thinking"}, {"type": "text", "text": "[[7]]"}]
 FAILURE = {"code": 502, "message": "Upstream provider failed"}
+FAILED = odd({**SPOKEN, "finish_reason": "error", "error": FAILURE})
 ODD_REPLIES = [
     (odd(usage={"prompt_tokens": "many", "completion_tokens": float("nan")}), "ok"),
     (odd(usage=["many"], model={"name": "m"}), "ok"),
     (odd(usage={"prompt_tokens": 10**400, "completion_tokens": -5}), "ok"),
     (odd({**SPOKEN, "logprobs": "none"}), "ok"),
     (odd({"message": {"content": "[[7]], half a \ud83d"}}), "ok"),
-    (
-        odd({"message": {"content": [{"type": "thinking"}, {"type": "text", "text": "[[7]]"}]}}),
-        "ok",
-    ),
+    (odd({"message": {"content": PARTS}}), "ok"),
     (odd({"message": "fine [[7]]"}), "error"),
     (odd({"message": {"content": {"text": "fine"}}}), "error"),
     (odd({"message": {"content": ""}}), "error"),
     (odd(choices="fine [[7]]"), "error"),
-    (odd({**SPOKEN, "finish_reason": "error", "error": FAILURE}), "error"),
+    (FAILED, "error"),
     ({"choices": None, "error": FAILURE}, "error"),
     ([], "error"),
     ({"error": {"message": "boom"}}, "error"),  # with status 500
@@ -148,29 +136,27 @@ ODD_REPLIES = [
 def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
     replies = itertools.cycle(body for body, _ in ODD_REPLIES)
 
-    def responder(asked: dict[str, Any]) -> Any:
+    def responder(asked: Row) -> Any:
         body = next(replies)
         return (500 if "boom" in str(body) else 200), body
 
     with judge_at(responder) as url:
-        counts = run(url, tmp_path, "mt-bench", connections=1)
+        first, _ = run(url, tmp_path, connections=1)
     n = 2 * len(load("mt-bench").questions)
     expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
-    assert counts.status == expected
-    for words in ("Upstream provider failed", "boom"):
-        assert any(words in problem for problem in counts.problems)
+    assert first.status == expected
+    assert all(words in str(first.problems) for words in ("Upstream provider failed", "boom"))
     with judge_at(lambda body: chat("fine [[7]]")) as url:
-        again = run(url, tmp_path, "mt-bench")
-    assert again.calls == expected["error"]
+        again, _ = run(url, tmp_path)
     assert again.status == {"ok": expected["error"]}
 
 
 def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
     tmp_path: Path,
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    asked: list[Row] = []
 
-    def responder(body: dict[str, Any]) -> Any:
+    def responder(body: Row) -> Any:
         asked.append(body)
         return chat("fine [[7]]")
 
@@ -178,46 +164,38 @@ def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
     extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
     how = {"answers": path, "how": {"extra_body": extra}}
     with judge_at(responder) as url:
-        run(url, tmp_path / "extra", "mt-bench", **how)
+        _, rows = run(url, tmp_path / "extra", **how)
         assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
-        row = judgements(tmp_path / "extra" / "judgements.jsonl")[-1]
-        assert row["settings"] == {"max_completion_tokens": 9}
+        assert rows[-1]["settings"] == {"max_completion_tokens": 9}
         with pytest.raises(WRPOError, match=r"judged before, but settings differs; choose another"):
-            run(url, tmp_path / "extra", "mt-bench", answers=path)
+            run(url, tmp_path / "extra", answers=path)
         path.write_text(path.read_text().replace("answer to", "another answer to", 1))
         with pytest.raises(WRPOError, match="judged before, but an answer differs"):
-            run(url, tmp_path / "extra", "mt-bench", **how)
-
-
-FAILED = odd({**SPOKEN, "finish_reason": "error", "error": FAILURE})
+            run(url, tmp_path / "extra", **how)
 
 
 @pytest.mark.parametrize("body", [odd(), FAILED], ids=["judged", "failed with status 200"])
 def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) -> None:
     prices = (1.0, 10.0)  # 0.0011 a call, whatever comes of it
-    limits = {"prices": prices, "max_cost": 0.0065, "connections": 2}
     with judge_at(lambda _: (200, body)) as url:
-        first = run(url, tmp_path, "mt-bench", **limits)
+        first, _ = run(url, tmp_path, prices=prices, max_cost=0.0065, connections=2)
     with judge_at(lambda _: chat("fine [[7]]")) as url:
-        second = run(url, tmp_path, "mt-bench", prices=prices)
+        second, _ = run(url, tmp_path, prices=prices)
     assert first.stopped == "--max-cost 0.0065 is reached"
-    assert 6 <= first.calls <= 8  # at most what was under way
-    assert first.cost == pytest.approx(0.0011 * first.calls)
-    assert second.calls == 2 * len(load("mt-bench").questions) - first.status["ok"]
+    assert 6 <= first.counts["calls"] <= 8  # at most what was under way
+    assert first.cost(first.counts) == pytest.approx(0.0011 * first.counts["calls"])
+    assert second.counts["calls"] == 2 * len(load("mt-bench").questions) - first.status["ok"]
     for options in ({}, {"prices": prices, "max_cost": math.nan}, {"prices": (-1.0, 0.0)}):
         with pytest.raises(WRPOError, match="--max-cost"):
-            run("http://127.0.0.1:9/v1", tmp_path, "mt-bench", **{"max_cost": 1.0, **options})
+            run("http://127.0.0.1:9/v1", tmp_path, **{"max_cost": 1.0, **options})
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
     bench = load("alpaca-eval")
-    assert bench.baseline is not None
     with judge_at(NANO) as url:
-        counts = run(url, tmp_path, answers=bench.baseline)
-    assert (counts.calls, counts.identical) == (0, 2 * len(bench.questions))
-    found = judgements(tmp_path / "judgements.jsonl")
-    assert len(found) == 2 * len(bench.questions)
-    assert {r["preference"] for r in found} == {1.5}
+        made, rows = run(url, tmp_path, "alpaca-eval", answers=bench.baseline)
+    assert (made.counts["calls"], made.counts["identical"]) == (0, 2 * len(bench.questions))
+    assert [row["preference"] for row in rows] == [1.5] * 2 * len(bench.questions)
 
 
 def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
@@ -244,11 +222,8 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
             process.send_signal(signal.SIGKILL)
             process.wait()
         kept = out.read_bytes().count(b"\n")
-        counts = run(url, tmp_path)
+        made, rows = run(url, tmp_path, "alpaca-eval")
     assert 20 <= kept < 96
-    assert (counts.calls, counts.kept) == (96 - kept, kept)
-    rows = judgements(out)
-    assert Counter((r["status"], r["order"]) for r in rows) == {
-        ("ok", "baseline first"): 48,
-        ("ok", "model first"): 48,
-    }
+    assert (made.counts["calls"], made.counts["kept"]) == (96 - kept, kept)
+    found = Counter((r["status"], r["order"]) for r in rows)
+    assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}

@@ -54,29 +54,28 @@ def test_log_probabilities_are_read_as_the_package_does(pairs: Any, alpaca_packa
     assert read_logprobs(body) == (pytest.approx(theirs, abs=1e-12), None)
 
 
+NEITHER = "neither m nor M among the log-probabilities"
+
+
 @pytest.mark.parametrize(
-    "body",
+    ("body", "reading"),
     [
-        {},
-        reply("m"),
-        reply("m", []),
-        reply("m", {"m": -0.1, "M": -3.0}),
-        reply("m", "m"),
-        *(reply("m", listed(("m", -0.1), ("M", odd))) for odd in (None, "x", [], 10**400)),
-        *(reply("m", listed(("m", -0.1), ("M", float(odd)))) for odd in ("nan", "inf", "-inf")),
-        reply("m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))),
-        {"choices": [{"logprobs": {"tokens": ["m"], "top_logprobs": [{"m": -0.1}]}}]},
+        (reply("m", listed(("m", -0.01), ("the", None), (["x"], 1))), (1.0, None)),
+        (reply("m", listed(("The", -0.1), ("Both", -3.0))), (None, NEITHER)),
+        ({}, (None, NO_LOGPROBS)),
+        *(
+            (reply("m", top), (None, NO_LOGPROBS))
+            for top in (None, [], {"m": -0.1, "M": -3.0}, "m")
+        ),
+        *(
+            (reply("m", listed(("m", -0.1), ("M", odd))), (None, NO_LOGPROBS))
+            for odd in (None, "x", [], 10**400, float("nan"), float("inf"), float("-inf"))
+        ),
+        (reply("m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))), (None, NO_LOGPROBS)),
     ],
 )
-def test_odd_log_probabilities_are_missing_values(body: dict[str, Any]) -> None:
-    assert read_logprobs(body) == (None, NO_LOGPROBS)
-
-
-def test_tokens_that_nobody_asked_for_do_not_matter() -> None:
-    value, problem = read_logprobs(reply("m", listed(("m", -0.01), ("the", None), (["x"], 1))))
-    assert (value, problem) == (1.0, None)
-    none = read_logprobs(reply("m", listed(("The", -0.1), ("Both", -3.0))))
-    assert none == (None, "neither m nor M among the log-probabilities")
+def test_odd_log_probabilities_are_missing_values(body: dict[str, Any], reading: Any) -> None:
+    assert read_logprobs(body) == reading
 
 
 READINGS = {
@@ -114,13 +113,8 @@ def test_written_verdicts(read: Any) -> None:
         assert (value is None) != (problem is None)
 
 
-PARTS = [
-    {"type": "thinking", "thinking": [{"type": "text", "text": "maybe [[2]]"}]},
-    {"type": "text", "text": "Good. Rating: [[9]]"},
-]
 MT = {"benchmark": "mt-bench", "metric": "score"}
 ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
-MODEL_SHOWN_FIRST = {**ALPACA, "metric": "verdict", "order": MODEL_FIRST}
 
 
 @pytest.mark.parametrize(
@@ -128,10 +122,9 @@ MODEL_SHOWN_FIRST = {**ALPACA, "metric": "verdict", "order": MODEL_FIRST}
     [
         (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
         (MT, reply("a first guess is [[3]]\n</think>\n\nRating: [[8]]"), 8.0),
-        (MT, reply(PARTS), 9.0),
         (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
         (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
-        (MODEL_SHOWN_FIRST, reply("<think>m or M?</think>M"), 1.0),
+        (ALPACA | {"metric": "verdict", "order": MODEL_FIRST}, reply("<think>?</think>M"), 1.0),
         (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
         (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
     ],
@@ -142,31 +135,25 @@ def test_a_thought_is_no_part_of_the_verdict(
     found = read_judgement(row, body)
     assert found[verdicts.FIELDS[row["benchmark"]]] == value
     assert found["problem"] == (None if value else verdicts.THOUGHT_FIRST)
-    assert found["thought" if body["choices"][0]["message"]["content"] != PARTS else "judgment"]
+    assert found["thought"]
 
 
-def test_a_failure_is_no_judgement() -> None:
+def test_a_thought_without_an_answer_is_no_judgement() -> None:
     thought = reply("<think>", listed(("<think>", 0.0), ("m", -20.0), ("M", -21.0)))
-    for body in (thought, reply(""), {"choices": [], "error": {"message": "Slow"}}):
-        with pytest.raises(WRPOError):
-            read_judgement(ALPACA, body)
+    with pytest.raises(WRPOError, match="nothing but a thought"):
+        read_judgement(ALPACA, thought)
 
 
-@pytest.fixture(scope="module")
-def found(shared: Path) -> Any:
-    return arena_hard(read_judgements("arena-hard", shared / BATTLES))
-
-
-def test_gpt4_0613_and_both_intervals(shared: Path, found: Any) -> None:
+def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
+    judged = read_judgements("arena-hard", shared / BATTLES)
+    found = arena_hard(judged)
     assert found["score"] == pytest.approx(37.9019, abs=5e-5)
     assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
     assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
     # published -2.30/+2.46, the quantiles of 100 resamples of unclustered rows
-    naive = mean_interval(battles(read_judgements("arena-hard", shared / BATTLES))["points"])
+    naive = mean_interval(battles(judged)["points"])
     assert naive.high - found["score"] == pytest.approx(2.38, abs=0.25)
-
-
-def test_bradley_terry_is_the_weighted_mean(shared: Path, found: Any) -> None:
+    # the weighted mean is the Bradley-Terry win rate
     rows = pd.read_json(shared / BATTLES, lines=True)
     winners = {"model_a": evalica.Winner.X, "model_b": evalica.Winner.Y, "tie": evalica.Winner.Draw}
     sides = rows["model_a"], rows["model_b"], rows["winner"].map(winners).tolist()

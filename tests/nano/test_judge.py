@@ -99,7 +99,7 @@ def test_it_reads_the_real_prompts_and_our_own(
         if purpose.startswith("pair"):
             continue
         values = {p: f"the {p}\n\nin *two* lines" for p in template.placeholders}
-        messages, _ = template.fill(values)
+        messages = template.fill(values)
         seen = recognise(messages[-1]["content"])
         assert seen is not None, purpose
         assert seen.turn == (2 if purpose.endswith(("2", "multi-turn")) else 1)

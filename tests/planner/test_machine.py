@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,28 +20,24 @@ from wrpo_lib.recipes import Recipe, load_recipe
 
 LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 
-Usage = namedtuple("Usage", "total used free")
-
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card with 24 GB that PyTorch sees."""
     found = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=25_250_000_000)
+    plan = machine.plan_recipe
+
+    def planned(recipe: Recipe, gpus: int) -> Any:
+        """The plan alone asks PyTorch for what a pretended card cannot do."""
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            return plan(recipe, gpus)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)
-    monkeypatch.setattr(machine, "plan_recipe", planned_without_a_card)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 10**12))
-
-
-def planned_without_a_card(recipe, gpus):  # type: ignore[no-untyped-def]
-    """The plan alone asks PyTorch for what a pretended card cannot do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        return PLAN(recipe, gpus)
-
-
-PLAN = machine.plan_recipe
+    monkeypatch.setattr(machine, "plan_recipe", planned)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
 
 
 def made(folder: Path) -> Recipe:
@@ -52,14 +48,6 @@ def made(folder: Path) -> Recipe:
     return replace(recipe, model=str(folder))
 
 
-def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An nvidia-smi that answers."""
-    program = folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 535.161.08\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
-
-
 @pytest.mark.parametrize(
     ("built", "sentence"),
     [(None, "was built without CUDA; install its CUDA build"), ("13.0", "update the driver")],
@@ -67,7 +55,10 @@ def fake_driver(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_card_that_torch_cannot_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: str | None, sentence: str
 ) -> None:
-    fake_driver(tmp_path, monkeypatch)
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 535.161.08\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(torch.version, "cuda", built)
     assert "driver 535.161.08" in machine.describe(tmp_path)
     with pytest.raises(WRPOError, match=sentence) as error:
@@ -95,7 +86,7 @@ def test_memory_and_disk_are_checked_against_the_plan(
     machine.check(made(tmp_path), tmp_path)
     with pytest.raises(WRPOError, match=r"on a device that has 23\.5; take a 4-bit recipe"):
         machine.check(load_recipe("workstation", "sft", activation_checkpointing=False), tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(0, 0, 10**9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     with pytest.raises(WRPOError, match=r"downloads about 15\.0 GiB to .*, which has 0\.9"):
         machine.check(load_recipe("workstation", "sft_4bit"), tmp_path)
     with pytest.raises(WRPOError, match=r"writes about 6\.2 GiB to .*, which has 0\.9"):

@@ -33,20 +33,15 @@ def _top(
     """Weighted-Reward Preference Optimization: data, training, evaluation, results."""
 
 
-# in the order in which data pass through them
 app.add_typer(data.app, name="data")
 app.add_typer(judge.assets, name="assets")
-before: list[Callable[..., None]] = [generate.sample, generate.score, data.pair]
-for command in before:
-    app.command()(command)
 for name, text in train.COMMANDS.items():
     app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
 app.command(context_settings=train.OPEN)(train.plan)
-app.command()(train.merge)
-after: list[Callable[..., None]] = [judge.answer, judge.judge, judge.nano_judge]
-after += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
-after += [study.results, study.figures]
-for command in after:
+commands: list[Callable[..., None]] = [generate.sample, generate.score, data.pair, train.merge]
+commands += [judge.answer, judge.judge, judge.nano_judge, study.results, study.figures]
+commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+for command in commands:
     app.command()(command)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
@@ -15,6 +16,9 @@ import yaml
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import check_output, check_suffix, iter_rows
 
+Model = Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")]
+Name = Annotated[str, typer.Option(help="the model's name in the file")]
+Seed = Annotated[int, typer.Option(help="all other seeds follow from it")]
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
@@ -37,6 +41,7 @@ Engine = Annotated[
     ),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the engine's own option")]
+BaseURL = Annotated[str, typer.Option(help="server: http://localhost:8000/v1")]
 ExtraBody = Annotated[str, typer.Option(help="server: JSON added to requests; null drops a field")]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
 Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
@@ -49,19 +54,19 @@ GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 
 def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
     out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
-    model: Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")],
+    model: Model,
     engine: Engine = "auto",
-    name: Annotated[str, typer.Option(help="the model's name in the rows; default: --model")] = "",
+    name: Name = "",
     n: Annotated[int, typer.Option(help="responses per prompt")] = 5,
-    temperature: Annotated[float, typer.Option()] = 0.8,
-    top_p: Annotated[float, typer.Option()] = 0.95,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
     max_tokens: Annotated[int, typer.Option(help="tokens per response at most")] = 4096,
-    seed: Annotated[int, typer.Option(help="all other seeds follow from it")] = 0,
+    seed: Seed = 0,
     revision: Revision = None,
     trust_remote_code: Code = False,
     dtype: Dtype = "auto",
     option: Set = None,
-    base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
+    base_url: BaseURL = "",
     api_key_env: KeyEnv = "OPENAI_API_KEY",
     connections: Connections = 64,
     extra_body: ExtraBody = "{}",
@@ -69,30 +74,53 @@ def sample(
     gpus: GPUs = None,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
-    from wrpo_lib.generation import Sampling, make_engine
+    from wrpo_lib.generation import Sampling
     from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.stage import sample_responses
-    from wrpo_lib.models import identity
     from wrpo_lib.quadruples.prompts import read_prompts
-    from wrpo_lib.server import Server, without_secrets
 
     check_suffix(check_output(out, prompts), (".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
-    options, extra = read_options(engine, option or []), read_extra_body(extra_body)
     total = sum(1 for _ in read_prompts(prompts))  # says all that is wrong with them
-    settings: dict[str, Any] = {"engine": engine, "revision": revision, "dtype": dtype}
-    settings["max_model_len"] = options.get("max_model_len")
-    if engine == "server":
-        server, gpus = Server(base_url, api_key_env, connections, timeout=600.0), 0.0
-        settings |= {"base_url": server.address, "extra_body": without_secrets(extra)}
-        options |= {"server": server, "extra_body": extra}
-    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    make = partial(make_engine, engine, model, options, dtype=dtype, **hub)
+    at = (base_url, api_key_env, connections)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
+    make, settings = engine_maker(engine, model, option, at, extra_body, **hub)
+    gpus = 0.0 if engine == "server" else gpus
     made_by: Any = OnCluster(make, workers, gpus) if workers else make()
-    settings["weights"] = model if engine == "server" else identity(model, revision)
     given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
     _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
+
+
+def engine_maker(
+    kind: str,
+    model: str,
+    option: list[str] | None,
+    at: tuple[str, str, int],
+    extra_body: str,
+    **hub: Any,
+) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """What makes the engine, here or in a worker, and the settings that its file records.
+
+    ``at``: the server's address, its key's variable and the connections; ``hub``: ``revision``,
+    ``trust_remote_code``, ``dtype``.
+    """
+    from wrpo_lib.generation import make_engine
+    from wrpo_lib.models import identity
+    from wrpo_lib.server import Server, without_secrets
+
+    with explained(f"--set {option} of the {kind} engine cannot be read", "give KEY=VALUE"):
+        pairs = (pair.partition("=") for pair in option or [])
+        options = {key: yaml.safe_load(text) for key, _, text in pairs}
+    settings = {"engine": kind, "max_model_len": options.get("max_model_len")}
+    settings |= {"revision": hub["revision"], "dtype": hub["dtype"]}
+    extra = read_extra_body(extra_body)
+    if kind == "server":
+        server = Server(*at, timeout=600.0)
+        settings |= {"base_url": server.address, "extra_body": without_secrets(extra)}
+        options |= {"server": server, "extra_body": extra}
+    settings["weights"] = model if kind == "server" else identity(model, hub["revision"])
+    return partial(make_engine, kind, model, options, **hub), settings
 
 
 def score(
@@ -122,13 +150,12 @@ def score(
     scorer: Any = score_rows
     settings: dict[str, Any] = {}
     if reward_model:
-        hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        make = partial(load_reward_model, reward_model, batch_tokens, dtype=dtype, **hub)
+        settings = {"revision": revision, "dtype": dtype}
+        hub: dict[str, Any] = {**settings, "trust_remote_code": trust_remote_code}
+        settings["weights"] = identity(reward_model, revision)
+        make = partial(load_reward_model, reward_model, batch_tokens, **hub)
         scorer = OnCluster(make, workers, gpus) if workers else make()
-        weights = identity(reward_model, revision)
-        settings = {"revision": revision, "dtype": dtype, "weights": weights}
-    rows = chain.from_iterable(map(iter_rows, files))
-    given = rows, scorer, reward_model or "nano", out
+    given = chain.from_iterable(map(iter_rows, files)), scorer, reward_model or "nano", out
     window = 100_000 if workers else 1024  # each call of a cluster starts its workers
     counts = score_responses(*given, total=total, settings=settings, window=window)
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
@@ -138,12 +165,6 @@ def read_extra_body(text: str) -> dict[str, Any]:
     """The fields in ``--extra-body``."""
     with explained(f"--extra-body {text} cannot be read", 'give JSON such as {"top_k": 20}'):
         return dict(yaml.safe_load(text))
-
-
-def read_options(engine: str, pairs: list[str]) -> dict[str, Any]:
-    """The engine's options in ``KEY=VALUE``, the values read as YAML."""
-    with explained(f"--set {pairs} of the {engine} engine cannot be read", "give KEY=VALUE"):
-        return {key: yaml.safe_load(text) for key, _, text in (p.partition("=") for p in pairs)}
 
 
 def _say(made: str, counts: Counter[str], maker: Any) -> None:

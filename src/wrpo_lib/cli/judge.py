@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from wrpo_lib.cli import generate
-from wrpo_lib.cli.generate import Code, Connections, Dtype, Engine, ExtraBody, KeyEnv, Revision, Set
 from wrpo_lib.errors import WRPOError
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark as Asked
     from wrpo_lib.evaluation.forms import Texts
-    from wrpo_lib.evaluation.judging import Counts
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -26,7 +24,6 @@ Version = Annotated[
         "original-references; arena-hard: v0.1"
     ),
 ]
-OPENAI = "https://api.openai.com/v1"
 
 assets = typer.Typer(
     help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
@@ -56,43 +53,32 @@ def fetch(
 
 def answer(
     benchmark: Benchmark,
-    model: Annotated[str, typer.Option(help="hub id, folder or GGUF file; a server's model name")],
+    model: generate.Model,
     out: Annotated[Path, typer.Option(help="answers, JSONL")] = Path("answers.jsonl"),
     version: Version = "nano",
-    engine: Engine = "auto",
-    name: Annotated[str, typer.Option(help="the model's name in the file; default: its own")] = "",
+    engine: generate.Engine = "auto",
+    name: generate.Name = "",
     max_tokens: Annotated[int, typer.Option(help="at most, for one answer", min=1)] = 4096,
-    seed: Annotated[int, typer.Option(help="every answer's own seed follows from it")] = 0,
-    revision: Revision = None,
-    trust_remote_code: Code = False,
-    dtype: Dtype = "auto",
-    option: Set = None,
-    base_url: Annotated[str, typer.Option(help="server: http://localhost:8000/v1")] = "",
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    connections: Connections = 64,
-    extra_body: ExtraBody = "{}",
+    seed: generate.Seed = 0,
+    revision: generate.Revision = None,
+    trust_remote_code: generate.Code = False,
+    dtype: generate.Dtype = "auto",
+    option: generate.Set = None,
+    base_url: generate.BaseURL = "",
+    api_key_env: generate.KeyEnv = "OPENAI_API_KEY",
+    connections: generate.Connections = 64,
+    extra_body: generate.ExtraBody = "{}",
 ) -> None:
     """Answer BENCHMARK; finished answers are kept, a second run makes the missing ones."""
     from wrpo_lib.evaluation import answers
     from wrpo_lib.evaluation.benchmarks import load
-    from wrpo_lib.generation import make_engine
-    from wrpo_lib.models import identity
-    from wrpo_lib.server import Server, without_secrets
 
-    asked, options = load(benchmark, version), generate.read_options(engine, option or [])
-    how = {"engine": engine, "model": model, "revision": revision, "dtype": dtype, **options}
-    if engine == "server":
-        server = Server(base_url, api_key_env, connections, timeout=600.0)
-        extra = generate.read_extra_body(extra_body)
-        how |= {"base_url": base_url and server.address, "extra_body": without_secrets(extra)}
-        options |= {"server": server, "extra_body": extra}
-    else:
-        how["weights"] = identity(model, revision)
-    hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    made_by = make_engine(engine, model, options, dtype=dtype, **hub)
-    given = asked, name or Path(model).name, made_by, out, max_tokens, seed, how
+    asked, at = load(benchmark, version), (base_url, api_key_env, connections)
+    hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
+    make, settings = generate.engine_maker(engine, model, option, at, extra_body, **hub)
+    given = asked, name or Path(model).name, make(), out, max_tokens, seed
     try:
-        counts = answers.answer(*given)
+        counts = answers.answer(*given, settings | {"model": model})
     except WRPOError as error:
         raise WRPOError(f"{error}{_refused([str(error)])}") from error
     typer.echo(
@@ -105,7 +91,9 @@ def judge(
     benchmark: Benchmark,
     answers: Annotated[Path, typer.Option(help="answers of one model, ours or upstream's form")],
     judge: Annotated[str, typer.Option(help="the judge's model name at the server")],
-    base_url: Annotated[str, typer.Option(help="of an OpenAI-compatible server")] = OPENAI,
+    base_url: Annotated[
+        str, typer.Option(help="of an OpenAI-compatible server")
+    ] = "https://api.openai.com/v1",
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
     model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
@@ -119,9 +107,9 @@ def judge(
     ] = None,
     max_cost: Annotated[float | None, typer.Option(help="stop when this much is spent")] = None,
     estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
-    connections: Connections = 64,
-    api_key_env: KeyEnv = "OPENAI_API_KEY",
-    extra_body: ExtraBody = "{}",
+    connections: generate.Connections = 64,
+    api_key_env: generate.KeyEnv = "OPENAI_API_KEY",
+    extra_body: generate.ExtraBody = "{}",
 ) -> None:
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
     from tqdm import tqdm
@@ -138,16 +126,21 @@ def judge(
     against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
-        server = Server(base_url, api_key_env, connections)
-        run = Run(store, server, prices, max_cost)
-        _say(run.estimate(calls), "to make")
+        run = Run(store, Server(base_url, api_key_env, connections), prices, max_cost)
+        said = "{calls} calls {what}, {kept} kept from before, {identical} identical pairs need "
+        said += "none; {prompt_tokens} prompt and {completion_tokens} completion tokens"
+        said += ", cost {cost:.4f}" if prices else ""
+        needed = run.estimate(calls)
+        typer.echo(said.format(what="to make", cost=run.cost(needed), **needed))
         if estimate:
             return
         counts = run(tqdm(calls, unit="call", disable=None))
-    _say(counts, f"made, in {out}")
-    if counts.stopped:
-        what = f"{out} keeps what came, run again to go on{_refused(counts.problems)}"
-        raise WRPOError(f"stopped: {counts.stopped}; {what}")
+    typer.echo(said.format(what=f"made, in {out}", cost=run.cost(counts), **counts))
+    for what, number in [*run.status.items(), *run.problems.most_common()]:
+        typer.echo(f"  {number} x {what}")
+    if run.stopped:
+        what = f"{out} keeps what came, run again to go on{_refused(run.problems)}"
+        raise WRPOError(f"stopped: {run.stopped}; {what}")
 
 
 def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
@@ -176,29 +169,13 @@ def _refused(problems: Iterable[str]) -> str:
     return f"; it refuses {found[1]}: --extra-body '{{\"{found[1]}\": null}}'" if found else ""
 
 
-def _say(counts: Counts, what: str) -> None:
-    cost = "" if counts.cost is None else f", cost {counts.cost:.4f}"
-    typer.echo(
-        f"{counts.calls} calls {what}, {counts.kept} kept from before, {counts.identical} "
-        f"identical pairs need none; {counts.prompt_tokens} prompt and "
-        f"{counts.completion_tokens} completion tokens{cost}"
-    )
-    for name, n in [*counts.status.items(), *counts.problems.most_common()]:
-        typer.echo(f"  {n} x {name}")
-
-
-def nano_judge(
-    port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010,
-    position: Annotated[float, typer.Option(help="logits for what is shown second")] = 0.35,
-    length: Annotated[float, typer.Option(help="logits for 6 characters more")] = 0.5,
-) -> None:
+def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
-    import functools
+    from functools import partial
 
     from wrpo_lib.nano.judge import MODEL, Judge, make_server, respond
 
-    biased = Judge(position=position, length=length)
-    with make_server(functools.partial(respond, judge=biased), port) as server:
+    with make_server(partial(respond, judge=Judge()), port) as server:
         at = f"http://127.0.0.1:{server.server_port}/v1"
         typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
         server.serve_forever()

@@ -51,8 +51,7 @@ def summarise(
     for summary in found:
         _say(summary)
     for pair in pairs:
-        typer.echo(f"{pair.pop('model')} minus {pair.pop('against')}:")
-        _say_values(pair)
+        _say_values(f"{pair.pop('model')} minus {pair.pop('against')}:", pair)
 
 
 def leaderboard(
@@ -83,7 +82,8 @@ def agreement(
     from wrpo_lib.evaluation.forms import read_judgements
     from wrpo_lib.evaluation.summary import agreement
 
-    _say_values(agreement(benchmark, *(read_judgements(benchmark, p) for p in (first, second))))
+    tables = (read_judgements(benchmark, path) for path in (first, second))
+    _say_values("agreement:", agreement(benchmark, *tables))
 
 
 def published(
@@ -100,15 +100,14 @@ def _summaries(
 ) -> list[Summary]:
     import pandas as pd
 
-    from wrpo_lib.evaluation.assets import local
+    from wrpo_lib.evaluation.assets import fetch
     from wrpo_lib.evaluation.forms import read_judgements
     from wrpo_lib.evaluation.summary import SAME, summarise
 
     tables = [read_judgements(benchmark, path) for path in files]
-    models = pd.Series([model for table in tables for model in table["model"].unique()])
-    if models.duplicated().any():
-        twice = models[models.duplicated()].iloc[0]
-        raise WRPOError(f"{twice!r} stands in two of the files; give each model once")
+    models = [model for table in tables for model in table["model"].unique()]
+    if twice := {model for model in models if models.count(model) > 1}:
+        raise WRPOError(f"{min(twice)!r} stands in two of the files; give each model once")
     rows = pd.concat(tables, ignore_index=True)
     for text in state or []:  # what rows name stays
         name, _, value = text.partition("=")
@@ -116,27 +115,27 @@ def _summaries(
             raise WRPOError(f"--state is {text!r}; give one of {', '.join(SAME)} and =VALUE")
         rows[name] = rows[name].replace("", value)
     if benchmark == "alpaca-eval":
-        path = local("alpaca_eval_2/df_gamed.csv")
-        options["side"] = path and pd.read_csv(path)
+        try:
+            options["side"] = pd.read_csv(fetch("alpaca_eval_2/df_gamed.csv"))
+        except WRPOError:
+            options["side"] = None  # a note says how to get it
     return summarise(benchmark, rows, **options)
 
 
 def _say(summary: Summary) -> None:
     named = ", ".join(f"{name} {value}" for name, value in summary.setting.items() if value)
-    typer.echo(f"{summary.model}: {named or 'judge not named'}")
-    _say_values(summary.values)
+    _say_values(f"{summary.model}: {named or 'judge not named'}", summary.values)
     for note in summary.notes:
         typer.echo(f"  note: {note}")
 
 
-def _say_values(values: dict[str, Any]) -> None:
+def _say_values(of: str, values: dict[str, Any]) -> None:
     """A line for each value that is there: an interval as text, a number short."""
     from wrpo_lib.analysis.statistics import Estimate
 
+    typer.echo(of)
     for name, value in values.items():
         if isinstance(value, Estimate):
-            shown = f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} clusters)"
-        else:
-            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            value = f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} clusters)"
         if value is not None:
-            typer.echo(f"  {name}: {shown}")
+            typer.echo(f"  {name}: {f'{value:.4f}' if isinstance(value, float) else value}")

@@ -48,7 +48,7 @@ def train(
     eval_data: Annotated[str, typer.Option("--eval_data", help="rows to evaluate on")] = "",
     output_dir: Annotated[str, typer.Option("--output_dir", help="default: the recipe's")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="go on from a checkpoint")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "--rehearse", help="in small")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="in small")] = False,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
@@ -122,7 +122,14 @@ def report(plan: Plan) -> str:
     counts = pd.Series([plan.tokens(True), plan.tokens(False), longest * plan.n], cases)
     table.loc["million tokens per epoch"] = counts / 1e6
     cards = pd.DataFrame({name: _hours(plan, count) for name, count in counts.items()})
-    cards["fits"] = [_fit(total, room) for _, room in CARDS.values()]
+    cards["fits"] = [
+        "yes"
+        if total["worst"] < room
+        else "not the worst batch"
+        if total["shared"] < room
+        else "no"
+        for _, room in CARDS.values()
+    ]
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
     shown = [frame.to_string(float_format="{:,.2f}".format) for frame in (table, cards)]
     return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
@@ -156,13 +163,6 @@ def _hours(plan: Plan, count: float) -> dict[str, float]:
     """Hours of a run of ``count`` tokens an epoch on each card, at the assumed utilisation."""
     rate = UTILISATION * plan.gpus * 3600 * 1e12
     return {card: plan.flops(count) / (rate * peak) for card, (peak, _) in CARDS.items()}
-
-
-def _fit(total: Any, room: float) -> str:
-    """Whether a usual and the worst batch fit a card's memory."""
-    if total["worst"] < room:
-        return "yes"
-    return "not the worst batch" if total["shared"] < room else "no"
 
 
 def _say(line: str) -> None:

@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold
 
 from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import at_least_two, counted
+from wrpo_lib.evaluation.verdicts import counted, with_points
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
@@ -30,21 +30,21 @@ FOLDS = 5
 SEED = 123  # upstream's, for liblinear
 
 
-def checked(judgements: pd.DataFrame) -> pd.DataFrame:
+def in_percent(judgements: pd.DataFrame) -> pd.DataFrame:
     """The rows with a preference, at least two, and ``points``: it in percent."""
-    return at_least_two(judgements, 100 * (judgements["preference"].astype(float) - 1))
+    return with_points(judgements, 100 * (judgements["preference"].astype(float) - 1))
 
 
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers by upstream's names; its
-    ``standard_error`` is over rows. ``order`` and ``length_model`` (characters) are optional.
+    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers, with its
+    ``standard_error`` over rows. ``order`` and ``length_model`` (characters) are optional.
     """
-    known = checked(judgements)
+    known = in_percent(judgements)
     percent = known["points"]
     wins, losses, draws = ((percent > 50).sum(), (percent < 50).sum(), (percent == 50).sum())
-    lengths = judgements["length_model"].dropna() if "length_model" in judgements else []
+    lengths = judgements.get("length_model", pd.Series(dtype=float))
     return {
         "win_rate": float(percent.mean()),
         "standard_error": float(percent.sem()),
@@ -52,8 +52,8 @@ def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
         "n_wins_base": int(losses),
         "n_draws": int(draws),
         "discrete_win_rate": float(100 * (wins + draws / 2) / len(percent)),
-        "avg_length": int(np.mean(lengths)) if len(lengths) else None,
-        **counted(judgements, known, ["question_id", "order"], 0, 100),
+        "avg_length": int(lengths.mean()) if lengths.notna().any() else None,
+        **counted(judgements, known, "order", 0, 100),
     }
 
 
@@ -63,7 +63,6 @@ def length_controlled(
     *,
     C: float | None = None,
     replicates: int = 0,
-    seed: int = 0,
     questions: Sequence[Hashable] | None = None,
 ) -> dict[str, Any]:
     """The win rate in percent that the judge would give one model at equal length.
@@ -71,23 +70,17 @@ def length_controlled(
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
     ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, difficulty and regularising rows are left out: right for questions that are
-    not AlpacaEval-2's.
+    Without ``side``, for other questions than AlpacaEval-2's, difficulty and those rows are left
+    out.
 
     Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
     row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
-    Several judgements of a question share its weight. ``replicates`` > 0 refits the regression on
-    that many resamples of ``questions`` (default: those of the rows), with C as chosen; models with
-    the same ``questions`` and ``seed`` can be compared (:func:`length_controlled_difference`).
-
-    Returned are ``length_controlled_winrate``, ``lc_interval`` (None without replicates),
-    ``lc_standard_error`` (upstream's spread of the predictions, which leaves out that the
-    regression itself is estimated; None without ``side``) and ``lc_C``.
+    Several judgements of a question share its weight. ``replicates`` refits on as many resamples
+    of ``questions`` (default: those of the rows) give ``lc_interval``; ``lc_standard_error`` is
+    upstream's spread of the predictions, which leaves out that the regression is estimated.
     """
-    n = len(checked(judgements))
-    if {"model", "baseline"} <= set(judgements) and (
-        judgements["model"] == judgements["baseline"]
-    ).all():  # upstream's rule: the baseline has 50 by construction
+    n = len(in_percent(judgements))
+    if judgements.get("baseline", pd.Series()).equals(judgements["model"]):  # upstream's rule
         by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
         return {**by_rule, "lc_interval": None, "lc_C": None}
     design, interval = _Design(judgements, side), None
@@ -95,7 +88,7 @@ def length_controlled(
     if replicates:
         value = partial(design.mean_chance, c)
         with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            drawn = bootstrap_interval(value, design.question, replicates, seed, questions)
+            drawn = bootstrap_interval(value, design.question, replicates, 0, questions)
         interval = replace(drawn, n=n)
     error = 100 * pd.Series(design.chance(c, once)).sem()
     return {
@@ -130,25 +123,23 @@ class _Design:
         self.rest = np.ones((len(question), 1))  # difficulty where known, constant
         self.gamed, self.gamed_share = np.empty((0, 2)), np.empty(0)
         if side is not None:
-            known = side.drop_duplicates("index").set_index("index")["instruction_difficulty"]
-            own = known.reindex(judgements["question_id"]).to_numpy(float)
+            difficulty = side.groupby("index")["instruction_difficulty"].first()
+            own = difficulty.reindex(judgements["question_id"]).to_numpy(float)
             if unknown := int(np.isnan(own).sum()):
                 what = f"{unknown} of {len(own)} judgements have no instruction difficulty"
                 raise WRPOError(f"{what}; they are not of AlpacaEval-2")
             self.rest = np.column_stack([own, self.rest])
-            difficulty = side["instruction_difficulty"]
-            length = np.tanh(side["std_delta_len"])
-            self.gamed = np.column_stack([length, difficulty, 0 * difficulty])
+            gamed = [np.tanh(side["std_delta_len"]), side["instruction_difficulty"]]
+            self.gamed = np.column_stack([*gamed, np.zeros(len(side))])
             self.gamed_share = side["preference"].to_numpy(float)
 
     def training(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, soft labels and weights of the fit; regularising rows come first.
+        """Rows, soft labels and weights of the fit, regularising rows first.
 
         The length difference is standardised over the rows as drawn.
         """
-        total = counts.sum()
-        centre = (counts * self.gap).sum() / total
-        spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (total - 1))
+        centre = np.average(self.gap, weights=counts)
+        spread = np.sqrt((counts * (self.gap - centre) ** 2).sum() / (counts.sum() - 1))
         scaled = self.gap / spread if spread > 0 else np.zeros_like(self.gap)
         known = ~np.isnan(self.share) & (counts > 0)
         own = np.column_stack([np.tanh(scaled), self.rest])[known]
@@ -168,11 +159,8 @@ class _Design:
         """Upstream's cross-validation: five folds of whole groups, weighted log loss."""
         x, y, weight = self.training(np.ones(len(self.gap)))
         gamed = [f"gamed {i}" for i in range(len(self.gamed))]
-        names, groups = np.unique(
-            [*gamed, *self.question[~np.isnan(self.share)]], return_inverse=True
-        )
-        if len(names) == len(groups):  # codes break ties between folds; upstream's are row numbers
-            groups = np.arange(len(groups))
+        # codes in order of appearance break ties between folds as upstream's row numbers do
+        groups = pd.factorize(np.array([*gamed, *self.question[~np.isnan(self.share)]]))[0]
         scores = np.zeros((FOLDS, len(CS)))
         for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
             for k, c in enumerate(CS):

@@ -1,7 +1,4 @@
-"""Benchmark answers: the sampling stage, one response to each turn of each question.
-
-The second turn of MT-Bench follows the model's own first answer, without the thought before it.
-"""
+"""Benchmark answers: the sampling stage, one response to each turn of each question."""
 
 from __future__ import annotations
 
@@ -17,15 +14,13 @@ from wrpo_lib.evaluation.forms import Texts, read_answers
 from wrpo_lib.generation.request import Engine, Request, Response, Sampling
 from wrpo_lib.generation.stage import sample_responses
 
-MAX_TOKENS = 4096  # the SimPO project's limit, whose numbers the paper reuses
-
 
 def answer(
     benchmark: Benchmark,
     model: str,
     engine: Engine,
     path: Path,
-    max_tokens: int = MAX_TOKENS,
+    max_tokens: int = 4096,  # the SimPO project's limit, whose numbers the paper reuses
     seed: int = 0,
     settings: dict[str, Any] | None = None,
 ) -> Counter[str]:
@@ -42,24 +37,21 @@ def answer(
         for_each = ((r, temperature[r.key.split("/")[1]]) for r in requests)
         return engine(replace(r, sampling=replace(r.sampling, temperature=t)) for r, t in for_each)
 
+    def prompts(own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
+        for q in benchmark.questions:
+            before = [text for n in range(1, turn) if (text := own.get((q.question_id, n)))]
+            if turn > len(q.turns) or len(before) < turn - 1:
+                continue
+            messages: Messages = []
+            for asked, said in zip(q.turns, before, strict=False):
+                messages += [{"role": "user", "content": asked}]
+                messages += [{"role": "assistant", "content": said}]
+            messages += [{"role": "user", "content": q.turns[turn - 1]}]
+            yield f"{of}/{q.question_id}/{turn}", messages
+
     how = Sampling(1, 1.0, 1.0, max_tokens, seed)
     known = {"benchmark": of, "temperature": "the benchmark's", **(settings or {})}
     for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
         own = read_answers(path, benchmark)[model] if turn > 1 else Texts()
-        asked = prompts(benchmark, own, turn)
-        counts += sample_responses(asked, decoded, model, how, path, settings=known)
+        counts += sample_responses(prompts(own, turn), decoded, model, how, path, settings=known)
     return counts
-
-
-def prompts(benchmark: Benchmark, own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
-    """(id, messages) of each question's ``turn`` that follows a model's ``own`` earlier answers."""
-    for question in benchmark.questions:
-        messages: Messages = []
-        for number, user in enumerate(question.turns[:turn], 1):
-            messages.append({"role": "user", "content": user})
-            text = own.get((question.question_id, number))
-            if number < turn and text is not None:
-                messages.append({"role": "assistant", "content": text})
-        if len(messages) == 2 * turn - 1:  # it has the turn, and answers to all before
-            name = f"{benchmark.name} {benchmark.version}/{question.question_id}/{turn}"
-            yield name, messages

@@ -32,52 +32,43 @@ def manifest() -> dict[str, dict[str, str]]:
     return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
 
 
-def _candidates(name: str) -> Iterator[Path]:
-    """Where a local copy may lie, best first: mirror, installed package, cache."""
-    asset = manifest()[name]
+def _copies(name: str, asset: dict[str, str]) -> Iterator[Path]:
+    """Where a copy of others may lie: in the mirror, in an installed package."""
     if root := os.environ.get(MIRROR):
         for inside in (asset.get("mirror", name), name):
-            yield from (Path(root) / inside, Path(root) / f"{inside}.gz")
-    if "package" in asset:
-        top, rest = asset["package"].split("/", 1)
-        spec = importlib.util.find_spec(top)  # found without importing it
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            yield Path(folder) / rest
-    yield Path(pooch.os_cache("wrpo")) / name  # which XDG_CACHE_HOME moves
-
-
-def local(name: str) -> Path | None:
-    """The first local copy of an asset, None if there is none; another hash is an error."""
-    if name not in manifest():
-        raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(manifest())}")
-    path = next((path for path in _candidates(name) if path.is_file()), None)
-    if path is None:
-        return None
-    try:
-        with open_binary(path) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except (EOFError, gzip.BadGzipFile):
-        found = "that of a file cut short"
-    if found != manifest()[name]["sha256"]:
-        raise WRPOError(f"{path} is not {name} (its sha256 is another); delete it, fetch it again")
-    return path
+            yield from (Path(root, inside), Path(root, f"{inside}.gz"))
+    top, _, rest = asset.get("package", "").partition("/")
+    spec = importlib.util.find_spec(top) if top else None  # found without importing it
+    for folder in (spec and spec.submodule_search_locations) or []:
+        yield Path(folder, rest)
 
 
 def fetch(name: str) -> Path:
-    """The path of an asset; pooch downloads it, hash checked, if there is no local copy."""
-    if path := local(name):
+    """The path of an asset; pooch downloads it, hash checked, if there is no copy."""
+    if name not in manifest():
+        raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(manifest())}")
+    asset, cached = manifest()[name], Path(pooch.os_cache("wrpo"), name)
+    for path in filter(Path.is_file, _copies(name, asset)):
+        if _hash(path) != asset["sha256"]:
+            what = f"{path} is not {name} (its sha256 is another)"
+            raise WRPOError(f"{what}; delete it, fetch it again")
         return path
-    asset, places = manifest()[name], list(_candidates(name))
-    tried, target = places[0], places[-1]
     try:
-        if os.environ.get("HF_HUB_OFFLINE") == "1":
+        if os.environ.get("HF_HUB_OFFLINE") == "1" and not cached.is_file():
             raise OSError("HF_HUB_OFFLINE=1 forbids it")
         pooch.get_logger().setLevel("WARNING")
-        pooch.retrieve(asset["url"], f"sha256:{asset['sha256']}", target.name, target.parent)
+        pooch.retrieve(asset["url"], f"sha256:{asset['sha256']}", cached.name, cached.parent)
     except (OSError, ValueError) as error:  # ValueError: a wrong hash
         reason = "its content has changed" if isinstance(error, ValueError) else error
-        raise WRPOError(
-            f"{name} is not at {tried} and could not be fetched from {asset['url']} ({reason}); "
-            f"fetch it elsewhere and set {MIRROR} to a folder that holds {name}"
-        ) from error
-    return target
+        what = f"{name} could not be fetched from {asset['url']} ({reason})"
+        remedy = f"fetch it elsewhere and set {MIRROR} to a folder that holds {name}"
+        raise WRPOError(f"{what}; {remedy}") from error
+    return cached
+
+
+def _hash(path: Path) -> str:
+    try:
+        with open_binary(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (EOFError, gzip.BadGzipFile):
+        return "that of a file cut short"

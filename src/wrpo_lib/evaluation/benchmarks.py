@@ -7,10 +7,8 @@ everything runs with nothing downloaded. Scores of different versions are never 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ TEMPERATURES = {
 BREAK = "\u200b"  # zero-width space
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # <|im_end|>, DeepSeek's full-width bars, <s>, <BOS_TOKEN>, <think>, [INST], [gMASK], <<SYS>>
-CONTROL = re.compile(
+CONTROL = (
     r"<(?=[|\uff5c][^<>\n]{1,60}[|\uff5c]>)"
     r"|<(?=/?(?:s|bos|eos|pad|unk|sop|eop|mask|(?:start|end)_of_(?:turn|image)|[A-Z_]+_TOKEN)>)"
     r"|<(?=/?(?:think|thinking|tool_call|tool_calls|tool_response|tools)>)"
@@ -56,35 +54,25 @@ class Template:
     user: str
 
     @property
-    def sha256(self) -> str:
-        """Hash of both texts: two prompts of one name are told apart by it."""
-        messages = [("system", self.system), ("user", self.user)]
-        return hashlib.sha256(json.dumps(messages).encode()).hexdigest()
-
-    @property
     def placeholders(self) -> set[str]:
         """Names that :meth:`fill` needs."""
         return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
 
-    def fill(self, values: Mapping[str, str]) -> tuple[list[dict[str, str]], int]:
-        """The chat messages, all placeholders filled in one pass, and how many control tokens and
-        delimiters in ``values`` were broken with an invisible character."""
+    def fill(self, values: Mapping[str, str]) -> list[dict[str, str]]:
+        """The chat messages, all placeholders filled in one pass.
+
+        Control tokens and delimiters in ``values`` are broken with an invisible character.
+        """
         markers = set(MARKER.findall(f"{self.system}\n{self.user}"))
-        safe = {name: _harmless(values[name], markers) for name in self.placeholders}
-        messages = [
-            {"role": role, "content": PLACEHOLDER.sub(lambda m: safe[m.group(1)][0], text)}
-            for role, text in (("system", self.system), ("user", self.user))
-        ]
-        return messages, sum(count for _, count in safe.values())
+        # wherever one begins, so that of four quotes no three are left
+        starts = [rf"{re.escape(m[0])}(?={re.escape(m[1:])})" for m in markers]
+        broken = re.compile("|".join([CONTROL, *starts]))
 
+        def value(place: re.Match[str]) -> str:
+            return broken.sub(lambda m: m.group() + BREAK, values[place[1]])
 
-def _harmless(text: str, markers: set[str]) -> tuple[str, int]:
-    text, count = CONTROL.subn(lambda m: m.group() + BREAK, text)
-    for marker in markers:  # wherever one begins, so that of four quotes no three are left
-        start = rf"{re.escape(marker[0])}(?={re.escape(marker[1:])})"
-        text, found = re.subn(start, marker[0] + BREAK, text)
-        count += found
-    return text, count
+        texts = {"system": self.system, "user": self.user}
+        return [{"role": r, "content": PLACEHOLDER.sub(value, t)} for r, t in texts.items()]
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ class Benchmark:
 
     name: str
     version: str
-    questions: tuple[Question, ...]
+    questions: list[Question]
     templates: dict[str, Template]
     judge_settings: dict[str, Any]
     baseline: Path | None = None
@@ -138,12 +126,12 @@ def _read_yaml(path: Path) -> Any:
 def _alpaca(name: str, version: str) -> Benchmark:
     path = fetch("alpaca_eval_2/baseline_gpt4_1106_preview.json")
     rows = enumerate(iter_rows(path))
-    questions = tuple(Question(i, row["dataset"], (row["instruction"],)) for i, row in rows)
+    questions = [Question(i, row["dataset"], (row["instruction"],)) for i, row in rows]
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
     system, user = (content.strip() for _, content in CHATML.findall(text))
     (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
-    names = ("max_tokens", "temperature", "logprobs", "top_logprobs")
-    settings = {k: config["completions_kwargs"][k] for k in names}
+    kept = ("max_tokens", "temperature", "logprobs", "top_logprobs")
+    settings = {k: config["completions_kwargs"][k] for k in kept}
     template = Template("alpaca_eval_clf", system, user)
     return Benchmark(name, version, questions, {"": template}, settings, path)
 
@@ -162,28 +150,27 @@ def _mt_bench(name: str, version: str) -> Benchmark:
         for row in iter_rows(fetch("mt_bench/judge_prompts.jsonl"))
     }
     settings = {"temperature": 0, "max_tokens": 2048}  # FastChat, run_judge_single
-    return Benchmark(name, version, tuple(questions), templates, settings)
+    return Benchmark(name, version, questions, templates, settings)
 
 
 def _arena(name: str, version: str) -> Benchmark:
     config = _read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
-    questions = tuple(
+    questions = [
         Question(row["question_id"], row["category"], tuple(t["content"] for t in row["turns"]))
         for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
-    )
-    (user,) = config["prompt_template"]
-    template = Template("arena-hard-v0.1", config["system_prompt"], user)
+    ]
+    template = Template("arena-hard-v0.1", config["system_prompt"], *config["prompt_template"])
     settings = {k: config[k] for k in ("temperature", "max_tokens")}
     baseline = fetch(f"arena_hard_v0.1/baseline_{config['baseline_model']}.jsonl")
     return Benchmark(name, version, questions, {"": template}, settings, baseline)
 
 
 def _own(name: str, version: str) -> Benchmark:
-    questions = tuple(
+    questions = [
         Question(row["question_id"], row["category"], tuple(row["turns"]))
         for row in iter_rows(OWN / "questions.jsonl")
         if row["benchmark"] == name
-    )
+    ]
     own = _read_yaml(OWN / "templates.yaml")[name]
     templates = {
         purpose: Template(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
@@ -193,7 +180,7 @@ def _own(name: str, version: str) -> Benchmark:
     return Benchmark(name, version, questions, templates, own["settings"], baseline)
 
 
-LOADERS = {
+LOADERS: dict[tuple[str, str], Callable[[str, str], Benchmark]] = {
     **{(name, "nano"): _own for name in ("alpaca-eval", "mt-bench", "arena-hard")},
     ("alpaca-eval", "2"): _alpaca,
     ("mt-bench", "0125-references"): _mt_bench,

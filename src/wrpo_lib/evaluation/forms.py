@@ -1,7 +1,6 @@
 """Answers and judgements as files hold them: ours and the forms that upstream writes.
 
-A row of upstream's is first brought into our form; texts of judgements are dropped as they are
-read, only lengths are kept.
+Texts of judgements are dropped as they are read, only lengths are kept.
 """
 
 from __future__ import annotations
@@ -17,15 +16,14 @@ import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, ValidationError
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import BASELINE, BASELINE_FIRST, MODEL_FIRST
+from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, MODEL_FIRST
 from wrpo_lib.io import Row, iter_rows
 from wrpo_lib.replies import join_parts, split_thought
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
-OK, UNREADABLE, ERROR = "ok", "unreadable", "error"  # what came of a call of ours
-RANKS = {ERROR: 1, UNREADABLE: 2, OK: 3}
+ERROR = "error"  # status of a call of ours that failed
 SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 
@@ -112,10 +110,9 @@ def _answers(row: Row) -> list[Row]:
 @cache
 def instructions() -> dict[str, tuple[int, str]]:
     """Of AlpacaEval-2 by key: what :func:`instruction` returns."""
-    path = Path(__file__).with_name("alpaca_eval_instructions.csv")
-    rows = pd.read_csv(path, dtype={"sha256": str})
-    order = rows["model_first"].map({1: MODEL_FIRST, 0: BASELINE_FIRST})
-    return dict(zip(rows["sha256"], zip(rows["index"].tolist(), order, strict=True), strict=True))
+    rows = pd.read_csv(Path(__file__).with_name("alpaca_eval_instructions.csv"), dtype=str)
+    order = rows["model_first"].map({"1": MODEL_FIRST, "0": BASELINE_FIRST})
+    return dict(zip(rows["sha256"], zip(map(int, rows["index"]), order, strict=True), strict=True))
 
 
 def instruction(text: str) -> tuple[int | str, str]:
@@ -150,21 +147,19 @@ def _mt_bench(row: Row) -> list[Row]:
 def _arena(row: Row) -> list[Row]:
     """Arena-Hard's judgements of two games, or its battles.
 
-    Battles are a row for each unit of weight. Both games name the baseline model_a, so that which
-    game it was is lost: all are written as games that show the baseline first.
+    Battles are a row for each unit of weight, and both games name the baseline model_a, so that
+    which game it was is lost: all are written as games that show the baseline first.
     """
     if "games" in row:
         labels = [(game or {}).get("score") for game in row["games"]]
-        rows = [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
-        return [{**game, "version": "v0.1"} for game in rows]
+        row["version"] = "v0.1"
+        return [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
     if "model_a" not in row:
         return [row]
-    a, b = row["model_a"], row["model_b"]
-    own, model, other = ("model_a", a, b) if b == BASELINE != a else ("model_b", b, a)
-    won = {"model_a": "A>B", "model_b": "A>B", "tie": "A=B", "tie (bothbad)": "A=B", own: "B>A"}
-    found = {"model": model, "baseline": other, "judge": row.get("judge", ""), "version": "v0.1"}
-    found |= {"game": 1, "verdict": won.get(row["winner"]), "question_id": row["question_id"]}
-    return [found | {"metric": "battles"}]
+    won = {"model_a": "A>B", "model_b": "B>A", "tie": "A=B", "tie (bothbad)": "A=B"}
+    found = {"model": row["model_b"], "baseline": row["model_a"], "judge": row.get("judge", "")}
+    found |= {"version": "v0.1", "metric": "battles", "question_id": row["question_id"]}
+    return [found | {"game": 1, "verdict": won.get(row["winner"])}]
 
 
 JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
@@ -189,10 +184,9 @@ def _read(
             raise
         except ValidationError as error:
             first = error.errors()[0]
-            raise WRPOError(
-                f"{where}, field {(first['loc'] or ('content',))[0]!r}: {first['msg']}; correct "
-                "the row, or is this another kind of file?"
-            ) from error
+            what = f"field {(first['loc'] or ('content',))[0]!r}: {first['msg']}"
+            remedy = "correct the row, or is this another kind of file?"
+            raise WRPOError(f"{where}, {what}; {remedy}") from error
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise WRPOError(f"{where} is malformed ({error!r}); correct the row") from error
 
@@ -203,40 +197,36 @@ def place(row: Row) -> tuple[str, ...]:
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): of each judgement of ours its best attempt.
+    """The rows that count among (where, row): of each judgement of ours the last good attempt.
 
-    An answered call counts before one without a verdict, that before a failed one, and of equals
-    the last. A call that never succeeded stays, with no result, so that it is counted as missing.
-    Rows of other tools have no ``request`` and all count.
+    A call that never succeeded stays and counts as missing. Other tools' rows have no ``request``.
     """
-    best: dict[Any, tuple[int, str, Row]] = {}
+    best: dict[Any, tuple[str, Row]] = {}
     for where, row in rows:
         key: Any = place(row) if "request" in row else where
-        rank = RANKS.get(str(row.get("status")), 0)
-        highest, _, before = best.get(key, (0, "", row))
-        if min(rank, highest) > RANKS[ERROR]:
+        _, before = best.get(key, (where, row))
+        if ERROR not in (before.get("status"), row.get("status")):
             check_same(before, row, where)
-        if rank >= highest:
-            best[key] = rank, where, row
-    return [(where, row) for _, where, row in best.values()]
+        if row.get("status") != ERROR or before.get("status") == ERROR:
+            best[key] = where, row
+    return list(best.values())
 
 
 def check_same(before: Row, row: Row, where: str) -> None:
     """Refuse a second judgement of the same thing, of other texts or made in another way."""
-    if before["request"] != row["request"]:
+    if before.get("request") != row.get("request"):
         ways = ("settings", "template_sha256")
         changed = next((way for way in ways if before.get(way) != row.get(way)), "an answer")
-        raise WRPOError(
-            f"{where}: question {row.get('question_id')!r} was judged before, but {changed} "
-            "differs; choose another --out"
-        )
+        what = f"question {row.get('question_id')!r} was judged before, but {changed} differs"
+        raise WRPOError(f"{where}: {what}; choose another --out")
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     """All judgements of a file, one per row; one without a verdict has NaN or None.
 
-    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`. Raises
-    :class:`WRPOError` with file, row and field for what is no judgement of ``benchmark``.
+    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`.
+
+    :raises WRPOError: with file, row and field, for what is no judgement of ``benchmark``.
     """
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
@@ -256,8 +246,7 @@ class Texts(dict[tuple[int | str, int], str | None]):
 def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
     """The answers of each model in a file, joined by id or instruction.
 
-    An unknown question, another version, or a second answer to the same question and turn is a
-    :class:`WRPOError` that names file and row.
+    :raises WRPOError: with file and row, for an unknown question or version, or a second answer.
     """
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}

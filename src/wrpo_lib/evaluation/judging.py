@@ -18,21 +18,14 @@ from typing import Any, Literal
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
-from wrpo_lib.evaluation.forms import (
-    ERROR,
-    OK,
-    UNREADABLE,
-    best_attempts,
-    check_same,
-    instruction,
-    place,
-)
+from wrpo_lib.evaluation.forms import ERROR, best_attempts, check_same, instruction, place
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS, HOPELESS, MODEL_FIRST
 from wrpo_lib.evaluation.verdicts import read_judgement as read
 from wrpo_lib.io import Row, Store
 from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
+NOTHING = dict.fromkeys(("calls", "kept", "identical", "prompt_tokens", "completion_tokens"), 0)
 FIRST = 8  # as many hopeless replies, and nothing else, end the run
 
 Texts = Mapping[tuple[int | str, int], str | None]
@@ -106,43 +99,21 @@ class Plan:
         values |= {"instruction": question.turns[0], "question": question.turns[0]}
         values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
         values |= {f"ref_answer_{i}": text for i, text in enumerate(question.references, 1)}
-        messages, neutralised = template.fill(values)
-        body = {"model": self.judge, "messages": messages, **settings}
+        body = {"model": self.judge, "messages": template.fill(values), **settings}
         row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
         row |= {"question_id": question.question_id, "settings": without_secrets(settings)}
-        row |= {"template": template.name, "template_sha256": template.sha256}
-        identity = [body, row["model"], question.question_id, row.get("game", 0)]
-        request = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-        return {**row, "request": request, "neutralised": neutralised}, body
-
-
-@dataclass
-class Counts:
-    """What a run needs or has done; ``prices`` of a million prompt and completion tokens."""
-
-    prices: tuple[float, float] | None = None
-    calls: int = 0
-    kept: int = 0
-    identical: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    status: Counter[str] = field(default_factory=Counter)
-    problems: Counter[str] = field(default_factory=Counter)
-    stopped: str = ""
-
-    @property
-    def cost(self) -> float | None:
-        """What the tokens cost; None without prices."""
-        if self.prices is None:
-            return None
-        prompt, completion = self.prices
-        return (self.prompt_tokens * prompt + self.completion_tokens * completion) / 1e6
+        row |= {"template": template.name}
+        row |= {"template_sha256": _hash([("system", template.system), ("user", template.user)])}
+        request = _hash([body, row["model"], question.question_id, row.get("game", 0)])
+        return {**row, "request": request}, body
 
 
 class Run:
     """One run of the client over a store of judgements.
 
-    ``max_cost`` ends it when the tokens that the server reported have cost that much.
+    ``prices`` are of a million prompt and completion tokens; ``max_cost`` ends the run when the
+    tokens that the server reported have cost that much, and ``stopped`` then says so. ``status``
+    and ``problems`` count what came of the calls.
     """
 
     def __init__(
@@ -154,47 +125,56 @@ class Run:
     ) -> None:
         if max_cost is not None and prices is None:
             raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
-        if not all(0 <= n < math.inf for n in (*(prices or ()), max_cost or 0)):
-            raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
+        self.prices = prices or (0.0, 0.0)
+        if not all(0 <= n < math.inf for n in (*self.prices, max_cost or 0)):
+            raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
         keys = store.keys()
         self._attempts = Counter(request for request, *_ in keys)
         rows = ((str(store.path), row) for row in store)
         self._made = {place(row): row for _, row in best_attempts(rows)}
-        self.counts = Counts(prices)
+        self.counts, self.status, self.problems = Counter(NOTHING), Counter[str](), Counter[str]()
+        self.stopped = ""
 
-    def estimate(self, calls: Iterable[Call]) -> Counts:
-        """Calls, tokens (of the replies at most) and cost that are still needed."""
-        counts = Counts(self.counts.prices)
-        for body in (body for _, body in self._pending(calls, counts) if body is not None):
-            counts.calls += 1
-            size = sum(len(message["content"]) for message in body["messages"])
-            counts.prompt_tokens += size // 4  # a rule of thumb for English
-            limits = (body.get(name) for name in ("max_tokens", "max_completion_tokens"))
-            counts.completion_tokens += max(n for n in (*limits, 0) if isinstance(n, int))
+    def cost(self, counts: Counter[str]) -> float:
+        """What the tokens cost; 0 without prices."""
+        prompt, completion = self.prices
+        return (counts["prompt_tokens"] * prompt + counts["completion_tokens"] * completion) / 1e6
+
+    def estimate(self, calls: Iterable[Call]) -> Counter[str]:
+        """``calls`` and tokens (of the replies at most) that are still needed; ``kept`` calls and
+        ``identical`` pairs need none."""
+        counts = Counter(NOTHING)
+        for _, body in self._pending(calls, counts):
+            if body is not None:
+                size = sum(len(message["content"]) for message in body["messages"])
+                limits = (body.get(name, 0) for name in ("max_tokens", "max_completion_tokens"))
+                most = max(n for n in (*limits, 0) if isinstance(n, int))
+                # four characters a token: a rule of thumb for English
+                counts.update(calls=1, prompt_tokens=size // 4, completion_tokens=most)
         return counts
 
-    def __call__(self, calls: Iterable[Call]) -> Counts:
+    def __call__(self, calls: Iterable[Call]) -> Counter[str]:
         """Make every missing call; rows are in the store when this returns or raises."""
         for row, body, error in complete(self.server, self._requests(calls), stop=self._stop):
             self._keep(row, body, error)
         return self.counts
 
-    def _pending(self, calls: Iterable[Call], counts: Counts) -> Iterator[Call]:
+    def _pending(self, calls: Iterable[Call], counts: Counter[str]) -> Iterator[Call]:
         """The calls without a row; ``counts`` learns how many have one or need no judge."""
         for row, body in calls:
             before = self._made.get(place(row), {"status": ERROR})
             if before["status"] != ERROR:
                 check_same(before, row, str(self.store.path))
-                counts.kept += 1
+                counts["kept"] += 1
                 continue
-            counts.identical += body is None
+            counts["identical"] += body is None
             yield row, body
 
     def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, dict[str, Any]]]:
         for row, body in self._pending(calls, self.counts):
             if body is None:
-                self._append(row, OK, {"preference": 1.5, "problem": None})
+                self._append(row, "ok", {"preference": 1.5, "problem": None})
             else:
                 yield row, body
 
@@ -202,14 +182,12 @@ class Run:
         """A row of what came of a call; what a failed one used is paid for all the same."""
         body = body or {}
         usage = _usage(body.get("usage"))
-        self.counts.calls += 1
-        self.counts.prompt_tokens += usage["prompt_tokens"]
-        self.counts.completion_tokens += usage["completion_tokens"]
+        self.counts.update(usage, calls=1)
         try:
             if error:
                 raise WRPOError(error)
             found = read(row, body)
-            status = UNREADABLE if found["problem"] else OK
+            status = "unreadable" if found["problem"] else "ok"
         except WRPOError as failure:
             found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
             status = ERROR
@@ -218,22 +196,25 @@ class Run:
 
     def _append(self, row: Row, status: str, found: Row) -> None:
         self._attempts[row["request"]] += 1
-        self.counts.status[status] += 1
-        self.counts.problems.update([found["problem"]] if found["problem"] else [])
+        self.status[status] += 1
+        self.problems.update([found["problem"]] if found["problem"] else [])
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[row["request"]], "status": status, "judged": judged}
         self.store.append({**row, **found, **head})
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        counts = self.counts
-        hopeless = counts.status[ERROR] + sum(counts.problems[what] for what in HOPELESS)
-        if self.max_cost is not None and (counts.cost or 0.0) >= self.max_cost:
-            counts.stopped = f"--max-cost {self.max_cost:g} is reached"
-        elif hopeless == counts.calls >= FIRST:
-            ((problem, _),) = counts.problems.most_common(1)
-            counts.stopped = f"the first {FIRST} calls all failed: {problem}"
-        return bool(counts.stopped)
+        hopeless = self.status[ERROR] + sum(self.problems[what] for what in HOPELESS)
+        if self.max_cost is not None and self.cost(self.counts) >= self.max_cost:
+            self.stopped = f"--max-cost {self.max_cost:g} is reached"
+        elif hopeless == self.counts["calls"] >= FIRST:
+            ((problem, _),) = self.problems.most_common(1)
+            self.stopped = f"the first {FIRST} calls all failed: {problem}"
+        return bool(self.stopped)
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _usage(said: Any) -> dict[str, int]:

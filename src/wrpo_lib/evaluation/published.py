@@ -9,7 +9,7 @@ import pandas as pd
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.evaluation.alpaca_eval import length_controlled
 from wrpo_lib.evaluation.forms import instructions, read_judgements
-from wrpo_lib.evaluation.summary import BOARDS, SAME, Summary, differences, summarise
+from wrpo_lib.evaluation.summary import BOARD_JUDGE, BOARDS, SAME, Summary, differences, summarise
 from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
 
@@ -29,7 +29,7 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
     names = {"index": "question_id", "len_model": "length_model", "len_baseline": "length_baseline"}
     side, judged = pd.read_csv(folder / SIDE), pd.read_csv(alpaca).rename(columns=names)
     judged["order"] = judged["question_id"].map(dict(instructions().values()))
-    judged[list(SAME)] = "gpt-4-1106-preview", *BOARDS["alpaca-eval"][1:]
+    judged[list(SAME)] = BOARD_JUDGE, *BOARDS["alpaca-eval"][1:]
     models = summarise("alpaca-eval", judged, side=side, replicates=replicates)
     for summary in models:  # with the C of the joined fit, so that only the join differs
         own, c = judged[judged["model"] == summary.model], summary.values["lc_C"]
@@ -37,9 +37,16 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
         summary.values["lc_by_position"] = moved["length_controlled_winrate"]
     groups = dict(zip(FILES, (models, rated, battled), strict=True))
     tables = {name: pd.DataFrame(map(numbers, group)) for name, group in groups.items()}
+    # of the paired differences to the first model, the median of what could have been found
+    pairs = [{"benchmark": name, **p} for name, all_ in groups.items() for p in differences(all_)]
+    names = {"detectable_difference": "mean", "lc_detectable_difference": "lc"}
+    wide = pd.DataFrame(pairs).rename(columns=names)
+    seen = wide.melt("benchmark", names.values(), "statistic").dropna()
+    kinds = seen.groupby(["benchmark", "statistic"], sort=False)["value"]
+    found = kinds.agg(n_pairs="count", median="median", smallest="min", largest="max")
+    tables["detectable"] = found.reset_index()
     hashes = {file: file_hash(folder / file) for file in (*FILES.values(), SIDE)}
-    record = {"judgements": hashes, "replicates": replicates}
-    return write_results("published", tables | {"detectable": detectable(groups)}, record)
+    return write_results("published", tables, {"judgements": hashes, "replicates": replicates})
 
 
 def numbers(summary: Summary) -> Row:
@@ -48,13 +55,3 @@ def numbers(summary: Summary) -> Row:
     for name, value in {**summary.values, "naive": mean_interval(summary.rows)}.items():
         row |= value.spread(name) if isinstance(value, Estimate) else {name: value}
     return row
-
-
-def detectable(groups: dict[str, list[Summary]]) -> pd.DataFrame:
-    """Paired differences of each model to the first: the median of what could have been found."""
-    pairs = [{"benchmark": name, **p} for name, all_ in groups.items() for p in differences(all_)]
-    names = {"detectable_difference": "mean", "lc_detectable_difference": "lc"}
-    wide = pd.DataFrame(pairs).rename(columns=names)
-    seen = wide.melt("benchmark", names.values(), "statistic").dropna()
-    kinds = seen.groupby(["benchmark", "statistic"], sort=False)["value"]
-    return kinds.agg(n_pairs="count", median="median", smallest="min", largest="max").reset_index()

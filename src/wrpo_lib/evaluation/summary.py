@@ -21,18 +21,20 @@ from wrpo_lib.evaluation import alpaca_eval, verdicts
 from wrpo_lib.evaluation.assets import fetch
 
 SAME = ("judge", "version", "template", "metric", "baseline")
-KINDS: dict[str, tuple[int, list[str], Any, Any]] = {
-    "alpaca-eval": (805, ["question_id", "order"], alpaca_eval.checked, alpaca_eval.win_rate),
-    "mt-bench": (80, ["question_id", "turn"], verdicts.scored, verdicts.mt_bench),
-    "arena-hard": (500, ["question_id", "game"], verdicts.battles, verdicts.arena_hard),
+KINDS: dict[str, tuple[int, str, Any, Any]] = {
+    "alpaca-eval": (805, "order", alpaca_eval.in_percent, alpaca_eval.win_rate),
+    "mt-bench": (80, "turn", verdicts.scored, verdicts.mt_bench),
+    "arena-hard": (500, "game", verdicts.battles, verdicts.arena_hard),
 }
-"""Questions of the real benchmark, key of a judgement, its readable rows, their score."""
+"""Questions of the real benchmark, what tells two judgements of a question apart, the readable
+rows, their score."""
 
-COUNTED = {
-    "n_missing": "without a readable verdict, left out",
-    "n_absent": "not in the file",
-    "n_duplicates": "repeating another row's question, kept as upstream keeps them",
+BOARD_JUDGE = "gpt-4-1106-preview"
+BOARDS = {
+    "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
+    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
 }
+"""Folder of a published board; its version, template, metric ("" is any) and baseline."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Summary:
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
 
-    ``options`` of :func:`wrpo_lib.evaluation.alpaca_eval.length_controlled`: ``side``, ``C``,
-    ``replicates`` (here 200) and ``seed``.
+    ``options`` of :func:`wrpo_lib.evaluation.alpaca_eval.length_controlled`: ``side``, ``C`` and
+    ``replicates`` (here 200).
     """
     table = judgements
     if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
@@ -67,21 +69,22 @@ def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[
     questions = sorted({str(q) for q in table["question_id"]})
     options = {"replicates": 200, "questions": questions, **options}
     found = []
-    for names, rows in table.groupby(["model", *SAME], sort=False):
+    for (model, *names), rows in table.groupby(["model", *SAME], sort=False):
+        setting = dict(zip(SAME, names, strict=True))
         try:
-            found.append(_summary(benchmark, names, rows, options))
+            found.append(_summary(benchmark, model, setting, rows, options))
         except WRPOError as error:
-            raise WRPOError(f"{names[0]}: {error}") from error
+            raise WRPOError(f"{model}: {error}") from error
     return found
 
 
 def _summary(
-    benchmark: str, names: tuple[str, ...], rows: pd.DataFrame, options: dict[str, Any]
+    benchmark: str, model: str, setting: dict[str, str], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
-    setting = dict(zip(SAME, names[1:], strict=True))
-    notes = [] if setting["judge"] else ["the rows do not name their judge; no number compares"]
     _, _, readable, score = KINDS[benchmark]
-    known, values = readable(rows), score(rows)
+    known, values, notes = readable(rows), score(rows), list[str]()
+    if not setting["judge"]:
+        notes.append("the rows do not name their judge; no number compares")
     official = setting["version"] in ("2", "v0.1")
     if benchmark == "alpaca-eval":
         values |= _length_control(rows, official, options, notes)
@@ -93,8 +96,7 @@ def _summary(
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
     values |= _effects(known)
-    notes += [f"{what}: {values[n]} judgements" for n, what in COUNTED.items() if values[n]]
-    return Summary(names[0], setting, values, notes, points, questions)
+    return Summary(model, setting, values, notes, points, questions)
 
 
 def _absent(benchmark: str, rows: pd.DataFrame) -> int:
@@ -104,7 +106,7 @@ def _absent(benchmark: str, rows: pd.DataFrame) -> int:
     do not say which game they are of, so there only whole questions are missed.
     """
     n_questions, key, _, _ = KINDS[benchmark]
-    seen = rows.drop_duplicates(key)["question_id"].value_counts()
+    seen = rows.drop_duplicates(["question_id", key])["question_id"].value_counts()
     if (rows["metric"] == "battles").any():
         return 2 * (n_questions - len(seen))
     each = seen.max() if benchmark == "alpaca-eval" else 2
@@ -117,14 +119,14 @@ def _length_control(
     """LC, or nothing, and why there is none into ``notes``."""
     if rows[["length_model", "length_baseline"]].isna().any(axis=None):
         notes.append("no length-controlled win rate: some rows have no lengths")
-    elif official and options.get("side") is None:
+        return {}
+    if official and options.get("side") is None:
         notes.append("no length-controlled win rate: run `wrpo assets fetch`")
-    elif official:
-        return alpaca_eval.length_controlled(rows, **options)
-    else:
+        return {}
+    if not official:
         notes.append("the questions are not AlpacaEval-2's; nothing compares with its leaderboard")
-        return alpaca_eval.length_controlled(rows, **options | {"side": None})
-    return {}
+        options = options | {"side": None}
+    return alpaca_eval.length_controlled(rows, **options)
 
 
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
@@ -146,11 +148,10 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
 
 
 def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
-    """Every summary against the first one, on the questions that both have.
+    """Every summary minus the first one, on the questions that both have.
 
-    ``difference``: the first named minus the second, or the ``reason`` why there is none;
-    ``detectable_difference``: what a test at 5 % would have found in 80 % of the runs; the same of
-    LC where both have one.
+    ``difference``, or the ``reason`` why there is none; ``detectable_difference``: what a test at
+    5 % would have found in 80 % of the runs; the same of LC where both have one.
     """
     return [_difference(other, summaries[0]) for other in summaries[1:]]
 
@@ -158,20 +159,21 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
 def _difference(a: Summary, b: Summary) -> dict[str, Any]:
     shared = len(set(a.questions) & set(b.questions))
     found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
-    if reason := _unlike(a.setting, b.setting):
-        return {**found, "reason": reason}
-    if shared < 2:
-        return {**found, "reason": f"they share {shared} questions"}
+    reason = _unlike(a.setting, b.setting)
+    if reason or shared < 2:
+        return {**found, "reason": reason or f"they share {shared} questions"}
     points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
     lc = alpaca_eval.length_controlled_difference(a.values, b.values)
     found |= {"difference": points, "detectable_difference": detectable(points)}
     return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
 
 
-def _unlike(a: dict[str, str], b: dict[str, str]) -> str:
+def _unlike(own: dict[str, str], wanted: dict[str, str]) -> str:
     """The first difference of two settings, empty if there is none."""
-    name = next((name for name in SAME if a[name] != b[name]), None)
-    return f"its {name} is {a[name] or 'unnamed'}, not {b[name] or 'unnamed'}" if name else ""
+    for name in SAME:
+        if own[name] != wanted[name]:
+            return f"its {name} is {own[name] or 'unnamed'}, not {wanted[name] or 'unnamed'}"
+    return ""
 
 
 def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
@@ -195,15 +197,6 @@ def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
     constant = pd.concat([a, b]).nunique() == 1  # which leaves nothing beyond chance
     kappa = None if constant else float(cohen_kappa_score(a, b))
     return {"raw": verdicts.on_scale(same, 0, 1), "kappa": kappa}
-
-
-BOARDS = {
-    "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
-    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
-}
-"""Folder of a board's asset; its version, template, metric (empty: any) and baseline."""
-
-BOARD_JUDGE = "gpt-4-1106-preview"
 
 
 def leaderboard(

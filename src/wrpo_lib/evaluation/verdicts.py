@@ -1,18 +1,18 @@
 """From a judge's reply to a verdict, and from verdicts to MT-Bench's and Arena-Hard's scores.
 
-A reading never guesses: no verdict, two different ones, or log-probabilities that are missing or
-not the answer's give None with the reason in ``problem``, and the row is kept.
+A reading never guesses: without a verdict, or with two different ones, the value is None and
+``problem`` says why; the row is kept.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.errors import WRPOError
@@ -38,10 +38,10 @@ Reading = tuple[float | str | None, str | None]
 
 
 def read_judgement(row: Row, body: Row) -> Row:
-    """The result fields of a judgement from the server's reply, and ``problem`` (None if none).
+    """The verdict in a server's reply by the name in :data:`FIELDS`, ``problem`` and ``judgment``.
 
-    ``row`` says what was judged: ``benchmark``, ``metric``, ``order``. AlpacaEval-2 gets
-    ``preference`` in [1, 2], 2 for the model; MT-Bench ``score``; Arena-Hard ``verdict``.
+    ``row`` says what was judged: ``benchmark``, ``metric``, ``order``. AlpacaEval-2's preference
+    is 2 for the model, in whatever order the answers were shown.
 
     :raises WRPOError: for a reply that is a failure (:func:`wrpo_lib.replies.read_reply`).
     """
@@ -58,23 +58,22 @@ def read_judgement(row: Row, body: Row) -> Row:
 
 
 def read_logprobs(body: Row) -> Reading:
-    """AlpacaEval-2: 2 − p(m)/(p(m) + p(M)) from the first token's log-probabilities.
+    """AlpacaEval-2: 2 − p(m)/(p(m) + p(M)) from the first token's log-probabilities, in [1, 2].
 
-    In [1, 2]; 2 means that the output shown as M certainly wins. A token outside the listed ones
-    counts as probability 0; with neither there, the preference is missing (upstream's rule).
+    2 means that the output shown as M certainly wins. A token that is not listed has probability
+    0; with neither there, the preference is missing (upstream's rule).
     """
     try:
         first = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        listed = [(t["token"], t["logprob"]) for t in first if t["token"] in ("m", "M")]
-        values = {token: float(value) for token, value in listed}
+        listed = [(t["token"], float(t["logprob"])) for t in first if t["token"] in ("m", "M")]
     except (LookupError, TypeError, ValueError, OverflowError):
         return None, NO_LOGPROBS
-    if not first or len(values) < len(listed) or not all(map(math.isfinite, values.values())):
+    values = dict(listed)
+    if not first or len(values) < len(listed) or not np.isfinite(list(values.values())).all():
         return None, NO_LOGPROBS
     if not values:
         return None, "neither m nor M among the log-probabilities"
-    m, big = values.get("m", -math.inf), values.get("M", -math.inf)
-    return 2 - 1 / (1 + math.exp(min(big - m, 700))), None
+    return 1 + float(expit(values.get("M", -np.inf) - values.get("m", -np.inf))), None
 
 
 def read_token(text: str) -> Reading:
@@ -92,10 +91,7 @@ def read_label(text: str) -> Reading:
 
 
 def read_rating(text: str) -> Reading:
-    """MT-Bench's score: ``[[x]]``, else ``[x]`` (FastChat's forms), refused outside 1 to 10.
-
-    FastChat takes the first; here all ratings of a reply must agree.
-    """
+    """MT-Bench's score from 1 to 10: ``[[x]]``, else ``[x]``; all must agree (FastChat: first)."""
     number = r"\[(\d+\.?\d*)\]"
     found = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
     score, problem = _only({float(number) for number in found})
@@ -117,53 +113,43 @@ def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
 
 
 def counted(
-    rows: pd.DataFrame, known: pd.DataFrame, key: list[str], low: float, high: float
+    rows: pd.DataFrame, known: pd.DataFrame, key: str, low: float, high: float
 ) -> dict[str, Any]:
     """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
 
-    ``n_duplicates`` rows repeat ``key`` and are kept, as upstream keeps them; ``n_missing`` rows
-    have no verdict and are left out.
+    ``n_duplicates`` rows repeat question and ``key``, and are kept, as upstream keeps them.
     """
     return {
         "interval": on_scale(known, low, high),
         "n_total": len(known),
         "n_missing": len(rows) - len(known),
-        "n_duplicates": int(rows.duplicated([c for c in key if c in rows]).sum()),
+        "n_duplicates": int(rows.filter(["question_id", key]).duplicated().sum()),
         "n_questions": known["question_id"].nunique(),
     }
 
 
-def at_least_two(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
-    """The rows that have ``points``, with them."""
-    known = judgements.assign(points=points)[points.notna()]
-    if len(known) < 2:
-        what = f"{len(known)} of {len(judgements)} judgements have a verdict"
+def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have a verdict, at least two, with its ``points``."""
+    if (known := points.notna()).sum() < 2:
+        what = f"{known.sum()} of {len(judgements)} judgements have a verdict"
         raise WRPOError(f"{what}; judge the rest first")
-    return known
+    return judgements.assign(points=points)[known]
 
 
 def scored(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a score from 1 to 10 (``points``), read from ``judgment`` if need be; −1 is
-    upstream's mark for none."""
-    if "score" not in judgements:
-        scores = [read_rating(reply)[0] for reply in judgements["judgment"]]
-        judgements = judgements.assign(score=np.array(scores, dtype=float))
-    return at_least_two(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
+    """The rows with a score from 1 to 10 (``points``); −1 is upstream's mark for none."""
+    return with_points(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
 
 
 def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Scores of one model from rows with ``question_id``, ``turn`` and ``score`` or ``judgment``.
-
-    :func:`counted`, and means over all rows, as upstream: ``first_turn``, ``second_turn``,
-    ``overall``.
-    """
+    """Means over all rows of one model, as upstream, from ``question_id``, ``turn``, ``score``."""
     known = scored(judgements)
     turns = known.groupby("turn")["score"].mean()
     return {
         "first_turn": float(turns.get(1, np.nan)),
         "second_turn": float(turns.get(2, np.nan)),
         "overall": float(known["score"].mean()),
-        **counted(judgements, known, ["question_id", "turn"], 1, 10),
+        **counted(judgements, known, "turn", 1, 10),
     }
 
 
@@ -173,21 +159,21 @@ def battles(judgements: pd.DataFrame) -> pd.DataFrame:
     Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
     """
     for_a = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
-    known = at_least_two(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
+    known = with_points(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
     weight = known["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
     return known.iloc[np.arange(len(known)).repeat(weight)]
 
 
 def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Score of one model from rows, one per game, with ``question_id``, ``game`` and ``verdict``.
+    """Percent of weighted battles won by one model, from rows with ``question_id``, ``game`` and
+    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate.
 
-    :func:`counted`, and ``score``: percent of weighted battles won, ties half, which with a single
-    baseline is the Bradley–Terry win rate. ``n_total`` and ``n_ties`` count weighted battles.
+    ``n_total`` and ``n_ties`` count weighted battles.
     """
     known = battles(judgements)
     return {
         "score": float(known["points"].mean()),
         "n_ties": int((known["points"] == 50).sum()),
-        **counted(judgements, known, ["question_id", "game"], 0, 100),
+        **counted(judgements, known, "game", 0, 100),
         "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
     }
