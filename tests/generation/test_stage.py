@@ -21,8 +21,7 @@ from wrpo_lib.generation.request import Request, Response
 from wrpo_lib.generation.stage import sample_responses, score_responses
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.world import LETTERS
-from wrpo_lib.quadruples import read_responses
-from wrpo_lib.quadruples.prompts import read_prompts
+from wrpo_lib.quadruples import read_prompts, read_responses
 
 SHORT = Sampling(n=2, max_tokens=8)
 

@@ -73,7 +73,7 @@ def sample(
     from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.stage import sample_responses
     from wrpo_lib.models import identity
-    from wrpo_lib.quadruples.prompts import read_prompts
+    from wrpo_lib.quadruples import read_prompts
     from wrpo_lib.server import Server, without_secrets
 
     check_suffix(check_output(out, prompts), (".jsonl",))
