@@ -14,7 +14,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.answers import answer
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.generation.request import Request, Response
+from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.io import read_rows, write_rows
 
 

@@ -23,10 +23,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def simpo(number: int, prompt_id: str, model: str, more: float) -> dict[str, Any]:
+def simpo(number: int, model: str, more: float) -> dict[str, Any]:
     """The form of princeton-nlp/llama3-ultrafeedback-armorm."""
     return {
-        "prompt_id": prompt_id,
+        "prompt_id": f"id{number}",
         "prompt": f"Question {number}?",
         "generator": model,
         "all_generated_responses": [f"{model} says {number}, {k}." for k in range(5)],
@@ -35,14 +35,12 @@ def simpo(number: int, prompt_id: str, model: str, more: float) -> dict[str, Any
 
 
 def test_files_are_those_that_the_recipes_name(home: Path, tmp_path: Path, wrpo: Any) -> None:
-    """From two sources, both with the first prompt once more under another id."""
     files = [tmp_path / f"{name}.parquet" for name in "ab"]
     for more, path in enumerate(files):
-        rows = [simpo(i, f"id{i}", path.stem, more) for i in range(12)]
-        write_rows([*rows, simpo(0, "other", path.stem, more)], path)
+        write_rows([simpo(i, path.stem, more) for i in range(12)], path)
     code, out, err = wrpo("data", "prepare", "workstation", *files)
     assert code == 0, err
-    assert "120 responses, 10 repeated ones left out" in out
+    assert "8 prompts for the target to answer" in out
     data = {name: load_recipe("workstation", name).data for name in ("sft", "dpo_off")}
     sft, off = (read_rows(str(path)) for path in data.values())
     split = json.loads((home / "data" / "split.json").read_text())
@@ -73,4 +71,4 @@ def test_other_rows_are_refused(
     write_rows([row], tmp_path / "bad.jsonl")
     code, _, err = wrpo("data", "prepare", "workstation", tmp_path / "bad.jsonl")
     assert (code, sentence in err) == (2, True)
-    assert not list((home / "data").iterdir())
+    assert not list(home.glob("data/*.json"))

@@ -66,15 +66,18 @@ class Results:
     """
 
     def __init__(self, profile: str = "nano", plan: Plan | None = None) -> None:
-        self.profile, self.plan = profile, plan or read_plan()
-        self.run = read_run(profile)
-        if not self.plan.accepts(self.run.get("plan")):
+        self.profile, self.plan, self.run = profile, plan or read_plan(), read_run(profile)
+        hashes = {self.plan.sha256, *(change.was for change in self.plan.changes)}
+        if self.run.get("plan") not in hashes:
             raise WRPOError(
                 f"the results of {profile!r} were made with another plan than paper/claims.yml; "
                 "run `make results`, or enter the change of the plan under its `changes`"
             )
         self._wide: dict[str, pd.DataFrame] = {}
-        self._check_seeds()
+        for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
+            if odd := set(self.plan.seeds) ^ set(own):
+                what = f"the outcomes of {profile!r} and the plan differ in seed {min(odd)}"
+                raise WRPOError(f"{what} of arm {arm!r}; run `make results`")
 
     def table(self, name: str) -> pd.DataFrame:
         """One tracked table, its categories as text."""
@@ -86,19 +89,11 @@ class Results:
         """A row per (arm, seed, prompt): what the arm's answers to a held-out prompt are like."""
         return self.table("outcomes")
 
-    def _check_seeds(self) -> None:
-        for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
-            if odd := set(self.plan.seeds) ^ set(own):
-                raise WRPOError(
-                    f"the outcomes of {self.profile!r} and the plan differ in seed {min(odd)} of "
-                    f"arm {arm!r}; run `make results`"
-                )
-
     @cached_property
-    def diverged(self) -> dict[str, list[int]]:
-        """Seeds at which an arm diverged; they stay in every estimate."""
+    def diverged(self) -> dict[str, int]:
+        """How often an arm diverged, if it did; such runs stay in every estimate."""
         rows = self.table("arms")
-        return rows[rows["diverged"].astype(bool)].groupby("arm")["seed"].apply(list).to_dict()
+        return rows[rows["diverged"].astype(bool)].groupby("arm").size().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
         """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.

@@ -118,7 +118,7 @@ def score(
     check_suffix(check_output(out, *files), (".jsonl",))
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
-    total = len(read_responses(files, scored=False))  # says all that is wrong with them
+    total = len(read_responses(files, scored=False).frame)  # says all that is wrong with them
     scorer: Any = score_rows
     settings: dict[str, Any] = {}
     if reward_model:
@@ -129,8 +129,7 @@ def score(
         settings = {"revision": revision, "dtype": dtype, "weights": weights}
     rows = chain.from_iterable(map(iter_rows, files))
     given = rows, scorer, reward_model or "nano", out
-    window = 100_000 if workers else 1024  # each call of a cluster starts its workers
-    counts = score_responses(*given, total=total, settings=settings, window=window)
+    counts = score_responses(*given, total=total, settings=settings)
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 

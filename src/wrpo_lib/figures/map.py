@@ -169,7 +169,7 @@ def _linked(verdict: Verdict) -> str:
     for file in (data_file(table) for table in entry.data.split()):
         links.append(f"{{download}}`{Path(file).name} <../{file}>`")
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
-    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
+    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
     anchor = f'<span id="claim-{claim.id}"></span>'
     told = maths(f"**{claim.statement}** {said}")
     return f"- {anchor}{badge} {told} ({', '.join(links)})"

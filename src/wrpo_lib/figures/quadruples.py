@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
+from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.figures.style import Drawn, draw_interval, drawing, look, name_rows
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -70,7 +70,7 @@ def lengths(profile: str = "smol") -> Drawn:
         name_rows(left, [look(name).name for name in RESPONSES])
         left.set_xlabel(f"tokens (n = {len(sizes)})")
         for k, (a, b) in enumerate(LONGER.values()):
-            draw_interval(right, k, paired_difference(sizes[a], sizes[b]), look(a))
+            draw_interval(right, k, mean_interval(sizes[a] - sizes[b]), look(a))
         right.axvline(0, color="#555555", linewidth=0.8)
         name_rows(right, ["y_ws − y_wt", "y_wt − y_l"])
         right.set_xlabel("difference in tokens")

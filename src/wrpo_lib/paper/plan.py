@@ -1,14 +1,14 @@
-"""The claims and their tests (``claims.yml``), checked: the plan that results are judged by."""
+"""The claims and their tests (``claims.yml``): the plan that results are judged by."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from statistics import fmean
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import file_hash
 from wrpo_lib.recipes import read_yaml
 
@@ -20,11 +20,13 @@ Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
 Dynamic = Literal["margin", "reward_ws", "reward_wt", "reward_l", "accuracy", "accuracy_wt"]
 Judged = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 PLAN = Path(__file__).with_name("claims.yml")
-JUDGED = {"alpaca_eval": (100, "points"), "arena_hard": (100, "points"), "mt_bench": (1, "of ten")}
-"""The protocols in which the nano judge compares answers, with the units they are shown in."""
-
-SHARES = ("right", "greedy", "any5")
-"""Measures of correctness, to which the plan's ``delta`` applies."""
+JUDGED = get_args(Judged)  # the protocols in which the nano judge compares answers
+SHARES = ("right", "greedy", "any5")  # of correct answers, to which the plan's ``delta`` applies
+UNITS = {
+    **dict.fromkeys(("margin", "reward_ws", "reward_wt", "reward_l"), (1, "of reward")),
+    **{"logp": (1, "nats"), "length": (1, "tokens"), "mt_bench": (1, "of ten")},
+}
+"""What estimates are multiplied by to be shown, and their units, where those are not points."""
 
 
 class _Strict(BaseModel):
@@ -44,21 +46,10 @@ class Comparison(_Strict):
     best: str | None = None
     among: tuple[str, ...] = ()
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Comparison:
-        kinds = [self.difference, self.slope, self.best]
-        if sum(kind is not None for kind in kinds) != 1 or bool(self.among) != bool(self.best):
-            raise ValueError("give one of difference, slope, or best with among")
-        return self
-
     @property
     def unit(self) -> tuple[int, str]:
         """What an estimate is multiplied by to be shown, and its unit."""
-        if self.of in ("right", "greedy", "any5", "style", "repeats", "accuracy", "accuracy_wt"):
-            return 100, "points"
-        if self.of in JUDGED:
-            return JUDGED[self.of]
-        return 1, {"logp": "nats", "length": "tokens"}.get(self.of, "of reward")
+        return UNITS.get(self.of, (100, "points"))
 
     def contrasts(self) -> list[Weights]:
         """Weights of arms: one contrast, or for ``best`` one against each of the others."""
@@ -66,9 +57,9 @@ class Comparison(_Strict):
             return [{self.best: 1.0, other: -1.0} for other in self.among]
         if self.slope is None:
             return [self.difference or {}]
-        mean = sum(self.slope.values()) / len(self.slope)
-        spread = sum((x - mean) ** 2 for x in self.slope.values())
-        span = max(self.slope.values()) - min(self.slope.values())
+        places = list(self.slope.values())
+        mean, span = fmean(places), max(places) - min(places)
+        spread = sum((x - mean) ** 2 for x in places)
         return [{arm: (x - mean) / spread * span for arm, x in self.slope.items()}]
 
     def arms(self) -> list[str]:
@@ -97,14 +88,6 @@ class Claim(_Strict):
     untested: str | None = None
     figure: str
 
-    @model_validator(mode="after")
-    def _tested_or_not(self) -> Claim:
-        if (self.test is None) == (self.untested is None):
-            raise ValueError("give a test, or say under untested why there is none")
-        if self.confirmatory and self.test is None:
-            raise ValueError("a confirmatory claim needs a test")
-        return self
-
     @property
     def sign(self) -> int:
         """1 where the claim puts the estimate above 0, otherwise -1."""
@@ -131,34 +114,7 @@ class Plan(_Strict):
     claims: tuple[Claim, ...]
     sha256: str
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Plan:
-        ids = [claim.id for claim in self.claims]
-        if twice := {name for name in ids if ids.count(name) > 1}:
-            raise ValueError(f"the id {min(twice)!r} stands twice")
-        return self
-
-    def accepts(self, sha256: str | None) -> bool:
-        """Whether results made with the plan of that hash are results of this one."""
-        return sha256 in {self.sha256, *(change.was for change in self.changes)}
-
-    def claim(self, name: str) -> Claim:
-        """The claim of that id."""
-        return next(claim for claim in self.claims if claim.id == name)
-
 
 def read_plan(path: Path = PLAN) -> Plan:
-    """The plan in ``path``.
-
-    :raises WRPOError: names the file, the claim and the field that is wrong.
-    """
-    values: dict[str, Any] = read_yaml(path)
-    try:
-        return Plan(**values, sha256=file_hash(path))
-    except ValidationError as error:
-        found = error.errors()[0]
-        where = [str(part) for part in found["loc"]]
-        if where[:1] == ["claims"] and len(where) > 1:
-            where[1] = str(values["claims"][int(where[1])].get("id", where[1]))
-        what = found["msg"].removeprefix("Value error, ")
-        raise WRPOError(f"{path}: {'.'.join(where) or 'plan'}: {what}; correct it") from error
+    """The plan in ``path``; what is wrong with it is pydantic's error."""
+    return Plan(**read_yaml(path), sha256=file_hash(path))

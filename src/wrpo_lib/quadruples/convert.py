@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, iter_rows, write_json, write_rows
 from wrpo_lib.quadruples.pair import Pairing, write_pairs
-from wrpo_lib.quadruples.responses import Split, read_prompts
+from wrpo_lib.quadruples.responses import Split, read_prompts, read_responses
 from wrpo_lib.quadruples.schema import (
     IMPORTED,
     RESPONSES,
@@ -126,51 +127,34 @@ def to_official(row: Row) -> Row:
     return {**rest, "prompt": asked, "chosen": [source, target], "rejected": [rejected]}
 
 
-def _distinct(
-    files: list[Path], model: str, reward_model: str, counts: Counter[str]
-) -> Iterator[Row]:
-    """Scored responses of ``files``, each once, and each prompt under the first of its ids."""
-    first: dict[str, str] = {}
-    seen: set[tuple[str, str, int]] = set()
-    for file in files:
-        form, rows = open_rows(file, model, reward_model)
-        if IMPORTED.get(form, form) not in ("responses", "rewards"):
-            raise WRPOError(f"{file} holds {form}, not responses; give a file of source responses")
-        for number, row in enumerate(rows, 1):
-            require(row, number, "rewards", str(file))
-            key = row["prompt_id"], row["model"], row["sample"]
-            asked = prompt_hash(repr(as_written(row["prompt"])))
-            again = key in seen or first.setdefault(asked, key[0]) != key[0]
-            counts["repeated" if again else "kept"] += 1
-            if not again:
-                seen.add(key)
-                yield row
-
-
 def prepare(
     profile: str, files: list[Path], model: str = "", reward_model: str = "unknown", seed: int = 42
 ) -> list[str]:
     """Write what the recipes of ``profile`` read, and what the stages before WRPO need.
 
-    Beside the recipes' files: ``source_rewards.jsonl.gz``, every response once; ``split.json``, a
-    third of the prompts for SFT and the rest, drawn by ``seed``; ``prompts.jsonl``, those of the
-    rest, for the target to answer. Returns a line on each. Quadruples need the target's own
-    samples, so ``wrpo pair`` writes them. No published file has been through this yet.
+    Beside the recipes' files: ``source_rewards.jsonl.gz``, all responses of ``files``;
+    ``split.json``, a third of the prompts for SFT and the rest, drawn by ``seed``;
+    ``prompts.jsonl``, those of the rest, for the target to answer. Returns a line on each.
+    Quadruples need the target's own samples, so ``wrpo pair`` writes them.
     """
     sft, off = (Path(str(load_recipe(profile, name).data)) for name in ("sft", "dpo_off"))
-    folder, counts = sft.parent, Counter[str]()
-    rewards, prompts = folder / "source_rewards.jsonl.gz", folder / "prompts.jsonl"
-    write_rows(_distinct(files, model, reward_model, counts), rewards)
+    rewards, prompts = (sft.with_name(n) for n in ("source_rewards.jsonl.gz", "prompts.jsonl"))
+    opened = [open_rows(file, model, reward_model) for file in files]
+    for file, (form, _) in zip(files, opened, strict=True):
+        if IMPORTED.get(form, form) not in ("responses", "rewards"):
+            raise WRPOError(f"{file} holds {form}, not responses; give a file of source responses")
+        if form not in IMPORTED:
+            read_responses([file])  # says all that is wrong with it
+    write_rows(chain.from_iterable(rows for _, rows in opened), rewards)
     asked = dict(read_prompts(rewards))
     split = Split.draw(asked, seed)
-    write_json(folder / "split.json", vars(split))
+    write_json(sft.with_name("split.json"), vars(split))
     write_rows(({"prompt_id": i, "prompt": asked[i]} for i in split.preference), prompts)
     said = [
-        f"{rewards}: {counts['kept']} responses, {counts['repeated']} repeated ones left out",
         f"{prompts}: {len(split.preference)} prompts for the target to answer",
         f"{sft}: best source responses: {write_pairs([rewards], sft, Pairing(pairs='sft'), split)}",
     ]
-    if counts["kept"] > len(asked):  # more than one response to a prompt
+    with suppress(WRPOError):  # one response to each prompt gives no pairs
         made = write_pairs([rewards], off, Pairing(pairs="dpo-off"), split)
         said.append(f"{off}: pairs of source responses: {made}")
     return said
