@@ -16,7 +16,7 @@ from wrpo_lib.nano.development import RULES, for_development
 from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
 from wrpo_lib.nano.world import SKILLS as NAMES
-from wrpo_lib.paper.plan import Plan, read_plan
+from wrpo_lib.paper import Plan, read_plan
 from wrpo_lib.recipes import read_yaml, recipe_path
 
 SKILLS = dict(enumerate("AAABBBCCCDDD"))

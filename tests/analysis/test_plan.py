@@ -14,10 +14,18 @@ import yaml
 from statsmodels.stats.multitest import multipletests
 from study_results import outcomes, write_study
 
-from wrpo_lib.analysis.outcomes import Found, Results, estimate
-from wrpo_lib.analysis.verdicts import Verdict, holm, status, verdicts, within
+from wrpo_lib.analysis.outcomes import (
+    Found,
+    Results,
+    Verdict,
+    estimate,
+    holm,
+    status,
+    verdicts,
+    within,
+)
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.paper.plan import PLAN, Plan, read_plan
+from wrpo_lib.paper import PLAN, Plan, read_plan
 from wrpo_lib.records import project_root, read_results
 
 SEEDS = tuple(range(1, 11))

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sacrebleu
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.stage import Request, Response, Sampling
-from wrpo_lib.quadruples import Pairing, build_rows
-from wrpo_lib.smol.study import TARGET, Study, result_tables, run
+from wrpo_lib.io import iter_rows
+from wrpo_lib.quadruples import Pairing, build_rows, validate_quadruples
+from wrpo_lib.smol.study import REFERENCE, TARGET, Study, result_tables, run
 
 WORDS = [f"w{k}" for k in range(40)]
 
@@ -76,6 +78,12 @@ def test_a_run_that_was_cut_goes_on_and_is_the_same(study: Study, tmp_path: Path
 def test_tables_hold_numbers_that_agree_and_no_text(study: Study) -> None:
     table = run(study, Sayer(), "weights")
     made, _ = build_rows(table, Pairing(TARGET))
+    assert not list(validate_quadruples(made))
+    asked = {r["instruction"]: r["output"] for r in iter_rows(study.published / REFERENCE)}
+    for row in table.fetch(table.frame.index).values():
+        reference = [asked[row["prompt"][0]["content"]]]
+        bleu = sacrebleu.sentence_bleu(row["text"], reference)
+        assert row["reward"] == pytest.approx(bleu.score)
     tables = result_tables(table, made, lambda text: len(text.split()))
     rewards, sources = tables["rewards"], tables["sources"].set_index("source")
     assert len(rewards) == 6 * (2 + 3)

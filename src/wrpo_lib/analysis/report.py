@@ -13,13 +13,12 @@ from typing import Any
 
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.outcomes import Results, Verdict, verdict_table, verdicts
 from wrpo_lib.analysis.statistics import signed
-from wrpo_lib.analysis.verdicts import Verdict, verdict_table, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_atomically
 from wrpo_lib.nano.development import RULES
-from wrpo_lib.paper.plan import read_plan
+from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.outcomes import Results, Verdict, verdicts
 from wrpo_lib.analysis.report import maths
-from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import deviation as densities
 from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
