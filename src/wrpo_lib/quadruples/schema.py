@@ -1,4 +1,4 @@
-"""What each kind of row holds, what is wrong with one, and files of quadruples.
+"""What each kind of row holds, and what is wrong with one.
 
 A quadruple has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text, which is one
 user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``target_chosen``
