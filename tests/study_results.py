@@ -16,7 +16,7 @@ from wrpo_lib.nano.development import RULES, for_development
 from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
 from wrpo_lib.nano.world import SKILLS as NAMES
-from wrpo_lib.paper.plan import Plan, read_plan
+from wrpo_lib.paper import Plan, read_plan
 from wrpo_lib.recipes import read_yaml, recipe_path
 
 SKILLS = dict(enumerate("AAABBBCCCDDD"))
@@ -32,6 +32,11 @@ def plan_arms(plan: Plan) -> list[str]:
     return list(dict.fromkeys(["target", *named]))
 
 
+def product(**levels: Any) -> pd.DataFrame:
+    """A row for each combination of the levels."""
+    return pd.MultiIndex.from_product(levels.values(), names=levels).to_frame(index=False)
+
+
 def outcomes(
     level: Mapping[str, float],
     seeds: tuple[int, ...],
@@ -44,63 +49,39 @@ def outcomes(
     All arms of a world share the prompts' difficulty and the random numbers, as in the study.
     """
     rng, rows = rng or np.random.default_rng(0), []
-    skill = np.arange(prompts) % len(SKILLS)
     for seed in seeds:
         hard, shared = rng.normal(0, 0.15, prompts), rng.random((prompts, SAMPLES))
         for arm, mean in level.items():
             rate = np.clip(mean + hard + rng.normal(0, spread), 0, 1)
             right = shared < rate[:, None]
-            rows.append(
-                pd.DataFrame(
-                    {
-                        "arm": arm,
-                        "seed": seed,
-                        "prompt": np.arange(prompts),
-                        "skill": skill,
-                        "class": [SKILLS[s] for s in skill],
-                        "greedy": (rate > 0.5).astype(int),
-                        "right": right.sum(1),
-                        "n": SAMPLES,
-                        "any5": right[:, :5].any(1).astype(int),
-                        "style": rng.binomial(SAMPLES, 0.3, prompts),
-                        "length": SAMPLES * 6 + rng.integers(0, 9, prompts),
-                        "repeats": rng.binomial(SAMPLES, 0.02, prompts),
-                    }
-                )
-            )
-    return pd.concat(rows, ignore_index=True).astype({"arm": "category", "class": "category"})
+            own = {"greedy": (rate > 0.5).astype(int), "right": right.sum(1), "n": SAMPLES}
+            own |= {"any5": right[:, :5].any(1).astype(int)}
+            own |= {"style": rng.binomial(SAMPLES, 0.3, prompts)}
+            own |= {"length": SAMPLES * 6 + rng.integers(0, 9, prompts)}
+            own |= {"repeats": rng.binomial(SAMPLES, 0.02, prompts)}
+            rows.append(pd.DataFrame({"arm": arm, "seed": seed, "prompt": range(prompts), **own}))
+    made = pd.concat(rows, ignore_index=True)
+    made["skill"] = made["prompt"] % len(SKILLS)
+    made["class"] = made["skill"].map(SKILLS)
+    return made.astype({"arm": "category", "class": "category"})
 
 
 def dynamics(arms: list[str], seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
     """Rewards that grow with the step; a wider margin for the hybrid."""
-    rows = []
-    for arm in arms:
-        slope = {"dpo_hybrid": 3.0, "dpo_on": 1.0}.get(arm, 2.0)
-        for seed in seeds:
-            for split in ("train", "heldout"):
-                for step in range(0, 41, 2):
-                    ws, wt, lost = slope * step / 40 * np.array([1.0, 0.5, -0.5]) + rng.normal(
-                        0, 0.05, 3
-                    )
-                    row = {"arm": arm, "seed": seed, "step": step, "split": split}
-                    row |= {"reward_ws": ws, "reward_wt": wt, "reward_l": lost}
-                    row |= {"margin": ws - lost, "accuracy": 0.5 + step / 100}
-                    row |= {"accuracy_wt": 0.7, "alpha": step / 80, "loss": 0.69 - step / 100}
-                    rows.append(row | {"source_share": step / 80})
-    return pd.DataFrame(rows)
+    rows = product(arm=arms, seed=seeds, step=range(0, 41, 2), split=("train", "heldout"))
+    slope = rows["arm"].map({"dpo_hybrid": 3.0, "dpo_on": 1.0}).fillna(2.0) * rows["step"] / 40
+    for name, share in {"reward_ws": 1.0, "reward_wt": 0.5, "reward_l": -0.5}.items():
+        rows[name] = share * slope + rng.normal(0, 0.05, len(rows))
+    rows["margin"] = rows["reward_ws"] - rows["reward_l"]
+    rows["alpha"] = rows["source_share"] = rows["step"] / 80
+    return rows.assign(accuracy=0.5 + rows["step"] / 100, accuracy_wt=0.7, loss=0.6)
 
 
 def deviation(seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
     """Source responses some nats below the model's own."""
-    rows = [
-        (seed, model, whose, response, rng.normal(-8.0 if whose == "source" else -3.0), 6, 1)
-        for seed in seeds
-        for model in MODELS
-        for whose in ("source", "own")
-        for response in range(20)
-    ]
-    columns = ["seed", "model", "whose", "response", "logp", "tokens", "right"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = product(seed=seeds, model=MODELS, whose=("source", "own"), response=range(20))
+    nats = rng.normal(rows["whose"].map({"source": -8.0, "own": -3.0}))
+    return rows.assign(logp=nats, tokens=6, right=1)
 
 
 def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None) -> Path:
@@ -111,10 +92,8 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
     plan, rng = plan or read_plan(), np.random.default_rng(1)
     arms, recipe = plan_arms(plan), read_yaml(recipe_path("nano", "world"))["testbed"]
     trained = [arm for arm in arms if not arm.startswith(("source", "target"))]
-    costs = pd.DataFrame([(arm, seed) for arm in arms for seed in plan.seeds])
-    costs = costs.set_axis(["arm", "seed"], axis=1).assign(
-        train_seconds=20.0, cpu_seconds=40.0, pairs=640, tokens_generated=9000, models_held=1
-    )
+    spent = {"train_seconds": 20.0, "cpu_seconds": 40.0, "tokens_generated": 9000}
+    costs = product(arm=arms, seed=plan.seeds).assign(pairs=640, models_held=1, **spent)
     costs["diverged"] = (costs["arm"] == "wrpo_a90") & (costs["seed"] == plan.seeds[0])
     tables = {
         "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, plan.seeds),
@@ -166,14 +145,9 @@ def grid(recipe: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
 
 def responses(arms: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
     """One greedy answer per arm to two prompts of each world."""
-    rows = [
-        (arm, seed, prompt, f"skill{prompt} abcd", "A", "d c b a", 1)
-        for arm in arms
-        for seed in seeds
-        for prompt in (0, 7)
-    ]
-    columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
-    return pd.DataFrame(rows, columns=columns)
+    rows = product(arm=arms, seed=seeds, prompt=(0, 7))
+    said = {"class": "A", "response": "d c b a", "right": 1}
+    return rows.assign(prompt_text="skill" + rows["prompt"].astype(str) + " abcd", **said)
 
 
 def answers(models: list[str], seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:

@@ -54,10 +54,23 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
     path = check_suffix(path)
     if not path.is_file():
         raise WRPOError(f"{path} does not exist; check the path, or run the stage that writes it")
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    read = {".json": _iter_json, ".parquet": _iter_parquet}.get(suffix, _iter_jsonl)
     with explained(f"{path} cannot be read", "damaged, copy it again"):
-        yield from read(path)
+        if path.suffix.lower() == ".parquet":
+            import pyarrow.parquet as pq
+
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+                yield from map(_plain, batch.to_pylist())
+            return
+        with open_binary(path) as file:
+            if not path.name.lower().endswith((".json", ".json.gz")):
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield parse_row(line, f"{path}, line {number}")
+                return
+            rows = _parse(file.read(), str(path))
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
+        yield from rows
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -112,28 +125,6 @@ def _plain(value: Any) -> Any:
 def open_binary(path: Path) -> Any:
     """A file opened for reading bytes, decompressed where its name ends in ``.gz``."""
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def _iter_jsonl(path: Path) -> Iterator[Row]:
-    with open_binary(path) as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield parse_row(line, f"{path}, line {number}")
-
-
-def _iter_json(path: Path) -> Iterator[Row]:
-    with open_binary(path) as file:
-        rows = _parse(file.read(), str(path))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
-    yield from rows
-
-
-def _iter_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-        yield from map(_plain, batch.to_pylist())
 
 
 def file_hash(path: Path) -> str:
@@ -200,8 +191,8 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
 class Store(AbstractContextManager["Store"]):
     """One row a line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
 
-    Opening drops a last line that a kill cut short, once all lines before are rows with new keys;
-    any other fault is an error. One process at a time may hold a store open.
+    Opening drops a last line that a kill cut short; any other fault is an error. One process at a
+    time may hold a store open.
     """
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
@@ -259,8 +250,9 @@ class Store(AbstractContextManager["Store"]):
                 try:
                     row = parse_row(line, where)
                 except WRPOError:
-                    ours = line.startswith(b"{") if end else self._begins_row(line)
-                    if line.endswith(b"\n") or not ours:
+                    # alone in a file, a row of ours begins with its key
+                    head = b"{" if end or not self.key else f'{{"{self.key[0]}": '.encode()
+                    if line.endswith(b"\n") or line[: len(head)] != head[: len(line)]:
                         raise  # not cut short by a kill, or not ours
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
@@ -269,24 +261,13 @@ class Store(AbstractContextManager["Store"]):
         if not line.endswith(b"\n"):
             self._write(b"\n")
 
-    def _begins_row(self, line: bytes) -> bool:
-        """Whether ``line`` is the beginning of one that :meth:`append` writes."""
-        head = f'{{"{self.key[0]}": '.encode() if self.key else b"{"
-        if line[: len(head)] != head[: len(line)]:
-            return False
-        try:
-            names = list(from_json(line, allow_partial="trailing-strings"))
-        except ValueError:  # not JSON so far
-            return False
-        return names[: len(self.key)] == list(self.key)[: len(names)]
-
     def _new_key(self, row: Row, where: str) -> Key:
         """The key of a row that no earlier row has."""
-        for field in self.key:
-            if not isinstance(row.get(field), str | int):
+        key = tuple(row.get(field) for field in self.key)
+        for field, held in zip(self.key, key, strict=True):
+            if not isinstance(held, str | int):
                 what = "missing or neither text nor a whole number; the key needs it, add it"
                 raise WRPOError(f"{where}, field {field!r}: {what}")
-        key = tuple(row[field] for field in self.key)
         if key in self._keys:
             name = ", ".join(f"{field} {row[field]!r}" for field in self.key)
             raise WRPOError(f"{where}: the row {name} stands in an earlier line already; remove it")

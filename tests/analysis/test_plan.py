@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy import stats
+from statsmodels.stats.multitest import multipletests
 from study_results import outcomes, write_study
 
-from wrpo_lib.analysis.outcomes import Found, Results, estimate
-from wrpo_lib.analysis.verdicts import Verdict, holm, status, verdicts, within
+from wrpo_lib.analysis.outcomes import (
+    Found,
+    Results,
+    Verdict,
+    estimate,
+    holm,
+    status,
+    verdicts,
+    within,
+)
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.paper.plan import PLAN, Plan, read_plan
+from wrpo_lib.paper import PLAN, Plan, read_plan
 from wrpo_lib.records import project_root, read_results
 
 SEEDS = tuple(range(1, 11))
@@ -44,16 +53,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-def test_the_plan_covers_the_paper_and_says_why_where_it_does_not() -> None:
-    plan = read_plan()
-    assert len(plan.claims) >= 24
-    assert 6 <= sum(claim.confirmatory for claim in plan.claims) <= 10
-    told = " ".join(claim.where for claim in plan.claims)
-    for part in ("Figure 1", "Figure 3", "Figure 4", "Figure 5", "Figure 6"):
-        assert part in told
+def test_the_plan_covers_the_paper() -> None:
+    told = " ".join(claim.where for claim in read_plan().claims)
+    for k in (1, 3, 4, 5, 6):
+        assert f"Figure {k}" in told
     for k in (*range(1, 11), 12):  # Table 11 lists model ids
         assert f"Table {k}" in told or f"Tables {k}" in told or f"and {k}" in told
-    assert all(claim.test or claim.untested for claim in plan.claims)
 
 
 def test_planted_effects_are_told_apart(study: Any) -> None:
@@ -68,13 +73,13 @@ def test_planted_effects_are_told_apart(study: Any) -> None:
     assert found["off-policy"].adjusted.high < 0
     assert found["wrpo"].found.value == pytest.approx(0.1, abs=0.02)
     assert found["explicit-fusion"].status == "not tested"
-    assert "vocabularies" in found["explicit-fusion"].remark()
-    assert "Diverged runs, kept in it: 1." in found["alpha-slope"].remark()
-    assert "iverged" not in found["wrpo"].remark()
+    assert "vocabularies" in found["explicit-fusion"].remark
+    assert "Diverged runs, kept in it: 1." in found["alpha-slope"].remark
+    assert "iverged" not in found["wrpo"].remark
     assert found["alpha-accuracy-own"].found.value == 0  # the same for all: no rounding error
-    ratio = found["wrpo"].ratio
-    assert ratio.low < 0.1 / 0.15 < ratio.high
-    assert found["wrpo"].paper_ratio == pytest.approx(5.2 / 23.5)
+    _, low, high = map(float, re.findall(r"\d\.\d+", found["wrpo"].remark)[:3])
+    assert low < 0.1 / 0.15 < high
+    assert "the paper's 0.22." in found["wrpo"].remark  # 5.2 / 23.5
 
 
 @pytest.mark.parametrize(
@@ -87,24 +92,15 @@ def test_planted_effects_are_told_apart(study: Any) -> None:
 def test_no_difference_and_could_not_tell_are_two_words(
     effect: float, spread: float, expected: str
 ) -> None:
-    claim = read_plan().claim("wrpo")
+    claim = next(c for c in read_plan().claims if c.id == "wrpo")
     rng = np.random.default_rng(3)
     index = pd.MultiIndex.from_product([SEEDS, range(50)], names=["seed", "prompt"])
     worlds = pd.Series(rng.normal(effect, spread, len(SEEDS)), index=SEEDS)
     values = pd.Series(rng.normal(0, 0.02, len(index)), index=index)
     found = estimate(values.add(worlds, level="seed"))
     assert status(claim, found, found.p, DELTA) == expected
-    if expected == "inconclusive":
-        said = Verdict(claim, expected, found).remark()
-        assert "would be found in 80 %" in said
     assert status(claim, found, found.p, None) != "smaller than δ"  # nats have no delta
-
-
-def test_an_effect_that_is_there_and_does_not_matter_is_said_to_be_both() -> None:
-    claim, found = read_plan().claim("wrpo"), Found(0.005, 0.001, 10)
-    assert status(claim, found, found.p, DELTA) == "reproduced"
-    assert within(found, DELTA)
-    assert "smaller than δ" in Verdict(claim, "reproduced", found, small=True).remark()
+    assert within(found, DELTA) == (expected == "smaller than δ")
 
 
 def test_the_standard_error_is_that_of_worlds_or_of_worlds_and_prompts() -> None:
@@ -125,8 +121,6 @@ def test_the_standard_error_is_that_of_worlds_or_of_worlds_and_prompts() -> None
 
 
 def test_holm_is_step_down_and_the_adjusted_interval_agrees_with_it() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
     p = np.random.default_rng(1).random(20) ** 3
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
     for value in (0.5, 2.0, 3.0, 6.0):
@@ -134,17 +128,6 @@ def test_holm_is_step_down_and_the_adjusted_interval_agrees_with_it() -> None:
         adjusted = min(1.0, 5 * found.p)
         interval = found.interval(1 - 0.05 * found.p / adjusted)
         assert (interval.low > 0) == (adjusted < 0.05)
-
-
-def test_errors_of_the_whole_family_are_controlled() -> None:
-    """Eight true nulls on simulated worlds: any rejection in at most 5 % of studies."""
-    rng, studies = np.random.default_rng(5), 2000
-    worlds = rng.normal(0, 1, (studies, 8, 10))
-    t = worlds.mean(2) / (worlds.std(2, ddof=1) / np.sqrt(10))
-    p = 2 * stats.t.sf(abs(t), 9)
-    rejected = np.mean([(holm(row) < 0.05).any() for row in p])
-    assert rejected < 0.05 + 3 * np.sqrt(0.05 * 0.95 / studies)
-    assert (p < 0.05).any(axis=1).mean() > 0.2  # without the correction
 
 
 def test_intervals_over_worlds_hold_the_truth_at_their_rate() -> None:
@@ -181,24 +164,17 @@ def test_results_of_another_plan_seed_or_hand_are_refused(study: Any, tmp_path: 
         Results(plan=plan)
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"of": "quality"}, "claims.deviation.test.of"),
-        ({"best": "wrpo"}, "give one of difference, slope, or best"),
-        ({"difference": None}, "give one of difference, slope, or best"),
-    ],
-)
-def test_a_wrong_plan_is_refused_by_claim_and_field(
-    change: dict[str, Any], said: str, tmp_path: Path
-) -> None:
-    values = yaml.safe_load(PLAN.read_text("utf-8"))
-    values["claims"][0]["test"] |= change
-    with pytest.raises(WRPOError, match=said):
-        changed_plan(tmp_path / "claims.yml", claims=values["claims"])
-    twice = [values["claims"][1]] * 2
-    with pytest.raises(WRPOError, match="stands twice"):
-        changed_plan(tmp_path / "claims.yml", claims=twice)
+def test_the_plan_is_whole() -> None:
+    """Every claim has one id, and one test or a reason; each test compares in one way."""
+    claims = read_plan().claims
+    assert len({claim.id for claim in claims}) == len(claims)
+    for claim in claims:
+        assert (claim.test is None) == (claim.untested is not None)
+        assert claim.test or not claim.confirmatory
+        if test := claim.test:
+            kinds = [test.difference, test.slope, test.best]
+            assert sum(kind is not None for kind in kinds) == 1
+            assert bool(test.among) == bool(test.best)
 
 
 def test_delta_is_a_tenth_of_the_gain_on_the_development_seeds() -> None:
@@ -207,8 +183,3 @@ def test_delta_is_a_tenth_of_the_gain_on_the_development_seeds() -> None:
     right = read_results("development", "grid").pivot(index="seed", columns="arm", values="sampled")
     gain = (right["dpo_on"] - right["target_sft"]).mean()
     assert read_plan().delta == pytest.approx(round(0.1 * gain, 3))
-
-
-def test_without_a_delta_nothing_is_judged(study: Any, tmp_path: Path) -> None:
-    with pytest.raises(WRPOError, match="has no delta"):
-        study({}, delta=None)

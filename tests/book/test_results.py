@@ -13,9 +13,8 @@ import pytest
 from study_results import write_study
 
 from wrpo_lib.analysis import report
-from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
 from wrpo_lib.analysis.report import findings
-from wrpo_lib.analysis.verdicts import verdict_table, verdicts
 from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_claims, linked_map
 from wrpo_lib.figures.style import look, show, table
 from wrpo_lib.records import project_root, read_results, read_run

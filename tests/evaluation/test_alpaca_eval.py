@@ -19,7 +19,7 @@ import sklearn
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.alpaca_eval import CS, length_controlled, win_rate
-from wrpo_lib.evaluation.forms import instruction
+from wrpo_lib.evaluation.upstream import instruction
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 LC = "length_controlled_winrate"

@@ -14,7 +14,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.answers import answer
 from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.generation.request import Request, Response
+from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.io import read_rows, write_rows
 
 
@@ -145,12 +145,13 @@ OUTPUT = {"instruction": "what else?", "output": "x", "generator": "m"}
         ([ours(text=None)], "field 'text': Input should be a valid string"),
         ([], "holds no answers"),
         ([{"question": "q", "answer": "a"}], "row 1, field 'question_id'"),
-        ([{**CHOICES, "choices": []}], "row 1 is malformed"),
+        ([{**CHOICES, "choices": []}], "row 1, field 'choices'"),
         ([{"model_id": "m", "choices": CHOICES["choices"]}], "row 1, field 'question_id'"),
-        ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'text'"),
+        ([{**CHOICES, "choices": [{"turns": [42]}]}], "row 1, field 'choices.0.turns.0"),
         ([{**OUTPUT, "output": None}], "row 1, field"),
-        ([MESSAGES], "row 1 is malformed .*last message is not the assistant's"),
-        ([NO_TEXT], "row 1 is malformed"),
+        ([MESSAGES], "row 1, field 'messages': .*the last message must be the assistant's"),
+        ([NO_TEXT], "row 1, field 'messages.0.content"),
+        ([ours(prompt_id="q")], "row 1, field 'prompt_id'"),
         ([OUTPUT], "no question 'what else.'"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 
 from wrpo_lib.evaluation import benchmarks
 from wrpo_lib.evaluation.benchmarks import BREAK, Template
-from wrpo_lib.evaluation.forms import instruction
+from wrpo_lib.evaluation.upstream import instruction
 from wrpo_lib.evaluation.verdicts import MODEL_FIRST, read_logprobs
 
 PAIR = Template("pair", "Judge {question}.", "[A]\n{a}\n[End]\n[B]\n{b}\n[End]")

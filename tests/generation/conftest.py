@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from generation_rows import Tiny
 
+from wrpo_lib.tiny import build_model, build_tokenizer
+
 WORDS = "the answer is : copy reverse sort a b c d e f g h i j . sure result letters happy help"
 
 
@@ -14,8 +16,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     Its generation configuration samples and has a top-k, as those of most hub models do.
     """
-    from wrpo_lib.tiny import build_model, build_tokenizer
-
     tokenizer = build_tokenizer([WORDS] * 5)
     layers = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes = {"hidden_size": 64, "intermediate_size": 128}

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.generation.stage import Request, Response, Sampling
 
 
 class Tiny(NamedTuple):

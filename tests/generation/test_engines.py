@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
 
 from wrpo_lib.generation import Sampling, TransformersEngine, make_engine
-from wrpo_lib.generation.request import Request
+from wrpo_lib.generation.stage import Request
 from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 
@@ -100,35 +99,23 @@ def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.Mon
     assert not any("think" in r.text for r in made)
 
 
-@pytest.fixture(scope="module")
-def transformers_serve(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """``transformers serve`` with the tiny model: a real OpenAI-compatible server."""
-    command = [*TRANSFORMERS, "serve", str(tiny.folder), "--device", "cpu"]
-    with serving(command, tmp_path_factory.mktemp("serve")) as url:
-        yield url
-
-
-def test_a_real_server_from_the_command_line(
-    tiny: Tiny, transformers_serve: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same rows as in process: fields, ids, lengths; seeds honoured one request at a time."""
-    asked = write_rows(tmp_path / "prompts.jsonl", prompt_rows(4))
-    how = ["--engine", "server", "--base-url", transformers_serve, "--connections", 1]
-    how += ["--model", tiny.folder, "--name", "tiny", "--n", 2, "--max-tokens", 10]
-    made = []
-    for name in ("a", "b"):
-        out = tmp_path / f"{name}.jsonl"
-        code, stdout, stderr = wrpo(capsys, "sample", asked, "--out", out, *how)
-        assert code == 0, stderr
-        assert "made 8 responses to 4 prompts" in stdout
-        made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
+def test_a_real_server_from_the_command_line(tiny: Tiny, tmp_path: Path, capsys: Any) -> None:
+    """``transformers serve``: the same rows as in process; seeds honoured one at a time."""
+    asked, made = write_rows(tmp_path / "prompts.jsonl", prompt_rows(4)), []
+    how = ["--model", tiny.folder, "--name", "tiny", "--n", 2, "--max-tokens", 10]
+    with serving([*TRANSFORMERS, "serve", str(tiny.folder), "--device", "cpu"], tmp_path) as url:
+        for out in (tmp_path / "a.jsonl", tmp_path / "b.jsonl"):
+            server = ["--engine", "server", "--base-url", url, "--connections", 1]
+            code, stdout, stderr = wrpo(capsys, "sample", asked, "--out", out, *how, *server)
+            assert code == 0, stderr
+            assert "made 8 responses to 4 prompts" in stdout
+            made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
     assert made[0] == made[1], "the same seeds should give the same texts"
     sampling = Sampling(n=2, max_tokens=10)
-    local = TransformersEngine(tiny.model, tiny.tokenizer)
-    expected = {(r.key, r.sample): r.row() for r in local(ask(4, sampling))}
+    expected = by_name(TransformersEngine(tiny.model, tiny.tokenizer)(ask(4, sampling)))
     assert made[0].keys() == expected.keys()
     for key, row in made[0].items():
-        assert set(row) == {"prompt_id", "prompt", "model", "made", *expected[key]}
+        assert set(row) == {"prompt_id", "prompt", "model", "made", *expected[key].row()}
         assert row["seed"] == sampling.seed_of(*key)
         assert 0 < row["n_tokens"] <= 10
         assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")

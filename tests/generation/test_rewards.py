@@ -18,8 +18,6 @@ from wrpo_lib.io import read_rows
 
 TEXTS = ["a b c", "the answer is a", "sure", "copy : " + "a b c d " * 9, "j", "result : i h g f e"]
 
-BEST = "the answer is a b c"
-
 
 def rows(n: int) -> list[dict[str, Any]]:
     return [
@@ -31,8 +29,8 @@ def rows(n: int) -> list[dict[str, Any]]:
 
 def rewards_of(scorer: Any, rows: list[dict[str, Any]]) -> list[float]:
     """The rewards of some rows in their order."""
-    found = dict(scorer(rows))
-    return [found[k] for k in range(len(rows))]
+    found = {(r["prompt_id"], r["sample"], r["text"]): reward for r, reward in scorer(rows)}
+    return [found[r["prompt_id"], r["sample"], r["text"]] for r in rows]
 
 
 def classifier(tiny: Tiny, pad: int | None, labels: int = 1) -> Any:
@@ -68,45 +66,6 @@ def test_a_score_is_that_of_the_row_alone(tiny: Tiny, pad: str) -> None:
     for tokens in (100_000, 400, 1):
         scorer = RewardModel(model, tiny.tokenizer, batch_tokens=tokens)
         assert rewards_of(scorer, rows(8)) == pytest.approx(expected, abs=1e-5)
-        part = rewards_of(scorer, rows(8)[5:9])
-        assert part == pytest.approx(expected[5:9], abs=1e-5)
-
-
-def test_long_conversations_lose_their_beginning(tiny: Tiny) -> None:
-    scorer = RewardModel(classifier(tiny, 0), tiny.tokenizer)
-    long = {**rows(1)[0], "text": "a b c d e f g h " * 60}
-    ids = scorer._ids(long)
-    assert (len(ids), scorer.cut) == (256, 1)
-    assert ids[-1] == tiny.tokenizer.eos_token_id, "the end of the response is what stays"
-
-
-def test_a_reward_model_that_trl_trained(tiny: Tiny, tmp_path: Path) -> None:
-    """A few steps of TRL's RewardTrainer, saved, loaded; the trained model's own scores."""
-    from datasets import Dataset
-    from trl import RewardConfig, RewardTrainer
-
-    best, worst = ([{"role": "assistant", "content": text}] for text in (BEST, "j"))
-    pairs = [{"prompt": r["prompt"], "chosen": best, "rejected": worst} for r in prompt_rows(8)]
-    options = {"max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
-    options |= {"report_to": "none", "disable_tqdm": True, "save_strategy": "no", "bf16": False}
-    options |= {"use_cpu": True, "dataloader_pin_memory": False, "gradient_checkpointing": False}
-    trainer = RewardTrainer(
-        model=classifier(tiny, tiny.tokenizer.pad_token_id),
-        args=RewardConfig(str(tmp_path / "run"), **options),
-        train_dataset=Dataset.from_list(pairs),
-        processing_class=tiny.tokenizer,
-    )
-    trainer.train()
-    trainer.save_model(str(tmp_path / "reward"))
-    same = {"model": "m", "sample": 0}
-    made = [{**r, **same, "text": text} for text in (BEST, "j") for r in prompt_rows(8)]
-    scores = rewards_of(load_reward_model(str(tmp_path / "reward")), made)
-    assert all(won > lost for won, lost in zip(scores[:8], scores[8:], strict=True))
-    batch = trainer.data_collator([trainer.train_dataset[k] for k in range(8)])
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        theirs = trainer.model.eval()(**inputs).logits[:, 0]
-    assert scores == pytest.approx(theirs.tolist(), abs=1e-5)
 
 
 CUSTOM = '''
@@ -158,14 +117,15 @@ def test_code_that_comes_with_a_model_needs_consent(
     assert rewards_of(scorer, rows(5)) == pytest.approx([3 * r for r in plain], abs=1e-4)
 
 
-def test_a_reward_model_from_the_command_line(
-    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = write_rows(tmp_path / "r.jsonl", [*rows(4), {**rows(1)[0], "sample": 9, "text": " "}])
-    out = tmp_path / "s.jsonl"
+def test_a_reward_model_from_the_command_line(saved: Path, tmp_path: Path, capsys: Any) -> None:
+    """A blank text gets no reward; a conversation that is too long loses its beginning."""
+    long = {**rows(1)[0], "sample": 8, "text": "a b c d e f g h " * 60}
+    given = [*rows(4), long, {**long, "sample": 9, "text": " "}]
+    made, out = write_rows(tmp_path / "r.jsonl", given), tmp_path / "s.jsonl"
     code, said, _ = wrpo(capsys, "score", made, "--out", out, "--reward-model", saved)
     assert code == 0
-    assert "made 8 rewards, 1 empty" in said
+    assert "made 9 rewards, 1 empty, 1 cut from the left" in said
     found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}
-    expected = rewards_of(load_reward_model(str(saved)), rows(4))
-    assert [found[r["prompt_id"], r["sample"]] for r in rows(4)] == pytest.approx(expected)
+    earlier = {**long, "prompt": [{"role": "user", "content": "b"}]}
+    expected = rewards_of(load_reward_model(str(saved)), [*rows(4), earlier])
+    assert [found[r["prompt_id"], r["sample"]] for r in given[:-1]] == pytest.approx(expected)

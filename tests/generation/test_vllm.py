@@ -23,7 +23,7 @@ from vllm_run import GREEDY, SAMPLED
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import TransformersEngine
 from wrpo_lib.generation.engines import ServerEngine
-from wrpo_lib.generation.request import Response
+from wrpo_lib.generation.stage import Response
 from wrpo_lib.server import Server
 
 HERE = Path(__file__).parent
@@ -69,7 +69,6 @@ def test_greedy_texts_are_those_of_transformers(offline: Any, tiny: Tiny) -> Non
         own = local[name]
         assert made.text.rstrip(INCOMPLETE) == own.text.rstrip(INCOMPLETE)
         assert (made.n_tokens, made.finish_reason) == (own.n_tokens, own.finish_reason)
-    assert all(r.n_tokens > 200 for r in local.values() if r.finish_reason == "length")
     for name, made in offline["narrow"].items():
         assert local[name].text.startswith(made.text), "top_p was not heeded"
 
@@ -80,13 +79,11 @@ def test_a_response_depends_on_its_seed_alone(offline: Any) -> None:
     assert len(again) == 7
     fine = {name: r for name, r in sampled.items() if not r.error}
     assert len({r.text for r in fine.values()}) == len(fine) == 14
-    for (key, sample), r in fine.items():
-        assert r.seed == SAMPLED.seed_of(key, sample)
-        assert 0 < r.n_tokens <= 8
+    for name, r in fine.items():
+        assert r.seed == SAMPLED.seed_of(*name)
         assert r.finish_reason == ("stop" if r.n_tokens < 8 else "length")
-    failed = {name: r.error for name, r in sampled.items() if r.error}
-    assert failed.keys() == {("long", 0), ("long", 1)}
-    assert set(failed.values()) == {"the prompt has 403 tokens, the context 256"}
+    failed = {r.error for r in sampled.values() if r.error}
+    assert failed == {"the prompt has 403 tokens, the context 256"}
     assert offline["near"]["near", 0].n_tokens == 3  # the room that was left
 
 

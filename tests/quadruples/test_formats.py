@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_chat import ZEPHYR, byte_level
 
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import iter_rows, read_rows
-from wrpo_lib.quadruples import from_official, read_quadruples, read_responses, to_official
+from wrpo_lib.io import read_rows
+from wrpo_lib.quadruples import from_official, read_responses, to_official, validate_quadruples
 from wrpo_lib.quadruples.convert import prompt_hash
-from wrpo_lib.quadruples.schema import validate_quadruples
 
 
 def turn(role: str, content: Any = "x") -> dict[str, Any]:
@@ -154,51 +152,35 @@ def test_fields_that_nobody_reads_may_be_anything(tmp_path: Path, wrpo: Any) -> 
     odd: list[Any] = [{"a": 1}, {}, "text", 10**30, [1, "b"]]
     rows = [{**QUADRUPLE, "prompt_id": str(k), "meta": meta} for k, meta in enumerate(odd)]
     rows[1]["prompt"] = "Say it."
+    rows[2]["prompt"] = rendered = "<|im_start|>user\nSay it.<|im_end|>"
     mine, theirs, back = (tmp_path / n for n in ("q.jsonl", "official.jsonl", "back.jsonl"))
     jsonl(mine, *rows)
     for command in (["check", mine], ["export", mine, theirs], ["import", theirs, back]):
         assert wrpo("data", *command)[0] == 0
-    assert read_rows(back) == [{**row, "prompt": PROMPT} for row in rows]
-    assert read_quadruples(mine)["prompt"][:] == [PROMPT] * 5
-    rendered = "<|im_start|>user\nSay it.<|im_end|>"
-    jsonl(mine, *rows, {**QUADRUPLE, "prompt": rendered})
-    assert read_quadruples(mine)["prompt"][:] == [*[PROMPT] * 5, rendered]
-    code, _, err = wrpo("data", "import", theirs, tmp_path / "back.parquet")
-    assert (code, len(err.strip().splitlines())) == (2, 1)
-    assert "back.parquet cannot be written" in err
+    expected = [PROMPT, PROMPT, rendered, PROMPT, PROMPT]
+    assert read_rows(back) == [{**r, "prompt": p} for r, p in zip(rows, expected, strict=True)]
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "what"),
-    [
-        ("rejected", None, "missing"),
-        ("rejected", 3, "3 should be a valid string"),
-        ("source_rejected", " ", "is empty"),
-        ("prompt", 7, "missing or not a list of messages"),
-        ("prompt", [turn("user", None)], "message 1 has no text content"),
-        ("prompt", [turn("robot")], "role 'robot'; use one of"),
-        ("prompt", [turn("assistant")], "does not end in a user turn"),
-        ("prompt_id", "p", "'p' stands in row 1 already"),
-        ("rejected_reward", math.nan, "nan should be a finite number"),
-    ],
-)
-def test_a_bad_quadruple_is_named(tmp_path: Path, field: str, value: Any, what: str) -> None:
-    bad = {**QUADRUPLE, "prompt_id": "q", field: value}
-    with pytest.raises(WRPOError, match=rf"q\.jsonl, row 2, field '{field}': .*{what}"):
-        read_quadruples(jsonl(tmp_path / "q.jsonl", QUADRUPLE, bad))
+def bad(field: str, value: Any) -> list[Any]:
+    """A good quadruple and one with that field."""
+    return [QUADRUPLE, {**QUADRUPLE, "prompt_id": "q", field: value}]
 
 
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
+        (bad("rejected", None), "row 2, field 'rejected': missing"),
+        (bad("source_rejected", " "), "row 2, field 'source_rejected': is empty"),
+        (bad("prompt", 7), "row 2, field 'prompt': is missing or not a list of messages"),
+        (bad("prompt", [turn("user", None)]), "message 1 has no text content"),
+        (bad("prompt", [turn("robot")]), "role 'robot'; use one of"),
+        (bad("prompt", [turn("assistant")]), "does not end in a user turn"),
+        (bad("prompt_id", "p"), "'p' stands in row 1 already"),
+        (bad("rejected_reward", math.nan), "nan should be a finite number"),
         ([RESPONSE, {**RESPONSE, "text": 3}], "row 2, field 'text': 3 should be a valid string"),
-        ([RESPONSE, {**CUT, "prompt": 7}], "row 2, field 'prompt': is missing or not a list"),
         ([RESPONSE, {**CUT, "prompt": "Else."}], "row 2, field 'prompt': is another one than"),
-        ([REWARD, {**RESPONSE, "sample": 1}], "row 2, field 'reward'"),
-        ([{**RESPONSE, "reward": math.nan}], "row 1, field 'reward': nan"),
         ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': [] should be"),
         ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
-        ([{**PAIR, "chosen": [turn("user")]}], "row 1, field 'chosen'"),
         ([{**WHOLE, "prompt": "Else."}], "row 1, field 'chosen': is no conversation of the prompt"),
         ([{"a": 1}], "row 1: the fields a are of no known form"),
         ([{**SIMPO, "all_rm_scores": 7}], "row 1: as many scores as responses are needed"),
@@ -230,26 +212,20 @@ def test_what_training_would_cut_is_counted(tmp_path: Path, wrpo: Any) -> None:
     assert "nothing truncated in 1 rows" in wrpo("data", "check", rows[1], *limits)[1]
 
 
-def test_prompts_are_split_and_the_draw_recorded(tmp_path: Path, wrpo: Any) -> None:
-    path = jsonl(tmp_path / "p.jsonl", *({"prompt_id": f"p{i}", "prompt": "x"} for i in range(9)))
-    assert wrpo("data", "split", path, tmp_path / "parts", "--seed", 3)[0] == 0
-    made = json.loads((tmp_path / "parts" / "split.json").read_text())
-    assert (made["seed"], len(made["sft"]), len(made["preference"])) == (3, 3, 6)
-    for name in ("sft", "preference"):
-        rows = iter_rows(tmp_path / "parts" / f"{name}.jsonl")
-        assert [r["prompt_id"] for r in rows] == made[name]
-    jsonl(path, *[{"prompt_id": "p", "prompt": "x"}] * 2)
-    code, _, err = wrpo("data", "split", path, tmp_path / "again")
-    assert (code, "row 2, field 'prompt_id': 'p' stands in" in err) == (2, True)
-
-
-def test_no_command_writes_over_what_it_reads(tmp_path: Path, wrpo: Any) -> None:
+def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(
+    tmp_path: Path, wrpo: Any
+) -> None:
     path = jsonl(tmp_path / "f.jsonl", OFFICIAL)
     before = path.read_bytes()
     split = tmp_path / "split.json"
     split.write_text(json.dumps([{"prompt_id": "p", "prompt": "x"}]))
-    for command in (["import", path, path], ["split", split, tmp_path]):
+    twice = jsonl(tmp_path / "twice.jsonl", *[{"prompt_id": "p", "prompt": "x"}] * 2)
+    for command, why in (
+        (["import", path, path], "is read and would be overwritten"),
+        (["split", split, tmp_path], "is read and would be overwritten"),
+        (["split", twice, tmp_path / "parts"], "row 2, field 'prompt_id': 'p' stands in"),
+    ):
         code, _, err = wrpo("data", *command)
-        assert (code, "is read and would be overwritten" in err) == (2, True)
+        assert (code, why in err) == (2, True)
     assert path.read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, split.name}
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, split.name, twice.name}

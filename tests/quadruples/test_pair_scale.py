@@ -11,40 +11,29 @@ from pathlib import Path
 import pytest
 
 MEASURE = r"""
-import re, sys, time
+import re, time
 from wrpo_lib import cli
-start = time.process_time()
 cli.app(standalone_mode=False)
-seconds = time.process_time() - start
 peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())  # maxrss has the parent's
-print(seconds, int(peak.group(1)) / 1024)
+print(time.process_time(), int(peak.group(1)) / 1024)
 """
 
 
-def write_responses(path: Path, prompts: int) -> None:
-    """Five responses of 11 models to each prompt; text lengths like UltraFeedback's answers."""
-    draw = random.Random(0)
-    sea = "".join(draw.choices("etaoin shrdlu,.", k=100_000))
-    with path.open("w", encoding="utf-8") as file:
-        for p in range(prompts):
-            for k in range(55):
-                start, size = draw.randrange(90_000), draw.lognormvariate(7.2, 0.7)  # median 1,340
-                row = {
-                    "prompt_id": f"{p:064x}",
-                    "prompt": [{"role": "user", "content": sea[p : p + 300]}],
-                    "model": f"model-{k // 5:02d}",
-                    "sample": k % 5,
-                    "text": sea[start : start + min(max(int(size), 40), 8000)],
-                    "finish_reason": "stop",
-                    "reward": draw.gauss(0.13, 0.03),
-                }
-                file.write(json.dumps(row) + "\n")
-
-
 def measure(folder: Path, prompts: int) -> tuple[float, float]:
-    """MiB of the responses, and peak MiB of pairing them."""
-    data, out = folder / f"{prompts}.jsonl", folder / "q.jsonl"
-    write_responses(data, prompts)
+    """MiB of five responses of 11 models to each prompt, and peak MiB of pairing them.
+
+    Their lengths are like those of UltraFeedback's answers.
+    """
+    data, out, draw = folder / f"{prompts}.jsonl", folder / "q.jsonl", random.Random(0)
+    sea = "".join(draw.choices("etaoin shrdlu,.", k=100_000))
+    with data.open("w", encoding="utf-8") as file:
+        for p, k in ((p, k) for p in range(prompts) for k in range(55)):
+            start, size = draw.randrange(90_000), draw.lognormvariate(7.2, 0.7)  # median 1,340
+            row = {"prompt_id": f"{p:064x}", "model": f"model-{k // 5:02d}", "sample": k % 5}
+            row["prompt"] = [{"role": "user", "content": sea[p : p + 300]}]
+            row["text"] = sea[start : start + min(max(int(size), 40), 8000)]
+            row |= {"finish_reason": "stop", "reward": draw.gauss(0.13, 0.03)}
+            file.write(json.dumps(row) + "\n")
     command = [sys.executable, "-c", MEASURE, "pair", data, "--target", "model-00", "--out", out]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     seconds, memory = map(float, done.stdout.splitlines()[-1].split())

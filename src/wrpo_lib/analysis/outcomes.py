@@ -1,4 +1,6 @@
-"""The study's tracked results, refused unless they fit the plan, and estimates over worlds.
+"""The study's tracked results, estimates over worlds, and what they say of each claim.
+
+Results are refused unless they fit the plan. The paper has no tests; all is ours.
 
 A world (seed) is the unit. An estimate is a weighted sum of arms, prompt by prompt, averaged within
 each world and then over worlds. Its standard error is the larger of that over worlds and that of a
@@ -10,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.analysis.statistics import Estimate, detectable, signed
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.paper.plan import JUDGED, SHARES, Plan, Weights, read_plan
+from wrpo_lib.paper import JUDGED, SHARES, Claim, Comparison, Plan, Weights, read_plan
 from wrpo_lib.records import read_results, read_run
 
 COUNTS = ("right", "style", "length", "repeats")
@@ -66,15 +69,18 @@ class Results:
     """
 
     def __init__(self, profile: str = "nano", plan: Plan | None = None) -> None:
-        self.profile, self.plan = profile, plan or read_plan()
-        self.run = read_run(profile)
-        if not self.plan.accepts(self.run.get("plan")):
+        self.profile, self.plan, self.run = profile, plan or read_plan(), read_run(profile)
+        hashes = {self.plan.sha256, *(change.was for change in self.plan.changes)}
+        if self.run.get("plan") not in hashes:
             raise WRPOError(
                 f"the results of {profile!r} were made with another plan than paper/claims.yml; "
                 "run `make results`, or enter the change of the plan under its `changes`"
             )
         self._wide: dict[str, pd.DataFrame] = {}
-        self._check_seeds()
+        for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
+            if odd := set(self.plan.seeds) ^ set(own):
+                what = f"the outcomes of {profile!r} and the plan differ in seed {min(odd)}"
+                raise WRPOError(f"{what} of arm {arm!r}; run `make results`")
 
     def table(self, name: str) -> pd.DataFrame:
         """One tracked table, its categories as text."""
@@ -86,19 +92,11 @@ class Results:
         """A row per (arm, seed, prompt): what the arm's answers to a held-out prompt are like."""
         return self.table("outcomes")
 
-    def _check_seeds(self) -> None:
-        for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
-            if odd := set(self.plan.seeds) ^ set(own):
-                raise WRPOError(
-                    f"the outcomes of {self.profile!r} and the plan differ in seed {min(odd)} of "
-                    f"arm {arm!r}; run `make results`"
-                )
-
     @cached_property
-    def diverged(self) -> dict[str, list[int]]:
-        """Seeds at which an arm diverged; they stay in every estimate."""
+    def diverged(self) -> dict[str, int]:
+        """How often an arm diverged, if it did; such runs stay in every estimate."""
         rows = self.table("arms")
-        return rows[rows["diverged"].astype(bool)].groupby("arm")["seed"].apply(list).to_dict()
+        return rows[rows["diverged"].astype(bool)].groupby("arm").size().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
         """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
@@ -159,3 +157,126 @@ def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
     intervals = ((name, estimate.interval()) for name, estimate in found.items())
     rows = [(name, times * i.value, times * i.low, times * i.high) for name, i in intervals]
     return pd.DataFrame(rows, columns=["arm", "value", "low", "high"])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, its status, what that leaves out (a sentence or none), and what was found.
+
+    ``adjusted``: the interval that excludes 0 exactly where the corrected ``p`` is below 0.05.
+    """
+
+    claim: Claim
+    status: str
+    remark: str
+    found: Found | None = None
+    adjusted: Estimate | None = None
+    p: float = 1.0
+
+    def ours(self) -> str:
+        """Our estimate with its adjusted interval, in the unit it is shown in."""
+        if self.adjusted is None or self.claim.test is None:
+            return ""
+        factor, unit = self.claim.test.unit
+        return f"{self.adjusted.times(factor).text(1 if factor > 1 else 2)} {unit}"
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p, in the order given."""
+    order = np.argsort(p)
+    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
+    """One of four words for an estimate, given its corrected p and the size that matters."""
+    if p < 0.05:
+        return "reproduced" if claim.sign * found.value > 0 else "contradicted"
+    return "smaller than δ" if within(found, delta) else "inconclusive"
+
+
+def within(found: Found, delta: float | None) -> bool:
+    """Whether the 90 % interval lies within ±``delta``: two one-sided 5 % tests of a large effect.
+
+    Without a ``delta`` nothing does.
+    """
+    ninety = found.interval(0.9)
+    return delta is not None and -delta < ninety.low and ninety.high < delta
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """A verdict for each claim, in the plan's order."""
+    if results.plan.delta is None:
+        raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
+    claims = results.plan.claims
+    tests = {c.id: _decided(results, c, c.test) for c in claims if c.test}
+    corrected: dict[str, float] = {}
+    for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
+        ids = [c.id for c in claims if c.test and c.confirmatory == confirmatory]
+        if ids:
+            corrected |= dict(
+                zip(ids, map(float, correct([tests[i][1] for i in ids])), strict=True)
+            )
+    return [
+        _verdict(results, claim, claim.test, tests[claim.id][0], corrected[claim.id])
+        if claim.test
+        else Verdict(claim, "not tested", f"{claim.untested}.".capitalize())
+        for claim in claims
+    ]
+
+
+def _decided(results: Results, claim: Claim, test: Comparison) -> tuple[Found, float]:
+    """The estimate that decides a claim, and its p before the correction over claims.
+
+    Of several contrasts (``best``) the least convincing decides. Against the claim it was picked as
+    the worst of several, so there its p is multiplied by their number.
+    """
+    found = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
+    least = min(found, key=lambda f: claim.sign * f.t)
+    picked = len(found) if claim.sign * least.value < 0 else 1
+    return least, min(1.0, picked * least.p)
+
+
+def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: float) -> Verdict:
+    delta = results.plan.delta if test.of in SHARES else None
+    word, said = status(claim, found, p, delta), []
+    if word == "inconclusive" and (least := detectable(found.interval())):
+        factor, unit = test.unit
+        said.append(f"{factor * least:.2g} {unit} would be found in 80 % of such studies.")
+    if p < 0.05 and within(found, delta):
+        said.append("The effect is there and smaller than δ.")
+    said += _share(results, claim, test)
+    if diverged := sum(results.diverged.get(arm, 0) for arm in test.arms()):
+        said.append(f"Diverged runs, kept in it: {diverged}.")
+    adjusted = found.interval(1 - 0.05 * found.p / p if p else 0.95)
+    return Verdict(claim, word, " ".join(said), found, adjusted, p)
+
+
+def _share(results: Results, claim: Claim, test: Comparison) -> list[str]:
+    """Ours as a share of the reference's gain (delta method), where the paper has one too."""
+    (weights, *more), reference = test.contrasts(), results.plan.reference
+    if claim.paper.value is None or more or weights == reference:
+        return []
+    gain, base = results.find(weights), results.find(reference)
+    ratio, arms = gain.value / base.value, weights | reference
+    rest = {arm: weights.get(arm, 0) - ratio * reference.get(arm, 0) for arm in arms}
+    ours = Found(ratio, results.find(rest).se / abs(base.value), gain.n).interval()
+    theirs = claim.paper.value / results.plan.reference_lc
+    verb = "covers" if ours.low <= theirs <= ours.high else "does not cover"
+    share = f"As a share of the gain of DPO-on over Target-SFT: {ours.text()}"
+    return [f"{share}, which {verb} the paper's {signed(theirs)}."]
+
+
+def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """A row per claim: what ``results/<profile>/verdicts.csv`` tracks."""
+    rows = []
+    for v in found:
+        row: dict[str, Any] = {"id": v.claim.id, "confirmatory": v.claim.confirmatory}
+        row |= {"status": v.status, "remark": v.remark}
+        if v.found and v.adjusted:
+            row |= {"value": v.found.value, "standard_error": v.found.se, "worlds": v.found.n}
+            row |= {"low": v.adjusted.low, "high": v.adjusted.high, "p_adjusted": v.p}
+        rows.append(row)
+    return pd.DataFrame(rows).round(6)

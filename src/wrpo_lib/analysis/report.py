@@ -6,34 +6,59 @@ Pages glue what :func:`numbers` returns; no number is typed into prose.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import Estimate, signed
-from wrpo_lib.analysis.verdicts import Verdict, verdict_table, verdicts
+from wrpo_lib.analysis.outcomes import Results, Verdict, verdict_table, verdicts
+from wrpo_lib.analysis.statistics import signed
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_atomically
 from wrpo_lib.nano.development import RULES
-from wrpo_lib.paper.plan import read_plan
+from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
-ABOUT = (
-    *("n_seeds", "n_prompts", "n_arms", "results_minutes", "results_commit", "delta"),
-    "alpha_max",
-)
-"""What the study was; each claim has ``<id>`` and ``status_<id>`` beside these."""
 SYMBOLS = {"y_ws": r"\yws", "y_wt": r"\ywt", "y_l": r"\yl", "α_max": r"\alpha_{\max}"}
-SEEN = (
-    *("wrpo_a", "wrpo_b", "wrpo_c", "wrpo_d", "wrpo_ahead", "wrpo_worst", "wrpo_repeats"),
-    *("small_alpha", "small_alpha_ahead", "weak_worlds"),
-)
-"""What was looked at after the runs, to explain the verdicts; the plan does not have it."""
+
+
+def _gain(results: Results, arm: str = "wrpo", prompts: str = "all") -> str:
+    """An arm − DPO-on in points, with a 95 % interval that is not corrected for looking."""
+    found = results.find({arm: 1.0, "dpo_on": -1.0}, prompts=prompts)
+    return found.interval().times(100).text(1)
+
+
+def _lead(results: Results, arm: str = "wrpo") -> pd.Series:
+    """The same in each world, as a share."""
+    worlds = results.wide("right").groupby("seed").mean()
+    return worlds[arm] - worlds["dpo_on"]
+
+
+STUDY: dict[str, Callable[[Results], Number]] = {
+    "n_seeds": lambda r: len(r.plan.seeds),
+    "n_prompts": lambda r: int(r.outcomes.groupby("seed")["prompt"].nunique().max()),
+    "results_minutes": lambda r: round(r.run["seconds"] / 60),
+    "results_commit": lambda r: r.run["commit"],
+    "delta": lambda r: f"{100 * (r.plan.delta or 0):.1f}",
+    "alpha_max": lambda r: r.run["world"]["arms"]["wrpo"]["alpha"],
+    # looked at after the runs, to explain the verdicts; the plan does not have it
+    **{f"wrpo_{k.lower()}": partial(_gain, prompts=k) for k in "ABCD"},
+    "wrpo_ahead": lambda r: int((_lead(r) > 0).sum()),
+    "wrpo_worst": lambda r: signed(100 * _lead(r).min(), 1),
+    "wrpo_repeats": lambda r: f"{100 * r.wide('repeats')['wrpo'].groupby('seed').mean().max():.0f}",
+    "small_alpha": partial(_gain, arm="wrpo_a10"),
+    "small_alpha_ahead": lambda r: int((_lead(r, "wrpo_a10") > 0).sum()),
+    "weak_worlds": lambda r: int(
+        (r.table("headroom")["source_lead"] < RULES["source_lead"][0]).sum()
+    ),
+}
+"""Of the study; each claim has ``<id>`` and ``status_<id>`` beside these."""
+
 DEVELOPMENT = ("n_development", "n_settings", "development_gain")
-"""On how many worlds and settings a method each was tuned, and what DPO-on gained there."""
+"""On how many worlds and settings a method each was tuned; what DPO-on gained (δ: a tenth)."""
 
 
 def numbers(profile: str = "nano") -> dict[str, Number]:
@@ -42,74 +67,33 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     Where results are refused, words that say so stand in for theirs.
     """
     ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
-    of_study = [*ABOUT, *SEEN, *ids, *(f"status_{name}" for name in ids)]
-    found: dict[str, Number] = dict.fromkeys([*of_study, *DEVELOPMENT], "(no valid results)")
-    for make in (lambda: study_numbers(profile), development_numbers):
-        with suppress(WRPOError):
-            found |= make()
+    names = [*STUDY, *ids, *(f"status_{name}" for name in ids), *DEVELOPMENT]
+    found: dict[str, Number] = dict.fromkeys(names, "(no valid results)")
+    with suppress(WRPOError):
+        results = Results(profile)
+        judged = dict(zip(ids, verdicts(results), strict=True))
+        found |= {name: make(results) for name, make in STUDY.items()}
+        found |= {name: verdict.ours() for name, verdict in judged.items()}
+        found |= {f"status_{name}": verdict.status for name, verdict in judged.items()}
+    with suppress(WRPOError):
+        grid = read_results("development", "grid")
+        right, settings = grid.groupby("arm")["sampled"].mean(), grid.query("method == 'wrpo'")
+        gain = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
+        sizes = grid["seed"].nunique(), settings["arm"].nunique()
+        found |= dict(zip(DEVELOPMENT, (*sizes, gain), strict=True))
     return found | published_numbers()
-
-
-def study_numbers(profile: str) -> dict[str, Number]:
-    """How large the study was, and what each claim came to: estimate, interval, unit, status."""
-    results = Results(profile)
-    rows, run = results.outcomes, results.run
-    prompts = int(rows.groupby("seed")["prompt"].nunique().max())
-    minutes, delta = round(run["seconds"] / 60), f"{100 * (results.plan.delta or 0):.1f}"
-    alpha_max = run["world"]["arms"]["wrpo"]["alpha"]
-    about = (len(results.plan.seeds), prompts, rows["arm"].nunique(), minutes, run["commit"])
-    found: dict[str, Number] = dict(zip(ABOUT, (*about, delta, alpha_max), strict=True))
-    for verdict in verdicts(results):
-        name = verdict.claim.id.replace("-", "_")
-        found |= {name: verdict.ours(), f"status_{name}": verdict.status}
-    return found | dict(zip(SEEN, seen(results), strict=True))
-
-
-def seen(results: Results) -> list[Number]:
-    """The values of ``SEEN``: WRPO − DPO-on by class of skills and by world, also at α_max 0.1.
-
-    In points, with 95 % intervals that are not corrected for looking; then in how many worlds WRPO
-    is ahead, its worst one, the largest share (%) of samples that repeat letters in one, and in how
-    many a source is less than 20 points above the target.
-    """
-    gain = {"wrpo": 1.0, "dpo_on": -1.0}
-    points = [results.differences({"": gain}, prompts=k) for k in "ABCD"]
-    points.append(results.differences({"": {"wrpo_a10": 1.0, "dpo_on": -1.0}}))
-    a, b, c, d, small = (
-        Estimate(row["value"], row["low"], row["high"], 0, 0, "").text(1)
-        for row in (rows.iloc[0] for rows in points)
-    )
-    worlds = results.wide("right").groupby("seed").mean()
-    ahead, small_ahead = (worlds[arm] - worlds["dpo_on"] for arm in ("wrpo", "wrpo_a10"))
-    repeats = results.wide("repeats")["wrpo"].groupby("seed").mean().max()
-    weak = results.table("headroom")["source_lead"] < RULES["source_lead"][0]
-    worst, most = signed(100 * ahead.min(), 1), f"{100 * repeats:.0f}"
-    shown: list[Number] = [a, b, c, d, int((ahead > 0).sum()), worst, most]
-    return [*shown, small, int((small_ahead > 0).sum()), int(weak.sum())]
-
-
-def development_numbers() -> dict[str, Number]:
-    """What the settings were chosen on, and the gain that δ is a tenth of, in points."""
-    rows = read_results("development", "grid")
-    right = rows.groupby("arm")["sampled"].mean()
-    settings = rows.groupby("method")["arm"].nunique()
-    gain = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
-    return dict(
-        zip(DEVELOPMENT, (rows["seed"].nunique(), int(settings["wrpo"]), gain), strict=True)
-    )
 
 
 def findings(profile: str = "nano") -> str:
     """A sentence for each confirmatory claim, as a Markdown list."""
     found = verdicts(Results(profile))
-    return "\n".join(f"- {sentence(v)}" for v in found if v.claim.confirmatory)
+    return "\n".join(f"- {_sentence(v)}" for v in found if v.claim.confirmatory)
 
 
-def sentence(verdict: Verdict) -> str:
-    """A claim, its status and what was found."""
+def _sentence(verdict: Verdict) -> str:
     where = f"{verdict.claim.where}: {verdict.claim.paper.words}"
     first = f"**{verdict.status.capitalize()}.** {verdict.claim.statement} ({where})"
-    return maths(f"{first} Ours: {verdict.ours()}. {verdict.remark()}".strip())
+    return maths(f"{first} Ours: {verdict.ours()}. {verdict.remark}".strip())
 
 
 def maths(text: str) -> str:
@@ -137,11 +121,10 @@ def published_numbers() -> dict[str, Number]:
     def half_width(table: Any, name: str) -> Any:
         return (table[f"{name}_high"] - table[f"{name}_low"]) / 2
 
+    ratio = half_width(rated, "lc_interval") / (1.96 * rated["lc_standard_error"])
     found = {
         "models": len(rated),
-        "lc_ratio": (
-            half_width(rated, "lc_interval") / (1.96 * rated["lc_standard_error"])
-        ).median(),
+        "lc_ratio": ratio.median(),
         "lc_moved": moved.max(),
         "lc_moved_model": rows["model"][moved.idxmax()],
         "position": rated["position_effect"].mean(),
@@ -184,8 +167,8 @@ def memory_table() -> pd.DataFrame:
 
 def gpu_table() -> pd.DataFrame:
     """A row per card, model, workload and variant of ``make gpu``; no row where it has not run."""
-    columns = ["model", "workload", "attention", "times padded", "examples per second"]
-    columns += ["share of the card's peak", "peak GiB", "planned GiB"]
     runs = [json.loads(path.read_text("utf-8")) for path in results_dir("gpu").glob("*.json")]
     rows = [{"card": run["card"], **row} for run in runs for row in run["steps"]]
+    columns = ["model", "workload", "attention", "times padded", "examples per second"]
+    columns += ["share of the card's peak", "peak GiB", "planned GiB"]
     return pd.DataFrame(rows, columns=["card", *columns])

@@ -7,7 +7,7 @@ prompts are compared in pairs; seeds are few, so their mean gets a t interval.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,15 @@ class Estimate:
         low, high = (signed(bound, digits) for bound in (self.low, self.high))
         return f"{signed(self.value, digits)} [{low}, {high}]"
 
+    def times(self, factor: float) -> Estimate:
+        """The estimate in another unit."""
+        value, low, high = (factor * x for x in (self.value, self.low, self.high))
+        return replace(self, value=value, low=low, high=high)
+
+    def shown(self) -> dict[str, Any]:
+        """All fields but ``drawn``."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+
     def spread(self, name: str) -> dict[str, float]:
         """Three columns of a table: ``name``, ``name_low``, ``name_high``."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
@@ -47,15 +56,6 @@ class Estimate:
 def signed(value: float, digits: int = 2) -> str:
     """A number with a typographic minus sign."""
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def as_json(value: Any) -> Any:
-    """Dataclasses, at any depth, as dictionaries of the fields they show."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: as_json(getattr(value, f.name)) for f in fields(value) if f.repr}
-    if isinstance(value, dict):
-        return {key: as_json(inner) for key, inner in value.items()}
-    return value
 
 
 def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
@@ -68,19 +68,11 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
     return _t_interval(x.mean(), (x - x.mean()) / len(x), clusters, how)
 
 
-def paired_difference(a: Values, b: Values, clusters: Labels | None = None) -> Estimate:
-    """Mean of a - b over pairs, with the interval of :func:`mean_interval`."""
-    if len(a) != len(b):
-        raise WRPOError(f"{len(a)} and {len(b)} values cannot be paired; give the same prompts")
-    return mean_interval(np.asarray(a, float) - np.asarray(b, float), clusters)
-
-
 def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: Labels) -> Estimate:
     """Mean of ``a`` minus mean of ``b``, whose rows share clusters (questions), with a t interval.
 
-    What two models have in common on a question cancels. This equals :func:`paired_difference`
-    where each question has one row of either; it also allows unequal numbers of rows, weights given
-    as repeated rows, and questions that one side lacks.
+    What two models have in common on a question cancels. This equals the interval of the mean of
+    pairs where each question has one row of either; but questions may lack one, or have several.
     """
     x, y = _numbers(a), _numbers(b)
     both = np.concatenate([_labels(a_clusters, len(x)), _labels(b_clusters, len(y))])
@@ -90,11 +82,7 @@ def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: La
 
 
 def slope_interval(values: Values, x: Values, clusters: Labels | None = None) -> Estimate:
-    """Least-squares slope of ``values`` on ``x``, with a cluster-robust (CR1) t interval.
-
-    With ``x`` in {0, 1} it is the difference of two means that share clusters: the position effect.
-    With ``x`` a standardised length difference it is the length effect per standard deviation.
-    """
+    """Least-squares slope of ``values`` on ``x``, with a cluster-robust (CR1) t interval."""
     y, z = _numbers(values, 3), _numbers(x, 3)
     if len(y) != len(z) or np.ptp(z) == 0:
         raise WRPOError("a slope needs a regressor that varies, with one number for each value")
@@ -133,21 +121,17 @@ def bootstrap_interval(
     """Percentile interval of ``statistic`` from resampling whole clusters.
 
     ``statistic`` takes how often each row is drawn, an array (N,) of counts, all 1 for the estimate
-    itself. For quantities whose standard error has no simple formula, such as a refitted model.
-    Clusters are drawn from ``universe`` (default: those of the rows): estimates with the same
+    itself. Clusters are drawn from ``universe`` (default: those of the rows): estimates with one
     universe and seed share their resamples, so their ``drawn`` can be subtracted. Replicates where
     the statistic is not finite are left out of the quantiles and counted in ``method``.
     """
     rows = _labels(clusters, len(clusters))
     groups = _groups(rows, len(rows))[1]
     pool = np.unique(rows if universe is None else [str(c) for c in universe])
-    columns = np.searchsorted(pool, rows)
-    rng = np.random.default_rng(seed)
+    columns, rng = np.searchsorted(pool, rows), np.random.default_rng(seed)
     chances = np.full(len(pool), 1 / len(pool))
-    drawn = [
-        float(statistic(rng.multinomial(len(pool), chances)[columns].astype(float)))
-        for _ in range(replicates)
-    ]
+    counts = (rng.multinomial(len(pool), chances)[columns] for _ in range(replicates))
+    drawn = [float(statistic(n.astype(float))) for n in counts]
     value = float(statistic(np.ones(len(rows))))
     finite = np.asarray(drawn)[np.isfinite(drawn)]
     if len(finite) < 2:
@@ -161,10 +145,8 @@ def bootstrap_interval(
 def _numbers(values: Values, least: int = 2) -> np.ndarray:
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or len(array) < least or not np.isfinite(array).all():
-        raise WRPOError(
-            f"an interval needs at least {least} numbers, all finite, got {array.size}; add "
-            "observations, or drop those that are not"
-        )
+        what = f"an interval needs at least {least} numbers, all finite, got {array.size}"
+        raise WRPOError(f"{what}; add observations, or drop those that are not")
     return array
 
 

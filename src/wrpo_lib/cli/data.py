@@ -96,13 +96,12 @@ def split(
     prompts: Path,
     out: Annotated[Path, typer.Argument(help="folder for split.json and the two parts")],
     seed: Annotated[int, typer.Option(help="of the draw; the paper states none")] = 42,
-    share: Annotated[float, typer.Option(help="of the prompts for SFT (paper: a third)")] = 1 / 3,
 ) -> None:
-    """Split PROMPTS (or the prompts of responses) into SFT and preference part, recorded."""
-    from wrpo_lib.quadruples import make_split, read_prompts
+    """Split PROMPTS (or the prompts of responses): a third for SFT, the rest for preference."""
+    from wrpo_lib.quadruples import Split, read_prompts
 
     found = dict(read_prompts(prompts))
-    made = make_split(found, seed, share)
+    made = Split.draw(found, seed)
     record = check_output(out / "split.json", prompts, suffixes=(".json",))
     parts = {name: check_output(out / f"{name}.jsonl", prompts) for name in ("sft", "preference")}
     for name, path in parts.items():
@@ -114,19 +113,19 @@ def split(
 @app.command()
 def prepare(
     profile: Annotated[str, typer.Argument(help="whose recipes name the files, e.g. workstation")],
-    file: Annotated[list[Path] | None, typer.Option(help="scored responses; repeatable")] = None,
-    hub: Annotated[str, typer.Option(help="data set to download where no file is given")] = "",
-    revision: Annotated[str | None, typer.Option(help="commit of the data set")] = None,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="scored responses of the sources; default: the hub's"),
+    ] = None,
     model: Annotated[str, typer.Option(help="whose responses, where the rows do not say")] = "",
     reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
     seed: Annotated[int, typer.Option(help="of the split; the paper states none")] = 42,
 ) -> None:
     """Write the files that the recipes of PROFILE read, from published source responses."""
-    from wrpo_lib.quadruples import prepare as stage
+    from wrpo_lib.quadruples.convert import prepare
 
-    files = file or stage.download(hub or stage.PUBLISHED, revision)
-    for path, what in stage.prepare(profile, files, model, reward_model, seed).items():
-        typer.echo(f"{path}: {what}")
+    for line in prepare(profile, files or [], model, reward_model, seed):
+        typer.echo(line)
 
 
 def pair(
@@ -135,7 +134,7 @@ def pair(
     target: Annotated[str, typer.Option(help="the model whose samples give y_wt and y_l")] = "",
     pairs: Annotated[str, typer.Option(help="or sft, dpo-on, dpo-off, dpo-hybrid")] = "quadruples",
     sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
-    rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...")] = 1,
+    rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...", min=1)] = 1,
     dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
     split: Annotated[Path | None, typer.Option(help="split.json: its part for --pairs")] = None,
     exclude: Annotated[Path | None, typer.Option(help="file of prompt_ids to leave out")] = None,
@@ -143,17 +142,14 @@ def pair(
     drop_truncated: Annotated[bool, typer.Option(help="not what hit the token limit")] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
-    from wrpo_lib.quadruples import Pairing, read_responses, read_split, write_pairs
-    from wrpo_lib.quadruples.pair import summary
+    from wrpo_lib.quadruples import Pairing, Split, write_pairs
     from wrpo_lib.quadruples.schema import require
 
     group = tuple(name.strip() for name in sources.split(",")) if sources else None
     pairing = Pairing(target or None, pairs, group, rank, dispreferred, min_gap, drop_truncated)
     check_output(out, *files, *([exclude] if exclude else []))
-    drawn, excluded = read_split(split) if split else None, set()
+    drawn, excluded = Split.read(split) if split else None, set()
     for number, row in enumerate(iter_rows(exclude) if exclude else [], 1):
         require(row, number, "prompt_ids", str(exclude))
         excluded.add(row["prompt_id"])
-    part = "sft" if pairs == "sft" else "preference"
-    counts = write_pairs(read_responses(files), out, pairing, drawn, part, excluded)
-    typer.echo(f"{out}: {summary(counts)}")
+    typer.echo(f"{out}: {write_pairs(files, out, pairing, drawn, excluded)}")

@@ -77,7 +77,7 @@ def sample(
     from wrpo_lib.generation import Sampling
     from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.stage import sample_responses
-    from wrpo_lib.quadruples.prompts import read_prompts
+    from wrpo_lib.quadruples import read_prompts
 
     check_suffix(check_output(out, prompts), (".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
@@ -146,7 +146,7 @@ def score(
     check_suffix(check_output(out, *files), (".jsonl",))
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
-    total = len(read_responses(files, scored=False))  # says all that is wrong with them
+    total = len(read_responses(files, scored=False).frame)  # says all that is wrong with them
     scorer: Any = score_rows
     settings: dict[str, Any] = {}
     if reward_model:
@@ -155,9 +155,9 @@ def score(
         settings["weights"] = identity(reward_model, revision)
         make = partial(load_reward_model, reward_model, batch_tokens, **hub)
         scorer = OnCluster(make, workers, gpus) if workers else make()
-    given = chain.from_iterable(map(iter_rows, files)), scorer, reward_model or "nano", out
-    window = 100_000 if workers else 1024  # each call of a cluster starts its workers
-    counts = score_responses(*given, total=total, settings=settings, window=window)
+    rows = chain.from_iterable(map(iter_rows, files))
+    given = rows, scorer, reward_model or "nano", out
+    counts = score_responses(*given, total=total, settings=settings)
     _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 

@@ -36,17 +36,15 @@ def summarise(
 
     Every model is compared with the first one.
     """
-    from wrpo_lib.analysis.statistics import as_json as plain
+    from wrpo_lib.analysis.statistics import Estimate
     from wrpo_lib.evaluation.summary import differences
 
     found = _summaries(benchmark, files, state, C=c, replicates=replicates)
     pairs = differences(found)
     if as_json:
-        models = [
-            {"model": s.model, **s.setting, **plain(s.values), "notes": s.notes} for s in found
-        ]
-        report = {"models": models, "differences": [plain(pair) for pair in pairs]}
-        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+        models = [{"model": s.model, **s.setting, **s.values, "notes": s.notes} for s in found]
+        report = {"models": models, "differences": pairs}
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False, default=Estimate.shown))
         return
     for summary in found:
         _say(summary)

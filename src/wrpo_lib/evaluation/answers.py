@@ -11,8 +11,7 @@ from typing import Any
 from wrpo_lib.chat import Messages
 from wrpo_lib.evaluation.benchmarks import Benchmark
 from wrpo_lib.evaluation.forms import Texts, read_answers
-from wrpo_lib.generation.request import Engine, Request, Response, Sampling
-from wrpo_lib.generation.stage import sample_responses
+from wrpo_lib.generation.stage import Engine, Request, Response, Sampling, sample_responses
 
 
 def answer(

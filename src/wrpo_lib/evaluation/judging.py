@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
-from wrpo_lib.evaluation.forms import ERROR, best_attempts, check_same, instruction, place
+from wrpo_lib.evaluation.forms import ERROR, best_attempts, check_same, place
+from wrpo_lib.evaluation.upstream import instruction
 from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS, HOPELESS, MODEL_FIRST
 from wrpo_lib.evaluation.verdicts import read_judgement as read
 from wrpo_lib.io import Row, Store

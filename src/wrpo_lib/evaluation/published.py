@@ -8,8 +8,9 @@ import pandas as pd
 
 from wrpo_lib.analysis.statistics import Estimate, mean_interval
 from wrpo_lib.evaluation.alpaca_eval import length_controlled
-from wrpo_lib.evaluation.forms import instructions, read_judgements
+from wrpo_lib.evaluation.forms import read_judgements
 from wrpo_lib.evaluation.summary import BOARD_JUDGE, BOARDS, SAME, Summary, differences, summarise
+from wrpo_lib.evaluation.upstream import instructions
 from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
 

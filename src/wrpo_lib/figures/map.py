@@ -9,9 +9,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.outcomes import Results, Verdict, verdicts
 from wrpo_lib.analysis.report import maths
-from wrpo_lib.analysis.verdicts import Verdict, verdicts
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures import deviation as densities
 from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
@@ -150,7 +149,7 @@ def _linked(verdict: Verdict) -> str:
     for file in map(data_file, entry.data.split()):
         links.append(f"{{download}}`{Path(file).name} <../{file}>`")
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
-    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark()}"
+    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
     told = f'<span id="claim-{claim.id}"></span>{badge} {maths(f"**{claim.statement}** {said}")}'
     return f"- {told} ({', '.join(links)})"
 

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import paired_difference, proportion_interval
+from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.figures.style import Drawn, draw_curve, draw_rows, drawing, look, name_rows
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -59,7 +59,7 @@ def lengths() -> Drawn:
     """Sizes of y_ws, y_wt and y_l, and mean paired differences with 95 % intervals."""
     rows = read_results("smol", "quadruples")
     sizes = rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(RESPONSES, axis=1)
-    longer = [{"arm": a, **vars(paired_difference(sizes[a], sizes[b]))} for a, b in LONGER.values()]
+    longer = [{"arm": a, **vars(mean_interval(sizes[a] - sizes[b]))} for a, b in LONGER.values()]
     with drawing(2, 4.4, height_ratios=[1.5, 1]) as (figure, (top, bottom)):
         place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
         top.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})

@@ -170,7 +170,7 @@ def measures(profile: str = "nano") -> pd.DataFrame:
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
     for of, name in MEASURES.items():
         rows[name] = levels(results, arms, of)
-    return rows.assign(diverged=[len(results.diverged.get(arm, [])) for arm in arms])
+    return rows.assign(diverged=[results.diverged.get(arm, 0) for arm in arms])
 
 
 def rules(profile: str = "nano") -> pd.DataFrame:

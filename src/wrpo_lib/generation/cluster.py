@@ -8,9 +8,12 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, cast
 
 from wrpo_lib.errors import WRPOError
+
+BLOCKS = 1000  # batches in memory at once; each such round starts the workers anew
 
 
 @dataclass
@@ -33,33 +36,30 @@ class OnCluster:
             import ray.data
         except ImportError as error:
             raise WRPOError("Ray is missing: pip install 'wrpo-companion[cluster]'") from error
-        rows, size = list(items), self.batch_size
-        blocks = [
-            {"start": start, "batch": pickle.dumps(rows[start : start + size])}
-            for start in range(0, len(rows), size)
-        ]
-        if not blocks:
-            return
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
         here = {} if "RAY_ADDRESS" in os.environ else here
-        work: Any = _Worker
-        try:
-            ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **here)
-            ray.data.DataContext.get_current().enable_progress_bars = False
-            gpus = float("GPU" in ray.cluster_resources()) if self.gpus is None else self.gpus
-            done = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map(
-                work,
-                fn_constructor_args=(self.make,),
-                compute=ray.data.ActorPoolStrategy(size=self.workers),
-                num_cpus=0 if gpus else 1,
-                num_gpus=gpus,
-            )
-            for row in done.iter_rows():
-                yield from pickle.loads(row["made"])
-        except Exception as error:  # Ray's words, with the worker's among them
-            said = [*re.findall(r"WRPOError: (.+)", str(error)), *str(error).splitlines(), ""]
-            raise WRPOError(f"Ray or a worker failed ({said[0]}); run again to go on") from error
+        rest, work = iter(items), cast("Any", _Worker)
+        while blocks := list(islice(iter(lambda: list(islice(rest, self.batch_size)), []), BLOCKS)):
+            try:
+                ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **here)
+                ray.data.DataContext.get_current().enable_progress_bars = False
+                gpus = float("GPU" in ray.cluster_resources()) if self.gpus is None else self.gpus
+                packed = [{"batch": pickle.dumps(block)} for block in blocks]
+                done = ray.data.from_items(packed, override_num_blocks=len(packed)).map(
+                    work,
+                    fn_constructor_args=(self.make,),
+                    compute=ray.data.ActorPoolStrategy(size=self.workers),
+                    num_cpus=0 if gpus else 1,
+                    num_gpus=gpus,
+                )
+                for row in done.iter_rows():
+                    yield from pickle.loads(row["made"])
+            except Exception as error:  # Ray's words, with the worker's among them
+                said = [*re.findall(r"WRPOError: (.+)", str(error)), *str(error).splitlines(), ""]
+                raise WRPOError(
+                    f"Ray or a worker failed ({said[0]}); run again to go on"
+                ) from error
 
 
 class _Worker:
@@ -69,7 +69,4 @@ class _Worker:
         self.work = make()
 
     def __call__(self, block: dict[str, Any]) -> dict[str, bytes]:
-        made = list(self.work(pickle.loads(block["batch"])))
-        if made and isinstance(made[0], tuple):  # a scorer's pairs
-            made = [(block["start"] + position, reward) for position, reward in made]
-        return {"made": pickle.dumps(made)}
+        return {"made": pickle.dumps(list(self.work(pickle.loads(block["batch"]))))}

@@ -12,7 +12,7 @@ from typing import Any
 from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.generation.local import InProcess, Rendered, TransformersEngine
-from wrpo_lib.generation.request import Request, Response
+from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.models import load_causal_lm, load_tokenizer
 from wrpo_lib.replies import read_reply
 from wrpo_lib.server import Server, complete

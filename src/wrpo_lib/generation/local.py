@@ -1,13 +1,10 @@
-"""Sampling and scoring with models in this process, in batches that fit.
-
-A scorer is any callable from rows of responses to (position, reward) pairs, in any order.
-"""
+"""Sampling and scoring with models in this process, in batches that fit."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,7 +20,7 @@ from transformers.models.llama import modeling_llama
 
 from wrpo_lib.chat import Messages, Renderer, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.request import Request, Response, Sampling
+from wrpo_lib.generation.stage import Request, Response, Sampling
 from wrpo_lib.io import Row
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.packing import padded
@@ -31,7 +28,7 @@ from wrpo_lib.replies import split_thought
 
 T = TypeVar("T")
 Rendered = list[tuple[Request, list[int]]]
-Scorer = Callable[[list[Row]], Iterator[tuple[int, float]]]
+WINDOW = 10240  # requests or rows held in memory and sorted by length together
 
 
 class InProcess(ABC):
@@ -48,18 +45,16 @@ class InProcess(ABC):
             rendered: Rendered = []
             for request in window:
                 try:
-                    rendered.append((request, self._ids(request)))
+                    ids = self.renderer.ids(request.messages)
+                    if len(ids) >= self.context:
+                        sizes = f"{len(ids)} tokens, the context {self.context}"
+                        raise WRPOError(f"the prompt has {sizes}")
+                    rendered.append((request, ids))
                 except WRPOError as error:
                     yield Response(request.key, request.sample, "", 0, "error", 0, str(error))
             for made in self._generate(rendered) if rendered else ():
                 thought, answer = split_thought(made.text)
                 yield replace(made, text=answer, thought=thought)
-
-    def _ids(self, request: Request) -> list[int]:
-        ids = self.renderer.ids(request.messages)
-        if len(ids) >= self.context:
-            raise WRPOError(f"the prompt has {len(ids)} tokens, the context {self.context}")
-        return ids
 
     @abstractmethod
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
@@ -74,7 +69,7 @@ class TransformersEngine(InProcess):
     gives the same texts, but a run that is resumed makes the missing rows in other batches.
     """
 
-    window = 10240  # requests held in memory and sorted by length together
+    window = WINDOW
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 32768
@@ -84,19 +79,19 @@ class TransformersEngine(InProcess):
 
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
-        for request, ids in sorted(rendered, key=lambda r: (len(r[1]), r[0].key, r[0].sample)):
+        for request, ids in sorted(rendered, key=lambda row: (row[0].key, row[0].sample)):
             limit = min(request.sampling.max_tokens, self.context - len(ids))
             alike[replace(request.sampling, max_tokens=limit)].append((request, ids))
         for sampling, rows in alike.items():
-            lengths = [len(ids) + sampling.max_tokens for _, ids in rows]
-            for batch in batches(rows, lengths, self.batch_tokens):
+            for batch in batches(rows, self.batch_tokens, sampling.max_tokens):
                 names = "\n".join(f"{request.sample}|{request.key}" for request, _ in batch)
                 seed = sampling.seed_of(names, batch[0][0].sample)
                 with torch.random.fork_rng():
                     torch.manual_seed(seed)
-                    made = generate(self.model, self.tokenizer, [ids for _, ids in batch], sampling)
+                    prompts = [ids for _, ids in batch]
+                    made = list(generate(self.model, self.tokenizer, prompts, sampling))
                 for (request, _), found in zip(batch, made, strict=True):
-                    yield Response(request.key, request.sample, seed=seed, **found)
+                    yield Response(request.key, request.sample, *found, seed)
 
 
 def context_of(model: PreTrainedModel) -> int:
@@ -104,16 +99,18 @@ def context_of(model: PreTrainedModel) -> int:
     return getattr(model.config, "max_position_embeddings", None) or 10**9
 
 
-def batches(rows: Iterable[T], lengths: Iterable[int], budget: int) -> Iterator[list[T]]:
-    """Rows, sorted by length, in batches whose size times longest row is within the budget."""
-    batch: list[T] = []
-    for row, length in zip(rows, lengths, strict=True):
-        if batch and (len(batch) + 1) * length > budget:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def batches(
+    rows: list[tuple[T, list[int]]], budget: int, more: int = 0
+) -> Iterator[list[tuple[T, list[int]]]]:
+    """Rows with token ids by falling length, in batches of at most ``budget`` tokens.
+
+    Each row counts as the longest of its batch and ``more``.
+    """
+    rows = sorted(rows, key=lambda row: len(row[1]), reverse=True)
+    while rows:
+        size = max(1, budget // (len(rows[0][1]) + more))
+        yield rows[:size]
+        rows = rows[size:]
 
 
 def sample(
@@ -126,25 +123,19 @@ def sample(
     top_p: float = 0.95,
     max_new_tokens: int = 256,
     seed: int = 0,
-    batch_size: int = 256,
 ) -> list[list[dict[str, Any]]]:
-    """``n`` responses to each prompt, ``batch_size`` prompts at a time, from one seed for all.
+    """``n`` responses to each prompt by a :class:`TransformersEngine`; temperature 0 is greedy.
 
     Returns, per prompt and in the order given, a list of ``n`` rows with ``text``, ``n_tokens``
-    (end token included) and ``finish_reason`` (``stop`` or ``length``). Temperature 0 is greedy.
-    The global random state is left as it was.
+    (end token included) and ``finish_reason`` (``stop`` or ``length``).
     """
-    sampling, renderer = Sampling(n, temperature, top_p, max_new_tokens, seed), Renderer(tokenizer)
-    ids = [renderer.ids(messages) for messages in prompts]
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    rows: list[list[dict[str, Any]]] = [[] for _ in ids]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for start in range(0, len(order), batch_size):
-            batch = [i for i in order[start : start + batch_size] for _ in range(n)]
-            made = generate(model, tokenizer, [ids[i] for i in batch], sampling)
-            for i, row in zip(batch, made, strict=True):
-                rows[i].append(row)
+    how = Sampling(n, temperature, top_p, max_new_tokens, seed)
+    asked = [Request(f"{i:09}", m, how, k) for i, m in enumerate(prompts) for k in range(n)]
+    rows: list[list[dict[str, Any]]] = [[{}] * n for _ in prompts]
+    for made in TransformersEngine(model, tokenizer)(asked):
+        if made.error:
+            raise WRPOError(f"prompt {int(made.key) + 1}: {made.error}; shorten it")
+        rows[int(made.key)][made.sample] = made.row()
     return rows
 
 
@@ -153,54 +144,37 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     ids: list[list[int]],
     sampling: Sampling,
-) -> list[dict[str, Any]]:
-    """One response to each prompt, in order: text, n_tokens, finish_reason.
+) -> Iterator[tuple[str, int, str]]:
+    """One response to each prompt, in order: text, number of tokens, finish reason.
 
     Draws from the global generator, without the model's own sampling defaults. The model is left
     in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
     """
-    ends, drawn = _end_tokens(model, tokenizer), sampling.temperature > 0
-    inputs = padded(ids, min(ends), "left", model.device)
-    width = inputs["input_ids"].shape[1]
+    given = model.generation_config.eos_token_id if model.generation_config else None
+    ends = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
+    if not ends:
+        raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
+    inputs, drawn = padded(ids, min(ends), "left", model.device), sampling.temperature > 0
+    how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     settings = GenerationConfig(
         do_sample=drawn,
-        temperature=sampling.temperature if drawn else 1.0,
-        top_p=sampling.top_p if drawn else 1.0,
-        top_k=0 if drawn else 50,
+        **(how if drawn else {"temperature": 1.0, "top_p": 1.0, "top_k": 50}),
         max_new_tokens=sampling.max_tokens,
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
         # what is not said here comes from the model's defaults
-        num_beams=1,
-        repetition_penalty=1.0,
-        use_cache=True,
-        max_length=None,
+        **{"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True, "max_length": None},
     )
     try:
         with torch.inference_mode():
             output = model.eval().generate(**inputs, generation_config=settings)
     except torch.OutOfMemoryError as error:
         sizes = f"{len(ids)} responses of {sampling.max_tokens} tokens do not fit into memory"
-        raise WRPOError(f"{sizes}; lower batch_tokens (or batch_size) or max_tokens") from error
-    return [_read(tokenizer, tokens, ends) for tokens in output[:, width:].tolist()]
-
-
-def _read(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: set[int]) -> dict[str, Any]:
-    """The response in new tokens, which may have padding after the end."""
-    end = next((k for k, token in enumerate(tokens) if token in ends), None)
-    text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
-    if end is None:
-        return {"text": text, "n_tokens": len(tokens), "finish_reason": "length"}
-    return {"text": text, "n_tokens": end + 1, "finish_reason": "stop"}
-
-
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Every token that ends a turn: the tokenizer's and those of the generation configuration."""
-    given = model.generation_config.eos_token_id if model.generation_config else None
-    found = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
-    if not found:
-        raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
-    return found
+        raise WRPOError(f"{sizes}; lower batch_tokens or max_tokens") from error
+    for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
+        end = next((k for k, token in enumerate(tokens) if token in ends), None)
+        text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        yield (text, len(tokens), "length") if end is None else (text, end + 1, "stop")
 
 
 class RewardModel:
@@ -208,38 +182,37 @@ class RewardModel:
 
     Prompt and response are rendered together through the reward model's own chat template; batches
     hold at most ``batch_tokens`` tokens, padding included. A conversation longer than the context
-    loses its beginning (``cut`` counts them). A score moves with the batch's shape by less than
-    1e-5 in float32, by about 1e-2 in bfloat16.
+    loses its beginning (``cut`` counts them).
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
         self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
-        self.context = context_of(model)
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
         self.batch_tokens = 0 if self.pad is None else batch_tokens
 
-    def __call__(self, rows: list[Row]) -> Iterator[tuple[int, float]]:
-        """(position, reward) of each row, batch by batch."""
-        ids = [self._ids(row) for row in rows]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        for batch in batches(order, [len(ids[i]) for i in order], self.batch_tokens):
-            yield from zip(batch, self._scores([ids[i] for i in batch]), strict=True)
+    def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
+        """Each row with its reward, batch by batch."""
+        source = iter(rows)
+        while window := list(islice(source, WINDOW)):
+            for batch in batches([(row, self._ids(row)) for row in window], self.batch_tokens):
+                rewards = self._scores([ids for _, ids in batch])
+                yield from zip((row for row, _ in batch), rewards, strict=True)
 
     def _ids(self, row: Row) -> list[int]:
         prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
         ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
-        self.cut += len(ids) > self.context
-        return ids[-self.context :]
+        context = context_of(self.model)
+        self.cut += len(ids) > context
+        return ids[-context:]
 
     def _scores(self, ids: list[list[int]]) -> list[float]:
         inputs = padded(ids, self.pad or 0, "right", self.model.device)
         with torch.inference_mode():
             output = self.model(**inputs, return_dict=True)
-        found = getattr(output, "score", None)  # ArmoRM's own output
-        found = output.logits if found is None else found
+        found = output.score if hasattr(output, "score") else output.logits  # ArmoRM's is a score
         if found.numel() != len(ids):
             outputs = f"{found.numel() // len(ids)} outputs per row"
             raise WRPOError(f"the reward model has {outputs}; choose one with a single output")

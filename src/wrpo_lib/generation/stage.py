@@ -1,8 +1,10 @@
 """The two stages that cost most, sampling and scoring, from files to files.
 
-Finished rows are kept whatever happens, and a second run makes only the missing ones. Beside each
-file lies ``<name>.run.json`` with the settings it was made with; other settings do not mix with it,
-nor rows that were made of another prompt or text (``made`` is its hash).
+An engine is any callable from requests to responses, a scorer one from rows of responses to rows
+with their rewards; both answer in any order. Finished rows are kept whatever happens, and a second
+run makes only the missing ones. Beside each file lies ``<name>.run.json`` with the settings it was
+made with; other settings do not mix with it, nor rows that were made of another prompt or text
+(``made`` is its hash).
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,22 +21,82 @@ from tqdm import tqdm
 
 from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.local import Scorer
-from wrpo_lib.generation.request import Engine, Request, Sampling
 from wrpo_lib.io import Row, Store, parse_row, write_json
 from wrpo_lib.records import provenance
 
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample (paper section 4.1: five responses, temperature 0.8, top-p 0.95).
+
+    ``max_tokens`` 4096 follows the SimPO pipeline (inferred; the paper is silent). Temperature 0
+    is greedy, and then ``n`` is 1. All other seeds follow from ``seed`` and the requests' keys.
+    """
+
+    n: int = 5
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_tokens: int = 4096
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.n, self.max_tokens) < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise WRPOError(f"{self} is impossible: correct n, max_tokens, temperature or top_p")
+        if self.temperature == 0 and self.n != 1:
+            raise WRPOError(f"greedy decoding (temperature 0) gives one response, not {self.n}")
+
+    def seed_of(self, key: str, sample: int) -> int:
+        """The seed for sample number ``sample`` of ``key``, below 2**31."""
+        digest = hashlib.sha256(f"{self.seed}|{sample}|{key}".encode("utf-8", "replace")).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """A response wanted to one conversation: number ``sample`` of those to ``key``."""
+
+    key: str
+    messages: Messages
+    sampling: Sampling
+    sample: int = 0
+
+    @property
+    def seed(self) -> int:
+        """The seed of this response, where it gets one of its own."""
+        return self.sampling.seed_of(self.key, self.sample)
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response, or why there is none (``error``).
+
+    ``n_tokens`` counts the end token and those of a ``thought`` before the text (None: a server did
+    not say); ``finish_reason`` is ``stop``, ``length`` (the token limit) or what a server says.
+    """
+
+    key: str
+    sample: int
+    text: str
+    n_tokens: int | None
+    finish_reason: str
+    seed: int
+    error: str | None = None
+    thought: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The fields of a row of responses that are the response's own."""
+        left_out = {"key", "error"} | (set() if self.thought else {"thought"})
+        return {name: held for name, held in asdict(self).items() if name not in left_out}
+
+
+Engine = Callable[[Iterable[Request]], Iterator[Response]]
+Scorer = Callable[[Iterable[Row]], Iterator[tuple[Row, float]]]
 T = TypeVar("T")
 KEY = ("prompt_id", "model", "sample")
 HOPELESS = 200  # failures and nothing else, after which going on is pointless
 
 
-def made_of(of: Any) -> str:
-    """A short hash of a prompt, or of a prompt and its response."""
-    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
-
-
-def missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]]) -> Iterator[T]:
+def _missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]]) -> Iterator[T]:
     """Of (row, item) the items whose row is not in the store yet; the others are counted.
 
     :raises WRPOError: for a row that was made of something else.
@@ -50,6 +111,11 @@ def missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]])
             raise WRPOError(f"{what}; choose another file or delete it")
         else:
             counts["kept"] += 1
+
+
+def _made_of(of: Any) -> str:
+    """A short hash of a prompt, or of a prompt and its response."""
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]
 
 
 def sample_responses(
@@ -77,12 +143,11 @@ def sample_responses(
         def wanted() -> Iterator[tuple[Row, Request]]:
             for prompt_id, messages in prompts:
                 head = {"prompt_id": prompt_id, "prompt": messages, "model": model}
-                heads[prompt_id] = {**head, "made": made_of(messages)}
+                heads[prompt_id] = head = {**head, "made": _made_of(messages)}
                 for k in range(sampling.n):
-                    request = Request(prompt_id, messages, sampling, k)
-                    yield {**heads[prompt_id], "sample": k}, request
+                    yield {**head, "sample": k}, Request(prompt_id, messages, sampling, k)
 
-        responses = engine(missing(store, counts, wanted()))
+        responses = engine(_missing(store, counts, wanted()))
         for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
@@ -109,13 +174,11 @@ def score_responses(
     *,
     total: int | None = None,
     settings: dict[str, Any] | None = None,
-    window: int = 1024,
 ) -> Counter[str]:
     """Each row with its ``reward`` and ``reward_model``, appended to ``out`` (JSONL).
 
-    An empty or blank response gets no reward and no row: it must never be chosen, and what a
-    reward model says of nothing means nothing. ``window`` rows are handed to the scorer at a time.
-    Counted as in :func:`sample_responses`. A reward that is no finite number stops the run.
+    An empty or blank response gets no reward and no row: it must never be chosen. Counted as in
+    :func:`sample_responses`. A reward that is no finite number stops the run.
     """
     counts = Counter[str]()
     with Store(out, KEY) as store:
@@ -126,17 +189,12 @@ def score_responses(
                 counts["truncated"] += row.get("finish_reason") == "length"
                 counts["empty"] += not row["text"].strip()
                 if row["text"].strip():
-                    made = {**row, "made": made_of([row.get("prompt"), row["text"]])}
+                    made = {**row, "made": _made_of([row.get("prompt"), row["text"]])}
                     yield made, made
 
-        def scored() -> Iterator[Row]:
-            source = missing(store, counts, wanted())
-            while batch := list(islice(source, window)):
-                for position, reward in scorer(batch):
-                    yield {**batch[position], "reward_model": reward_model, "reward": reward}
-
-        for row in tqdm(scored(), "rewards", total, initial=len(store.keys()), mininterval=5):
-            store.append(row)
+        scored = scorer(_missing(store, counts, wanted()))
+        for row, reward in tqdm(scored, "rewards", total, initial=len(store.keys()), mininterval=5):
+            store.append({**row, "reward_model": reward_model, "reward": reward})
             counts["made"] += 1
     return counts
 
@@ -146,10 +204,8 @@ def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
 
     The setting ``free`` may differ from run to run; one that is "" is not known.
     """
-    path = out.with_name(f"{out.name.removesuffix('.jsonl')}.run.json")
-    now = json.loads(json.dumps(settings))  # as it will be read back: tuples are lists
-    kept = out.is_file() and out.stat().st_size  # without rows there is nothing to mix with
-    if kept and path.is_file():
+    path, now = out.with_suffix(".run.json"), json.loads(json.dumps(settings))
+    if path.is_file() and out.is_file() and out.stat().st_size:  # else there is nothing to mix with
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
         for name in sorted(now.keys() & before.keys() - {free}):
             if before[name] != now[name] and "" not in (before[name], now[name]):

@@ -6,7 +6,7 @@ notebook needs one model only. ``wrpo score --nano`` gives any file of responses
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -57,15 +57,15 @@ def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def score_rows(rows: list[dict[str, Any]]) -> Iterator[tuple[int, float]]:
-    """(position, reward) of response rows whose prompt_id is that of a :class:`Prompt`.
+def score_rows(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Response rows whose prompt_id is that of a :class:`Prompt`, each with its reward.
 
     The reward is the truth with the text's own noise.
 
     :raises WRPOError: for a prompt_id of another kind.
     """
     sigma = nano_recipe()["reward"]["sigma"]
-    for k, row in enumerate(rows):
+    for row in rows:
         prompt = read_prompt(row["prompt_id"].replace("-", " "))
         noise = reward_noise(prompt, [row["text"]])[0]
-        yield k, quality(prompt, row["text"]) + sigma * noise
+        yield row, quality(prompt, row["text"]) + sigma * noise

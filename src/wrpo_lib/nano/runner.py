@@ -26,7 +26,7 @@ from wrpo_lib.nano.collective import COLLECTIVE
 from wrpo_lib.nano.development import develop, for_development, headroom
 from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.world import World, quality
-from wrpo_lib.paper.plan import PLAN
+from wrpo_lib.paper import PLAN
 from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root, results_dir, write_results
 

@@ -4,6 +4,5 @@
 from wrpo_lib.chat import render
 from wrpo_lib.quadruples.convert import from_official, to_official
 from wrpo_lib.quadruples.pair import Pairing, best, build_quadruples, build_rows, write_pairs
-from wrpo_lib.quadruples.prompts import Split, make_split, read_prompts, read_split
-from wrpo_lib.quadruples.responses import ResponseTable, read_responses
-from wrpo_lib.quadruples.schema import read_quadruples, validate_quadruples
+from wrpo_lib.quadruples.responses import ResponseTable, Split, read_prompts, read_responses
+from wrpo_lib.quadruples.schema import checked_rows, validate_quadruples

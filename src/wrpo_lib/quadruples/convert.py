@@ -1,4 +1,4 @@
-"""Published data in their own forms, as response rows, pairs or quadruples; the official one out.
+"""Published data in their own forms, as what our stages read; the official form out.
 
 :func:`wrpo_lib.quadruples.schema.kind_of` recognises them: the SimPO pipeline's rows (``prompt``,
 ``all_generated_responses``, ``all_rm_scores``); alpaca_eval's outputs (``instruction``, ``output``,
@@ -12,11 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.io import Row, iter_rows, write_json, write_rows
+from wrpo_lib.quadruples.pair import Pairing, write_pairs
+from wrpo_lib.quadruples.responses import Split, read_prompts
 from wrpo_lib.quadruples.schema import (
     IMPORTED,
     RESPONSES,
@@ -26,6 +29,10 @@ from wrpo_lib.quadruples.schema import (
     kind_of,
     require,
 )
+from wrpo_lib.recipes import load_recipe
+
+PUBLISHED = "AALF/ultrafeedback_wrpo"
+"""The paper's source responses on the hub: five of each of ten sources, not downloaded here yet."""
 
 
 def open_rows(
@@ -44,12 +51,13 @@ def open_rows(
     if form is None:
         names = ", ".join(sorted(first))
         raise WRPOError(f"{file}, row 1: the fields {names} are of no known form; rename them")
+    if form in ("responses", "rewards"):
+        return form, rows
     kind = IMPORTED.get(form, form)
-    if kind in ("responses", "rewards"):
-        published = form in IMPORTED
-        return form, as_responses(rows, where, model, reward_model) if published else rows
+    if kind == "responses":
+        return form, _as_responses(rows, where, model, reward_model)
     if form in IMPORTED:
-        convert = from_official if form == "official" else as_pair
+        convert = from_official if form == "official" else _as_pair
         rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
     return form, checked_rows(rows, kind, where)
 
@@ -59,7 +67,7 @@ def prompt_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
+def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
     """Rows of the SimPO or alpaca_eval form as response rows, with rewards if there are any.
 
     A prompt that occurs again under the same model gets the next sample numbers.
@@ -84,7 +92,7 @@ def as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str)
             seen[str(prompt_id), str(name)] += 1
 
 
-def as_pair(row: Row, where: str) -> Row:
+def _as_pair(row: Row, where: str) -> Row:
     """A preference pair of whole conversations as TRL's: the last turns are the responses.
 
     :raises WRPOError: where the turns before a response are not the prompt.
@@ -120,3 +128,67 @@ def to_official(row: Row) -> Row:
     prompt = as_written(row["prompt"])
     asked = prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
     return {**rest, "prompt": asked, "chosen": [source, target], "rejected": [rejected]}
+
+
+def download(name: str) -> list[Path]:
+    """The training files of a data set on the hub, in its cache."""
+    from huggingface_hub import snapshot_download
+
+    hint = f"look at https://huggingface.co/datasets/{name} and the network, or give a file"
+    kinds = [f"*{suffix}" for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".json")]
+    with explained(f"cannot download the data set {name!r}", hint):
+        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=kinds))
+    for kind in kinds:  # one form, where a data set comes in several
+        if files := [path for path in sorted(folder.rglob(kind)) if "test" not in path.name]:
+            return files
+    raise WRPOError(f"the data set {name!r} has no file of rows; give a file instead")
+
+
+def _distinct(
+    files: list[Path], model: str, reward_model: str, counts: Counter[str]
+) -> Iterator[Row]:
+    """Scored responses of ``files``, each once, and each prompt under the first of its ids."""
+    first: dict[str, str] = {}
+    seen: set[tuple[str, str, int]] = set()
+    for file in files:
+        form, rows = open_rows(file, model, reward_model)
+        if IMPORTED.get(form, form) not in ("responses", "rewards"):
+            raise WRPOError(f"{file} holds {form}, not responses; give a file of source responses")
+        for number, row in enumerate(rows, 1):
+            require(row, number, "rewards", str(file))
+            key = row["prompt_id"], row["model"], row["sample"]
+            asked = prompt_hash(repr(as_written(row["prompt"])))
+            again = key in seen or first.setdefault(asked, key[0]) != key[0]
+            counts["repeated" if again else "kept"] += 1
+            if not again:
+                seen.add(key)
+                yield row
+
+
+def prepare(
+    profile: str, files: list[Path], model: str = "", reward_model: str = "unknown", seed: int = 42
+) -> list[str]:
+    """Write what the recipes of ``profile`` read, and what the stages before WRPO need.
+
+    Beside the recipes' files: ``source_rewards.jsonl.gz``, every response of ``files`` (default:
+    the paper's data set) once; ``split.json``, a third of the prompts for SFT and the rest, drawn
+    by ``seed``; ``prompts.jsonl``, those of the rest, for the target to answer. Returns a line on
+    each. Quadruples need the target's own samples, so ``wrpo pair`` writes them.
+    """
+    sft, off = (Path(str(load_recipe(profile, name).data)) for name in ("sft", "dpo_off"))
+    rewards, prompts = (sft.with_name(n) for n in ("source_rewards.jsonl.gz", "prompts.jsonl"))
+    counts = Counter[str]()
+    write_rows(_distinct(files or download(PUBLISHED), model, reward_model, counts), rewards)
+    asked = dict(read_prompts(rewards))
+    split = Split.draw(asked, seed)
+    write_json(sft.with_name("split.json"), vars(split))
+    write_rows(({"prompt_id": i, "prompt": asked[i]} for i in split.preference), prompts)
+    said = [
+        f"{rewards}: {counts['kept']} responses, {counts['repeated']} repeated ones left out",
+        f"{prompts}: {len(split.preference)} prompts for the target to answer",
+        f"{sft}: best source responses: {write_pairs([rewards], sft, Pairing(pairs='sft'), split)}",
+    ]
+    with suppress(WRPOError):  # one response to each prompt gives no pairs
+        made = write_pairs([rewards], off, Pairing(pairs="dpo-off"), split)
+        said.append(f"{off}: pairs of source responses: {made}")
+    return said

@@ -1,8 +1,8 @@
 """Choosing by reward which response of each prompt is y_ws, y_wt and y_l (paper section 3.2).
 
-For a prompt x: y_ws is the response with the highest reward among all responses of all sources,
-y_wt the best and y_l the worst of the target's own samples. Ties are resolved by a rule that does
-not depend on the order of rows or files (the paper is silent; ours).
+y_ws is the response with the highest reward among all responses of all sources, y_wt the best and
+y_l the worst of the target's own samples. Ties are resolved by a rule that does not depend on the
+order of rows or files (the paper is silent; ours).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import numpy as np
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, write_json, write_rows
-from wrpo_lib.quadruples.prompts import Split
-from wrpo_lib.quadruples.responses import ResponseTable, read_responses
+from wrpo_lib.quadruples.responses import ResponseTable, Split, read_responses
 from wrpo_lib.quadruples.schema import as_written
 from wrpo_lib.records import provenance
 
@@ -63,8 +62,6 @@ class Pairing:
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:
             raise WRPOError(f"cannot pair {self.pairs!r}; choose one of {', '.join(PAIRS)}")
-        if self.rank < 1:
-            raise WRPOError(f"rank {self.rank} must be 1 or more; raise it")
         if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
         if self.target in (self.sources or ()):
@@ -77,7 +74,7 @@ class Pairing:
             return PAIRS[self.pairs]
         if self.rejected_from == "source":
             return ["target_chosen", *PAIRS["dpo-off"]]
-        return [*(["source_rejected"] if self.dispreferred else []), *PAIRS[self.pairs]]
+        return ["source_rejected"] * self.dispreferred + PAIRS["quadruples"]
 
 
 def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.DataFrame:
@@ -156,42 +153,38 @@ def _row(said: dict[str, Row], pairing: Pairing) -> Row:
 
 
 def write_pairs(
-    table: ResponseTable,
+    files: list[Path],
     out: Path,
     pairing: Pairing,
     split: Split | None = None,
-    part: str = "all",
     excluded: Iterable[str] = (),
-) -> dict[str, int]:
-    """Pair the responses of ``table`` into ``out``, and write ``<out>.report.json``.
+) -> str:
+    """Pair the scored responses of ``files`` into ``out``, and write ``<out>.report.json``.
 
-    The prompts are ``part`` of a recorded ``split`` in its order, or without one all prompts by
-    their ids. Returns the counts of :func:`build_rows`.
+    The prompts are the part of ``split`` that ``pairing`` is for, in its order, or without one all
+    prompts by their ids. Returns the counts of :func:`build_rows` in one line.
     """
-    files = [str(path) for path in table.files]
-    rows, counts = build_rows(table, pairing, getattr(split, part) if split else None, excluded)
+    part = "sft" if pairing.pairs == "sft" else "preference"
+    asked = getattr(split, part) if split else None
+    rows, counts = build_rows(read_responses(files), pairing, asked, excluded)
+    said = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
     if not rows:
-        raise WRPOError(f"{', '.join(files)}: no prompt can be paired ({summary(counts)})")
+        raise WRPOError(f"{', '.join(map(str, files))}: no prompt can be paired ({said})")
     write_rows(rows, out)
     won = Counter(row.get("source_model") or row["chosen_model"] for row in rows)
     record = {
         "pairing": asdict(pairing),
         "tie_rule": TIE_RULE,
-        "files": files,
+        "files": [str(file) for file in files],
         "part": part if split else "all",
-        "split": {"seed": split.seed, "share": split.share} if split else None,
+        "seed": split.seed if split else None,
         **counts,
         "chosen_from": dict(won.most_common()) if "source_chosen" in pairing.roles else {},
         "provenance": provenance(),
     }
     whole = out.with_suffix("") if out.suffix.lower() == ".gz" else out
     write_json(whole.with_suffix(".report.json"), record)
-    return counts
-
-
-def summary(counts: dict[str, int]) -> str:
-    """Counts in one line."""
-    return ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
+    return said
 
 
 def build_quadruples(
@@ -207,6 +200,5 @@ def build_quadruples(
     """
     held = [*sources.to_dict("records"), *target.to_dict("records")]
     rows = [{**row, "prompt": prompts[row["prompt_id"]]} for row in held]
-    (name,) = target["model"].unique()
-    pairing = Pairing(target=name, **options)
+    pairing = Pairing(target["model"].iloc[0], **options)
     return build_rows(read_responses([rows]), pairing, list(prompts))

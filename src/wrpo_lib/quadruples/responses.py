@@ -1,7 +1,7 @@
-"""Responses and rewards: their numbers in a data frame, their texts fetched on demand.
+"""Prompts and their split; responses and rewards, their texts fetched on demand.
 
-A first pass over the files checks every row and keeps numbers only (about 40 bytes per row); a
-second one fetches the few rows whose text is wanted.
+A first pass over files of responses checks every row and keeps numbers only (about 40 bytes per
+row); a second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, iter_rows
+from wrpo_lib.io import Row, iter_rows, parse_row
 from wrpo_lib.quadruples.schema import as_written, require
 
 if TYPE_CHECKING:
@@ -23,6 +24,49 @@ if TYPE_CHECKING:
 KEY = ["prompt_id", "model", "sample"]
 COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
 NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
+
+
+def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
+    """(prompt_id, messages) of every row, one at a time; other fields are ignored.
+
+    Text is one user turn, but refused if it went through a chat template, since every model has its
+    own. A repeated id is an error, but for the same prompt in a file of responses.
+    """
+    seen: dict[str, Messages] = {}
+    for number, row in enumerate(iter_rows(path), 1):
+        require(row, number, "prompt_ids", str(path))
+        messages = as_messages(row.get("prompt"), f"{path}, row {number}")
+        first = seen.setdefault(row["prompt_id"], messages)
+        if first is messages:
+            yield row["prompt_id"], messages
+        elif "sample" not in row or first != messages:
+            what = f"{row['prompt_id']!r} stands in an earlier row already; make ids unique"
+            raise WRPOError(f"{path}, row {number}, field 'prompt_id': {what}")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which prompts serve SFT and which preference optimisation, each in the order drawn."""
+
+    seed: int
+    sft: list[str]
+    preference: list[str]
+
+    @staticmethod
+    def draw(prompt_ids: Iterable[str], seed: int) -> Split:
+        """A random third for SFT (paper section 4.1), by the set of ids and ``seed`` alone."""
+        ids = sorted(set(prompt_ids))
+        drawn = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
+        cut = round(len(ids) / 3)
+        return Split(seed, drawn[:cut], drawn[cut:])
+
+    @staticmethod
+    def read(path: Path) -> Split:
+        """A recorded split; a file that is none is named."""
+        try:
+            return Split(**parse_row(path.read_bytes(), str(path)))
+        except (OSError, TypeError) as error:
+            raise WRPOError(f"{path} is no recorded split ({error}); draw one") from error
 
 
 @dataclass(frozen=True)
@@ -36,9 +80,6 @@ class ResponseTable:
 
     frame: pd.DataFrame
     files: Sequence[Path | list[Row]]
-
-    def __len__(self) -> int:
-        return len(self.frame)
 
     def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
         """The whole rows at ``positions``, by position; each file is read once."""
@@ -64,13 +105,12 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     import pandas as pd
 
     models, seen = dict[str, int](), dict[str, Row]()
-    kind = "rewards" if scored else "responses"
     names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
 
     def numbers() -> Iterator[tuple[Any, ...]]:
         for k, file in enumerate(files):
             for number, row in _numbered(file):
-                require(row, number, kind, names[k])
+                require(row, number, "rewards" if scored else "responses", names[k])
                 new = {"at": len(seen), "prompt": row["prompt"], "reward_model": None}
                 first = seen.setdefault(row["prompt_id"], new)
                 _compare(row, first, f"{names[k]}, row {number}", scored)
@@ -85,9 +125,7 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     frame["prompt_id"] = pd.Categorical.from_codes(frame["prompt_id"], list(seen))
     named = pd.Categorical.from_codes(frame["model"], list(models))
     frame["model"] = named.reorder_categories(sorted(models))
-    repeated = frame.duplicated(KEY)
-    if repeated.any():
-        row = frame.loc[repeated.idxmax()]
+    for _, row in frame[frame.duplicated(KEY)].iterrows():
         what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
         where = f"{names[row['file']]}, row {row['row']}"
         raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")

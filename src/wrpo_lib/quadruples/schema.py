@@ -1,4 +1,4 @@
-"""What each kind of row holds, what is wrong with one, and files of quadruples.
+"""What each kind of row holds, and what is wrong with one.
 
 A quadruple has ``prompt_id``, ``prompt`` (messages ending in a user turn, or text, which is one
 user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``target_chosen``
@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple, get_args
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 
 from wrpo_lib.chat import is_rendered, prompt_problems
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, read_rows
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from wrpo_lib.io import Row
 
 RESPONSES = ("source_chosen", "target_chosen", "rejected")
 
@@ -141,6 +137,8 @@ def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
         SCHEMAS[kind].model_validate(row)
     except pydantic.ValidationError as error:
         form = kind_of(row)
+        hint = f" (the row looks like the {form} form: `wrpo data import` converts it)"
+        hint = hint if form in IMPORTED else ""
         for found in error.errors():
             field = str(found["loc"][0])
             remedy = SCHEMAS[kind].model_fields[field].description or "correct the row or remove it"
@@ -148,12 +146,10 @@ def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
             if found["type"] == "value_error":
                 what = str(found["ctx"]["error"])
             elif found["type"] == "string_pattern_mismatch":
-                what = "is empty; correct the row or remove it"
+                what = f"is empty; {remedy}"
             elif found["type"] == "missing" or found["input"] is None:
                 what = f"missing; {remedy}"
-            if form in IMPORTED:
-                what += f" (the row looks like the {form} form: `wrpo data import` converts it)"
-            yield Problem(number, field, what)
+            yield Problem(number, field, what + hint)
 
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
@@ -179,14 +175,3 @@ def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
     for problem in validate_quadruples(found, kind):
         raise WRPOError(problem.sentence(where))
     return found
-
-
-def read_quadruples(path: str | Path) -> Dataset:
-    """A file of quadruples, checked; its columns are the fields of the schema that any row has."""
-    from datasets import Dataset
-
-    rows = checked_rows(read_rows(path), "quadruples", str(path))
-    rows = [{**row, "prompt": as_written(row["prompt"])} for row in rows]
-    names = [name for name in KINDS["quadruples"] if any(name in row for row in rows)]
-    kept = [{name: row.get(name) for name in names} for row in rows]
-    return Dataset.from_list(kept, on_mixed_types="use_json")  # prompts: messages or rendered text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from sacrebleu.metrics import BLEU
 from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.map import write_figure_map
-from wrpo_lib.generation import make_engine
-from wrpo_lib.generation.request import Engine, Sampling
-from wrpo_lib.generation.stage import keep_record, sample_responses, score_responses
+from wrpo_lib.generation import make_engine, stage
+from wrpo_lib.generation.stage import Engine, Sampling
 from wrpo_lib.io import Row, file_hash, iter_rows, parse_row, write_rows
 from wrpo_lib.models import load_tokenizer, packaged_weights
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_prompts, read_responses
@@ -49,7 +48,7 @@ def sources(study: Study, references: dict[str, str]) -> Path:
     """One response of each source to prompts drawn from those that all files answer once."""
     out, files = study.folder / "sources.jsonl", sorted(study.published.glob("*.json.gz"))
     hashes = {path.name: file_hash(path) for path in files}
-    keep_record(out, {"published": hashes, "prompts": study.prompts, "seed": study.seed})
+    stage.keep_record(out, {"published": hashes, "prompts": study.prompts, "seed": study.seed})
     if out.is_file():
         return out
     given = [path for path in files if path.name != REFERENCE]
@@ -70,17 +69,18 @@ def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
     reference, own = study.published / REFERENCE, study.folder / "target.jsonl"
     references = {row["prompt_id"]: row["text"] for row in open_rows(reference)[1]}
     published, known = sources(study, references), {"weights": weights}
-    sample_responses(read_prompts(published), engine, TARGET, study.sampling, own, settings=known)
+    asked = read_prompts(published), engine, TARGET, study.sampling, own
+    stage.sample_responses(*asked, settings=known)
     metric, scored = BLEU(effective_order=True), study.folder / "scored.jsonl"
     metric.sentence_score("a", ["a"])  # its signature exists after a first score
 
-    def bleu(rows: list[Row]) -> Iterator[tuple[int, float]]:
-        for k, row in enumerate(rows):
-            yield k, metric.sentence_score(row["text"], [references[row["prompt_id"]]]).score
+    def bleu(rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
+        for row in rows:
+            yield row, metric.sentence_score(row["text"], [references[row["prompt_id"]]]).score
 
     name, known = f"bleu|{metric.get_signature()}", {"references": file_hash(reference)}
     for path in (published, own):
-        score_responses(iter_rows(path), bleu, name, scored, settings=known)
+        stage.score_responses(iter_rows(path), bleu, name, scored, settings=known)
     return read_responses([scored])
 
 
@@ -88,7 +88,7 @@ def result_tables(
     table: ResponseTable, rows: list[Row], count: Callable[[str], int]
 ) -> dict[str, pd.DataFrame]:
     """Numbers of responses, quadruples and models; ``count`` counts a text's tokens."""
-    responses = pd.DataFrame(table.fetch(range(len(table))).values())
+    responses = pd.DataFrame(table.fetch(table.frame.index).values())
     quadruples = pd.DataFrame(rows)
     truncated = set(responses.query("finish_reason == 'length'")["text"])
     texts = [(responses, "text", ""), *((quadruples, role, f"{role}_") for role in RESPONSES)]
@@ -96,25 +96,20 @@ def result_tables(
         frame[f"{name}n_tokens"] = frame[column].map(count)
         frame[f"{name}truncated"] = frame[column].isin(truncated)
         frame["prompt_id"] = frame["prompt_id"].str[:12]
+    models, n = [], len(quadruples)
+    for name, own in responses.groupby("model"):
+        row: dict[str, Any] = {"source": name, "n": n}
+        if name != TARGET:  # how often it gives y_ws
+            won = int((quadruples["source_model"] == name).sum())
+            row |= proportion_interval(won, n).spread("share")
+        row |= mean_interval(own["reward"], own["prompt_id"]).spread("reward")
+        models.append({**row, "truncated": own["truncated"].mean()})
     numbers = ["prompt_id", "model", "sample", "reward", "n_tokens", "truncated"]
     return {
         "rewards": responses[numbers],
         "quadruples": quadruples.drop(columns=["prompt", *RESPONSES]),
-        "sources": source_table(responses, quadruples),
+        "sources": pd.DataFrame(models),
     }
-
-
-def source_table(responses: pd.DataFrame, quadruples: pd.DataFrame) -> pd.DataFrame:
-    """Per model: how often it gives y_ws, its mean reward, how many responses were truncated."""
-    rows, n = [], len(quadruples)
-    for name, own in responses.groupby("model"):
-        row: dict[str, Any] = {"source": name, "n": n}
-        if name != TARGET:
-            won = int((quadruples["source_model"] == name).sum())
-            row |= proportion_interval(won, n).spread("share")
-        row |= mean_interval(own["reward"], own["prompt_id"]).spread("reward")
-        rows.append({**row, "truncated": own["truncated"].mean()})
-    return pd.DataFrame(rows)
 
 
 def make_results(study: Study) -> Path:
