@@ -7,8 +7,6 @@
 Each prints what is wrong, one line a fault, and exits 1.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -4,8 +4,6 @@ Both files come from this one place, so they cannot say different things; `make 
 tests/test_ground.py checks that what is tracked is what this script writes.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

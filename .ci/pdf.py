@@ -1,7 +1,5 @@
 """Print a page of the book, all of it on one page, with Chromium: `python .ci/pdf.py PAGE PDF`."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

@@ -10,8 +10,6 @@ Writes results/gpu/CARD.json (``--out`` elsewhere). The prior art is prefix shar
 with FlexAttention, 1.1 to 1.6 times (arXiv 2410.20305).
 """
 
-from __future__ import annotations
-
 import argparse
 import gc
 import math

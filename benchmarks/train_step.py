@@ -10,8 +10,6 @@ or the run fails. Peak memory is that of a fresh process for each variant. Write
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -6,8 +6,6 @@ random model and random tokens, to see that everything runs. The texts are other
 BY-NC) and stay outside the project, at ``WRPO_SHARED``.
 """
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Iterator

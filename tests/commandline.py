@@ -1,7 +1,5 @@
 """The command line in the tests' own process, and waiting for one in a process of its own."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import time

@@ -1,7 +1,5 @@
 """A judge server in a thread, which answers as a test tells it to."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A small study with known effects, in the files that the study writes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from itertools import permutations

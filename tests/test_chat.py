@@ -1,7 +1,5 @@
 """What is trained is what was sampled, under TRL's stock templates and real tokenizers."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

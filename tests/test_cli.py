@@ -1,7 +1,5 @@
 """The command line: light to start, one sentence for bad input, exit status 2."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The ground: one source of versions, make's own promises, and checks that do find faults."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import importlib.util
 import json

@@ -1,7 +1,5 @@
 """Files of rows: all spellings are read, faults are one sentence, kills lose nothing."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import json

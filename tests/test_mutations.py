@@ -1,8 +1,6 @@
 """Mutated files of every accepted form at every command that reads one: the right result or one
 sentence, never a traceback, an endless run or a text that changed on the way."""
 
-from __future__ import annotations
-
 import copy
 import gzip
 import json

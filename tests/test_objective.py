@@ -1,7 +1,5 @@
 """Every identity the paper's objectives obey, and the errors that would break them silently."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Recipes: the paper's values, their sources, the batch arithmetic, accelerate's own reading."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is an answer, what is thought, what is a failure: replies as servers really give them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The client of OpenAI-compatible servers against a real one that misbehaves in every way."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import logging

@@ -1,7 +1,5 @@
 """Prompt sharing is exact: losses and gradients of a packed row are those of padded rows."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import warnings

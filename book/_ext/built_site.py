@@ -5,8 +5,6 @@ are for those who change the theme. Every browser that runs the site's scripts r
 so the same fonts as TTF are left out; the theme's icons come from them, not from a script.
 """
 
-from __future__ import annotations
-
 import re
 from importlib.util import find_spec
 from pathlib import Path

@@ -4,8 +4,6 @@
 page finds its row of ``results/figure_map.csv`` by its name, in which ``-`` stands for ``_``.
 """
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

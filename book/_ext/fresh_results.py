@@ -4,8 +4,6 @@ jupyter-cache recognises a page by its code cells alone and would keep the numbe
 So its folder is named after a hash of all that the cells read, and a new hash rereads every page.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from pathlib import Path

@@ -5,8 +5,6 @@ The pages of the library follow the code by themselves: a new module appears, a 
 product, so outside double backticks and roles they are escaped before Sphinx reads them.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re

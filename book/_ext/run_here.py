@@ -4,8 +4,6 @@ The address of the repository comes from ``WRPO_REPOSITORY``, which CI sets; wit
 buttons that need it, and no address that could be wrong.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

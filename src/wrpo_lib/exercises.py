@@ -1,7 +1,5 @@
 """Exercises of the book: a reader's answer held against the right one."""
 
-from __future__ import annotations
-
 import math
 
 

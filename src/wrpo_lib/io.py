@@ -5,8 +5,6 @@ parquet. Nothing half-written ever replaces a file. A stage that makes rows one 
 to a :class:`Store`.
 """
 
-from __future__ import annotations
-
 import fcntl
 import gzip
 import hashlib

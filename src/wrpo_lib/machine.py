@@ -1,7 +1,5 @@
 """What this machine has, and what a run lacks on it, before anything is downloaded or computed."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries."""
 
-from __future__ import annotations
-
 import re
 import sys
 from importlib import metadata

@@ -7,8 +7,6 @@ y_ws. Every log-probability (of the policy, or ``ref``), length and loss is a te
 shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F

@@ -6,8 +6,6 @@ head is for the tokens that predict one of a response. How such a row is attende
 :mod:`wrpo_lib.sharing`. The paper is silent on all of this; ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Parameters are counted on the meta device; the rest is textbook arithmetic on them and on lengths.
 """
 
-from __future__ import annotations
-
 import random
 from dataclasses import dataclass, replace
 from math import ceil

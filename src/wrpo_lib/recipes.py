@@ -5,8 +5,6 @@ for ``stage: sft``). A recipe may stand on another: ``base: wrpo`` takes all val
 beside it (``base: workstation/wrpo`` of another profile) and its own keys replace or add to them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches

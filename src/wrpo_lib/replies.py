@@ -3,8 +3,6 @@
 Thoughts stand in the text (``<think>``), beside it (``reasoning_content``) or in parts of a list.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any, NamedTuple
 

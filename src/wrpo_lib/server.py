@@ -3,8 +3,6 @@
 Retries and waits are the OpenAI client's own. The key reaches neither a file nor a message.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

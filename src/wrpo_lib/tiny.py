@@ -3,8 +3,6 @@
 A dry run and the tests run recipes on them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

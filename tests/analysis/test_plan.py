@@ -1,7 +1,5 @@
 """Claims are judged as the plan says: known effects get the right words at the stated rate."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Intervals that cover the truth as often as they say."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`make gpu` in small: it runs without a card, and its record is what the page shows."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The benchmark on a tiny model: it runs, variants agree, and wrong ones are found."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess

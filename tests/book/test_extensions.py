@@ -1,7 +1,5 @@
 """Our Sphinx extensions, on a book of two pages."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

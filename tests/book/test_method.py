@@ -1,7 +1,5 @@
 """The method page's pictures, the exercises' check, the glossary and the references."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

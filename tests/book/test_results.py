@@ -1,7 +1,5 @@
 """What the book shows: the figure map, the figures, the numbers and the claims."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

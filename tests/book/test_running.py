@@ -1,7 +1,5 @@
 """The page *Your own runs* is typed in, command by command, on tiny models."""
 
-from __future__ import annotations
-
 import functools
 import os
 import re

@@ -1,7 +1,5 @@
 """Files over HTTP, and upstream's package as oracle."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import importlib

@@ -3,8 +3,6 @@
 Upstream joins the difficulty by row position: its numbers are ours with positions as ids.
 """
 
-from __future__ import annotations
-
 import gzip
 import importlib
 import json

@@ -1,7 +1,5 @@
 """Answers: made with each benchmark's settings, read in every known form."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

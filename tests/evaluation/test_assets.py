@@ -1,7 +1,5 @@
 """Assets: the manifest is whole, copies are checked, a mirror replaces the network."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """The commands that answer and judge as a user runs them, against the local judge."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -1,7 +1,5 @@
 """The judge client: every reply kept and counted, nothing asked twice."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """Prompts equal upstream's for ordinary texts, and no text can change them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tracked numbers of published judgements are what the judgements give."""
 
-from __future__ import annotations
-
 from io import StringIO
 from pathlib import Path
 

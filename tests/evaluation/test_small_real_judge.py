@@ -5,8 +5,6 @@ AlpacaEval-2's and MT-Bench's real prompts, and testbed pairs under ours. What c
 ``results/judge-smollm2`` (no texts of others); ``WRPO_RECORD=1`` writes it again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

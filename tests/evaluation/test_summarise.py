@@ -1,7 +1,5 @@
 """`wrpo summarise` and its kin over every format, good and bad."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readings of replies, and MT-Bench's and Arena-Hard's scores: upstream's rules where sound."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A tiny chat model with random weights."""
 
-from __future__ import annotations
-
 import pytest
 from generation_rows import Tiny
 

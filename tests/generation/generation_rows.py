@@ -1,7 +1,5 @@
 """Prompts for the tiny model, requests for them, and files of rows."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A real local Ray cluster of two workers: a killed one loses and doubles nothing."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Templates without a system role, served models, and a real server."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoints that are damaged, or that would run code, are refused in one sentence."""
 
-from __future__ import annotations
-
 import io
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Batched sampling in process: right distribution, recorded seeds, batches that fit."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Reward models: right, deterministic, whatever the batch."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

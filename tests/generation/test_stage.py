@@ -1,7 +1,5 @@
 """Sampling and scoring from file to file: kept rows, bad input, kills."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import signal

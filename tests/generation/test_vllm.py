@@ -4,8 +4,6 @@ vLLM asks for older versions of some packages, so it has an environment of its o
 vllm-env``), whose interpreter ``WRPO_VLLM_PYTHON`` names.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

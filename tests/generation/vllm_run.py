@@ -4,8 +4,6 @@ The arguments are the model's folder and the file for the rows. vLLM needs an en
 and takes half a minute to start, so it runs in one process for all of them.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from dataclasses import asdict

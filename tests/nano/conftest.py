@@ -1,7 +1,5 @@
 """The study's recipe in small: two worlds whose models are trained for a moment."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

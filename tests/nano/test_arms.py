@@ -1,7 +1,5 @@
 """The study end to end in small: every kind of arm, finished steps kept, the tables' form."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

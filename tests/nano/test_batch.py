@@ -1,7 +1,5 @@
 """The batch engine is transformers and the real trainer, several members at a time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

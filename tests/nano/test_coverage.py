@@ -5,8 +5,6 @@ noise, and each run's interval either holds the population's value or not. The v
 mean over a sample so large that its error is a hundredth of an interval's width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

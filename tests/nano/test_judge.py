@@ -1,8 +1,6 @@
 """The judge's biases are what it says, and the protocols' corrections remove them; behind HTTP it
 reads every real prompt and says the same."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 

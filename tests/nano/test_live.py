@@ -1,7 +1,5 @@
 """The live target and sources of the notebooks, and the reward of ``wrpo score --nano``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

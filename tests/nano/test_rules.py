@@ -1,7 +1,5 @@
 """The world leaves room for fusion: the rules it was built to, on development seeds only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The nano world: its truth, its prompts, what its models read."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a machine lacks is said before anything is loaded."""
 
-from __future__ import annotations
-
 import shutil
 from dataclasses import replace
 from pathlib import Path

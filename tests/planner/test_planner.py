@@ -1,7 +1,5 @@
 """The planner against real models: parameters exactly, tokens exactly, arithmetic and memory."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fixtures of the data stages."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

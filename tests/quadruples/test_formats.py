@@ -1,7 +1,5 @@
 """Kinds of rows and published forms: what one command passes, the others can use."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``wrpo pair``: what is chosen, what is left out and why, and bad input."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Pairing at size: the memory of ``wrpo pair`` in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """`wrpo data prepare`: from published forms to the files that recipes name."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A browser over the built site, with the network off."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every page of the built site, as a reader without a network meets it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

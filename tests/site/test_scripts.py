@@ -1,7 +1,5 @@
 """Our scripts: pictures with sliders and long tables, each on a page of its own."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

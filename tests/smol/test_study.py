@@ -1,7 +1,5 @@
 """The real-text study on made-up published outputs: stages, resuming, numbers without texts."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import random

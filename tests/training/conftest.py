@@ -1,7 +1,5 @@
 """A tiny model, a tiny tokenizer and quadruples for the trainer's tests."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

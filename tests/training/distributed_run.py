@@ -1,7 +1,5 @@
 """One process of the distributed tests: the command line, with FSDP2 allowed on a CPU."""
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

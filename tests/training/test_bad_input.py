@@ -1,7 +1,5 @@
 """Defaults are the paper's; what cannot go well is one sentence, where it can be known before."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

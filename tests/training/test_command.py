@@ -1,7 +1,5 @@
 """`wrpo train` and `wrpo sft`: bad input before a model is loaded, kill and resume, processes."""
 
-from __future__ import annotations
-
 import json
 import os
 import resource

@@ -1,7 +1,5 @@
 """What we lean on in TRL, so that an upgrade fails here, by name, and not somewhere in training."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import fields
 from importlib import metadata

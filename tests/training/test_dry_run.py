@@ -3,8 +3,6 @@
 The dry run is the command's own: `wrpo train RECIPE --dry-run` calls the same function.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Notebook 04 with the workstation's recipe: an engineer's run, on a tiny model."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

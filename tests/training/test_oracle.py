@@ -4,8 +4,6 @@ The oracle was recorded with the official code and its pinned versions (trl 0.9.
 SmolLM2-135M-Instruct; the same weights come from a package here, so nothing is downloaded.
 """
 
-from __future__ import annotations
-
 import copy
 import gzip
 import json

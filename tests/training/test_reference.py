@@ -1,7 +1,5 @@
 """Log-probabilities; the reference pass, found again exactly where nothing changed."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

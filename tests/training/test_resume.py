@@ -1,7 +1,5 @@
 """A run that is killed and resumed goes on exactly where it was."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

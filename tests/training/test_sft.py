@@ -1,7 +1,5 @@
 """SFT on y_ws: the same tokens as preference training, the loss on the response alone."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

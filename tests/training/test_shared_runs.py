@@ -1,7 +1,5 @@
 """Whole runs with shared prompts are the runs without, whatever is around them."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """WRPOTrainer: metrics, references, forms, evaluation, and errors before any step is taken."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

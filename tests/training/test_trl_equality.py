@@ -1,7 +1,5 @@
 """With alpha fixed at an end, WRPO is DPO on pairs: TRL's own trainer must give the same losses."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

@@ -7,8 +7,6 @@ each world and then over worlds. Its standard error is the larger of that over w
 bootstrap of worlds and then of prompts within them; for a mean the latter has a closed form.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 Pages glue what :func:`numbers` returns; no number is typed into prose.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from contextlib import suppress

@@ -4,8 +4,6 @@ Bad input is one sentence on stderr and exit status 2. Heavy imports wait until 
 them.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """``wrpo data``: check, convert and split files of rows; ``wrpo pair``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated

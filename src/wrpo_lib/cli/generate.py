@@ -1,7 +1,5 @@
 """``wrpo sample`` and ``wrpo score``: responses of models to prompts, and their rewards."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from functools import partial

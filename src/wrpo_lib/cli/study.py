@@ -1,7 +1,5 @@
 """``wrpo results``, ``wrpo figures``: the study and its pictures."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

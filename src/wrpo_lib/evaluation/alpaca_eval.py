@@ -4,8 +4,6 @@ A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is 
 are those of the alpaca-eval package 0.6.6; tests compare the two.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import partial

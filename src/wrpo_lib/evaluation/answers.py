@@ -1,7 +1,5 @@
 """Benchmark answers: the sampling stage, one response to each turn of each question."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

@@ -4,8 +4,6 @@ A file is taken, in this order, from the mirror that ``WRPO_ASSETS`` names, from
 package that carries it, from the cache, from upstream; its hash is checked.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import importlib.util

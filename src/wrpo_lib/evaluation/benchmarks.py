@@ -5,8 +5,6 @@ is ours: a few dozen testbed questions and short judge prompts that come with th
 everything runs with nothing downloaded. Scores of different versions are never comparable.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ only the calls that have no reply yet; a call that failed is stored with its err
 the next run. Replies without a verdict are kept, counted and not asked again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """``results/published``: numbers of real models from published judgements, which stay outside."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -4,8 +4,6 @@ Judgements of one model by different judges, in different versions or under diff
 never averaged, subtracted or ranked together: each combination is a summary of its own.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

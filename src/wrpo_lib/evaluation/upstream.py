@@ -1,7 +1,5 @@
 """Rows that other tools write, checked and brought into the form of our own."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import cache
 from pathlib import Path

@@ -4,8 +4,6 @@ A reading never guesses: without a verdict, or with two different ones, the valu
 ``problem`` says why; the row is kept.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The deviation, token by token and as densities that move through training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from html import escape
 from typing import Any

@@ -1,7 +1,5 @@
 """Figures of evaluation: the protocols, Table 2, published judgements, corrections of biases."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

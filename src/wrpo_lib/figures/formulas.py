@@ -1,7 +1,5 @@
 """Figures drawn from formulas alone: the schedules of α and the mask of a packed row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

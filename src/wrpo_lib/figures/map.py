@@ -1,7 +1,5 @@
 """Which figure is drawn from which file by which function on which page."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Pictures of the method page: what α does to one quadruple, and the memory a run takes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The paper's axis of Figure 1 is unknown; ours is nats per response. Intervals ar
 over worlds.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Figures and tables of quadruples: who wins (Table 1), rewards, lengths, agreement, gaps."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np

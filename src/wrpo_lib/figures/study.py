@@ -1,7 +1,5 @@
 """Figures that the paper does not have: skills, settings, length, and when it pays."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.patches import Rectangle

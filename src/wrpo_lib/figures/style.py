@@ -1,7 +1,5 @@
 """One style for every figure: colours, markers and names that hold in greyscale too."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path

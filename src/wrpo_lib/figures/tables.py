@@ -5,8 +5,6 @@ on held-out prompts, in per cent, with 95 % intervals over worlds. The two scale
 comparable; the order is, and a gain as a share of another gain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Sampling and scoring spread over many machines with Ray Data (extra ``cluster``)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle

@@ -1,7 +1,5 @@
 """Sampling and scoring with models in this process, in batches that fit."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator

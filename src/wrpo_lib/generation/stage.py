@@ -7,8 +7,6 @@ made with; other settings do not mix with it, nor rows that were made of another
 (``made`` is its hash).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

@@ -4,8 +4,6 @@ Worlds are run a few at a time (:class:`Stage`). A finished step is one file and
 again, so a study that was killed goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

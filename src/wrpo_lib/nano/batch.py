@@ -6,8 +6,6 @@ another's. Parameters have the names and layouts of transformers' ``LlamaForCaus
 leading S, so that any member exports as one (:mod:`wrpo_lib.nano.export`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

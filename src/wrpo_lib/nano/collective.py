@@ -4,8 +4,6 @@ The paper names a reward model, a pairwise ranker, the perplexity of the prompt 
 errs here is ours.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

@@ -3,8 +3,6 @@
 No reported seed enters here. ``results/development`` has every run of the grids.
 """
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Vocabularies of the nano models, and members of a stack as transformers checkpoints."""
 
-from __future__ import annotations
-
 import re
 import string
 from functools import cache

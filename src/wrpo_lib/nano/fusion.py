@@ -4,8 +4,6 @@ Text is all that crosses from one model to another: a response is sampled in its
 vocabulary, read as text, scored as text, and written in the target's vocabulary where it trains.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any

@@ -7,8 +7,6 @@ benchmarks' real judge prompts; what answers no testbed prompt has a quality dra
 Every draw depends on texts and names alone, so a repeated request gets the same reply.
 """
 
-from __future__ import annotations
-
 import http.server
 import json
 import re

@@ -4,8 +4,6 @@ The study trains its sources; here their responses are drawn as their training t
 notebook needs one model only. ``wrpo score --nano`` gives any file of responses the same reward.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any

@@ -1,7 +1,5 @@
 """Preference training of nano policies: which response plays which role, the loss, the dynamics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -4,8 +4,6 @@
 recomputed from it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -8,8 +8,6 @@ Nothing of this size is in the paper: all of it is ours, the values stand in
 ``recipes/nano/world.yaml``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable

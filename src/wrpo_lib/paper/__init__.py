@@ -3,8 +3,6 @@
 ``claims.yml`` holds the claims and their tests: the plan that results are judged by.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 from pathlib import Path
 from statistics import fmean

@@ -7,8 +7,6 @@
 whole conversations, as in UltraFeedback-binarized, SimPO's data or ShareGPT.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator

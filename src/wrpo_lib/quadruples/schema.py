@@ -6,8 +6,6 @@ user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``t
 ``source_rejected``, a dispreferred source response (Table 10). Meaning is in the names.
 """
 
-from __future__ import annotations
-
 import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NamedTuple, get_args

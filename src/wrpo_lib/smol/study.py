@@ -5,8 +5,6 @@ models to AlpacaEval's prompts; the reward is sentence BLEU against those of one
 published texts are under CC BY-NC: they stay in ``runs/smol``, ``results/smol`` has numbers only.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator

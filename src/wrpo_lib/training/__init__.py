@@ -1,7 +1,5 @@
 """WRPO training, thin over TRL: configuration, collator, trainer, SFT, dynamics."""
 
-from __future__ import annotations
-
 import os
 import warnings
 

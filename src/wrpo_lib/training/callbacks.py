@@ -1,7 +1,5 @@
 """What a run writes and shows while it trains."""
 
-from __future__ import annotations
-
 import io
 import json
 import time

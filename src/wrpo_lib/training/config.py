@@ -1,7 +1,5 @@
 """Hyperparameters of WRPO on top of TRL's ``DPOConfig``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

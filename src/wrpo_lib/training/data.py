@@ -1,7 +1,5 @@
 """From rows of text to token ids, for preference training and SFT alike, and to batches."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a recipe names, checked and loaded: training arguments, data, tokenizer, model."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """From a recipe to a trained policy: the one code path of every profile, and a dry run of it."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Callable, Iterator

@@ -6,8 +6,6 @@ computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objec
 ``tests/training/test_contract.py`` fails when TRL changes a method we lean on.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import nullcontext
 from functools import partial
