@@ -145,7 +145,7 @@ def test_the_trajectory_is_that_of_the_real_trainer(
         dataloader_pin_memory=False,
     )
     trainer = WRPOTrainer(
-        model, None, args, train_dataset=Dataset.from_list(rows), processing_class=tok
+        model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tok
     )
     trainer.train()
     real = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
