@@ -159,7 +159,8 @@ def linked_map() -> str:
         module, _, function = row.function.rpartition(".")
         source = f"../_modules/{module.replace('.', '/')}.html#{function}"
         code = f'{{py:func}}`~{row.function}`, <a href="{source}">source</a>'
-        data = f"{{download}}`{row.data_file} <../{row.data_file}>`" if row.data_file else ""
+        file = Path(row.data_file)
+        data = f"{{download}}`{file.name} <../{file}>`" if row.data_file else ""
         page = f"{{doc}}`/{row.page.rpartition('.')[0]}`"
         cells = (row.figure, row.paper, page, code, data, row.sha256[:12])
         lines.append(f"| {' | '.join(cells)} |")

@@ -16,7 +16,7 @@ from wrpo_lib.recipes import load_recipe
 
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
 """The worked example of the method page: β, and log πθ/πref of y_ws, y_wt and y_l in nats."""
-SYMBOLS = ("$y_{w_s}$", "$y_{w_t}$", "$y_l$")
+SYMBOLS = ("$y_{w_s}$", "$y_{w_t}$", "$y_{l}$")
 
 RUNS = {
     "135M, all weights": ("smol", "wrpo", 1),

@@ -12,6 +12,7 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from pandas.io.formats.style import Styler
 
 from wrpo_lib.errors import WRPOError
@@ -34,6 +35,7 @@ class Look(NamedTuple):
     dash: str = "-"
 
 
+SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
 LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml")).items()}
 
 
@@ -49,6 +51,13 @@ def look(arm: str) -> Look:
         said = f"α → 0.{number}" if label[0] == "a" else f"sources: {number}"
         return LOOKS["wrpo"]._replace(name=f"WRPO, {said}")
     return Look(arm.removeprefix("source-").replace("source_", "Source "))
+
+
+def maths(text: str) -> str:
+    """Plain symbols as mathematics in a figure."""
+    for plain, symbol in SYMBOLS.items():
+        text = text.replace(plain, symbol)
+    return text
 
 
 def table(rows: pd.DataFrame, digits: int = 2) -> Styler:
@@ -77,7 +86,10 @@ def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
 def drawing(rows: int = 1, height: float = 3.0, **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A column of ``rows`` panels, ``height`` inches high; ``options`` of matplotlib's subplots."""
     with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
-        yield plt.subplots(rows, 1, **{"figsize": (4.8, height), **options})
+        figure, axes = plt.subplots(rows, 1, **{"figsize": (4.8, height), **options})
+        yield figure, axes
+        for text in figure.findobj(Text):
+            text.set_text(maths(text.get_text()))
         interactive = mpl.is_interactive()
     # Jupyter's backend starts with the first figure and asks for interactive mode, without which
     # it shows no second one; leaving the context would take that back
@@ -125,6 +137,6 @@ def draw_cells(
 
 def name_rows(axis: Axes, names: Sequence[str]) -> None:
     """The names of rows, from the top, instead of a grid."""
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [maths(str(name)) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)

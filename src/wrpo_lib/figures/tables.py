@@ -104,14 +104,18 @@ def table_4(profile: str = "nano") -> pd.DataFrame:
     return beside("table_4", Results(profile))
 
 
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
+
+
 def table_5() -> pd.DataFrame:
     """The paper's search ranges."""
-    return table("table05_search_ranges", as_printed=True)
+    return table("table05_search_ranges", as_printed=True).replace({"parameter": GREEK})
 
 
 def table_6() -> pd.DataFrame:
     """The paper's chosen hyperparameters."""
-    return table("table06_hyperparameters", as_printed=True)
+    names = GREEK | {"learning_rate": "learning rate"}
+    return table("table06_hyperparameters", as_printed=True).rename(columns=names)
 
 
 def table_7(profile: str = "nano") -> pd.DataFrame:
@@ -145,7 +149,7 @@ def table_10(profile: str = "nano") -> pd.DataFrame:
 
 def table_11() -> pd.DataFrame:
     """The paper's models on the hub."""
-    return table("table11_model_ids")
+    return table("table11_model_ids").set_axis(["name", "name on the hub"], axis=1)
 
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:

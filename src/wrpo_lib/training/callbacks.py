@@ -97,14 +97,14 @@ class LivePlot(TrainerCallback):
         from IPython.display import Image, display
         from matplotlib.figure import Figure
 
-        from wrpo_lib.figures.style import look
+        from wrpo_lib.figures.style import look, maths
 
         steps, figure = pd.DataFrame(self.logs).set_index("step"), Figure((6.4, 3.2))
         axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
         for name in ("source_chosen", "target_chosen", "rejected", "margins"):
             if f"rewards/{name}" in steps:  # a response of weight 0 may be left out
                 label, color, _, dash = look(name)
-                axis.plot(steps[f"rewards/{name}"], label=label, color=color, linestyle=dash)
+                axis.plot(steps[f"rewards/{name}"], dash, label=maths(label), color=color)
         axis.legend(frameon=False)
         right = axis.twinx()
         right.set_ylabel("α (grey)")
