@@ -48,7 +48,7 @@ def train(
     eval_data: Annotated[str, typer.Option("--eval_data", help="rows to evaluate on")] = "",
     output_dir: Annotated[str, typer.Option("--output_dir", help="default: the recipe's")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="go on from a checkpoint")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="in small")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "--rehearse", help="in small")] = False,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
