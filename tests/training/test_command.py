@@ -311,6 +311,7 @@ BAD = {
     "beta 0.1": "unknown option 'beta'",
     "--beta high": "training.beta: should be a valid number",
     "alpha=3": "recipes/smol/wrpo.yaml: alpha is 3.0, outside [0, 1]",
+    "micro_batch_tokens=0": "recipes/smol/wrpo.yaml: micro_batch_tokens is below 1",
     "lr_scheduler_type=cosin": "cosin is not a valid SchedulerType",
     "--model runs/no/where": "the model folder 'runs/no/where' does not exist",
     "--model no/model": "cannot load 'no/model'",

@@ -81,6 +81,8 @@ class WRPOConfig(DPOConfig):
         for name in ("alpha", "alpha_rejected"):
             if not 0.0 <= vars(self)[name] <= 1.0:
                 raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
+            raise WRPOError("micro_batch_tokens is below 1; raise it, or leave it out (null)")
         if self.alpha_rejected and self.objective != "dpo":
             raise WRPOError("alpha_rejected belongs to the dpo form; set it to 0")
         super().__post_init__()
