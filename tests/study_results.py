@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.io import file_hash
-from wrpo_lib.nano.development import RULES, for_development
+from wrpo_lib.nano.development import for_development
 from wrpo_lib.nano.judge import judged
+from wrpo_lib.nano.rules import RULES
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
 from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper import Plan, read_plan

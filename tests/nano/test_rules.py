@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.nano.arms import Stage
-from wrpo_lib.nano.development import (
-    RULES,
-    broken,
-    for_development,
-    grid,
-    headroom,
-    rank_correlation,
-)
+from wrpo_lib.nano.development import for_development, grid, headroom
+from wrpo_lib.nano.rules import RULES, broken, rank_correlation
 from wrpo_lib.nano.runner import stages
 from wrpo_lib.nano.world import World
 from wrpo_lib.records import read_results

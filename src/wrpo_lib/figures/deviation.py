@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import gaussian_kde
 
 from wrpo_lib.analysis.outcomes import Results
@@ -19,15 +18,18 @@ DARKEST = 8.0
 """Nats from which a token is fully dark."""
 
 
-@torch.no_grad()
 def token_logprobs(
     model: Any, tokenizer: Any, prompt: Prompt, response: str
 ) -> list[tuple[str, float]]:
     """Each token of a response as text, end token included, with its log-probability in nats."""
+    import torch
+
     row = render(tokenizer, prompt, [response])
     ids = torch.tensor(row.response_ids[0], device=model.device)
     whole = torch.cat([ids.new_tensor(row.prompt_ids), ids])
-    logps = model(input_ids=whole[None]).logits[0, -len(ids) - 1 : -1].float().log_softmax(-1)
+    with torch.no_grad():
+        logits = model(input_ids=whole[None]).logits[0, -len(ids) - 1 : -1]
+    logps = logits.float().log_softmax(-1)
     found = logps.gather(-1, ids[:, None]).squeeze(-1).tolist()
     return [(tokenizer.decode([i]), logp) for i, logp in zip(ids.tolist(), found, strict=True)]
 

@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wrpo_lib.figures.style import Drawn, Look, draw_curve, drawing, look
-from wrpo_lib.objective import alpha_at
-from wrpo_lib.packing import Branches
 from wrpo_lib.quadruples.schema import RESPONSES
 
 SCHEDULES = {
@@ -26,6 +24,8 @@ PROMPT, LENGTHS = 5, (5, 4, 3)
 
 def figure_2() -> Drawn:
     """α against the optimiser step as in the paper, 311 steps to 0.1."""
+    from wrpo_lib.objective import alpha_at
+
     steps = range(311)
     rows = pd.DataFrame({n: [alpha_at(n, t, 311, 0.1) for t in steps] for n in SCHEDULES})
     with drawing() as (figure, axis):
@@ -38,6 +38,8 @@ def figure_2() -> Drawn:
 
 def mask() -> Drawn:
     """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
+    from wrpo_lib.packing import Branches
+
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners = branches.mask(), branches.owners()[1]
     n, width = len(owners), PROMPT + LENGTHS[0]

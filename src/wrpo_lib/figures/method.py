@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows
-from wrpo_lib.objective import wrpo_loss
-from wrpo_lib.planner import plan_recipe
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 
@@ -38,6 +35,10 @@ def alpha_table(
     ``source``, ``target`` and ``rejected`` are |∂loss/∂log πθ(y|x)| of y_ws, y_wt and y_l, computed
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
     """
+    import torch
+
+    from wrpo_lib.objective import wrpo_loss
+
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
     reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
@@ -80,6 +81,8 @@ def widget(name: str, data: dict[str, Any]) -> str:
 
 def memory_by_card() -> Drawn:
     """GiB per GPU of recipes on their longest legal batch, as the planner computes it, by card."""
+    from wrpo_lib.planner import plan_recipe
+
     plans = {n: plan_recipe(load_recipe(p, r), gpus) for n, (p, r, gpus) in RUNS.items()}
     rows = pd.DataFrame({name: p.memory(p.worst, sharing=True) for name, p in plans.items()}).T
     rows = rows.loc[:, rows.any()] / 2**30

@@ -9,25 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
 
 from wrpo_lib.nano.arms import Stage, outcomes
 from wrpo_lib.nano.batch import PAD, score
-
-RULES = {
-    "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
-    "source_lead": (0.2, 1.0),  # of the worst source over the target, greedy
-    "b_pass5": (0.0, 0.1),  # Target-SFT does not show class B
-    "b_source_right": (0.9, 1.0),  # y_ws does
-    "b_learnable": (0.3, 1.0),  # SFT on true answers with equal steps gains this on class B
-    "gap_nats": (2.0, np.inf),  # of y_wt over y_ws on Target-SFT
-    "length_ratio": (0.99, 1.01),  # of y_ws to y_wt
-    "rank_correlation": (0.6, 0.8),  # of reward and truth within a prompt
-}
-"""Column of :func:`headroom` -> what it must lie between, averaged over development seeds."""
+from wrpo_lib.nano.rules import KNOBS, rank_correlation
 
 NEEDED = ("target", "target_sft", "sft_true")
-KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
 
 
 def headroom(stage: Stage) -> pd.DataFrame:
@@ -72,24 +59,6 @@ def _of_pairs(stage: Stage) -> pd.DataFrame:
         },
         index=pd.Index([w.seed for w in stage.worlds], name="seed"),
     )
-
-
-def rank_correlation(truth: np.ndarray, rewards: np.ndarray) -> float:
-    """Mean over prompts of Spearman's correlation of rewards (N, K) with the truth."""
-    x, y = (rankdata(v, axis=1) for v in (truth, rewards))
-    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
-    size = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return float(((x * y).sum(1)[size > 0] / size[size > 0]).mean())
-
-
-def broken(table: pd.DataFrame) -> list[str]:
-    """The rules that a headroom table does not keep, on the mean over its worlds."""
-    means = table[list(RULES)].mean()
-    return [
-        f"{name} is {means[name]:.3f}, not between {low} and {high}"
-        for name, (low, high) in RULES.items()
-        if not low <= means[name] <= high
-    ]
 
 
 def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
