@@ -38,9 +38,13 @@ def name_cache(app: Any, config: Any) -> None:
 
 
 def execute(_app: Any, env: Any, pages: list[str]) -> None:
-    """Execute all pages that will be read and are not in the cache, a page a core."""
+    """Execute all pages that will be read and are not in the cache, a page a core.
+
+    Notebooks take longest, so they go first and no core is left waiting for one at the end.
+    """
     cache = get_cache(env.mystnb_config.execution_cache_path)
-    for path in (Path(env.doc2path(page)) for page in pages):
+    notebooks_first = sorted(pages, key=lambda page: not page.startswith("notebooks/"))
+    for path in (Path(env.doc2path(page)) for page in notebooks_first):
         if path.suffix == ".ipynb":
             cache.add_nb_to_project(str(path))
         elif is_myst_markdown_notebook(path.read_text(encoding="utf-8")):

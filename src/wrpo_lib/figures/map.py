@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from joblib import Parallel, delayed
 
 from wrpo_lib.analysis.outcomes import Results, Verdict, verdicts
 from wrpo_lib.analysis.report import maths
@@ -88,19 +89,24 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
     if only is not None and only not in FIGURES:
         raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES)}")
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name in FIGURES if only is None else [only]:
-        made = FIGURES[name].draw()
-        if isinstance(made, Drawn):
-            made.figure.draw_without_rendering()
-            made.figure.set_layout_engine("none")  # the layout holds for all three
-            for kind in FORMATS:
-                paths.append(out / f"{name}.{kind}")
-                made.figure.savefig(paths[-1])
-            plt.close(made.figure)
-            made = made.rows
-        paths.append(out / f"{name}.csv")
-        made.to_csv(paths[-1], index=False, float_format="%.6g")
+    if only:
+        return _draw(only, out)
+    made = Parallel(n_jobs=-1)(delayed(_draw)(name, out) for name in FIGURES)
+    return [path for paths in made for path in paths]
+
+
+def _draw(name: str, out: Path) -> list[Path]:
+    made, paths = FIGURES[name].draw(), []
+    if isinstance(made, Drawn):
+        made.figure.draw_without_rendering()
+        made.figure.set_layout_engine("none")  # the layout holds for all three
+        for kind in FORMATS:
+            paths.append(out / f"{name}.{kind}")
+            made.figure.savefig(paths[-1])
+        plt.close(made.figure)
+        made = made.rows
+    paths.append(out / f"{name}.csv")
+    made.to_csv(paths[-1], index=False, float_format="%.6g")
     return paths
 
 
