@@ -57,7 +57,7 @@ pdf: $(BUILT) ## print the book, without the library's pages, into _build/wrpo.p
 
 # One thread a worker: two pytest workers that each ask for every core only slow each other down.
 test: $(INSTALLED) ## run the tests, except those marked slow
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(INSTALLED) ## run the tests marked slow
 	$(BIN)/python -m pytest -m slow

@@ -44,13 +44,21 @@ def test_every_status_is_what_the_tracked_results_give() -> None:
         assert f">{row.status}</span>" in linked
 
 
-@pytest.fixture
-def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project root with an invented study, and the other tracked results."""
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of an invented study, and the other tracked ones."""
+    folder = tmp_path_factory.mktemp("study")
     for name in ("smol", "published", "benchmarks"):
-        shutil.copytree(ROOT / "results" / name, tmp_path / "results" / name)
+        shutil.copytree(ROOT / "results" / name, folder / "results" / name)
+    write_study(folder, {"target_sft": 0.55, "dpo_on": 0.65, "wrpo": 0.7})
+    return folder / "results"
+
+
+@pytest.fixture
+def invented(study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root with the invented study."""
+    shutil.copytree(study, tmp_path / "results")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    write_study(tmp_path, {"target_sft": 0.55, "dpo_on": 0.65, "wrpo": 0.7})
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     return tmp_path
 

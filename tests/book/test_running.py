@@ -49,7 +49,7 @@ def command(words: list[str]) -> list[str]:
 def save_models(folder: Path) -> dict[str, str]:
     """A target and a reward model; what the page names them -> where they lie."""
     tokenizer = build_tokenizer([])
-    target = build_model({**SHAPE, "max_position_embeddings": 4096}, tokenizer, seed=0)
+    target = build_model({**SHAPE, "max_position_embeddings": 512}, tokenizer, seed=0)
     torch.manual_seed(1)
     config = LlamaConfig(**{**target.config.to_dict(), "num_labels": 1})
     reward = LlamaForSequenceClassification(config)

@@ -4,14 +4,12 @@ import functools
 import itertools
 import math
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import wait_until
+from commandline import Command, wait_until
 from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
@@ -210,15 +208,11 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
 def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """SIGKILL in the middle of 96 calls; the next run makes exactly the missing ones."""
     path, out = answer_file("alpaca-eval", tmp_path), tmp_path / "judgements.jsonl"
-    command = [sys.executable, "-m", "wrpo_lib.cli", "judge", "alpaca-eval", "--judge", MODEL]
-    command += ["--answers", str(path), "--out", str(out), "--connections", "2"]
+    command = ["judge", "alpaca-eval", "--judge", MODEL, "--answers", path, "--out", out]
     with judge_at(NANO, latency=0.05) as url:
-        process = subprocess.Popen([*command, "--base-url", url])
-        try:
-            wait_until(lambda: out.is_file() and out.read_bytes().count(b"\n") >= 20, process)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        process = Command(tmp_path, *command, "--connections", 2, "--base-url", url)
+        wait_until(lambda: out.is_file() and out.read_bytes().count(b"\n") >= 20, process)
+        process.send(signal.SIGKILL)
         kept = out.read_bytes().count(b"\n")
         made, rows = run(url, tmp_path, "alpaca-eval")
     assert 20 <= kept < 96

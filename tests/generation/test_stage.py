@@ -3,14 +3,12 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import wait_until, wrpo
+from commandline import Command, wait_until, wrpo
 from generation_rows import Tiny, prompt_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
@@ -153,7 +151,9 @@ def test_a_reward_that_is_no_number_names_its_row(tmp_path: Path) -> None:
     assert (counts["made"], counts["kept"]) == (3, 2)
 
 
-def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path) -> None:
+def test_killed_and_run_again_from_the_command_line(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGKILL in the middle of sampling and of scoring; each rerun makes only what is missing."""
     rows = prompt_rows(120)
     for k, row in enumerate(rows):
@@ -170,14 +170,13 @@ def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path) 
         (made, 20, sample),
         (scored, 1, ("score", made, "--nano", "--out", scored)),
     ):
-        command = [sys.executable, "-m", "wrpo_lib.cli", *map(str, arguments)]
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as run:
-            wait_until(lambda out=out, least=least: len(finished(out)) >= least, run)
-            run.send_signal(signal.SIGKILL)
+        run = Command(tmp_path, *arguments)
+        wait_until(lambda out=out, least=least: len(finished(out)) >= least, run)
+        run.send(signal.SIGKILL)
         kept = finished(out)
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        assert f"{len(kept)} there already" in done.stdout
+        code, said, err = wrpo(capsys, *arguments)
+        assert code == 0, err
+        assert f"{len(kept)} there already" in said
         assert finished(out)[: len(kept)] == kept, "finished rows must stay as they are"
     assert len(set(keys(made))) == len(keys(made)) == 240
     empty = sum(not r["text"].strip() for r in read_rows(made))

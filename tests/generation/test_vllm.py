@@ -27,6 +27,7 @@ from wrpo_lib.server import Server
 HERE = Path(__file__).parent
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # half a character at the end, which vLLM leaves out
 AS_TRAINED = {"top_k": -1}  # else vLLM's server takes the model's own top-k
+ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # importing vLLM again takes 15 seconds
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def offline(
     """What ``vllm_run.py`` made, by key and sample."""
     out = tmp_path_factory.mktemp("vllm") / "made.json"
     command = [python, str(HERE / "vllm_run.py"), str(tiny.folder), str(out)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(**ONE_PROCESS), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     made = json.loads(out.read_text())
     return {name: by_name(Response(**row) for row in rows) for name, rows in made.items()}

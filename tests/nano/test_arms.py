@@ -1,5 +1,6 @@
 """The study end to end in small: every kind of arm, finished steps kept, the tables' form."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from study_results import write_study
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano import arms, runner
+from wrpo_lib.nano import arms, preference, runner
 from wrpo_lib.nano.arms import Stage
 from wrpo_lib.nano.development import develop, for_development
 from wrpo_lib.nano.preference import LS, WS, WT, L, Run, mixed, quadruples
@@ -30,13 +31,21 @@ def stage(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> S
     import copy
 
     small = copy.deepcopy(recipe)
-    small["splits"] = {"heldout": 24, "sft": 32, "preference": 90}
+    small["splits"] = {"heldout": 24, "sft": 32, "preference": 48}
     for model in (small["target"], *small["sources"]["models"]):
         model["phases"] = [p | {"steps": 3, "texts": 200, "batch": 8} for p in model["phases"]]
     small["sft"] = {"target_sft": small["sft"]["target_sft"] | {"steps": 2}}
     small["arms"] = {name: spec for name, spec in small["arms"].items() if name in KEPT}
-    small["training"] = {"steps": 8, "batch": 4}
+    small["training"] = {"steps": 4, "batch": 4}
     return Stage([World(seed, small) for seed in (100, 101)], tmp_path_factory.mktemp("arms"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_probes() -> Iterator[None]:
+    """Most of the time would go to rows on which the dynamics are measured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preference, "PROBE", 6)
+        yield
 
 
 @pytest.fixture(scope="module")

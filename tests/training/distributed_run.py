@@ -23,7 +23,7 @@ def allow_fsdp_on_cpu() -> None:
     AcceleratorState.__init__ = init
 
 
-if __name__ == "__main__":
+def main() -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         allow_fsdp_on_cpu()
     cli.main()

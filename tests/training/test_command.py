@@ -5,16 +5,18 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commandline import HANGS, wait_until, wrpo
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
+from commandline import Command, wait_until, wrpo
+from distributed_run import main as one_process
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 from transformers import AutoModelForCausalLM
 
 from wrpo_lib.io import Store, read_rows, write_rows
@@ -64,12 +66,6 @@ def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    env = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
-    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-m", *arguments], **pipes, env=env)
-
-
 def same_weights(one: Path, other: Path) -> bool:
     first, second = (load_file(out / "model.safetensors") for out in (one, other))
     return all(second[name].equal(weight) for name, weight in first.items())
@@ -78,10 +74,10 @@ def same_weights(one: Path, other: Path) -> bool:
 @pytest.fixture(scope="module")
 def whole(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, uninterrupted run in a process of its own."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out))
-    printed, err = run.communicate(timeout=HANGS)
-    assert run.returncode == 0, err
+    folder = tmp_path_factory.mktemp("whole")
+    run = Command(folder, "train", "smol/wrpo", *words(small, out := folder / "out"))
+    status, (printed, err) = run.wait(), run.said
+    assert status == 0, err
     assert "32 rows, 4 per step (per device 4 x accumulation 1 x processes 1)" in printed
     assert all(shown in err for shown in ("40/40", "alpha=0.", "loss="))
     return out
@@ -167,19 +163,18 @@ def test_no_token_is_written_or_said(train: Train, tmp_path: Path) -> None:
     assert SECRET not in err
 
 
-def stopped(small: Path, out: Path, how: signal.Signals, **values: Any) -> tuple[int, str]:
-    """Start a run, stop it between two checkpoints; its exit status and last words."""
-    run = start("wrpo_lib.cli", "train", "smol/wrpo", *words(small, out, **values))
-    wait_until(lambda: len(lines(out)) >= 6, run)
-    run.send_signal(how)
-    return run.wait(timeout=HANGS), run.communicate()[1]
+def stopped(small: Path, folder: Path, how: signal.Signals, **values: Any) -> tuple[Any, str]:
+    """Stop a run between two checkpoints; its exit status and what it said on stderr."""
+    run = Command(folder, "train", "smol/wrpo", *words(small, folder / "out", **values))
+    wait_until(lambda: len(lines(folder / "out")) >= 6, run)
+    return run.send(how), run.said[1]
 
 
 def test_kill_and_resume_gives_the_same_dynamics(
     small: Path, whole: Path, tmp_path: Path, train: Train
 ) -> None:
     out = tmp_path / "out"
-    code, _ = stopped(small, out, signal.SIGKILL)
+    code, _ = stopped(small, tmp_path, signal.SIGKILL)
     assert code == -signal.SIGKILL
     done = len(lines(out))
     assert 6 <= done < 40, "it was not killed in the middle"
@@ -201,7 +196,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
 
 def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code, err = stopped(small, out, signal.SIGINT, max_steps=4000)  # more than it gets to make
+    code, err = stopped(small, tmp_path, signal.SIGINT, max_steps=4000)  # more than it gets to make
     assert code == 130
     newest = last_checkpoint(out)
     assert newest is not None
@@ -210,13 +205,29 @@ def test_ctrl_c_says_how_to_resume(small: Path, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-LAUNCH = """accelerate.commands.launch --num_machines 1 --num_processes 2 --mixed_precision no
---dynamo_backend no --main_process_ip 127.0.0.1 --main_process_port 0"""
+LAUNCH = """--num_machines 1 --num_processes 2 --mixed_precision no
+--dynamo_backend no --main_process_ip 127.0.0.1 -m wrpo_lib.cli"""
 DDP = "--multi_gpu"  # accelerate finds no GPU and takes gloo
 FSDP2 = """--use_fsdp --fsdp_version 2 --fsdp_cpu_ram_efficient_loading false
 --fsdp_state_dict_type FULL_STATE_DICT --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
 --fsdp_transformer_layer_cls_to_wrap LlamaDecoderLayer"""
 LORA = ["--lora.r", "4", "--lora.target_modules", "[q_proj,v_proj]"]
+
+
+def launched(folder: Path, kind: str, command: list[str]) -> list[Command]:
+    """Two processes as `accelerate launch` starts them: its environment, and a store to meet at."""
+    arguments = launch_command_parser().parse_args([*kind.split(), *LAUNCH.split(), *command])
+    env = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    env = {name: value for name, value in env.items() if os.environ.get(name) != value}
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2"}
+    env |= {"LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    runs = [
+        Command(folder / rank["RANK"], *command, main=one_process, **env, **rank) for rank in ranks
+    ]
+    runs[0].store = store  # lives as long as the processes
+    return runs
 
 
 @pytest.mark.parametrize(
@@ -231,14 +242,12 @@ def test_two_processes_give_the_losses_of_one(
     one, two = tmp_path / "one", tmp_path / "two"
     values = {"max_steps": 4, "alpha": 0.5, "share_prompt": "true"}
     train(one, *lora, **values)
-    script = Path(__file__).with_name("distributed_run.py")
     parts = {"micro_batch_tokens": 90} if kind == DDP else {}  # one example, or both
     command = words(small, two, per_device_train_batch_size=2, **parts, **values)
-    launch = [*LAUNCH.split(), *kind.split(), str(script), "train", "smol/wrpo", *command, *lora]
-    run = start(*launch)
-    printed, err = run.communicate(timeout=HANGS)
-    assert run.returncode == 0, err[-6000:]
-    assert "4 per step (per device 2 x accumulation 1 x processes 2)" in printed
+    runs = launched(tmp_path, kind, ["train", "smol/wrpo", *command, *lora])
+    assert [run.wait() for run in runs] == [0, 0], runs[0].said[1][-6000:]
+    assert "4 per step (per device 2 x accumulation 1 x processes 2)" in runs[0].said[0]
+    printed = "".join(run.said[0] for run in runs)
     assert printed.count("steps done") == 1, "one process speaks"
     alone, together = lines(one), lines(two)
     assert len(alone) == len(together) == 4
