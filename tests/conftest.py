@@ -25,6 +25,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First those that wait for vLLM and Ray to start: last, they would leave a worker idle."""
+    items.sort(key=lambda item: item.path.stem not in ("test_vllm", "test_cluster"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real data that lies beside the project (published outputs, an oracle run)."""
