@@ -91,7 +91,7 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     if only:
         return _draw(only, out)
-    made = Parallel(n_jobs=-1)(delayed(_draw)(name, out) for name in FIGURES)
+    made = Parallel(-1, backend="multiprocessing")(delayed(_draw)(name, out) for name in FIGURES)
     return [path for paths in made for path in paths]
 
 

@@ -6,17 +6,22 @@ notebook needs one model only. ``wrpo score --nano`` gives any file of responses
 
 from collections.abc import Iterable, Iterator
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from filelock import FileLock
+from joblib import Memory
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import FIRST
 from wrpo_lib.nano.export import export
-from wrpo_lib.nano.fusion import pretrained
+from wrpo_lib.nano.fusion import Model, pretrained
 from wrpo_lib.nano.runner import nano_recipe
 from wrpo_lib.nano.world import Prompt, World, quality, read_prompt, reward_noise
+from wrpo_lib.records import project_root
 
 SEED = 0
 """Of the live world; the study reports others."""
@@ -25,15 +30,24 @@ SEED = 0
 def live_target(steps: float = inf) -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
     """The live world and its target as a transformers model; half a minute on one core.
 
+    It is trained once per recipe and state of the testbed's code, and kept in ``runs/live``.
+
     ``steps``: the most that each phase of its pretraining takes, for a worse one in less time.
     """
     torch.set_num_threads(1)  # suits models this small
     recipe = nano_recipe()
     for phase in recipe["target"]["phases"]:
         phase["steps"] = min(phase["steps"], steps)
-    world = World(SEED, recipe)
-    model = pretrained([world], "target")
-    return world, *export(model.params, model.shape, model.kind, member=0)
+    code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    kept = project_root() / "runs" / "live"
+    kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / ".lock"):  # a notebook beside this one waits for its target
+        model = Memory(kept, verbose=0).cache(_target)(recipe, code)
+    return World(SEED, recipe), *export(model.params, model.shape, model.kind, member=0)
+
+
+def _target(recipe: dict[str, Any], _code: list[str]) -> Model:
+    return pretrained([World(SEED, recipe)], "target")
 
 
 def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:
