@@ -44,7 +44,7 @@ def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
     for text, logp in tokens:
         share = min(-logp / DARKEST, 1.0)
         line = f"border-bottom:{1 + 4 * share:.1f}px solid"
-        style = f"background:rgb(213 94 0/{share / 2:.2f});{line}"
+        style = f"background:rgb(213 94 0/{share / 2:.2f});{line};padding:0 0.3em"
         word = escape(text.strip(" ").replace("\n", "⏎")) or "␣"
         number = f"{logp:z.1f}".replace("-", "−")
         parts.append(f'<ruby style="{style}">{word}<rt style="font-size:70%">{number}</rt></ruby>')

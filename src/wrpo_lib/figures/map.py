@@ -91,6 +91,7 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     if only:
         return _draw(only, out)
+    # forked, where the system can: nothing is imported again
     made = Parallel(-1, backend="multiprocessing")(delayed(_draw)(name, out) for name in FIGURES)
     return [path for paths in made for path in paths]
 
@@ -153,7 +154,8 @@ def _linked(verdict: Verdict) -> str:
     for file in map(data_file, entry.data.split()):
         links.append(f"{{download}}`{Path(file).name} <../{file}>`")
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
-    said = f"{claim.where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
+    where = claim.where[0].upper() + claim.where[1:]
+    said = f"{where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
     told = f'<span id="claim-{claim.id}"></span>{badge} {maths(f"**{claim.statement}** {said}")}'
     return f"- {told} ({', '.join(links)})"
 
@@ -164,7 +166,7 @@ def linked_map() -> str:
     for row in figure_map().itertuples():
         module, _, function = row.function.rpartition(".")
         source = f"../_modules/{module.replace('.', '/')}.html#{function}"
-        code = f'{{py:func}}`~{row.function}`, <a href="{source}">source</a>'
+        code = f'<a href="{source}">{function}()</a>'
         file = Path(row.data_file)
         data = f"{{download}}`{file.name} <../{file}>`" if row.data_file else ""
         page = f"{{doc}}`/{row.page.rpartition('.')[0]}`"

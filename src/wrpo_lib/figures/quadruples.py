@@ -49,7 +49,7 @@ def rewards() -> Drawn:
         colors = [look(name).color for name in order]
         sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
         name_rows(axis, [look(name).name for name in order])
-        axis.set(xlabel="reward of a response", ylabel="")
+        axis.set(xlabel="reward per response", ylabel="")
     return Drawn(figure, rows)
 
 

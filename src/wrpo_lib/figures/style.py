@@ -1,7 +1,9 @@
 """One style for every figure: colours, markers and names that hold in greyscale too."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +38,7 @@ class Look(NamedTuple):
 
 
 SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
+SUBSCRIPT = re.compile(r"\b(y|α|WRPO)_(ws|wt|l|max|DPO|IPO|SimPO)\b")
 LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml")).items()}
 
 
@@ -65,8 +68,17 @@ def table(rows: pd.DataFrame, digits: int = 2) -> Styler:
 
     What models said is text, never markup. Notebook themes colour the class for light and dark.
     """
-    shown = rows.style.format(precision=digits, na_rep="", escape="html").hide(axis="index")
-    return shown.format_index(escape="html", axis=1).set_table_attributes('class="dataframe"')
+    texts = list(rows.select_dtypes(["object", "category"]))
+    shown = rows.style.format(precision=digits, na_rep="").format(subscripts, texts, na_rep="")
+    shown = shown.hide(axis="index").format_index(subscripts, axis=1)
+    return shown.set_table_attributes('class="dataframe"')
+
+
+def subscripts(value: Any) -> Any:
+    """Text with the symbols of a formula set as such in HTML; other values as they are."""
+    if not isinstance(value, str):
+        return value
+    return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escape(value))
 
 
 def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -129,7 +141,7 @@ def draw_cells(
     """A heat map of ``values`` between ``low`` and ``high``, pale enough to read its ``texts``."""
     axis.imshow(values, cmap="Greys", vmin=low, vmax=high + 0.6 * (high - low), aspect="auto")
     for (y, x), text in np.ndenumerate(texts.to_numpy()):
-        axis.text(x, y, text, ha="center", va="center", fontsize=10)
+        axis.text(x, y, text, ha="center", va="center", fontsize=11)
     axis.set_xticks(range(values.shape[1]), values.columns)
     name_rows(axis, values.index)
     axis.grid(visible=False)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.analysis.statistics import mean_interval
+from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import CONTROLS, METHODS
 from wrpo_lib.figures.style import look
@@ -109,7 +109,8 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
 
 def table_5() -> pd.DataFrame:
     """The paper's search ranges."""
-    return table("table05_search_ranges", as_printed=True).replace({"parameter": GREEK})
+    rows = table("table05_search_ranges", as_printed=True).replace({"parameter": GREEK})
+    return rows.assign(values=rows["values"].str.replace(" ", ", "))
 
 
 def table_6() -> pd.DataFrame:
@@ -180,8 +181,8 @@ def rules(profile: str = "nano") -> pd.DataFrame:
     kinds, rows = (read_results("development", "headroom"), Results(profile).table("headroom")), []
     for name, (low, high) in RULES.items():
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
-        found = [worlds[name].agg(["mean", "min", "max"]) for worlds in kinds]
-        shown = map("{mean:.2f} ({min:.2f} to {max:.2f})".format_map, found)
+        found = [worlds[name].agg(["mean", "min", "max"]).map(signed) for worlds in kinds]
+        shown = map("{mean} ({min} to {max})".format_map, found)
         rows.append([*PURPOSES[name], asked, *shown])
     columns = ["measure", "what for", "asked", "development worlds", "reported worlds"]
     return pd.DataFrame(rows, columns=columns)
@@ -194,6 +195,7 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
     wide = pd.DataFrame({"per response": nats, "per token": tokens}).unstack("whose")
     wide = wide.swaplevel(axis=1).sort_index(axis=1)
     wide.columns = [f"{look(whose).name}, nats {per}" for whose, per in wide.columns]
+    wide = wide.loc[[arm for arm in METHODS if arm in wide.index]]
     return wide.rename(lambda arm: look(arm).name).rename_axis("model").reset_index()
 
 
