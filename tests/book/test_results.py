@@ -105,6 +105,17 @@ def test_what_models_said_is_text_in_a_table() -> None:
     assert not re.search("<(script|b)>", table(said).to_html())
 
 
+def test_a_table_sets_the_symbols_of_a_formula_and_leaves_field_names_alone() -> None:
+    rows = pd.DataFrame(
+        {"reward of y_ws": ["WRPO_SimPO, α_max 0.7"], "question_id": ["dpo_on_y_l"]}
+    )
+    html = table(rows).to_html()
+    assert "reward of y<sub>ws</sub>" in html
+    assert "WRPO<sub>SimPO</sub>, α<sub>max</sub> 0.7" in html
+    assert "question_id" in html
+    assert "dpo_on_y_l" in html
+
+
 def test_the_real_text_study_is_whole_and_holds_no_text() -> None:
     run = read_run("smol")
     assert "dirty" not in run["commit"]

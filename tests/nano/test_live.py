@@ -8,6 +8,7 @@ import pytest
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import sample
 from wrpo_lib.models import load_causal_lm
+from wrpo_lib.nano import live
 from wrpo_lib.nano.live import live_target, score_rows, scored, scripted_responses
 from wrpo_lib.nano.world import World, quality, read_prompt
 from wrpo_lib.quadruples import build_quadruples, validate_quadruples
@@ -38,8 +39,13 @@ def test_scripted_responses_are_right_as_often_as_the_recipe_says(world: World) 
     assert set(said.groupby(["model", "prompt_id"]).size()) == {5}
 
 
-def test_a_live_target_is_a_folder_that_answers_alike_and_gives_quadruples(tmp_path: Path) -> None:
+def test_a_live_target_is_a_folder_that_answers_alike_and_gives_quadruples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, model, tokenizer = live_target(steps=60)
+    monkeypatch.setattr(live, "pretrained", None)  # it is kept, so nothing trains again
+    again = live_target(steps=60)[1].state_dict()
+    assert all(value.equal(again[name]) for name, value in model.state_dict().items())
     prompts = world.splits["preference"][:12]
     asked = {p.prompt_id: p.messages for p in prompts}
     options = {"n": 5, "max_new_tokens": 9, "seed": 1}

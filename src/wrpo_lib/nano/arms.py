@@ -19,7 +19,7 @@ from torch import Tensor
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano import export
 from wrpo_lib.nano.collective import COLLECTIVE, choose
-from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft
+from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, specification
 from wrpo_lib.nano.preference import Arm, Run
 from wrpo_lib.nano.world import World, quality, repeats, source_style
 from wrpo_lib.recipes import checked
@@ -85,13 +85,27 @@ class Stage:
 
     def make(self, names: list[str]) -> None:
         """Make the answers of some policies, saying what is done and how long the rest may take."""
-        start = time.monotonic()
+        start, done = time.monotonic(), 0
         todo = [n for n in names if not (self.folder / f"arms/{n}.pt").is_file()]
+        total = sum(map(self._rows, todo))
         for k, name in enumerate(todo, 1):
             self.answers(name)
-            left = (time.monotonic() - start) / k * (len(todo) - k) / 60
+            done += self._rows(name)
+            left = (time.monotonic() - start) / done * (total - done) / 60
             said = f"{name}, {k} of {len(todo)}, {left:.0f} min left"
             print(f"{self.folder.name}: {said}", flush=True)
+
+    def _rows(self, name: str) -> int:
+        """Rows that a policy trains on and answers, to which its time is about proportional."""
+        roles, phases = 1, []
+        if name in self.arms:
+            roles, phases = len(self.arms[name].roles), [self.recipe["training"]]
+        elif name in self.recipe["sft"]:
+            phases = [self.recipe["sft"][name]]
+        elif name not in COLLECTIVE:
+            phases = specification(self.recipe, name)["phases"]
+        trained = sum(phase["steps"] * phase["batch"] for phase in phases)
+        return roles * trained + self.recipe["splits"]["heldout"] * (ANSWERS + 1)
 
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""

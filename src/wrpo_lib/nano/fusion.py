@@ -104,11 +104,17 @@ def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Mo
     return replace(model, params=params)
 
 
+def specification(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """The recipe's entry for the target or a source."""
+    models = recipe["sources"]["models"]
+    return recipe["target"] if name == "target" else models[int(name.removeprefix("source_")) - 1]
+
+
 def pretrained(worlds: list[World], name: str) -> Model:
     """The target (``target``) or a source (``source_1`` and so on) of each world, from scratch."""
     recipe = worlds[0].recipe
     number = 0 if name == "target" else int(name.removeprefix("source_"))
-    spec = recipe["target"] if number == 0 else recipe["sources"]["models"][number - 1]
+    spec = specification(recipe, name)
     shape = Shape(len(export.tokenizer(spec["vocabulary"])), **spec["shape"])
     seeds = [int(w.rng(8, number).integers(2**31)) for w in worlds]
     model = Model(build(shape, seeds), shape, spec["vocabulary"])
