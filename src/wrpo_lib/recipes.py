@@ -109,7 +109,7 @@ def recipe_names(profile: str) -> list[str]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping; syntax errors name the file, line and column."""
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
         what = " ".join(str(error).split())
         raise WRPOError(f"{path} cannot be read or is not valid YAML ({what}); mend it") from error
