@@ -31,7 +31,7 @@ alphas = st.floats(0.0, 1.0)
 betas = st.floats(0.005, 2.0)
 seeds = st.integers(0, 2**31 - 1)
 fast = settings(max_examples=40, deadline=None)
-close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
+assert_close = partial(torch.testing.assert_close, rtol=1e-7, atol=1e-9)
 
 
 def logps(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
@@ -72,7 +72,7 @@ def test_wrpo_mixes_hybrid_and_on_policy(seed: int, alpha: float, beta: float) -
     hybrid = dpo_loss(ws, yl, ref_ws, ref_yl, beta=beta)
     on = dpo_loss(wt, yl, ref_wt, ref_yl, beta=beta)
     found = wrpo_loss(*values, alpha=alpha, beta=beta)
-    close(margin(found), alpha * margin(hybrid) + (1 - alpha) * margin(on))
+    assert_close(margin(found), alpha * margin(hybrid) + (1 - alpha) * margin(on))
     assert (found.losses <= alpha * hybrid.losses + (1 - alpha) * on.losses + 1e-9).all()
 
 
@@ -82,7 +82,7 @@ def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, lo
     """β·log Z(x) added to every response's reward (a shift of its log-ratio) changes no loss."""
     ws, wt, yl, *reference = logps(seed)
     shifted = (ws + log_z, wt + log_z, yl + log_z)
-    close(
+    assert_close(
         wrpo_loss(*shifted, *reference, alpha=alpha, beta=beta).losses,
         wrpo_loss(ws, wt, yl, *reference, alpha=alpha, beta=beta).losses,
     )
@@ -99,7 +99,7 @@ def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
     found = torch.autograd.grad(result.losses.sum(), policy)
     strength = -beta * torch.sigmoid(-margin(result))
     for gradient, weight in zip(found, (alpha, 1 - alpha, -1.0), strict=True):
-        close(gradient, strength * weight)
+        assert_close(gradient, strength * weight)
 
 
 @given(seeds, alphas, alphas)
@@ -112,8 +112,8 @@ def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
     plain = wrpo_loss(*values, alpha=alpha, beta=0.5).rewards
     mixed = wrpo_loss(*values, alpha=alpha, beta=0.5, **extra)
     rejected = share * 0.5 * (ls - ref_ls) + (1 - share) * plain.rejected
-    close(mixed.rewards.rejected, rejected)
-    close(mixed.losses, -F.logsigmoid(plain.fused - rejected))
+    assert_close(mixed.rewards.rejected, rejected)
+    assert_close(mixed.losses, -F.logsigmoid(plain.fused - rejected))
 
 
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
@@ -139,7 +139,7 @@ def test_closed_forms(seed: int, alpha: float) -> None:
     }
     for form, (loss, _, others) in forms(seed).items():
         found = loss(ws, wt, yl, *others, alpha=alpha).losses
-        close(found, expected[form], rtol=1e-6, atol=1e-6)
+        assert_close(found, expected[form], rtol=1e-6, atol=1e-6)
 
 
 @given(seeds, st.sampled_from([0.0, 1.0]))
@@ -150,7 +150,7 @@ def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None
     for weighted, pairwise, (ws_2, wt_2, yl_2) in forms(seed).values():
         chosen = (ws, ws_2) if alpha else (wt, wt_2)
         found = weighted(ws, wt, yl, ws_2, wt_2, yl_2, alpha=alpha).losses
-        close(found, pairwise(chosen[0], yl, chosen[1], yl_2).losses)
+        assert_close(found, pairwise(chosen[0], yl, chosen[1], yl_2).losses)
 
 
 @given(seeds, alphas, betas)
@@ -158,10 +158,10 @@ def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None
 def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: float) -> None:
     reference = logps(seed)[3:]
     result = wrpo_loss(*reference, *reference, alpha=alpha, beta=beta)
-    close(result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12)
+    assert_close(result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12)
     assert all((reward == 0).all() for reward in result.rewards)
     ipo = wrpo_ipo_loss(*reference, *reference, alpha=alpha, tau=0.1)
-    close(ipo.losses, torch.full_like(ipo.losses, 25.0))
+    assert_close(ipo.losses, torch.full_like(ipo.losses, 25.0))
 
 
 def test_simpo_knows_no_reference_but_knows_length() -> None:
@@ -169,8 +169,8 @@ def test_simpo_knows_no_reference_but_knows_length() -> None:
     same = torch.full((2,), -20.0)
     short, long = torch.full((2,), 4.0), torch.full((2,), 40.0)
     rewards = simpo_loss(same, same, long, short, beta=2.0, gamma=0.0).rewards
-    close(rewards.fused, torch.full((2,), -1.0))
-    close(rewards.rejected, torch.full((2,), -10.0))
+    assert_close(rewards.fused, torch.full((2,), -1.0))
+    assert_close(rewards.rejected, torch.full((2,), -10.0))
 
 
 @pytest.mark.parametrize("position", range(6))

@@ -23,7 +23,7 @@ import workloads
 KEYS = {"commit", "machine", "versions", "threads", "variants", "ratios", "memory"}
 
 
-def check_record(record: dict[str, Any]) -> None:
+def assert_has_form(record: dict[str, Any]) -> None:
     """What the page and its table read."""
     assert set(record) >= KEYS
     for _, rows in pd.DataFrame(record["ratios"]).groupby("workload"):
@@ -50,12 +50,12 @@ def test_a_quick_run_writes_what_the_page_reads(
     monkeypatch.setattr(train_step, "subprocess", SimpleNamespace(run=run))
     monkeypatch.setattr(train_step, "THREADS", torch.get_num_threads())
     run([sys.executable, train_step.__file__, "--quick", "--out", str(tmp_path)])
-    check_record(json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8")))
+    assert_has_form(json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8")))
 
 
 def test_the_recorded_run_has_the_same_form() -> None:
     record = report.measured()
-    check_record(record)
+    assert_has_form(record)
     assert len(report.ratios_table()) == len(record["variants"])
     assert len(report.memory_table()) == len(train_step.MEASURED)
     assert "dirty" not in record["commit"]
