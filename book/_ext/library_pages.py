@@ -61,9 +61,9 @@ def skip_field_alias(_app: Any, _what: str, _name: str, obj: Any, *_rest: Any) -
 
 
 def import_library(_app: Any, _env: Any, pages: list[str]) -> None:
-    """Import every module once, before Sphinx starts the processes that read the pages.
+    """Import every module once, before pages are executed and read by processes of their own.
 
-    Each of them reads every third page: the library's pages, side by side, would fall to one.
+    Each that reads takes every third page: the library's pages, side by side, would fall to one.
     """
     for found in pkgutil.walk_packages(wrpo_lib.__path__, "wrpo_lib."):
         importlib.import_module(found.name)
@@ -73,7 +73,7 @@ def import_library(_app: Any, _env: Any, pages: list[str]) -> None:
 def setup(app: Any) -> dict[str, bool]:
     """Register the directive and the hooks, the escaping before napoleon adds its own markup."""
     app.setup_extension("sphinx.ext.autodoc")
-    app.connect("env-before-read-docs", import_library, priority=900)  # once the pages have run
+    app.connect("env-before-read-docs", import_library, priority=100)  # before fresh_results
     app.add_directive("autopackage", AutoPackage)
     app.connect("autodoc-process-docstring", escape_docstring, priority=400)
     app.connect("autodoc-process-signature", short_signature)
