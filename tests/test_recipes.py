@@ -21,7 +21,7 @@ from wrpo_lib.recipes import (
     recipe_names,
     recipes_dir,
 )
-from wrpo_lib.training.inputs import load_model, lora_config, training_arguments
+from wrpo_lib.training.config import load_model, lora_config, named, training_arguments
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))
@@ -110,9 +110,10 @@ def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path: Path, text: st
     path.write_text(text, encoding="latin-1")
     with pytest.raises(WRPOError) as caught:  # noqa: PT012
         recipe = find_recipe(str(path))
-        training_arguments(recipe, tmp_path)
-        lora_config(recipe)
-        load_model(replace(recipe, model=str(tmp_path)))
+        with named(recipe):
+            training_arguments(recipe, tmp_path)
+            lora_config(recipe)
+            load_model(replace(recipe, model=str(tmp_path)))
     message = str(caught.value)
     assert BAD.get(text, "not valid YAML") in message
     assert message.startswith(str(tmp_path))

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
-from wrpo_lib.packing import Branches, pack, pad, response_logps
-from wrpo_lib.sharing import block_mask, enable, obstacle
+from wrpo_lib.packing import pack, pad, response_logps
+from wrpo_lib.sharing import enable, obstacle
 
 VOCAB = 61
 IDS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -132,16 +132,15 @@ LENGTHS = st.lists(
 @given(LENGTHS)
 @settings(deadline=None, max_examples=60)
 def test_a_token_sees_its_prompt_and_its_own_branch(examples: Any) -> None:
-    branches = Branches(examples)
-    mask, positions = branches.mask(), torch.tensor(branches.positions())
+    ids = [([0] * prompt, [[0] * n for n in responses]) for prompt, responses in examples]
+    row = pack(*zip(*ids, strict=True))
+    mask, positions = row["branches"].mask(), row["position_ids"][0]
     assert len(positions) == len(mask)
     # as many tokens as its position says, each position once: what a row of its own would show
     assert mask.sum(1).tolist() == (positions + 1).tolist()
-    for row, position in zip(mask, positions, strict=True):
-        assert positions[row].tolist() == list(range(int(position) + 1))
-    predicting = branches.predicting()
-    assert len(predicting) == sum(sum(responses) for _, responses in examples)
-    assert all(mask[i, i] for i in predicting)
+    for seen, position in zip(mask, positions, strict=True):
+        assert positions[seen].tolist() == list(range(int(position) + 1))
+    assert len(row["head_positions"]) == sum(sum(responses) for _, responses in examples)
 
 
 def dense_varlen(
@@ -224,11 +223,6 @@ def test_flex_attention_gives_the_same_log_probabilities() -> None:
                 torch.testing.assert_close(shared_sums(shared), plain_sums(model))
         finally:
             torch.compiler.set_stance("default")
-    branches = pack(PROMPTS, RESPONSES)["branches"]
-    sparse = block_mask(branches, torch.device("cpu"))
-    n = torch.arange(len(branches.positions()))
-    seen = sparse.mask_mod(0, 0, n[:, None], n[None, :])
-    assert seen.equal(branches.mask())
 
 
 # --- models that cannot -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 from trl import SFTConfig
 
-from wrpo_lib.tiny import build_model, build_tokenizer
+from wrpo_lib.models import build_model, build_tokenizer
 from wrpo_lib.training.callbacks import DynamicsCallback
 from wrpo_lib.training.config import WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer

@@ -31,8 +31,8 @@ class DynamicsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the lines of steps that will not be trained again; leave where none is left."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [row for row in rows if row["step"] <= state.global_step]
         self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
         self.start = time.perf_counter()
         if state.is_world_process_zero:
@@ -80,7 +80,6 @@ class LivePlot(TrainerCallback):
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
-        self.handle: Any = None
         self.drawn = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -111,8 +110,5 @@ class LivePlot(TrainerCallback):
         right.plot(steps["alpha"], color="#999999", linewidth=1)
         figure.savefig(file := io.BytesIO(), format="png", dpi=110, bbox_inches="tight")
         image = Image(data=file.getvalue(), format="png")
-        if self.handle is None:
-            self.handle = display(image, display_id=True)
-        else:
-            self.handle.update(image)
+        display(image, display_id=f"live-{id(self)}", update=self.drawn > 0)
         self.drawn = time.monotonic()

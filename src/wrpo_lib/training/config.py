@@ -1,13 +1,25 @@
-"""Hyperparameters of WRPO on top of TRL's ``DPOConfig``."""
+"""What a recipe sets: WRPO's hyperparameters on top of TRL's ``DPOConfig``, adapter and model."""
 
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from trl import DPOConfig
+import torch
+import yaml
+from accelerate import PartialState
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
+from trl import DPOConfig, SFTConfig
 
+from wrpo_lib import models
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import FORMS, SCHEDULES
 from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
 from wrpo_lib.sharing import BACKENDS
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -21,13 +33,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""
-
-CHOICES: dict[str, tuple[Any, ...]] = {
-    "objective": tuple(FORMS),
-    "alpha_schedule": SCHEDULES,
-    "share_prompt": ("auto", "true", "false"),
-    "share_prompt_backend": BACKENDS,
-    **UNSUPPORTED,
+CHOICES = {
+    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, "share_prompt_backend": BACKENDS},
+    **{"share_prompt": ("auto", "true", "false"), **UNSUPPORTED},
 }
 
 
@@ -74,8 +82,7 @@ class WRPOConfig(DPOConfig):
         """Reject values without a meaning before anything is loaded."""
         self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such
         for name, known in CHOICES.items():
-            value = vars(self)[name]
-            if value not in known:
+            if (value := vars(self)[name]) not in known:
                 choices = ", ".join(map(str, known))
                 raise WRPOError(f"{name} is {value!r}, which WRPO cannot use; choose {choices}")
         for name in ("alpha", "alpha_rejected"):
@@ -96,3 +103,87 @@ class WRPOConfig(DPOConfig):
         if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
             names.remove("target_chosen")
         return tuple(names)
+
+
+SECRET = re.compile(
+    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
+    r'("(?:[^"\\]|\\.)*")'
+)
+"""A key of JSON whose value nobody may read, and the value."""
+
+
+@contextmanager
+def named(recipe: Recipe) -> Iterator[None]:
+    """What a library cannot do with a recipe, as one sentence that begins with the recipe."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if reason.startswith(recipe.where):
+            raise
+        for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
+            reason = reason.replace(json.loads(secret), "***")
+        remedy = "" if isinstance(error, WRPOError) else "; correct it, or try it with --dry-run"
+        raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
+
+
+def override(recipe: Recipe, words: list[str]) -> Recipe:
+    """``recipe`` with command-line ``words`` in place of its values.
+
+    ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
+    or ``load.dtype=float32`` fields of the other mappings, read as YAML.
+    """
+    rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
+    changes: dict[str, Any] = {}
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        if not given:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        section, _, key = option.removeprefix("--").replace("-", "_").rpartition(".")
+        section = section or "training"
+        if not option.startswith("--") or section not in MAPPINGS:
+            raise WRPOError(f"unknown option {option!r}; {nearest(section, MAPPINGS)}")
+        values = changes.setdefault(section, dict(getattr(recipe, section) or {}))
+        text = section == "training" and not value.startswith(("[", "{"))
+        with named(recipe):
+            values[key] = value if text else yaml.safe_load(value)
+    return replace(recipe, **changes)
+
+
+def settings(recipe: Recipe) -> tuple[type, dict[str, Any]]:
+    """``SFTConfig`` or ``WRPOConfig``, and the recipe's ``training`` in the types of its fields."""
+    kind = SFTConfig if recipe.stage == "sft" else WRPOConfig
+    return kind, checked(kind, recipe.training, recipe.where, "training.")
+
+
+def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
+    """``SFTConfig`` or ``WRPOConfig`` of a recipe."""
+    cuda = torch.cuda.is_available()
+    values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
+    values |= {
+        "dataloader_pin_memory": cuda,
+        "use_cpu": not cuda,
+        "activation_checkpointing": False,
+    }
+    kind, own = settings(recipe)
+    args = kind(**{**values, **own, "output_dir": str(output_dir)})
+    if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
+        args._n_gpu = 1
+    return args
+
+
+def lora_config(recipe: Recipe) -> LoraConfig | None:
+    """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
+    if not recipe.lora:
+        return None
+    values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+
+
+def load_model(recipe: Recipe) -> Any:
+    """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
+    options: dict[str, Any] = dict(recipe.load)
+    if recipe.quantization:  # every process holds the whole model, on its own GPU
+        options["device_map"] = {"": PartialState().local_process_index}
+        options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
+    return models.load_trainable(recipe.model or "", **options)

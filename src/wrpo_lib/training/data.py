@@ -1,4 +1,4 @@
-"""From rows of text to token ids, for preference training and SFT alike, and to batches."""
+"""Rows of a file to token ids, for preference training and SFT alike, and to batches."""
 
 import hashlib
 from dataclasses import dataclass
@@ -13,12 +13,50 @@ from datasets import Dataset, load_from_disk
 from wrpo_lib import packing
 from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.io import read_rows
+from wrpo_lib.quadruples.schema import RESPONSES, as_written, side_text, validate_quadruples
+from wrpo_lib.recipes import Recipe
+from wrpo_lib.training.config import training_arguments
 
 REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
 """Columns that TRL's reference pass adds, (B, chosen responses) and (B, rejected responses)."""
 
 logger = get_logger(__name__)
+
+
+def responses(args: Any) -> tuple[str, ...]:
+    """The responses that a run reads: y_ws for SFT, those it computes otherwise."""
+    return getattr(args, "responses", ("source_chosen",))
+
+
+def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
+    """The rows that the recipe trains on, validated: a file of quadruples.
+
+    SFT needs ``prompt`` and ``source_chosen``. A recipe that reads one preferred response (DPO,
+    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``. Fields that
+    the recipe does not read may hold anything.
+
+    :raises WRPOError: for the first thing wrong, with file, row and field.
+    """
+    data = data or recipe.data
+    if not data:
+        raise WRPOError(f"{recipe.where} names no data; pass --data (JSONL or parquet)")
+    rows = read_rows(data)
+    wanted = responses(training_arguments(recipe, recipe.output_dir))
+    kind = "sft" if recipe.stage == "sft" else "quadruples"
+    columns = {name: name for name in wanted}
+    if len(wanted) == 2 and "chosen" in rows[0]:
+        kind, columns = "pairs", {wanted[0]: "chosen", "rejected": "rejected"}
+    read = {"prompt", *columns.values()} | ({"prompt_id"} if kind == "quadruples" else set())
+    for problem in validate_quadruples(rows, kind):
+        if problem.field.partition(".")[0] in read:
+            raise WRPOError(problem.sentence(data))
+    made = []
+    for number, row in enumerate(rows, 1):
+        texts = {name: side_text(row.get(column)) for name, column in columns.items()}
+        name = str(row.get("prompt_id") or f"row {number}")
+        made.append({"prompt_id": name, "prompt": as_written(row["prompt"]), **texts})
+    return Dataset.from_list(made, on_mixed_types="use_json")
 
 
 def tokenize(
@@ -35,18 +73,19 @@ def tokenize(
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
     rows, found = [], Truncation()
     for number, row in enumerate(dataset, 1):
-        texts, where = [row[field] for field in fields], f"the {name} data, row {number}"
-        for field, text in zip(fields, texts, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise WRPOError(f"{where}, field {field!r}: is empty; correct or remove the row")
+        texts = [row[field] for field in fields]
         try:
+            if not all(isinstance(text, str) and text.strip() for text in texts):
+                raise WRPOError(f"one of {', '.join(fields)} is empty; correct or remove the row")
             made = render(tokenizer, row["prompt"], texts, *limits)
         except WRPOError as error:
-            raise WRPOError(f"{where}: {error}") from error
+            raise WRPOError(f"the {name} data, row {number}: {error}") from error
         found.add(made, list(fields))
+        known = {
+            "prompt_id": row.get("prompt_id") or f"row {number}",
+            "prompt_ids": made.prompt_ids,
+        }
         ids = zip(fields, made.response_ids, strict=True)
-        known = {"prompt_id": row.get("prompt_id") or f"row {number}"}
-        known["prompt_ids"] = made.prompt_ids
         rows.append(known | {f"{field}_ids": response for field, response in ids})
     if min(found[field] for field in fields) == len(rows):
         what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
@@ -89,18 +128,17 @@ class WRPOCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
-        sizes = [self._size(row) for row in rows]
+        sizes = []
+        for row in rows:
+            lengths = [len(row[f"{name}_ids"]) for name in self.responses]
+            prompts = 1 if self.share_prompt else len(lengths)
+            sizes.append(sum(lengths) + prompts * len(row["prompt_ids"]))
         groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
         if len(groups) == 1:
             return self._batch(rows)
         parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
         names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
         return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
-
-    def _size(self, row: dict[str, Any]) -> int:
-        """Tokens of an example."""
-        lengths = [len(row[f"{name}_ids"]) for name in self.responses]
-        return sum(lengths) + len(row["prompt_ids"]) * (1 if self.share_prompt else len(lengths))
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         prompts = [row["prompt_ids"] for row in rows]
@@ -109,7 +147,6 @@ class WRPOCollator:
         arrange = packing.pack if self.share_prompt else packing.pad
         # lengths first: accelerate counts examples by it
         batch = {"lengths": lengths, **arrange(prompts, responses)}
-        for name in REF_LOGPS:
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows])
+        known = [name for name in REF_LOGPS if name in rows[0]]
+        batch |= {name: torch.tensor([row[name] for row in rows]) for name in known}
         return batch | {"prompt_id": [row.get("prompt_id") for row in rows]}
