@@ -96,7 +96,6 @@ BAD = {
     "training: [": "not valid YAML",
     "a: 2020-13-45": "not valid YAML",
     "- stage": "holds no mapping",
-    "{base: workstation/sft, merge: true, lora: null}": "`merge` has no adapter",
     "{base: smol/wrpo, training: {alpha: [1]}}": "training.alpha: should be a valid number",
     "{base: smol/wrpo, training: {bta: 1}}": "unknown key 'training.bta'; did you mean 'beta'",
     "{base: smol/wrpo, lora: {r: abc}}": "lora.r: should be a valid integer",

@@ -36,19 +36,15 @@ def _cards() -> list[Any]:
 def describe(folder: Path) -> str:
     """PyTorch, CUDA, driver, cards with their memory, and the free space, in a line."""
     shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in _cards()] or ["no GPU"]
-    version = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    version = f"CUDA {torch.version.cuda or 'none'}, driver {driver() or 'none'}"
     free = f"{_free(folder) / GIB:.0f} GiB free for {folder}"
-    found = f"driver {driver() or 'none'}"
-    return f"PyTorch {torch.__version__}, {version}, {found}; {'; '.join(shown)}; {free}"
+    return f"PyTorch {torch.__version__}, {version}; {'; '.join(shown)}; {free}"
 
 
 def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
-    """Refuse a run that cannot go well here, by one sentence with the remedy.
+    """Refuse a run that cannot go well here: no usable card, too little memory or disk.
 
-    Memory is that of a usual batch (:mod:`wrpo_lib.planner`); ``wrpo plan`` also says the worst.
-
-    :raises WRPOError: for a card that PyTorch cannot use, a large model without one, and too little
-        memory or disk.
+    :raises WRPOError: with the remedy; memory is a usual batch's, ``wrpo plan`` has the worst.
     """
     plan = plan_recipe(replace(recipe, data=None), gpus)
     on_cpu = plan.args.use_cpu and "use_cpu" in recipe.training

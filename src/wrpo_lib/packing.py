@@ -1,9 +1,8 @@
 """Batches of prompts and responses: one packed row in which each prompt stands once, or padded.
 
-In a packed row an example with prompt x and responses y_1 … y_R is one stretch of tokens,
-x y_1 … y_R. Each response is a branch: its positions go on where the prompt ends, and the output
-head is for the tokens that predict one of a response. How such a row is attended to is in
-:mod:`wrpo_lib.sharing`. The paper is silent on all of this; ours.
+In a packed row an example is one stretch of tokens, x y_1 … y_R. Each response is a branch: its
+positions go on where the prompt ends, and the output head is for the tokens that predict one of a
+response. How such a row is attended to is in :mod:`wrpo_lib.sharing`. Ours; the paper is silent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +25,7 @@ PACKED = ("position_ids", "branches", "head_positions", "shift_labels")
 
 @dataclass(frozen=True)
 class Branches:
-    """Lengths of a packed row: for each example its prompt and its responses, in tokens.
-
-    Hashable, so masks can be cached by it. As a keyword argument of the model it tells the
-    attention that the row is packed.
-    """
+    """Tokens of each example's prompt and responses; tells the attention that a row is packed."""
 
     examples: tuple[tuple[int, tuple[int, ...]], ...]
 

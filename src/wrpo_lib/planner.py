@@ -89,14 +89,11 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes that a run writes: checkpoints with Adam's two states, one over the limit, a model.
-
-        ``merge`` writes the whole model in 16 bits beside its adapter.
-        """
-        p, args, recipe = self.parameters, self.args, self.recipe
+        """Bytes of checkpoints with Adam's states, one over the limit, and of what is saved."""
+        p, args, recipe, lora = self.parameters, self.args, self.recipe, self.recipe.lora
         kept = (args.save_total_limit or ceil(self.steps / args.save_steps)) + 1
-        width = 4 if recipe.lora or "32" in str(recipe.load.get("dtype")) else 2
-        return width * p.trainable * (3 * kept + 1) + (2 * p.total if recipe.merge else 0)
+        width = 4 if lora or "32" in str(recipe.load.get("dtype")) else 2
+        return width * p.trainable * (3 * kept + 1) + (2 * p.total if lora and recipe.merge else 0)
 
     def flops(self, count: Any) -> Any:
         """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
@@ -144,10 +141,7 @@ class Plan:
 
 
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
-    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
-
-    :raises WRPOError: for a model without a known shape, bad data, settings training would refuse.
-    """
+    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths."""
     with named(recipe):
         args = training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe), data=data or recipe.data)

@@ -1,8 +1,8 @@
 """Recipes: one YAML file per stage and method, in one folder per profile.
 
 Keys under ``training`` are fields of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig``
-for ``stage: sft``). A recipe may stand on another: ``base: wrpo`` takes all values of ``wrpo.yaml``
-beside it (``base: workstation/wrpo`` of another profile) and its own keys replace or add to them.
+for ``stage: sft``). ``base: wrpo`` takes all values of ``wrpo.yaml`` beside a recipe, ``base:
+workstation/wrpo`` those of another profile; its own keys replace or add to them.
 """
 
 from collections.abc import Iterable
@@ -40,17 +40,12 @@ class Recipe:
     eval_data: str | None = None
     architecture: str = "llama"  # the model_type that a dry run builds in small
     lora: dict[str, Any] | None = None  # fields of peft's LoraConfig; None: full fine-tuning
-    merge: bool = False  # write the base model with the trained adapter in it, too
+    merge: bool = False  # write the base model with the trained adapter in it, if there is one
     load: dict[str, Any] = field(default_factory=dict)  # arguments of from_pretrained
     quantization: dict[str, Any] | None = None  # fields of BitsAndBytesConfig
     launch: str | None = None  # file of recipes/accelerate that the batch arithmetic is for
     output: str | None = None
     where: str = "this recipe"  # as an error names it
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done at the end, before anything is loaded."""
-        if self.merge and not self.lora:
-            raise WRPOError(f"{self.where}: `merge` has no adapter to merge; add `lora`")
 
     @property
     def output_dir(self) -> Path:

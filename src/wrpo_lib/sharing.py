@@ -1,13 +1,10 @@
 """Prompt sharing: the responses to one prompt computed with the prompt once, exactly.
 
 All examples of a batch lie in one row (:mod:`wrpo_lib.packing`). A response sees its prompt and
-itself, so every response token has the hidden state it has in a row of its own, and the prompt's
-are computed once instead of R times. The output head sees the positions that predict a response
-token. Attention has three backends, and ``auto`` takes the first where it can:
-
-``varlen``: one call a layer of PyTorch's own flash attention for sequences of several lengths, in
-bf16 or fp16 on a GPU; ``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to
-compare, as in Wang and Hegde (arXiv 2410.20305). The paper is silent on all of this;
+itself, so its tokens have the hidden states they have in a row of their own. Attention has three
+backends. ``varlen``: one call a layer of PyTorch's flash attention, in bf16 or fp16 on a GPU;
+``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to compare, as in Wang and
+Hegde (arXiv 2410.20305). ``auto`` takes the first where it can. The paper is silent on all of this;
 ``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
 """
 
@@ -36,8 +33,7 @@ BACKENDS = ("auto", "varlen", "sdpa", "flex")
 def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
     """What each prompt and each branch attends to, as ``varlen`` takes it.
 
-    The tokens that are keys, sequence by sequence: the prompt's first, then its own; the ends of
-    the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
+    The keys of each of N sequences, the ends of its queries and keys, (N + 1,) int32; the longest.
     """
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
@@ -72,9 +68,8 @@ def _sdpa(
 ) -> Tensor:
     """Attention of a packed row, (1, H, T, D) to (1, T, H, D), one call per branch.
 
-    A CPU's kernel skips what a causal square masks, but not what another mask does. So the prompt
-    goes along with its first branch in one square, and again with each branch longer than itself,
-    where computing its queries twice costs less than the masked part of the rectangle.
+    A CPU's kernel skips what a causal square masks and nothing else. So the prompt goes along with
+    its first branch in one square, and again with each branch that is longer than itself.
     """
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
@@ -130,11 +125,9 @@ def _attention(base: str, backend: str) -> Callable[..., Any]:
 def enable(model: Any, backend: str = "auto") -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
-    Replaces its attention (through transformers' attention interface, so modules and weights are
-    not touched), and lets calls say with ``branches`` how the row is packed and with
-    ``head_positions`` (N,) which of its tokens the output head is for: hidden states then leave the
-    backbone as (1, N, H). Where another package's flash attention was asked for, ordinary calls
-    go through SDPA, whose kernel on a GPU is flash attention too.
+    Registers an attention function with transformers and lets calls say with ``branches`` how the
+    row is packed and with ``head_positions`` (N,) which tokens the output head is for: hidden
+    states leave the backbone as (1, N, H). Ordinary calls of a flash attention go through SDPA.
     """
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
@@ -151,11 +144,7 @@ def enable(model: Any, backend: str = "auto") -> None:
 
 
 def _take_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Keep ``head_positions`` from the backbone, which does not know it.
-
-    Of a packed row also the mask: one with four dimensions stops transformers from building one of
-    (T, T), and the attention of a packed row does not look at it.
-    """
+    """Keep ``head_positions`` from the backbone; a mask in 4D stops it from making one of T²."""
     module._head_positions = kwargs.pop("head_positions", None)
     if kwargs.get("branches"):
         kwargs["attention_mask"] = kwargs["position_ids"].new_ones(1, 1, 1, 1, dtype=torch.bool)
@@ -174,9 +163,8 @@ def obstacle(
 ) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    What its configuration tells is asked first. Then, with ``trial`` (leave it out where weights
-    are sharded already), a small example runs both ways: a model with positions or a state of its
-    own gives itself away by its hidden states, whatever its code looks like.
+    Asks its configuration, and with ``trial`` (not where weights are sharded already) runs a small
+    example both ways: positions or a state of its own change the hidden states.
     """
     config = model.config.get_text_config()
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)

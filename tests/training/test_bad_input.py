@@ -60,7 +60,7 @@ def test_a_missing_column_or_an_empty_response_is_named(
     rows = quadruples.to_list()
     for text in ("", "  \n", None) if column in RESPONSES else ():
         rows[4][column] = text
-        with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
+        with pytest.raises(WRPOError, match=f"the train data, row 5: field '{column}'"):
             trainer(train_dataset=Dataset.from_list(rows))
 
 

@@ -186,10 +186,7 @@ def test_kill_and_resume_gives_the_same_dynamics(
     printed, _ = train(out, "--resume", report_to="none")
     assert f"resuming from {newest}" in printed
 
-    expected, found = lines(whole), lines(out)
-    for row in expected + found:
-        assert row.pop("seconds") > 0
-    assert found == expected
+    assert lines(out) == lines(whole)
     assert same_weights(out, whole)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
@@ -252,7 +249,7 @@ def test_two_processes_give_the_losses_of_one(
     alone, together = lines(one), lines(two)
     assert len(alone) == len(together) == 4
     assert alone[0]["loss"] - alone[-1]["loss"] > 0.01, "nothing was learned, nothing compared"
-    for key in ("loss", "grad_norm", "alpha", "rewards/margins", "logps/rejected", "tokens"):
+    for key in ("loss", "grad_norm", "alpha", "rewards/margins", "logps/rejected"):
         expected = [row[key] for row in alone]
         assert [row[key] for row in together] == pytest.approx(expected, rel=1e-4, abs=1e-5), key
     weights = [load_file(next(out.glob("*model.safetensors"))) for out in (one, two)]

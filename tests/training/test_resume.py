@@ -60,8 +60,6 @@ def test_resume_gives_the_identical_trajectory(
     killed = tmp_path / "killed.jsonl"
     before = lines(killed)
     assert [row["step"] for row in before] == list(range(1, kill))
-    for row in before:
-        row["seconds"] += 1000
     # and a line that the kill cut short
     killed.write_text("".join(json.dumps(row) + "\n" for row in before) + '{"step": 5, "lo')
     resumed = build("killed")
@@ -69,11 +67,7 @@ def test_resume_gives_the_identical_trajectory(
 
     expected, found = lines(tmp_path / "whole.jsonl"), lines(killed)
     assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
-    assert found[-1]["seconds"] > 1000 > expected[-1]["seconds"] > 0
-    for row in expected + found:
-        row.pop("seconds")
     assert found == expected
-    assert found[0]["tokens"] > 0
     assert [row["alpha"] for row in found] == pytest.approx([0.5 * t / 6 for t in range(6)])
     for name, weight in whole.model.named_parameters():
         assert weight.equal(resumed.model.get_parameter(name)), name

@@ -20,9 +20,8 @@ class NothingLeft(Exception):
 class DynamicsCallback(TrainerCallback):
     """Write every training log to ``path``, a line of JSON each.
 
-    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens as the model computed them, so a shared prompt counts once), and all that is logged:
-    means over the steps since the line before. On resume, lines of later steps are dropped first.
+    A line holds ``step`` (optimiser steps done) and all that is logged, means over the steps since
+    the line before. On resume, lines of later steps are dropped first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -33,8 +32,6 @@ class DynamicsCallback(TrainerCallback):
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
         rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         kept = [row for row in rows if row["step"] <= state.global_step]
-        self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
-        self.start = time.perf_counter()
         if state.is_world_process_zero:
             write_rows(kept, self.path)
         if state.global_step >= state.max_steps:  # transformers takes a step before it looks
@@ -44,10 +41,8 @@ class DynamicsCallback(TrainerCallback):
         """Append one line; evaluation logs and the closing summary are not dynamics."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        values = {key: float(value) for key, value in logs.items()}
-        seconds = round(self.before["seconds"] + time.perf_counter() - self.start, 3)
-        tokens = int(self.before["tokens"] + values.pop("num_tokens", 0.0))
-        row = {"step": state.global_step, "seconds": seconds, "tokens": tokens, **values}
+        values = {key: float(value) for key, value in logs.items() if key != "num_tokens"}
+        row = {"step": state.global_step, **values}  # TRL counts tokens from 0 after a resume
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -73,10 +68,7 @@ def show_progress(trainer: Any) -> LiveLine:
 
 
 class LivePlot(TrainerCallback):
-    """Draw rewards, margin and alpha under the cell of a notebook while it trains.
-
-    The picture is replaced at most every five seconds, and stays when training has ended.
-    """
+    """Draw rewards, margin and alpha under a notebook's cell, at most every five seconds."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []

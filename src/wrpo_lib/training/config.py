@@ -43,14 +43,11 @@ CHOICES = {
 class WRPOConfig(DPOConfig):
     """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`, with those of TRL's ``DPOConfig``.
 
-    Alpha is the weight of the source response in [0, 1]: 0 is DPO on (y_wt, y_l), 1 is DPO on
-    (y_ws, y_l); :func:`wrpo_lib.objective.alpha_at` has the schedules. Higher ``beta`` and ``tau``
-    keep the policy closer to the reference; in the simpo form, which has none, ``beta`` sharpens.
-
-    A prompt is cut to its last ``max_prompt_length`` tokens when prompt and response together
-    exceed ``max_length``; then each response is cut on its own to what is left. Defaults are the
-    paper's for the DPO form. Table 6 has for IPO tau 0.01, learning rate 1e-6; for SimPO beta 10,
-    gamma 0, alpha 0.5, learning rate 6e-7.
+    Alpha is the weight of the source response in [0, 1], see :mod:`wrpo_lib.objective`. Higher
+    ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which has none,
+    ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the prompt is cut
+    to its last ``max_prompt_length``, then each response to what is left. Defaults are the paper's
+    for the DPO form; ``recipes/paper`` has those of the others.
 
     :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
@@ -130,8 +127,7 @@ def named(recipe: Recipe) -> Iterator[None]:
 def override(recipe: Recipe, words: list[str]) -> Recipe:
     """``recipe`` with command-line ``words`` in place of its values.
 
-    ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
-    or ``load.dtype=float32`` fields of the other mappings, read as YAML.
+    ``--beta 1`` and ``beta=1`` set fields of ``training``, ``--lora.r 8`` those of other mappings.
     """
     rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
     changes: dict[str, Any] = {}

@@ -30,11 +30,10 @@ def responses(args: Any) -> tuple[str, ...]:
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
-    """The rows that the recipe trains on, validated: a file of quadruples.
+    """The rows of a file of quadruples, validated as far as the recipe reads them.
 
     SFT needs ``prompt`` and ``source_chosen``. A recipe that reads one preferred response (DPO,
-    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``. Fields that
-    the recipe does not read may hold anything.
+    IPO, SimPO) also takes TRL's preference pairs, ``prompt``, ``chosen``, ``rejected``.
 
     :raises WRPOError: for the first thing wrong, with file, row and field.
     """
@@ -67,16 +66,15 @@ def tokenize(
     :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
         room for one, with its row, and where every response is cut.
     """
-    for column in ("prompt", *fields):
-        if column not in dataset.column_names or len(dataset) == 0:
-            raise WRPOError(f"the {name} data lack the column {column!r} or any row; give them")
+    if missing := {"prompt", *fields} - set(dataset.column_names):
+        raise WRPOError(f"the {name} data lack the column {min(missing)!r}; add it")
     limits = (args.max_length, getattr(args, "max_prompt_length", None))
     rows, found = [], Truncation()
     for number, row in enumerate(dataset, 1):
         texts = [row[field] for field in fields]
         try:
-            if not all(isinstance(text, str) and text.strip() for text in texts):
-                raise WRPOError(f"one of {', '.join(fields)} is empty; correct or remove the row")
+            if empty := [k for k in fields if not isinstance(row[k], str) or not row[k].strip()]:
+                raise WRPOError(f"field {empty[0]!r} is empty; correct or remove the row")
             made = render(tokenizer, row["prompt"], texts, *limits)
         except WRPOError as error:
             raise WRPOError(f"the {name} data, row {number}: {error}") from error
@@ -98,8 +96,7 @@ def tokenize(
 def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
     """The same rows, read from a folder that their content and the precision name.
 
-    TRL caches the reference pass beside the data set's own file, under a fingerprint of data and
-    model; in memory there is no such file. Runs over alpha, beta or the objective find it there.
+    TRL caches the reference pass beside the data set's file, under a fingerprint of data and model.
     """
     digest = hashlib.sha256(repr((args.bf16, args.fp16)).encode())
     for row in rows:
@@ -116,10 +113,9 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
 class WRPOCollator:
     """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
 
-    Returns ``lengths`` (B, R), response tokens with the end token; what the model reads, R·B padded
-    rows or, with ``share_prompt``, one packed row (:mod:`wrpo_lib.packing`); ``prompt_id`` and the
-    reference's log-probabilities where the rows have them. Rows of more than ``micro_batch_tokens``
-    in all come as ``parts``, batches each with its ``share`` of the rows.
+    Returns ``lengths`` (B, R) in tokens; R·B padded rows or, with ``share_prompt``, one packed row
+    (:mod:`wrpo_lib.packing`); ``prompt_id``; the reference's log-probabilities where there are any.
+    More than ``micro_batch_tokens`` come as ``parts``, batches each with its ``share`` of the rows.
     """
 
     responses: tuple[str, ...] = RESPONSES

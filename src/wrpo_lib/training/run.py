@@ -56,15 +56,15 @@ def run(
 ) -> Any:
     """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    One run at a time in ``output_dir``, which gets the run record, the training dynamics and
-    checkpoints while it goes on, and at its end the model, the tokenizer and a model card.
+    ``output_dir`` gets run record, training dynamics and checkpoints while it goes on, and at its
+    end model, tokenizer and model card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
         args, state = config.training_arguments(recipe, output_dir), PartialState()
         given: dict[str, Any] = {"args": args, "peft_config": config.lora_config(recipe)}
-        if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
+        if recipe.merge and recipe.lora and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         given["train_dataset"] = data = load_data(recipe)
         given["eval_dataset"] = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
@@ -125,12 +125,12 @@ def _going_on(folder: Path) -> Iterator[None]:
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     """Model or adapter, tokenizer, TRL's model card; merged if the recipe says so."""
-    state = PartialState()
-    target = output_dir / "adapter" if recipe.merge else output_dir
+    state, merge = PartialState(), recipe.merge and recipe.lora
+    target = output_dir / "adapter" if merge else output_dir
     trainer.save_model(str(target))
     if state.is_main_process:
         (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        if recipe.merge:  # into the base, not quantised
+        if merge:  # into the base, not quantised
             base = load_model(replace(recipe, quantization=None))
             PeftModel.from_pretrained(base, target).merge_and_unload().save_pretrained(output_dir)
         trainer.processing_class.save_pretrained(output_dir)
@@ -180,11 +180,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run.
-
-    :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
-        nothing or of a run with other settings, with the first difference.
-    """
+    """The checkpoint to resume from, None for a fresh run; refuses to mix a run with another."""
     checkpoint, path = last_checkpoint(folder), folder / RECORD
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if not resume and (checkpoint or old.get("status") == "finished"):
@@ -203,10 +199,7 @@ def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | N
 
 
 def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Any:
-    """Run ``recipe`` in small, load what it saved, and say what was replaced.
-
-    Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
-    """
+    """Run ``recipe`` in small, nothing downloaded, in a temporary folder or ``output_dir``."""
     with tempfile.TemporaryDirectory() as folder:
         if recipe.data and Path(recipe.data).is_file():
             with named(recipe):
