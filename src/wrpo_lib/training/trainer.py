@@ -2,7 +2,7 @@
 
 TRL's own code loads, wraps, precomputes and caches the reference, trains, resumes and saves; what
 is here renders quadruples, computes log-probabilities with shared prompts, and applies
-:mod:`wrpo_lib.objective`. ``tests/training/test_contract.py`` fails when TRL changes.
+:mod:`wrpo_lib.objective`. ``tests/training/test_config.py`` fails when TRL changes.
 """
 
 import os
