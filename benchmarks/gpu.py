@@ -39,7 +39,7 @@ from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import provenance, results_dir
 from wrpo_lib.training import WRPOConfig, WRPOTrainer, show_progress
-from wrpo_lib.training.config import lora_config
+from wrpo_lib.training.inputs import lora_config
 
 MODELS = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "8B": "meta-llama/Meta-Llama-3-8B-Instruct"}
 # tokens of a prompt and of a response, the mean; examples of a batch

@@ -16,7 +16,7 @@ from commandline import HANGS, wrpo
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import load_recipe
-from wrpo_lib.training.data import load_data
+from wrpo_lib.training.inputs import load_data
 
 Row = dict[str, Any]
 ODD: list[Any] = [

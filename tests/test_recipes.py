@@ -16,11 +16,12 @@ from wrpo_lib.recipes import (
     ACCELERATE,
     find_recipe,
     load_recipe,
+    named,
     profiles,
     recipe_names,
     recipes_dir,
 )
-from wrpo_lib.training.config import load_model, lora_config, named, training_arguments
+from wrpo_lib.training.inputs import load_model, lora_config, training_arguments
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
 LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))

@@ -15,9 +15,14 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from wrpo_lib.models import load_tokenizer, model_config
 from wrpo_lib.packing import split_by_tokens
-from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
-from wrpo_lib.training.config import lora_config, named, training_arguments
-from wrpo_lib.training.data import load_data, responses, tokenize
+from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
+from wrpo_lib.training.inputs import (
+    load_data,
+    lora_config,
+    responses,
+    tokenize,
+    training_arguments,
+)
 
 Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""

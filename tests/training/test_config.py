@@ -20,8 +20,7 @@ from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training import WRPOConfig, WRPOTrainer
-from wrpo_lib.training.config import UNSUPPORTED
-from wrpo_lib.training.data import WRPOCollator
+from wrpo_lib.training.inputs import UNSUPPORTED, WRPOCollator
 
 
 def test_defaults_are_those_of_table_6_and_section_4_1(shared, tmp_path):

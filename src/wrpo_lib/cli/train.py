@@ -51,9 +51,8 @@ def train(
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
-    from wrpo_lib.recipes import find_recipe
+    from wrpo_lib.recipes import find_recipe, override
     from wrpo_lib.training import run as runs
-    from wrpo_lib.training.config import override
 
     found = override(find_recipe(recipe), context.args)
     if (context.info_name == "sft") != (found.stage == "sft"):
@@ -97,8 +96,7 @@ def plan(
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
     from wrpo_lib import machine
     from wrpo_lib.planner import plan_recipe
-    from wrpo_lib.recipes import find_recipe
-    from wrpo_lib.training.config import override
+    from wrpo_lib.recipes import find_recipe, override
 
     found = override(find_recipe(recipe), context.args)
     found = replace(found, model=model or found.model)

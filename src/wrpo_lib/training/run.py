@@ -19,12 +19,10 @@ from transformers.trainer_utils import sort_checkpoints
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
 from wrpo_lib.models import build_model, build_tokenizer, load_tokenizer, locate
-from wrpo_lib.recipes import Recipe
+from wrpo_lib.recipes import SECRET, Recipe, named
 from wrpo_lib.records import provenance
-from wrpo_lib.training import config
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
-from wrpo_lib.training.config import SECRET, load_model, named
-from wrpo_lib.training.data import load_data
+from wrpo_lib.training.inputs import load_data, load_model, lora_config, training_arguments
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
@@ -38,10 +36,8 @@ SMALL: dict[str, Any] = {
     **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
     **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
 }
-MODEL: dict[str, Any] = {
-    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2},
-}
+MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
@@ -62,8 +58,8 @@ def run(
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args, state = config.training_arguments(recipe, output_dir), PartialState()
-        given: dict[str, Any] = {"args": args, "peft_config": config.lora_config(recipe)}
+        args, state = training_arguments(recipe, output_dir), PartialState()
+        given: dict[str, Any] = {"args": args, "peft_config": lora_config(recipe)}
         if recipe.merge and recipe.lora and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         given["train_dataset"] = data = load_data(recipe)
@@ -157,7 +153,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    fixed = {k: v for k, v in config.settings(recipe)[1].items() if not k.startswith(FREE)}
+    fixed = {k: getattr(args, k) for k in recipe.training if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
     same = {
@@ -218,7 +214,13 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a tiny model and few rows, which are written to ``folder``."""
     rows, model, tokenizer = folder / "rows.jsonl", folder / "model", build_tokenizer([])
-    write_rows(map(_row, range(ROWS)), rows)
+    made = []
+    for n in range(ROWS):
+        row = {"prompt_id": f"dry-run-{n}", "prompt": f"What is {n} plus {n + 3}?"}
+        row["source_chosen"] = f"The sum of {n} and {n + 3} is {2 * n + 3}."
+        row["target_chosen"] = f"It is {2 * n + 3}."
+        made.append({**row, "rejected": f"It is {2 * n}."})
+    write_rows(made, rows)
     tokenizer.save_pretrained(model)
     with named(recipe):
         shape = {"model_type": recipe.architecture, **MODEL}
@@ -229,13 +231,3 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     changes: dict[str, Any] = {"model": str(model), "data": str(rows), "training": training}
     changes |= {"eval_data": str(rows) if recipe.eval_data else None}
     return replace(recipe, **changes, load={"dtype": "float32"}, quantization=None)
-
-
-def _row(n: int) -> dict[str, Any]:
-    return {
-        "prompt_id": f"dry-run-{n}",
-        "prompt": f"What is {n} plus {n + 3}?",
-        "source_chosen": f"The sum of {n} and {n + 3} is {2 * n + 3}.",
-        "target_chosen": f"It is {2 * n + 3}.",
-        "rejected": f"It is {2 * n}.",
-    }

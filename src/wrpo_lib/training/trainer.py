@@ -23,8 +23,7 @@ from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import FORMS, Objective, alpha_at
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, tokenize
+from wrpo_lib.training.inputs import REF_LOGPS, WRPOCollator, WRPOConfig, keep_on_disk, tokenize
 
 logger = get_logger(__name__)
 
@@ -94,9 +93,8 @@ class WRPOTrainer(DPOTrainer):
         """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
-        wish, obstacle = self.args.share_prompt, "share_prompt is false"
-        if wish != "false":
-            obstacle = share(self, self.args.share_prompt_backend)
+        wish, backend = self.args.share_prompt, self.args.share_prompt_backend
+        obstacle = "it is turned off" if wish == "false" else share(self, backend)
         if obstacle and wish == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         if obstacle and wish == "auto":
