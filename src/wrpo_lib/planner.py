@@ -16,13 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from wrpo_lib.models import load_tokenizer, model_config
 from wrpo_lib.packing import split_by_tokens
 from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
-from wrpo_lib.training.inputs import (
-    load_data,
-    lora_config,
-    responses,
-    tokenize,
-    training_arguments,
-)
+from wrpo_lib.training import inputs
 
 Batch = list[tuple[int, tuple[int, ...]]]
 """Tokens of each example's prompt, and of each of its responses."""
@@ -148,16 +142,16 @@ class Plan:
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
     """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths."""
     with named(recipe):
-        args = training_arguments(recipe, Path("plan"))
+        args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, model=_planned_model(recipe), data=data or recipe.data)
         config = model_config(recipe.model or "")
-        parameters = count_parameters(config, lora_config(recipe))
+        parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
             lengths, n = _lengths(recipe, args)
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
-            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(responses(args)))]
+            lengths = [(prompt, (min(RESPONSE, limit - prompt),) * len(inputs.responses(args)))]
     if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
         n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
         lengths = [(0, (args.max_length,))]
@@ -192,9 +186,9 @@ def _planned_model(recipe: Recipe) -> str | None:
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
     """Lengths of at most 2,000 of the data's examples, cut as in training, and their number."""
-    rows, fields = load_data(recipe), responses(args)
+    rows, fields = inputs.load_data(recipe), inputs.responses(args)
     some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))
-    made, _ = tokenize(some, load_tokenizer(recipe.model or ""), fields, args, "planned")
+    made, _ = inputs.tokenize(some, load_tokenizer(recipe.model or ""), fields, args, "planned")
     return [(len(r["prompt_ids"]), tuple(len(r[f"{k}_ids"]) for k in fields)) for r in made], len(
         rows
     )
