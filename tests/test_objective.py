@@ -66,7 +66,7 @@ def margin(objective: Objective) -> Tensor:
 
 @given(seeds, alphas, betas)
 @fast
-def test_wrpo_mixes_hybrid_and_on_policy(seed: int, alpha: float, beta: float) -> None:
+def test_wrpo_mixes_hybrid_and_on_policy(seed, alpha, beta):
     """Its margin is their convex mix; its loss is at most the mix of their losses."""
     ws, wt, yl, ref_ws, ref_wt, ref_yl = values = logps(seed)
     hybrid = dpo_loss(ws, yl, ref_ws, ref_yl, beta=beta)
@@ -78,7 +78,7 @@ def test_wrpo_mixes_hybrid_and_on_policy(seed: int, alpha: float, beta: float) -
 
 @given(seeds, alphas, betas, st.floats(-50, 50))
 @fast
-def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, log_z: float) -> None:
+def test_the_partition_function_cancels(seed, alpha, beta, log_z):
     """β·log Z(x) added to every response's reward (a shift of its log-ratio) changes no loss."""
     ws, wt, yl, *reference = logps(seed)
     shifted = (ws + log_z, wt + log_z, yl + log_z)
@@ -90,9 +90,7 @@ def test_the_partition_function_cancels(seed: int, alpha: float, beta: float, lo
 
 @given(seeds, alphas, betas)
 @fast
-def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
-    seed: int, alpha: float, beta: float
-) -> None:
+def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(seed, alpha, beta):
     values = logps(seed)
     policy = [p.clone().requires_grad_() for p in values[:3]]
     result = wrpo_loss(*policy, *values[3:], alpha=alpha, beta=beta)
@@ -104,9 +102,7 @@ def test_gradient_has_weights_alpha_one_minus_alpha_minus_one(
 
 @given(seeds, alphas, alphas)
 @fast
-def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
-    seed: int, alpha: float, share: float
-) -> None:
+def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(seed, alpha, share):
     values, (ls, _, _, ref_ls, _, _) = logps(seed), logps(seed + 1)
     extra = {"policy_dispreferred": ls, "ref_dispreferred": ref_ls, "alpha_rejected": share}
     plain = wrpo_loss(*values, alpha=alpha, beta=0.5).rewards
@@ -117,7 +113,7 @@ def test_the_dispreferred_response_takes_its_share_of_the_rejected_side(
 
 
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
-def test_gradients_flow_through_losses_and_not_through_rewards(form: str) -> None:
+def test_gradients_flow_through_losses_and_not_through_rewards(form):
     loss, _, others = forms(11)[form]
     policy = tuple(p.clone().requires_grad_() for p in logps(11)[:3])
     assert gradcheck(lambda *p: loss(*p, *others, alpha=0.3).losses, policy)
@@ -126,7 +122,7 @@ def test_gradients_flow_through_losses_and_not_through_rewards(form: str) -> Non
 
 @given(seeds, alphas)
 @fast
-def test_closed_forms(seed: int, alpha: float) -> None:
+def test_closed_forms(seed, alpha):
     """Each loss written out once more, straight from the paper's tables."""
     ws, wt, yl, ref_ws, ref_wt, ref_yl = logps(seed)
     n_ws, n_wt, n_yl = lengths(seed)
@@ -144,7 +140,7 @@ def test_closed_forms(seed: int, alpha: float) -> None:
 
 @given(seeds, st.sampled_from([0.0, 1.0]))
 @fast
-def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None:
+def test_the_ends_of_alpha_are_pairwise_methods(seed, alpha):
     """alpha 0: the pair (y_wt, y_l), on-policy; alpha 1: the pair (y_ws, y_l), hybrid."""
     ws, wt, yl = logps(seed)[:3]
     for weighted, pairwise, (ws_2, wt_2, yl_2) in forms(seed).values():
@@ -155,7 +151,7 @@ def test_the_ends_of_alpha_are_pairwise_methods(seed: int, alpha: float) -> None
 
 @given(seeds, alphas, betas)
 @fast
-def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: float) -> None:
+def test_starts_at_log_two_with_rewards_zero(seed, alpha, beta):
     reference = logps(seed)[3:]
     result = wrpo_loss(*reference, *reference, alpha=alpha, beta=beta)
     assert_close(result.losses, torch.full_like(result.losses, math.log(2)), rtol=0, atol=1e-12)
@@ -164,19 +160,10 @@ def test_starts_at_log_two_with_rewards_zero(seed: int, alpha: float, beta: floa
     assert_close(ipo.losses, torch.full_like(ipo.losses, 25.0))
 
 
-def test_simpo_knows_no_reference_but_knows_length() -> None:
-    """The same log-probability spread over more tokens is a better response to SimPO."""
-    same = torch.full((2,), -20.0)
-    short, long = torch.full((2,), 4.0), torch.full((2,), 40.0)
-    rewards = simpo_loss(same, same, long, short, beta=2.0, gamma=0.0).rewards
-    assert_close(rewards.fused, torch.full((2,), -1.0))
-    assert_close(rewards.rejected, torch.full((2,), -10.0))
-
-
 @pytest.mark.parametrize("position", range(6))
 @pytest.mark.parametrize("shape", [(5, 1), (), (4,)])
 @pytest.mark.parametrize("form", ["dpo", "ipo", "simpo"])
-def test_other_shapes_are_refused(position: int, shape: tuple[int, ...], form: str) -> None:
+def test_other_shapes_are_refused(position, shape, form):
     """The official code compares a (B,) with a (B, 1) tensor, so each row with every other."""
     values, loss = list(logps(1)), forms(1)[form][0]
     for place in (position, (position + 3) % 6):  # then policy and reference wrong alike
@@ -186,7 +173,7 @@ def test_other_shapes_are_refused(position: int, shape: tuple[int, ...], form: s
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan, math.inf])
-def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
+def test_alpha_outside_its_range_is_refused(alpha):
     for call in (
         lambda: wrpo_loss(*logps(1), alpha=alpha, beta=0.1),
         lambda: wrpo_loss(*logps(1), alpha=0.5, beta=0.1, alpha_rejected=alpha),
@@ -198,7 +185,7 @@ def test_alpha_outside_its_range_is_refused(alpha: float) -> None:
 
 @given(st.integers(1, 500), alphas, st.data())
 @fast
-def test_schedule_equations(n_steps: int, alpha_max: float, data: st.DataObject) -> None:
+def test_schedule_equations(n_steps, alpha_max, data):
     step = data.draw(st.integers(0, n_steps))
     found = {name: alpha_at(name, step, n_steps, alpha_max) for name in SCHEDULES}
     assert found["constant"] == alpha_max
@@ -207,7 +194,7 @@ def test_schedule_equations(n_steps: int, alpha_max: float, data: st.DataObject)
     assert 0 <= found["quadratic"] <= found["linear"] <= alpha_max
 
 
-def test_mean_weight_of_the_sources() -> None:
+def test_mean_weight_of_the_sources():
     """With alpha_max 0.1: 5.0 % over the 311 steps, 3.4 % when weighted by the learning rate."""
     optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     scheduler = get_cosine_schedule_with_warmup(optimiser, math.ceil(0.1 * 311), 311)
@@ -223,7 +210,7 @@ def test_mean_weight_of_the_sources() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedules_hold_at_the_edges(schedule: str) -> None:
+def test_schedules_hold_at_the_edges(schedule):
     start = 0.3 if schedule == "constant" else 0.0
     assert alpha_at(schedule, 0, 0, 0.3) == start  # the official code divides by zero here
     assert alpha_at(schedule, 5, 0, 0.3) == start

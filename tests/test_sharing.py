@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
-from wrpo_lib.packing import Branches, pack, pad, response_logps
-from wrpo_lib.sharing import block_mask, enable, obstacle
+from wrpo_lib.packing import pack, pad, response_logps
+from wrpo_lib.sharing import enable, obstacle
 
 VOCAB = 61
 IDS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -103,7 +103,7 @@ def assert_same_sums_and_gradients(plain: Any, shared: Any) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_those_of_a_row_per_response(family: str) -> None:
+def test_losses_and_gradients_are_those_of_a_row_per_response(family):
     model = build(family)
     shared = prepare(model)
     assert_same_sums_and_gradients(model, shared)
@@ -111,7 +111,7 @@ def test_losses_and_gradients_are_those_of_a_row_per_response(family: str) -> No
     torch.testing.assert_close(padded, plain_sums(model), rtol=1e-5, atol=1e-4)
 
 
-def test_bf16_autocast_stays_within_its_rounding() -> None:
+def test_bf16_autocast_stays_within_its_rounding():
     model = build("llama")
     shared = prepare(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -131,17 +131,16 @@ LENGTHS = st.lists(
 
 @given(LENGTHS)
 @settings(deadline=None, max_examples=60)
-def test_a_token_sees_its_prompt_and_its_own_branch(examples: Any) -> None:
-    branches = Branches(examples)
-    mask, positions = branches.mask(), torch.tensor(branches.positions())
+def test_a_token_sees_its_prompt_and_its_own_branch(examples):
+    ids = [([0] * prompt, [[0] * n for n in responses]) for prompt, responses in examples]
+    row = pack(*zip(*ids, strict=True))
+    mask, positions = row["branches"].mask(), row["position_ids"][0]
     assert len(positions) == len(mask)
     # as many tokens as its position says, each position once: what a row of its own would show
     assert mask.sum(1).tolist() == (positions + 1).tolist()
-    for row, position in zip(mask, positions, strict=True):
-        assert positions[row].tolist() == list(range(int(position) + 1))
-    predicting = branches.predicting()
-    assert len(predicting) == sum(sum(responses) for _, responses in examples)
-    assert all(mask[i, i] for i in predicting)
+    for seen, position in zip(mask, positions, strict=True):
+        assert positions[seen].tolist() == list(range(int(position) + 1))
+    assert len(row["head_positions"]) == sum(sum(responses) for _, responses in examples)
 
 
 def dense_varlen(
@@ -174,9 +173,7 @@ def dense_varlen(
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3"])
-def test_varlen_attention_gives_the_same_sums_and_gradients(
-    family: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_varlen_attention_gives_the_same_sums_and_gradients(family, monkeypatch):
     """The kernel needs a GPU; what it is given does not."""
     real = inspect.getfullargspec(sharing.varlen_attn)
     assert {"scale", "window_size", "enable_gqa"} <= set(real.kwonlyargs)
@@ -188,7 +185,7 @@ def test_varlen_attention_gives_the_same_sums_and_gradients(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_on_a_gpu_both_ways_agree(dtype: torch.dtype) -> None:
+def test_on_a_gpu_both_ways_agree(dtype):
     model = build("llama").to("cuda", dtype)
     reference = copy.deepcopy(model).float()
     shared = prepare(model)
@@ -203,7 +200,7 @@ def test_on_a_gpu_both_ways_agree(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("asked", ["flash_attention_2", "kernels-community/flash-attn3"])
-def test_a_flash_implementation_asked_for_is_understood(asked: str) -> None:
+def test_a_flash_implementation_asked_for_is_understood(asked):
     """Neither package is installed here: what was loaded is the name alone."""
     model = build("llama")
     model.config._attn_implementation_internal = asked
@@ -212,7 +209,7 @@ def test_a_flash_implementation_asked_for_is_understood(asked: str) -> None:
     torch.testing.assert_close(plain_sums(shared), shared_sums(shared), rtol=1e-5, atol=1e-4)
 
 
-def test_flex_attention_gives_the_same_log_probabilities() -> None:
+def test_flex_attention_gives_the_same_log_probabilities():
     """Uncompiled here, and forward only: it has no backward pass on CPU."""
     model = build("llama")
     with warnings.catch_warnings():
@@ -224,11 +221,6 @@ def test_flex_attention_gives_the_same_log_probabilities() -> None:
                 torch.testing.assert_close(shared_sums(shared), plain_sums(model))
         finally:
             torch.compiler.set_stance("default")
-    branches = pack(PROMPTS, RESPONSES)["branches"]
-    sparse = block_mask(branches, torch.device("cpu"))
-    n = torch.arange(len(branches.positions()))
-    seen = sparse.mask_mod(0, 0, n[:, None], n[None, :])
-    assert seen.equal(branches.mask())
 
 
 # --- models that cannot -------------------------------------------------------------------------
@@ -249,9 +241,7 @@ LFM2 = {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attenti
         ("bloom", TINY, "attention"),
     ],
 )
-def test_a_model_that_cannot_share_is_found_out(
-    family: str, overrides: dict[str, Any], why: str
-) -> None:
+def test_a_model_that_cannot_share_is_found_out(family, overrides, why):
     model = build(family, **overrides)
     was = model.config._attn_implementation
     assert why in (obstacle(model, 32) or "")
@@ -261,7 +251,7 @@ def test_a_model_that_cannot_share_is_found_out(
     assert logits.shape == (1, 3, VOCAB)
 
 
-def test_positions_that_do_not_restart_give_themselves_away() -> None:
+def test_positions_that_do_not_restart_give_themselves_away():
     """Whatever the code is called: the trial row is computed and compared."""
     model = build("llama")
     rotate = model.model.rotary_emb.forward
@@ -275,11 +265,11 @@ def test_positions_that_do_not_restart_give_themselves_away() -> None:
     assert not model.config._attn_implementation.startswith("shared")
 
 
-def test_a_window_as_long_as_the_rows_is_none() -> None:
+def test_a_window_as_long_as_the_rows_is_none():
     assert obstacle(build("mistral", sliding_window=16), 16) is None
 
 
-def test_ordinary_calls_stay_what_they_were() -> None:
+def test_ordinary_calls_stay_what_they_were():
     model = build("llama")
     ids = torch.tensor([[5, 6, 7, 8]])
     shared = prepare(model)

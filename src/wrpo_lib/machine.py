@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +36,15 @@ def _cards() -> list[Any]:
 def describe(folder: Path) -> str:
     """PyTorch, CUDA, driver, cards with their memory, and the free space, in a line."""
     shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in _cards()] or ["no GPU"]
-    version = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+    version = f"CUDA {torch.version.cuda or 'none'}, driver {driver() or 'none'}"
     free = f"{_free(folder) / GIB:.0f} GiB free for {folder}"
-    found = f"driver {driver() or 'none'}"
-    return f"PyTorch {torch.__version__}, {version}, {found}; {'; '.join(shown)}; {free}"
-
-
-def disk(plan: Plan) -> int:
-    """Bytes that a run writes: checkpoints with Adam's two states, one over the limit, a model.
-
-    ``merge`` writes the whole model in 16 bits beside its adapter.
-    """
-    p, args, recipe = plan.parameters, plan.args, plan.recipe
-    kept = (args.save_total_limit or ceil(plan.steps / args.save_steps)) + 1
-    width = 4 if recipe.lora or "32" in str(recipe.load.get("dtype")) else 2
-    weights = width * p.trainable
-    return 3 * weights * kept + weights + (2 * p.total if recipe.merge else 0)
+    return f"PyTorch {torch.__version__}, {version}; {'; '.join(shown)}; {free}"
 
 
 def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
-    """Refuse a run that cannot go well here, by one sentence with the remedy.
+    """Refuse a run that cannot go well here: no usable card, too little memory or disk.
 
-    Memory is that of a usual batch (:mod:`wrpo_lib.planner`); ``wrpo plan`` also says the worst.
-
-    :raises WRPOError: for a card that PyTorch cannot use, a large model without one, and too little
-        memory or disk.
+    :raises WRPOError: with the remedy; memory is a usual batch's, ``wrpo plan`` has the worst.
     """
     plan = plan_recipe(replace(recipe, data=None), gpus)
     on_cpu = plan.args.use_cpu and "use_cpu" in recipe.training
@@ -76,7 +59,7 @@ def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
         remedy = "take a 4-bit recipe, LoRA or a smaller model; `wrpo plan` says what fits"
         raise WRPOError(f"{recipe.where}: {what}; {remedy}")
     download = 0 if identity(str(recipe.model)) else 2 * plan.parameters.total
-    needs = {"downloads": (download, Path(HF_HUB_CACHE)), "writes": (disk(plan), output_dir)}
+    needs = {"downloads": (download, Path(HF_HUB_CACHE)), "writes": (plan.disk, output_dir)}
     for verb, (size, folder) in needs.items():
         if size > (free := _free(folder)):
             what = f"{verb} about {size / GIB:.1f} GiB to {folder}, which has {free / GIB:.1f}"

@@ -1,7 +1,11 @@
-"""Loading models and tokenizers: hub ids, folders, GGUF files, weights that a package carries."""
+"""Models and tokenizers: loaded from hub ids, folders, GGUF files and packages, or tiny ones made.
+
+The tiny ones have random weights of any architecture, for dry runs and tests.
+"""
 
 import re
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,8 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from peft import PeftConfig, PeftModel
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,6 +24,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -174,3 +181,37 @@ def load_trainable(model: str, **options: Any) -> PreTrainedModel:
         loaded.is_quantized, loaded.hf_quantizer = False, None
         loaded.config.__dict__.pop("quantization_config", None)
     return loaded
+
+
+SPECIAL = ["<pad>", "<end>", "<user>", "<assistant>"]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'assistant' %}"
+    "<end>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on ``corpus``, as in Llama 3 and Qwen; it can spell any text."""
+    made, alphabet = Tokenizer(BPE()), pre_tokenizers.ByteLevel.alphabet()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    learn: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet}
+    learn |= {"vocab_size": 160 + len(SPECIAL) + len(alphabet), "show_progress": False}
+    made.train_from_iterator(corpus, trainers.BpeTrainer(**learn))
+    how = {"chat_template": TEMPLATE, "clean_up_tokenization_spaces": False}
+    names = {"pad_token": "<pad>", "eos_token": "<end>"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names, **how)
+
+
+def build_model(
+    config: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PreTrainedModel:
+    """A randomly initialised causal LM of any Hugging Face architecture (``model_type``)."""
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        settings = AutoConfig.for_model(**{**common, **ids, **config})
+        model = AutoModelForCausalLM.from_config(settings)
+    model.generation_config.update(**ids)
+    return model

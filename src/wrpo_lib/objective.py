@@ -1,10 +1,9 @@
 """The objectives as pure functions: tensors in, per-example losses and detached rewards out.
 
-Notation of the paper: policy πθ, reference πref, summed log-probabilities log π(y|x) in nats,
-internal reward r(x, y) = β·log πθ(y|x)/πref(y|x). Responses: y_ws from the sources (``source``),
-y_wt and y_l from the target (``target``, ``rejected``). α is the fusion coefficient, the weight of
-y_ws. Every log-probability (of the policy, or ``ref``), length and loss is a tensor (B,). Other
-shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
+Policy πθ and reference πref (``ref``) by summed log-probabilities log π(y|x) in nats; internal
+reward r(x, y) = β·log πθ(y|x)/πref(y|x). Responses: y_ws from the sources (``source``), y_wt and
+y_l from the target (``target``, ``rejected``). α is the fusion coefficient, the weight of y_ws.
+Tensors are (B,); other shapes and an α outside [0, 1] raise :class:`~wrpo_lib.errors.WRPOError`.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ class Rewards(NamedTuple):
 
     source: Tensor
     target: Tensor
-    fused: Tensor  # the chosen side as the loss sees it
+    fused: Tensor
     rejected: Tensor
 
 
@@ -109,8 +108,7 @@ def wrpo_simpo_loss(
 ) -> Objective:
     """WRPO, SimPO form: −log σ(α·r(y_ws) + (1−α)·r(y_wt) − r(y_l) − γ), r(y) = β/|y|·log πθ(y|x).
 
-    No reference. Lengths are in response tokens, end token included. A higher ``gamma`` asks for
-    a wider margin; Table 6 has γ = 0 here and γ = 1 for SimPO itself.
+    No reference. Lengths in tokens, end token included. A higher ``gamma`` asks for a wider margin.
     """
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, source_length, target_length, rejected_length)
@@ -172,12 +170,8 @@ FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
 def alpha_at(schedule: str, step: int, n_steps: int, alpha_max: float) -> float:
     """The fusion coefficient α(t) before update t = ``step`` of N = ``n_steps``.
 
-    - ``linear`` (the paper, official code): α_max·t/N, so the first update has α = 0 and the last
-      α_max·(N−1)/N;
-    - ``constant``: α_max;
-    - ``quadratic`` (ours, the convex rise drawn in the inset of Figure 2): α_max·(t/N)².
-
-    Steps past N keep α_max; N = 0 (nothing to train) gives the value at the start.
+    ``linear`` (the paper): α_max·t/N; ``constant``: α_max; ``quadratic`` (ours, the convex rise
+    drawn in the inset of Figure 2): α_max·(t/N)². Past N it stays, N = 0 gives the first value.
     """
     _check(alpha_max)
     if schedule not in SCHEDULES:

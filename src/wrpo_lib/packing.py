@@ -1,12 +1,11 @@
 """Batches of prompts and responses: one packed row in which each prompt stands once, or padded.
 
-In a packed row an example with prompt x and responses y_1 … y_R is one stretch of tokens,
-x y_1 … y_R. Each response is a branch: its positions go on where the prompt ends, and the output
-head is for the tokens that predict one of a response. How such a row is attended to is in
-:mod:`wrpo_lib.sharing`. The paper is silent on all of this; ours.
+In a packed row an example is one stretch of tokens, x y_1 … y_R. Each response is a branch: its
+positions go on where the prompt ends, and the output head is for the tokens that predict one of a
+response. How such a row is attended to is in :mod:`wrpo_lib.sharing`. Ours; the paper is silent.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -19,20 +18,14 @@ CPU_TILE = 4096
 """Words whose logits TRL's fused head holds at a time on a CPU. Without Triton its tile of 32,768
 words has eight float32 temporaries of that size: a third of a step's peak memory."""
 
-INPUTS = (
-    *("input_ids", "attention_mask", "labels"),  # of padded rows
-    *("position_ids", "branches", "head_positions", "shift_labels"),  # of a packed row
-)
-"""What a model reads of a batch."""
+PADDED = ("input_ids", "attention_mask", "labels")
+PACKED = ("position_ids", "branches", "head_positions", "shift_labels")
+"""What a model reads of a batch; of a packed row also ``input_ids``."""
 
 
 @dataclass(frozen=True)
 class Branches:
-    """Lengths of a packed row: for each example its prompt and its responses, in tokens.
-
-    Hashable, so masks can be cached by it. It travels through the model as a keyword argument and
-    is what tells the attention that the row is packed.
-    """
+    """Tokens of each example's prompt and responses; tells the attention that a row is packed."""
 
     examples: tuple[tuple[int, tuple[int, ...]], ...]
 
@@ -51,10 +44,6 @@ class Branches:
         """Position of each token: branches restart where their prompt ends."""
         return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
 
-    def predicting(self) -> list[int]:
-        """Index of the token that predicts each response token: the prompt's last, then its own."""
-        return [at for seen, own in self.sequences() if seen for at in (seen[-1], *own[:-1])]
-
     def owners(self) -> tuple[list[int], list[int]]:
         """Example and branch of each token; branch 0 is the prompt."""
         example, branch = [], []
@@ -64,27 +53,36 @@ class Branches:
                 branch += [index] * length
         return example, branch
 
+    def sees(self, device: Any = None) -> Callable[..., Tensor]:
+        """May token q see token k? As FlexAttention asks it: batch, head, q, k to bool."""
+        example, branch = torch.tensor(self.owners(), device=device)
+
+        def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
+            seen = (branch[k] == 0) | (branch[q] == branch[k])
+            return (q >= k) & (example[q] == example[k]) & seen
+
+        return sees
+
     def mask(self) -> Tensor:
         """(T, T) bool: may the row's token see the column's? The picture of the method."""
-        example, branch = (torch.tensor(owner) for owner in self.owners())
-        causal = torch.ones(len(example), len(example), dtype=torch.bool).tril()
-        same = example[:, None] == example[None, :]
-        return causal & same & ((branch[None, :] == 0) | (branch[:, None] == branch[None, :]))
+        n = torch.arange(len(self.positions()))
+        return self.sees()(0, 0, n[:, None], n)
 
 
 def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
     """One row for a batch: ``responses[b]`` are the token ids of the responses to prompt b.
 
     Returns ``input_ids`` and ``position_ids`` (1, T), ``branches``, and, N counting response tokens
-    example by example, ``head_positions`` (N,) of the tokens that predict and ``shift_labels``
-    (1, N), what they should.
+    example by example, ``head_positions`` (N,) of the tokens that predict (the prompt's last, then
+    the response's own) and ``shift_labels`` (1, N), what they should.
     """
     examples = list(zip(prompts, responses, strict=True))
     branches = Branches(tuple((len(x), tuple(map(len, ys))) for x, ys in examples))
+    predict = [at for x, own in branches.sequences() if x for at in (x[-1], *own[:-1])]
     return {
         "input_ids": torch.tensor([[token for x, ys in examples for p in (x, *ys) for token in p]]),
         "position_ids": torch.tensor([branches.positions()]),
-        "head_positions": torch.tensor(branches.predicting()),
+        "head_positions": torch.tensor(predict),
         "shift_labels": torch.tensor([[token for ys in responses for y in ys for token in y]]),
         "branches": branches,
     }
@@ -133,7 +131,7 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
         from trl.trainer import utils
 
         utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
-    kwargs |= {name: batch[name] for name in INPUTS if name in batch}
+    kwargs |= {name: batch[name] for name in (*PADDED, *PACKED) if name in batch}
     outputs = model(**kwargs, use_cache=False, fused_lm_head=True)
     if "branches" in batch:
         parts = outputs.log_probs[0].split(lengths.flatten().tolist())  # (N,) response by response

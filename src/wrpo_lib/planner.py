@@ -13,10 +13,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from wrpo_lib import models
-from wrpo_lib.chat import render
+from wrpo_lib.models import load_tokenizer, model_config
 from wrpo_lib.packing import split_by_tokens
-from wrpo_lib.recipes import Recipe, load_recipe, recipe_names
+from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
 from wrpo_lib.training import inputs
 
 Batch = list[tuple[int, tuple[int, ...]]]
@@ -24,6 +23,7 @@ Batch = list[tuple[int, tuple[int, ...]]]
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
+UTILISATION = 0.4  # assumed share of a card's peak
 
 
 class Parameters(NamedTuple):
@@ -64,16 +64,9 @@ class Plan:
     parameters: Parameters
     gpus: int
     n: int
+    steps: int  # of the optimiser; the last, partial one of an epoch counts
     batches: list[Batch]
     reference: str  # none, precomputed, or each step, the base of an adapter
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps; the last, partial one of an epoch counts."""
-        size = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
-        epoch = ceil(self.n / (size * self.gpus))
-        asked = int(self.args.max_steps)
-        return asked if asked > 0 else ceil(epoch * self.args.num_train_epochs)
 
     @property
     def worst(self) -> Batch:
@@ -93,7 +86,15 @@ class Plan:
         """Tokens of an epoch, padding included."""
         return sum(tokens(b, sharing) for b in self.batches) * self.n / sum(map(len, self.batches))
 
-    def flops(self, count: float) -> float:
+    @property
+    def disk(self) -> int:
+        """Bytes of checkpoints with Adam's states, one over the limit, and of what is saved."""
+        p, args, recipe, lora = self.parameters, self.args, self.recipe, self.recipe.lora
+        kept = (args.save_total_limit or ceil(self.steps / args.save_steps)) + 1
+        width = 4 if lora or "32" in str(recipe.load.get("dtype")) else 2
+        return width * p.trainable * (3 * kept + 1) + (2 * p.total if lora and recipe.merge else 0)
+
+    def flops(self, count: Any) -> Any:
         """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
 
         A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
@@ -103,6 +104,10 @@ class Plan:
         passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))
         passes += {"none": 0, "precomputed": 1}.get(self.reference, epochs)
         return 2 * self.parameters.total * count * passes
+
+    def hours(self, count: Any, peak: float) -> Any:
+        """Hours of such a run on cards of ``peak`` TFLOP/s."""
+        return self.flops(count) / (UTILISATION * self.gpus * peak * 1e12 * 3600)
 
     def memory(self, batch: Batch, sharing: bool) -> dict[str, float]:
         """Bytes per GPU at the peak of a step on ``batch``.
@@ -135,17 +140,14 @@ class Plan:
 
 
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
-    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
-
-    :raises WRPOError: for a model without a known shape, bad data, settings training would refuse.
-    """
-    with inputs.named(recipe):
+    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths."""
+    with named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
-        recipe = replace(recipe, model=_planned_model(recipe))
-        config = models.model_config(recipe.model or "")
+        recipe = replace(recipe, model=_planned_model(recipe), data=data or recipe.data)
+        config = model_config(recipe.model or "")
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
-            lengths, n = _lengths(replace(recipe, data=data or recipe.data), args)
+            lengths, n = _lengths(recipe, args)
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
@@ -153,24 +155,24 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     if getattr(args, "packing", False):  # of SFT: blocks of max_length tokens
         n = ceil(n * tokens(lengths, True) / len(lengths) / args.max_length)
         lengths = [(0, (args.max_length,))]
-    size = args.per_device_train_batch_size
+    size, budget = args.per_device_train_batch_size, getattr(args, "micro_batch_tokens", None)
+    epoch = ceil(n / (size * args.gradient_accumulation_steps * gpus))
+    steps = ceil(epoch * args.num_train_epochs)
     if args.max_steps > 0:
-        step = size * args.gradient_accumulation_steps * gpus
-        args.num_train_epochs = args.max_steps / ceil(n / step)
+        steps, args.num_train_epochs = args.max_steps, args.max_steps / epoch
     lengths = lengths * ceil(size / len(lengths))
     random.Random(0).shuffle(lengths)
     batches: list[Batch] = []
     for i in range(0, len(lengths) - size + 1, size):
         batch = lengths[i : i + size]
-        counts = [tokens([example], True) for example in batch]
-        parts = split_by_tokens(counts, getattr(args, "micro_batch_tokens", None))
+        parts = split_by_tokens([tokens([example], True) for example in batch], budget)
         batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
     once = getattr(args, "precompute_ref_log_probs", False) or not recipe.lora
     reference = "precomputed" if once else "each step"
     if getattr(args, "objective", "simpo") == "simpo":  # SFT has no objective
         reference = "none"
-    return Plan(recipe, args, config, parameters, gpus, n, batches, reference)
+    return Plan(recipe, args, config, parameters, gpus, n, steps, batches, reference)
 
 
 def _planned_model(recipe: Recipe) -> str | None:
@@ -183,9 +185,10 @@ def _planned_model(recipe: Recipe) -> str | None:
 
 
 def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
-    """Lengths of the data's examples, rendered and cut as in training, and their number."""
-    rows, tokenizer = inputs.load_data(recipe), models.load_tokenizer(recipe.model or "")
-    limits = (args.max_length, getattr(args, "max_prompt_length", None))
-    fields, some = inputs.responses(args), rows.select(range(0, len(rows), -(-len(rows) // 2000)))
-    made = [render(tokenizer, r["prompt"], [r[name] for name in fields], *limits) for r in some]
-    return [(len(m.prompt_ids), tuple(map(len, m.response_ids))) for m in made], len(rows)
+    """Lengths of at most 2,000 of the data's examples, cut as in training, and their number."""
+    rows, fields = inputs.load_data(recipe), inputs.responses(args)
+    some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))
+    made, _ = inputs.tokenize(some, load_tokenizer(recipe.model or ""), fields, args, "planned")
+    return [(len(r["prompt_ids"]), tuple(len(r[f"{k}_ids"]) for k in fields)) for r in made], len(
+        rows
+    )

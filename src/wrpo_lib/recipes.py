@@ -1,12 +1,15 @@
 """Recipes: one YAML file per stage and method, in one folder per profile.
 
 Keys under ``training`` are fields of :class:`wrpo_lib.training.WRPOConfig` (or TRL's ``SFTConfig``
-for ``stage: sft``). A recipe may stand on another: ``base: wrpo`` takes all values of ``wrpo.yaml``
-beside it (``base: workstation/wrpo`` of another profile) and its own keys replace or add to them.
+for ``stage: sft``). ``base: wrpo`` takes all values of ``wrpo.yaml`` beside a recipe, ``base:
+workstation/wrpo`` those of another profile; its own keys replace or add to them.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -24,6 +27,12 @@ ACCELERATE = "accelerate"
 MAPPINGS = ("training", "lora", "load", "quantization")
 """Keys that hold fields of a library's class; a recipe adds to those of its base."""
 
+SECRET = re.compile(
+    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
+    r'("(?:[^"\\]|\\.)*")'
+)
+"""A key of JSON whose value nobody may read, and the value."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -40,22 +49,54 @@ class Recipe:
     eval_data: str | None = None
     architecture: str = "llama"  # the model_type that a dry run builds in small
     lora: dict[str, Any] | None = None  # fields of peft's LoraConfig; None: full fine-tuning
-    merge: bool = False  # write the base model with the trained adapter in it, too
+    merge: bool = False  # write the base model with the trained adapter in it, if there is one
     load: dict[str, Any] = field(default_factory=dict)  # arguments of from_pretrained
     quantization: dict[str, Any] | None = None  # fields of BitsAndBytesConfig
     launch: str | None = None  # file of recipes/accelerate that the batch arithmetic is for
     output: str | None = None
     where: str = "this recipe"  # as an error names it
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done at the end, before anything is loaded."""
-        if self.merge and not self.lora:
-            raise WRPOError(f"{self.where}: `merge` has no adapter to merge; add `lora`")
-
     @property
     def output_dir(self) -> Path:
         """Where the run writes unless it is told otherwise."""
         return Path(self.output or recipes_dir().parent / "runs" / self.profile / self.name)
+
+
+@contextmanager
+def named(recipe: Recipe) -> Iterator[None]:
+    """What a library cannot do with a recipe, as one sentence that begins with the recipe."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        if reason.startswith(recipe.where):
+            raise
+        for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
+            reason = reason.replace(json.loads(secret), "***")
+        remedy = "" if isinstance(error, WRPOError) else "; correct it, or try it with --dry-run"
+        raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
+
+
+def override(recipe: Recipe, words: list[str]) -> Recipe:
+    """``recipe`` with command-line ``words`` in place of its values.
+
+    ``--beta 1`` and ``beta=1`` set fields of ``training``, ``--lora.r 8`` those of other mappings.
+    """
+    rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
+    changes: dict[str, Any] = {}
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        if not given:
+            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
+        section, _, key = option.removeprefix("--").replace("-", "_").rpartition(".")
+        section = section or "training"
+        if not option.startswith("--") or section not in MAPPINGS:
+            raise WRPOError(f"unknown option {option!r}; {nearest(section, MAPPINGS)}")
+        values = changes.setdefault(section, dict(getattr(recipe, section) or {}))
+        text = section == "training" and not value.startswith(("[", "{"))
+        with named(recipe):
+            values[key] = value if text else yaml.safe_load(value)
+    return replace(recipe, **changes)
 
 
 def checked(

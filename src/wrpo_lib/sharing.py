@@ -1,26 +1,22 @@
 """Prompt sharing: the responses to one prompt computed with the prompt once, exactly.
 
 All examples of a batch lie in one row (:mod:`wrpo_lib.packing`). A response sees its prompt and
-itself, so every response token has the hidden state it has in a row of its own, and the prompt's
-are computed once instead of R times. The output head sees the positions that predict a response
-token. Attention has three backends, and ``auto`` takes the first where it can:
-
-``varlen``: one call a layer of PyTorch's own flash attention for sequences of several lengths, in
-bf16 or fp16 on a GPU; ``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to
-compare, as in Wang and Hegde (arXiv 2410.20305). The paper is silent on all of this;
+itself, so its tokens have the hidden states they have in a row of their own. Attention has three
+backends. ``varlen``: one call a layer of PyTorch's flash attention, in bf16 or fp16 on a GPU;
+``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to compare, as in Wang and
+Hegde (arXiv 2410.20305). ``auto`` takes the first where it can. The paper is silent on all of this;
 ``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -28,10 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.packing import Branches, pack
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
+from wrpo_lib.packing import Branches, pack, padded
 
 BACKENDS = ("auto", "varlen", "sdpa", "flex")
 
@@ -40,8 +33,7 @@ BACKENDS = ("auto", "varlen", "sdpa", "flex")
 def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
     """What each prompt and each branch attends to, as ``varlen`` takes it.
 
-    The tokens that are keys, sequence by sequence: the prompt's first, then its own; the ends of
-    the sequences' queries and of their keys, each (N + 1,) int32; the longest of both.
+    The keys of each of N sequences, the ends of its queries and keys, (N + 1,) int32; the longest.
     """
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
@@ -52,15 +44,13 @@ def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
     return index, query_ends, key_ends, max(queries), max(keys)
 
 
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None
-) -> Tensor:
+def _varlen(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None) -> Tensor:
     """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call."""
-    index, *sizes = key_index(branches, query.device)
-    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))  # (T, H, D)
+    index, *sizes = key_index(branches, q.device)
+    q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # (T, H, D)
     k, v = k.index_select(0, index), v.index_select(0, index)
     # a window of (-1, 0) is causal, aligned at the last query and the last key
-    how: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), "enable_gqa": True}
+    how: dict[str, Any] = {"scale": scale, "window_size": (-1, 0), "enable_gqa": True}
     out: Any = varlen_attn(q, k, v, *sizes, **how)
     return out[None]
 
@@ -78,9 +68,8 @@ def _sdpa(
 ) -> Tensor:
     """Attention of a packed row, (1, H, T, D) to (1, T, H, D), one call per branch.
 
-    A CPU's kernel skips what a causal square masks, but not what another mask does. So the prompt
-    goes along with its first branch in one square, and again with each branch longer than itself,
-    where computing its queries twice costs less than the masked part of the rectangle.
+    A CPU's kernel skips what a causal square masks and nothing else. So the prompt goes along with
+    its first branch in one square, and again with each branch that is longer than itself.
     """
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
@@ -103,18 +92,10 @@ def _sdpa(
 
 
 @lru_cache(maxsize=8)
-def block_mask(branches: Branches, device: torch.device) -> BlockMask:
+def block_mask(branches: Branches, device: torch.device) -> Any:
     """FlexAttention's sparse mask of a packed row; whole blocks that nothing sees are skipped."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    example, branch = (torch.tensor(o, device=device) for o in branches.owners())
-
-    def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = (branch[k] == 0) | (branch[q] == branch[k])
-        return (q >= k) & (example[q] == example[k]) & seen
-
-    n = len(branch)
-    return create_block_mask(sees, B=None, H=None, Q_LEN=n, KV_LEN=n, device=str(device))
+    n, where = len(branches.positions()), str(device)
+    return create_block_mask(branches.sees(device), None, None, n, n, device=where)
 
 
 def _attention(base: str, backend: str) -> Callable[..., Any]:
@@ -144,11 +125,9 @@ def _attention(base: str, backend: str) -> Callable[..., Any]:
 def enable(model: Any, backend: str = "auto") -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
-    Replaces its attention (through transformers' attention interface, so modules and weights are
-    not touched), and lets calls say with ``branches`` how the row is packed and with
-    ``head_positions`` (N,) which of its tokens the output head is for: hidden states then leave the
-    backbone as (1, N, H). Where another package's flash attention was asked for, ordinary calls
-    go through SDPA, whose kernel on a GPU is flash attention too.
+    Registers an attention function with transformers and lets calls say with ``branches`` how the
+    row is packed and with ``head_positions`` (N,) which tokens the output head is for: hidden
+    states leave the backbone as (1, N, H). Ordinary calls of a flash attention go through SDPA.
     """
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
@@ -165,11 +144,7 @@ def enable(model: Any, backend: str = "auto") -> None:
 
 
 def _take_positions(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Keep ``head_positions`` from the backbone, which does not know it.
-
-    Of a packed row also the mask: one with four dimensions stops transformers from building one of
-    (T, T), and the attention of a packed row does not look at it.
-    """
+    """Keep ``head_positions`` from the backbone; a mask in 4D stops it from making one of T²."""
     module._head_positions = kwargs.pop("head_positions", None)
     if kwargs.get("branches"):
         kwargs["attention_mask"] = kwargs["position_ids"].new_ones(1, 1, 1, 1, dtype=torch.bool)
@@ -188,9 +163,8 @@ def obstacle(
 ) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    What its configuration tells is asked first. Then, with ``trial`` (leave it out where weights
-    are sharded already), a small example runs both ways: a model with positions or a state of its
-    own gives itself away by its hidden states, whatever its code looks like.
+    Asks its configuration, and with ``trial`` (not where weights are sharded already) runs a small
+    example both ways: positions or a state of its own change the hidden states.
     """
     config = model.config.get_text_config()
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
@@ -201,46 +175,36 @@ def obstacle(
         return f"it has layers of kind {other[0]}"
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
-    if trial:
-        return _differs(model, backend)
-    enable(model, backend)
-    return None
-
-
-def _differs(model: Any, backend: str) -> str | None:
-    """Run two branches both ways; what went wrong, or None."""
-    training, was = model.training, model.config._attn_implementation
-    model.eval()
-    try:
-        off = _deviation(model, backend)
-    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
-        reason = f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
-    else:
-        # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
-        if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
-            return None
-        reason = f"a trial row came out different (by {off:.1e} of its size)"
-    finally:
-        model.train(training)
-    model.set_attn_implementation(was)
-    return reason
+    if not trial:
+        enable(model, backend)
+        return None
+    was = model.config._attn_implementation
+    if found := _trial(model, backend):
+        model.set_attn_implementation(was)
+    return found
 
 
 @torch.no_grad()
-def _deviation(model: Any, backend: str) -> float:
-    """Largest difference of hidden states between a packed row and one row per response."""
+def _trial(model: Any, backend: str) -> str | None:
+    """Compare the hidden states of a packed row with those of a row per response."""
     ids = [i % model.config.get_text_config().vocab_size for i in range(17)]
     prompt, responses = ids[:5], [ids[5:12], ids[12:]]
-    enable(model, backend)
-    alone = []
-    for response in responses:
-        row = torch.tensor([prompt + response], device=model.device)
-        states = model.base_model(row, attention_mask=torch.ones_like(row), use_cache=False)
-        alone.append(states.last_hidden_state[:, len(prompt) - 1 : -1])
-    expected = torch.cat(alone, dim=1).float()
-    batch = pack([prompt], [responses])
+    packed, training = pack([prompt], [responses]), model.training
     names = ("input_ids", "position_ids", "head_positions")
-    inputs = {name: batch[name].to(model.device) for name in names}
-    states = model.base_model(**inputs, branches=batch["branches"], use_cache=False)
-    off = (states.last_hidden_state.float() - expected).abs().max()
-    return float(off / expected.abs().max().clamp(min=1e-6))
+    inputs = {name: packed[name].to(model.device) for name in names}
+    rows = padded([prompt + response for response in responses], 0, "right", model.device)
+    model.eval()
+    try:
+        enable(model, backend)
+        alone = model.base_model(**rows, use_cache=False).last_hidden_state.float()
+        expected = torch.cat([alone[0, 4:11], alone[1, 4:9]])
+        states = model.base_model(**inputs, branches=packed["branches"], use_cache=False)
+        off = (states.last_hidden_state[0].float() - expected).abs().max() / expected.abs().max()
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+        return f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
+    finally:
+        model.train(training)
+    # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
+    if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
+        return None
+    return f"a trial row came out different (by {off:.1e} of its size)"

@@ -2,9 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
-
-import pytest
 
 from wrpo_lib.analysis import report
 from wrpo_lib.records import project_root
@@ -13,7 +10,7 @@ sys.path.insert(0, str(project_root() / "benchmarks"))
 import gpu
 
 
-def test_a_dry_run_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_without_a_card(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--out", str(tmp_path)])
     monkeypatch.setattr(gpu, "free", lambda: None)  # of a card's memory
     gpu.main()
@@ -33,6 +30,6 @@ def test_a_dry_run_without_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(report.gpu_table()) == len(record["steps"])
 
 
-def test_only_real_runs_are_tracked() -> None:
+def test_only_real_runs_are_tracked():
     for path in (project_root() / "results" / "gpu").glob("*.json"):
         assert not json.loads(path.read_text(encoding="utf-8"))["quick"]

@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,9 +36,7 @@ def assert_has_form(record: dict[str, Any]) -> None:
     assert peaks["ratio"].tolist() == pytest.approx(ratios.tolist(), rel=1e-2)
 
 
-def test_a_quick_run_writes_what_the_page_reads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quick_run_writes_what_the_page_reads(tmp_path, monkeypatch, capsys):
     """In one process, where memory is measured for each variant in a fresh one."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -53,7 +50,7 @@ def test_a_quick_run_writes_what_the_page_reads(
     assert_has_form(json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8")))
 
 
-def test_the_recorded_run_has_the_same_form() -> None:
+def test_the_recorded_run_has_the_same_form():
     record = report.measured()
     assert_has_form(record)
     assert len(report.ratios_table()) == len(record["variants"])
@@ -61,7 +58,7 @@ def test_the_recorded_run_has_the_same_form() -> None:
     assert "dirty" not in record["commit"]
 
 
-def test_the_official_loss_is_its_formula() -> None:
+def test_the_official_loss_is_its_formula():
     """At the start the policy is its reference: log 2. Away from it, by hand, one by one."""
     model, _ = workloads.tiny_model()
     reference, _ = workloads.tiny_model()
@@ -87,7 +84,7 @@ def test_the_official_loss_is_its_formula() -> None:
 
 
 @pytest.mark.parametrize(("column", "factor"), [("loss", 1.001), ("grad_norm", 1.01)])
-def test_a_wrong_way_is_found(column: str, factor: float) -> None:
+def test_a_wrong_way_is_found(column, factor):
     right = {"workload": "tiny", "turn": 0, "loss": 0.7, "grad_norm": 1.0}
     wrong = {**right, "variant": "ours", column: right[column] * factor}
     train_step.check_agreement([{**right, "variant": "official"}, {**right, "variant": "ours"}])
@@ -95,7 +92,7 @@ def test_a_wrong_way_is_found(column: str, factor: float) -> None:
         train_step.check_agreement([{**right, "variant": "official"}, wrong])
 
 
-def test_ratios_are_of_the_same_turn() -> None:
+def test_ratios_are_of_the_same_turn():
     seconds = {"official": (4.0, 8.0, 6.0), "ours": (2.0, 2.0, 6.0)}
     turns = [
         {"workload": "w", "turn": turn, "variant": variant, "seconds": taken}

@@ -17,11 +17,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from wrpo_lib.generation import local
 from wrpo_lib.io import read_rows, write_rows
-from wrpo_lib.models import load_causal_lm
+from wrpo_lib.models import build_model, build_tokenizer, load_causal_lm
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.recipes import recipe_names, recipes_dir
 from wrpo_lib.records import project_root
-from wrpo_lib.tiny import build_model, build_tokenizer
 
 PAGE = project_root() / "book" / "running.md"
 SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}

@@ -3,7 +3,7 @@
 import pytest
 from generation_rows import Tiny
 
-from wrpo_lib.tiny import build_model, build_tokenizer
+from wrpo_lib.models import build_model, build_tokenizer
 
 WORDS = "the answer is : copy reverse sort a b c d e f g h i j . sure result letters happy help"
 

@@ -15,8 +15,7 @@ from wrpo_lib.nano.batch import END, PAD, Shape, build, hidden_states, logits, s
 from wrpo_lib.nano.fusion import Model, pool
 from wrpo_lib.nano.preference import LS, Arm, Run
 from wrpo_lib.nano.world import OWN_WORDINGS, SOURCE_WORDINGS, World
-from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.trainer import WRPOTrainer
+from wrpo_lib.training import WRPOConfig, WRPOTrainer
 
 
 def stack(members: int = 2) -> Model:

@@ -1,60 +1,55 @@
 """A tiny model, a tiny tokenizer and quadruples for the trainer's tests."""
 
 import copy
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from datasets import Dataset
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Trainer
 from trl import SFTConfig
 
-from wrpo_lib.tiny import build_model, build_tokenizer
-from wrpo_lib.training.callbacks import DynamicsCallback
-from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
+from wrpo_lib.models import build_model, build_tokenizer
+from wrpo_lib.training import DynamicsCallback, WRPOConfig, WRPOTrainer, sft_trainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer():
     """Every word is one token."""
     return build_tokenizer([" ".join(WORDS), "\n".join(WORDS)])
 
 
 @pytest.fixture(scope="session")
-def _model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _model(tokenizer):
     shape = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
     size = {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}
     return build_model({**shape, **size}, tokenizer, seed=0)
 
 
 @pytest.fixture
-def model(_model: LlamaForCausalLM) -> LlamaForCausalLM:
+def model(_model):
     """A fresh copy a test; it has no path, as a model fresh from SFT."""
     return copy.deepcopy(_model)
 
 
 @pytest.fixture(scope="session")
-def quadruples() -> Dataset:
+def quadruples():
     rows = []
     for i in range(12):
         x = ["abcdefgh"[(i * k + k) % 8] for k in range(1, 4 + i % 3)]
         turn = {"role": "user", "content": f"reverse : {' '.join(x)}"}
         answer = " ".join(reversed(x))
-        row = {"prompt_id": f"p{i}", "prompt": [turn]}
-        row |= {
+        chosen = {
             "source_chosen": f"the answer is {answer} .",
             "target_chosen": f"answer : {answer} .",
         }
-        rows.append({**row, "rejected": f"answer : {' '.join(x[: 1 + i % 3])} ."})
+        rejected = f"answer : {' '.join(x[: 1 + i % 3])} ."
+        rows.append({"prompt_id": f"p{i}", "prompt": [turn], **chosen, "rejected": rejected})
     return Dataset.from_list(rows)
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> dict[str, Any]:
+def settings(tmp_path):
     """Training arguments for two cores and a few steps, large ones, so that steps differ."""
     size = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "max_steps": 4}
     rate = {"learning_rate": 1e-2, "warmup_steps": 0, "max_length": 64, "seed": 7}
@@ -64,15 +59,10 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def trainer(
-    settings: dict[str, Any],
-    model: LlamaForCausalLM,
-    quadruples: Dataset,
-    tokenizer: PreTrainedTokenizerFast,
-) -> Callable[..., WRPOTrainer]:
+def trainer(settings, model, quadruples, tokenizer):
     """Build a WRPOTrainer; arguments of the trainer by name, all others go to its config."""
 
-    def build(model: Any = model, dynamics_file: Path | None = None, **given: Any) -> WRPOTrainer:
+    def build(model: Any = model, dynamics_file: Any = None, **given: Any) -> WRPOTrainer:
         own: dict[str, Any] = {"train_dataset": quadruples, "processing_class": tokenizer}
         for name in (*own, "ref_model", "eval_dataset", "peft_config", "callbacks"):
             if name in given:
@@ -86,27 +76,22 @@ def trainer(
 
 
 @pytest.fixture
-def sft(
-    settings: dict[str, Any],
-    model: LlamaForCausalLM,
-    quadruples: Dataset,
-    tokenizer: PreTrainedTokenizerFast,
-) -> Callable[..., Trainer]:
+def sft(settings, model, quadruples, tokenizer):
     """Build a trainer of SFT; ``peft_config`` goes to it, all others to its config."""
 
-    def build(peft_config: Any = None, **given: Any) -> Trainer:
-        args = SFTConfig(**{**settings, **given})
+    def build(peft_config: Any = None, **given: Any) -> Any:
         data = {"train_dataset": quadruples, "processing_class": tokenizer}
+        args = SFTConfig(**{**settings, **given})
         return sft_trainer(copy.deepcopy(model), args, peft_config=peft_config, **data)
 
     return build
 
 
 @pytest.fixture
-def steps() -> Callable[..., list[float]]:
+def steps():
     """A logged quantity of each training step of a trainer, the loss by default."""
 
-    def read(trainer: Trainer, key: str = "loss") -> list[float]:
+    def read(trainer: Any, key: str = "loss") -> list[float]:
         return [log[key] for log in trainer.state.log_history if "loss" in log]
 
     return read

@@ -1,25 +1,28 @@
 """Whole runs with shared prompts are the runs without, whatever is around them."""
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig
-from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import MistralConfig, MistralForCausalLM
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.training.trainer import WRPOTrainer
 
-Build = Callable[..., WRPOTrainer]
-Steps = Callable[..., list[float]]
 KEYS = ("loss", "grad_norm", "rewards/margins", "rewards/fused", "logps/rejected", "alpha")
 DISPREFERRED = {"alpha": 0.4, "alpha_schedule": "constant", "alpha_rejected": 0.3}
 
 
-def assert_same(steps: Steps, ours: WRPOTrainer, theirs: WRPOTrainer) -> None:
+@pytest.fixture
+def wide(quadruples):
+    """The same rows with a dispreferred source response (Table 10)."""
+    return quadruples.map(
+        lambda row: {"source_rejected": "the answer is " + row["rejected"].split(" : ")[1]}
+    )
+
+
+def assert_same(steps: Any, ours: Any, theirs: Any) -> None:
     """Train both; every step, the weights and the evaluation agree."""
     ours.train()
     theirs.train()
@@ -46,14 +49,11 @@ def assert_same(steps: Steps, ours: WRPOTrainer, theirs: WRPOTrainer) -> None:
     ],
     ids=lambda setting: "-".join(f"{k}={v}" for k, v in setting.items()),
 )
-def test_losses_and_gradients_are_those_of_padded_rows(
-    trainer: Build, steps: Steps, quadruples: Dataset, setting: dict[str, Any]
-) -> None:
+def test_losses_and_gradients_are_those_of_padded_rows(trainer, steps, wide, setting):
     setting = {"alpha": 0.5, **setting}
     lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"])
-    data = with_dispreferred(quadruples)
     setting |= {"peft_config": lora if setting.pop("lora", False) else None}
-    setting |= {"train_dataset": data, "eval_dataset": data.select([3, 5])}
+    setting |= {"train_dataset": wide, "eval_dataset": wide.select([3, 5])}
     shared, padded = (trainer(**setting, share_prompt=share) for share in (True, False))
     assert (shared.shares_prompts, padded.shares_prompts) == (True, False)
     assert_same(steps, shared, padded)
@@ -61,9 +61,7 @@ def test_losses_and_gradients_are_those_of_padded_rows(
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_parts_of_a_batch_are_the_whole_batch(
-    trainer: Build, steps: Steps, quadruples: Dataset, share: bool
-) -> None:
+def test_parts_of_a_batch_are_the_whole_batch(trainer, steps, quadruples, share):
     """In whatever parts a batch goes through the model, the step is the same."""
     common = {"share_prompt": share, "per_device_train_batch_size": 6, "alpha": 0.5}
     common |= {"eval_dataset": quadruples, "per_device_eval_batch_size": 6}
@@ -75,7 +73,7 @@ def test_parts_of_a_batch_are_the_whole_batch(
     assert steps(parts, "num_tokens") == steps(whole, "num_tokens")
 
 
-def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
+def test_bf16_stays_near_full_precision(trainer, steps):
     half, whole = (trainer(share_prompt=True, bf16=bf16, alpha=0.5) for bf16 in (True, False))
     half.train()
     whole.train()
@@ -84,15 +82,11 @@ def test_bf16_stays_near_full_precision(trainer: Build, steps: Steps) -> None:
     assert steps(half)[1:] != steps(whole)[1:]
 
 
-def test_responses_of_weight_zero_are_not_computed(
-    trainer: Build, steps: Steps, quadruples: Dataset
-) -> None:
+def test_responses_of_weight_zero_are_not_computed(trainer, steps, quadruples):
     """DPO-on then needs no source response, not even in the data."""
     pairs = quadruples.remove_columns("source_chosen")
-    run, with_sources = (
-        trainer(train_dataset=pairs, alpha=0.0, score_unused=False),
-        trainer(alpha=0.0),
-    )
+    run = trainer(train_dataset=pairs, alpha=0.0, score_unused=False)
+    with_sources = trainer(alpha=0.0)
     run.train()
     with_sources.train()
     assert run.responses == ("target_chosen", "rejected")
@@ -102,39 +96,21 @@ def test_responses_of_weight_zero_are_not_computed(
     assert trainer(alpha=1.0, score_unused=False).responses[1] == "target_chosen"  # linear: needed
 
 
-def with_dispreferred(quadruples: Dataset) -> Dataset:
-    """The same rows with a dispreferred source response (Table 10)."""
-    return quadruples.map(
-        lambda row: {"source_rejected": "the answer is " + row["rejected"].split(" : ")[1]}
-    )
-
-
-def test_a_dispreferred_source_response_joins_the_rejected_side(
-    trainer: Build, steps: Steps, quadruples: Dataset
-) -> None:
-    wide = with_dispreferred(quadruples)
-    mixed = trainer(train_dataset=wide, **DISPREFERRED)
-    without = trainer(train_dataset=wide, **{**DISPREFERRED, "alpha_rejected": 0.0})
-    mixed.train()
-    without.train()
-    assert steps(mixed)[1:] != pytest.approx(steps(without)[1:], rel=1e-4)
+def test_a_dispreferred_source_response_needs_its_column_and_form(trainer, wide):
     with pytest.raises(WRPOError, match="lack the column 'source_rejected'"):
         trainer(alpha_rejected=0.2)
     with pytest.raises(WRPOError, match="alpha_rejected belongs to the dpo form"):
         trainer(train_dataset=wide, alpha_rejected=0.2, objective="ipo")
 
 
-def test_a_model_that_cannot_share_falls_back_with_one_line(
-    trainer: Build, model: LlamaForCausalLM, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_model_that_cannot_share_falls_back_with_one_line(trainer, model, caplog):
     torch.manual_seed(0)
     config = MistralConfig(**{**model.config.to_dict(), "sliding_window": 16, "dtype": None})
     windowed = MistralForCausalLM(config)
     with caplog.at_level(logging.WARNING):
         run = trainer(model=windowed, max_steps=1)
-    said = [r.message for r in caplog.records if "prompts are not shared" in r.message]
-    assert len(said) == 1
-    assert "its attention window is 16 tokens, below max_length" in said[0]
+    (said,) = [r.message for r in caplog.records if "prompts are not shared" in r.message]
+    assert "its attention window is 16 tokens, below max_length" in said
     assert not run.data_collator.share_prompt
     run.train()
     prompted = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)

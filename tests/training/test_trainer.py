@@ -1,27 +1,20 @@
-"""WRPOTrainer: metrics, references, forms, evaluation, and errors before any step is taken."""
+"""WRPOTrainer and SFT: metrics, references, forms, evaluation; prompts that cannot be shared."""
 
 import copy
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM
-from transformers import PreTrainedTokenizerFast as Tokenizer
 
+from wrpo_lib import sharing
 from wrpo_lib.figures.deviation import token_logprobs
+from wrpo_lib.models import build_model
 from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.tiny import build_model
-from wrpo_lib.training.trainer import WRPOTrainer
-
-Build = Callable[..., WRPOTrainer]
-Steps = Callable[..., list[float]]
 
 METRICS = """alpha loss grad_norm learning_rate num_tokens rewards/source_chosen
 rewards/target_chosen rewards/fused rewards/rejected rewards/margins rewards/accuracies
@@ -30,7 +23,7 @@ logps/rejected"""
 CONSTANT = {"alpha": 0.5, "alpha_schedule": "constant", "max_steps": 2}
 
 
-def logps(model: Any, tokenizer: Tokenizer, rows: Dataset) -> dict[str, Tensor]:
+def logps(model: Any, tokenizer: Any, rows: Any) -> dict[str, Tensor]:
     """log π(y|x) (B,) of each kind of response, one row at a time."""
     found: dict[str, list[float]] = {name: [] for name in RESPONSES}
     for row in rows:
@@ -40,18 +33,27 @@ def logps(model: Any, tokenizer: Tokenizer, rows: Dataset) -> dict[str, Tensor]:
     return {name: torch.tensor(sums) for name, sums in found.items()}
 
 
-def test_every_step_logs_every_metric(trainer: Build, steps: Steps) -> None:
-    run = trainer(alpha=0.4)
+def test_every_step_logs_every_metric_and_evaluation_its_own(trainer, steps, quadruples):
+    when = {"eval_dataset": quadruples.select(range(6)), "eval_strategy": "steps", "eval_steps": 2}
+    run = trainer(alpha=0.4, **when)
     run.train()
-    for log in run.state.log_history[:-1]:
+    logs = {
+        name: [log for log in run.state.log_history if name in log]
+        for name in ("loss", "eval_loss")
+    }
+    for log in logs["loss"]:
         assert set(log) == {*METRICS.split(), "epoch", "step"}
     assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+    first, second = logs["eval_loss"]
+    assert (first["step"], second["step"]) == (2, 4)
+    assert [log["eval_alpha"] for log in (first, second)] == pytest.approx([0.2, 0.4])
+    assert {f"eval_{name}" for name in METRICS.split() if "/" in name} <= set(first)
+    assert first["eval_rewards/fused"] != second["eval_rewards/fused"]
+    assert set(run.truncation) == {"train", "eval"}
 
 
-def test_metrics_belong_to_the_right_examples(
-    trainer: Build, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
-) -> None:
+def test_metrics_belong_to_the_right_examples(trainer, model, tokenizer, quadruples):
     """Against log-probabilities computed one row at a time; the official pivot_accuracies
     compares unrelated rows, which gives another number here."""
     torch.manual_seed(3)
@@ -60,8 +62,7 @@ def test_metrics_belong_to_the_right_examples(
         for weight in moved.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     data = {"eval_dataset": quadruples, "per_device_eval_batch_size": 12}
-    run = trainer(model=moved, ref_model=model, **{**CONSTANT, "alpha": 0.3}, **data)
-    found = run.evaluate()
+    found = trainer(model=moved, ref_model=model, **{**CONSTANT, "alpha": 0.3}, **data).evaluate()
     policy, reference = (logps(each, tokenizer, quadruples) for each in (moved, model))
     rewards = {name: 0.5 * (policy[name] - reference[name]) for name in RESPONSES}
     source, target, rejected = rewards.values()
@@ -80,13 +81,10 @@ def test_metrics_belong_to_the_right_examples(
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_every_way_to_a_reference_gives_the_same_losses(
-    trainer: Build, steps: Steps, model: LlamaForCausalLM, tuning: str
-) -> None:
+def test_every_way_to_a_reference_gives_the_same_losses(trainer, steps, model, tuning):
     def losses(**kwargs: Any) -> list[float]:
-        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-        given = {"peft_config": lora if tuning == "lora" else None, "alpha": 0.5}
-        run = trainer(**given, **{"precompute_ref_log_probs": False, **kwargs})
+        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if tuning == "lora" else None
+        run = trainer(peft_config=lora, alpha=0.5, **{"precompute_ref_log_probs": False, **kwargs})
         run.train()
         return steps(run)
 
@@ -98,39 +96,25 @@ def test_every_way_to_a_reference_gives_the_same_losses(
     assert losses(activation_checkpointing=True) == pytest.approx(implicit, rel=1e-5)
 
 
-def test_the_reference_is_the_model_as_given_not_as_on_disk(
-    trainer: Build, steps: Steps, model: LlamaForCausalLM, tmp_path: Path
-) -> None:
-    """A model fine-tuned in memory still names the path it came from; that is not πref."""
+def test_the_reference_is_the_model_as_given_not_as_on_disk(trainer, steps, model, tmp_path):
+    """A model fine-tuned in memory still names the path it came from; that is not πref.
+    A trained adapter is its own reference."""
     model.save_pretrained(tmp_path / "target")
     loaded = LlamaForCausalLM.from_pretrained(tmp_path / "target")
-    with torch.no_grad():
-        loaded.lm_head.weight.mul_(1.5)
-    first = trainer(model=loaded)
-    first.train()
-    second = trainer(model=first.model, precompute_ref_log_probs=False)  # is so all the same
-    second.train()
-    for run in (first, second):
-        assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
-
-
-def test_a_trained_adapter_is_its_own_reference(
-    trainer: Build, steps: Steps, model: LlamaForCausalLM
-) -> None:
     adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
     with torch.no_grad():
+        loaded.lm_head.weight.mul_(1.5)
         for name, weight in adapted.named_parameters():
             if "lora_B" in name:
                 weight.normal_(generator=torch.Generator().manual_seed(1))
-    run = trainer(model=adapted, max_steps=2)
-    run.train()
-    assert run.ref_model is None
-    assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
+    for start in (loaded, adapted):
+        run = trainer(model=start, max_steps=2, precompute_ref_log_probs=start is adapted)
+        run.train()
+        assert run.ref_model is None
+        assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_simpo_form(
-    trainer: Build, steps: Steps, model: LlamaForCausalLM, tokenizer: Tokenizer, quadruples: Dataset
-) -> None:
+def test_simpo_form(trainer, steps, model, tokenizer, quadruples):
     form = {"objective": "simpo", "beta": 2.0, "gamma": 0.3}
     run = trainer(**form, **CONSTANT, train_sampling_strategy="sequential")
     assert run.ref_model is None
@@ -145,16 +129,14 @@ def test_simpo_form(
     assert run.evaluate(run.train_dataset.select([0]))["eval_loss"] > 0
 
 
-def test_ipo_form(trainer: Build, steps: Steps) -> None:
+def test_ipo_form(trainer, steps):
     run = trainer(objective="ipo", tau=0.2, **CONSTANT)
     run.train()
     assert steps(run)[0] == pytest.approx((1 / (2 * 0.2)) ** 2, rel=1e-5)
     assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
 
 
-def test_mixture_of_experts_keeps_its_balancing_loss(
-    trainer: Build, steps: Steps, tokenizer: Tokenizer
-) -> None:
+def test_mixture_of_experts_keeps_its_balancing_loss(trainer, steps, tokenizer):
     shape = {"model_type": "mixtral", "hidden_size": 32, "intermediate_size": 32}
     shape |= {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 4}
     shape |= {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.0}
@@ -168,13 +150,50 @@ def test_mixture_of_experts_keeps_its_balancing_loss(
     assert losses[1] > losses[0] + 0.5  # balanced experts have a balancing loss of top-k, 2 here
 
 
-def test_evaluation_during_training(trainer: Build, quadruples: Dataset) -> None:
-    when = {"eval_dataset": quadruples.select(range(6)), "eval_strategy": "steps", "eval_steps": 2}
-    run = trainer(alpha=0.4, **when)
+# --- SFT on y_ws: the same tokens as preference training, the loss on the response alone ----------
+
+
+def test_first_sft_loss_is_the_mean_over_response_tokens(sft, trainer, steps):
+    in_order = {"train_sampling_strategy": "sequential"}
+    preference = trainer(alpha=1.0, alpha_schedule="constant", **in_order)
+    preference.train()
+    first_two = preference.train_dataset.select([0, 1])
+    tokens = sum(map(len, first_two["source_chosen_ids"]))
+    expected = -2 * steps(preference, "logps/source_chosen")[0] / tokens
+
+    run = sft(**in_order)
+    ids = first_two[0]["prompt_ids"] + first_two[0]["source_chosen_ids"]
+    assert run.train_dataset[0]["input_ids"] == ids
     run.train()
-    logs = [log for log in run.state.log_history if "eval_loss" in log]
-    assert [log["step"] for log in logs] == [2, 4]
-    assert [log["eval_alpha"] for log in logs] == pytest.approx([0.2, 0.4])  # as it stands then
-    assert {f"eval_{name}" for name in METRICS.split() if "/" in name} <= set(logs[0])
-    assert logs[0]["eval_rewards/fused"] != logs[1]["eval_rewards/fused"]
-    assert set(run.truncation) == {"train", "eval"}
+    losses = steps(run)
+    assert losses[0] == pytest.approx(expected, rel=1e-4)
+    assert losses[-1] < losses[0]
+    cut = sft(max_length=17).truncation["train"]
+    assert cut["rows"] == 12
+    assert 0 < cut["source_chosen"] < 12
+
+
+def test_a_packed_block_of_sft_needs_no_mask(sft, steps, monkeypatch):
+    """Rows that follow each other train as TRL trains them with a mask of the block squared."""
+    settings = {"packing": True, "packing_strategy": "bfd", "max_length": 40, "max_steps": 3}
+    seen: list[Any] = []
+    ordinary = sharing._sdpa
+    monkeypatch.setattr(sharing, "_sdpa", lambda *given: seen.append(given[3]) or ordinary(*given))
+    ours = sft(**settings)
+    ours.train()
+    assert len(seen[-1].examples) > 2, "rows were packed"
+    monkeypatch.setattr(sharing, "obstacle", lambda *given, **named: "switched off")
+    theirs = sft(**settings)
+    theirs.train()
+    assert steps(ours) == pytest.approx(steps(theirs), rel=1e-5)
+    assert steps(ours, "grad_norm") == pytest.approx(steps(theirs, "grad_norm"), rel=1e-4)
+    assert steps(ours)[-1] < steps(ours)[0]
+
+
+def test_adapters_of_a_quantised_base_are_float32(sft, trainer, model):
+    """TRL makes them bfloat16, in which small updates round away."""
+    model.is_loaded_in_4bit = True  # as bitsandbytes leaves it; the weights here are whole
+    for build in (trainer, sft):
+        run = build(peft_config=LoraConfig(r=4, target_modules=["q_proj"]))
+        trained = {p.dtype for p in run.model.parameters() if p.requires_grad}
+        assert trained == {torch.float32}

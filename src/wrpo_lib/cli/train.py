@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
 """What typer does not know is a field of the recipe."""
 
-UTILISATION = 0.4  # assumed share of a card's peak
 # dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
 CARDS = {
     "RTX 4090": (165, 23.5),
@@ -52,9 +51,8 @@ def train(
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
-    from wrpo_lib.recipes import find_recipe
+    from wrpo_lib.recipes import find_recipe, override
     from wrpo_lib.training import run as runs
-    from wrpo_lib.training.inputs import override
 
     found = override(find_recipe(recipe), context.args)
     if (context.info_name == "sft") != (found.stage == "sft"):
@@ -98,8 +96,7 @@ def plan(
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
     from wrpo_lib import machine
     from wrpo_lib.planner import plan_recipe
-    from wrpo_lib.recipes import find_recipe
-    from wrpo_lib.training.inputs import override
+    from wrpo_lib.recipes import find_recipe, override
 
     found = override(find_recipe(recipe), context.args)
     found = replace(found, model=model or found.model)
@@ -108,43 +105,33 @@ def plan(
 
 
 def report(plan: Plan) -> str:
-    """A plan as text: with prompt sharing, without, and at worst; then card by card."""
+    """A plan as text: with prompt sharing, without, at worst; no hours where it does not fit."""
     import pandas as pd
 
-    from wrpo_lib.machine import disk
+    from wrpo_lib.planner import UTILISATION
 
     p, args = plan.parameters, plan.args
     cases = {"shared": (plan.usual, True), "padded": (plan.usual, False)}
     cases["worst"] = (plan.worst, True)
     table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
     table.loc["total, GiB per GPU"] = total = table.sum()
-    longest = sum(map(sum, ((x, *ys) for x, ys in plan.worst))) / len(plan.worst)
+    longest = sum(x + sum(ys) for x, ys in plan.worst) / len(plan.worst)
     counts = pd.Series([plan.tokens(True), plan.tokens(False), longest * plan.n], cases)
     table.loc["million tokens per epoch"] = counts / 1e6
-    cards = pd.DataFrame({name: _hours(plan, count) for name, count in counts.items()})
-    cards["fits"] = [
-        "yes"
-        if total["worst"] < room
-        else "not the worst batch"
-        if total["shared"] < room
-        else "no"
-        for _, room in CARDS.values()
-    ]
+    for card, (peak, room) in CARDS.items():
+        table.loc[f"hours on {card}"] = plan.hours(counts, peak).where(total < room)
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
-    shown = [frame.to_string(float_format="{:,.2f}".format) for frame in (table, cards)]
     return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
-{plan.steps} steps of {size} examples, {plan.n:,} in all; {disk(plan) / 2**30:.1f} GiB on disk
-{shown[0]}
+{plan.steps} steps of {size} examples, {plan.n:,} in all; {plan.disk / 2**30:.1f} GiB on disk
+{table.to_string(float_format="{:,.2f}".format, na_rep="no room")}
 worst legal batch: each response fills max_length {args.max_length}
-hours by card, computed with {UTILISATION:.0%} of its peak rate assumed, not measured
-{shown[1]}"""
+hours are computed with {UTILISATION:.0%} of a card's peak rate assumed, not measured"""
 
 
 def overview(recipes: list[str]) -> pd.DataFrame:
     """A row per recipe: memory at worst, space on disk, and hours on every card that holds it."""
     import pandas as pd
 
-    from wrpo_lib.machine import disk
     from wrpo_lib.planner import plan_recipe
     from wrpo_lib.recipes import find_recipe
 
@@ -152,17 +139,12 @@ def overview(recipes: list[str]) -> pd.DataFrame:
     for name in recipes:
         plan = plan_recipe(find_recipe(name))
         need = sum(plan.memory(plan.worst, True).values()) / 2**30
-        hours = _hours(plan, plan.tokens(True))
-        held = {card: hours[card] if need < room else None for card, (_, room) in CARDS.items()}
-        about = {"recipe": name, "GiB of memory": need, "GiB on disk": disk(plan) / 2**30}
-        rows.append({**about, "steps": plan.steps, **held})
+        row = {"recipe": name, "GiB of memory": need, "GiB on disk": plan.disk / 2**30}
+        row["steps"] = plan.steps
+        for card, (peak, room) in CARDS.items():
+            row[card] = plan.hours(plan.tokens(True), peak) if need < room else None
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _hours(plan: Plan, count: float) -> dict[str, float]:
-    """Hours of a run of ``count`` tokens an epoch on each card, at the assumed utilisation."""
-    rate = UTILISATION * plan.gpus * 3600 * 1e12
-    return {card: plan.flops(count) / (rate * peak) for card, (peak, _) in CARDS.items()}
 
 
 def _say(line: str) -> None:

@@ -9,9 +9,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from wrpo_lib.models import TEMPLATE
 from wrpo_lib.nano.batch import END, EPS, PAD, THETA, Params, Shape
 from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SKILLS, SOURCE_WORDINGS
-from wrpo_lib.tiny import TEMPLATE
 
 PATTERNS = {
     "phrase": "[a-z]+ |.",  # a word with the space behind it

@@ -4,7 +4,7 @@ import os
 import warnings
 
 from wrpo_lib.training.callbacks import DynamicsCallback, LivePlot, show_progress
-from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.training.inputs import WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 __all__ = [

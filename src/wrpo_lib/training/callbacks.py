@@ -20,9 +20,8 @@ class NothingLeft(Exception):
 class DynamicsCallback(TrainerCallback):
     """Write every training log to ``path``, a line of JSON each.
 
-    A line holds ``step`` (optimiser steps done), ``seconds`` and ``tokens`` (both since step 0;
-    tokens as the model computed them, so a shared prompt counts once), and all that is logged:
-    means over the steps since the line before. On resume, lines of later steps are dropped first.
+    A line holds ``step`` (optimiser steps done) and all that is logged, means over the steps since
+    the line before. On resume, lines of later steps are dropped first.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -31,10 +30,8 @@ class DynamicsCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Keep the lines of steps that will not be trained again; leave where none is left."""
         text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [row for row in map(json.loads, whole) if row["step"] <= state.global_step]
-        self.before = kept[-1] if kept else {"seconds": 0.0, "tokens": 0}
-        self.start = time.perf_counter()
+        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        kept = [row for row in rows if row["step"] <= state.global_step]
         if state.is_world_process_zero:
             write_rows(kept, self.path)
         if state.global_step >= state.max_steps:  # transformers takes a step before it looks
@@ -44,10 +41,8 @@ class DynamicsCallback(TrainerCallback):
         """Append one line; evaluation logs and the closing summary are not dynamics."""
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
-        values = {key: float(value) for key, value in logs.items()}
-        seconds = round(self.before["seconds"] + time.perf_counter() - self.start, 3)
-        tokens = int(self.before["tokens"] + values.pop("num_tokens", 0.0))
-        row = {"step": state.global_step, "seconds": seconds, "tokens": tokens, **values}
+        values = {key: float(value) for key, value in logs.items() if key != "num_tokens"}
+        row = {"step": state.global_step, **values}  # TRL counts tokens from 0 after a resume
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -73,14 +68,10 @@ def show_progress(trainer: Any) -> LiveLine:
 
 
 class LivePlot(TrainerCallback):
-    """Draw rewards, margin and alpha under the cell of a notebook while it trains.
-
-    The picture is replaced at most every five seconds, and stays when training has ended.
-    """
+    """Draw rewards, margin and alpha under a notebook's cell, at most every five seconds."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, float]] = []
-        self.handle: Any = None
         self.drawn = 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -111,8 +102,5 @@ class LivePlot(TrainerCallback):
         right.plot(steps["alpha"], color="#999999", linewidth=1)
         figure.savefig(file := io.BytesIO(), format="png", dpi=110, bbox_inches="tight")
         image = Image(data=file.getvalue(), format="png")
-        if self.handle is None:
-            self.handle = display(image, display_id=True)
-        else:
-            self.handle.update(image)
+        display(image, display_id=f"live-{id(self)}", update=self.drawn > 0)
         self.drawn = time.monotonic()

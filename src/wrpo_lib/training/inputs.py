@@ -1,81 +1,109 @@
-"""What a recipe names, checked and loaded: training arguments, data, tokenizer, model."""
+"""What a recipe sets and names: hyperparameters, adapter, model, rows and batches of token ids."""
 
-import json
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
-from datasets import Dataset
+from accelerate.logging import get_logger
+from datasets import Dataset, load_from_disk
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
-from wrpo_lib import models
+from wrpo_lib import models, packing
+from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
-from wrpo_lib.quadruples.schema import as_written, side_text, validate_quadruples
-from wrpo_lib.recipes import MAPPINGS, Recipe, checked, nearest
-from wrpo_lib.training.config import WRPOConfig
+from wrpo_lib.objective import FORMS, SCHEDULES
+from wrpo_lib.quadruples.schema import RESPONSES, as_written, side_text, validate_quadruples
+from wrpo_lib.recipes import Recipe, checked
+from wrpo_lib.sharing import BACKENDS
 
-KINDS: dict[str, Any] = {"sft": SFTConfig, "preference": WRPOConfig}  # of ``training``, by stage
-SECRET = re.compile(
-    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
-    r'("(?:[^"\\]|\\.)*")'
-)
-"""A key of JSON whose value nobody may read, and the value."""
+logger = get_logger(__name__)
 
-
-@contextmanager
-def named(recipe: Recipe) -> Iterator[None]:
-    """What a library cannot do with a recipe, as one sentence that begins with the recipe."""
-    try:
-        yield
-    except Exception as error:
-        said = str(error).strip().splitlines()
-        reason = said[0].rstrip(".") if said else type(error).__name__
-        if reason.startswith(recipe.where):
-            raise
-        for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
-            reason = reason.replace(json.loads(secret), "***")
-        remedy = "; correct the recipe, or try it with --dry-run"
-        if isinstance(error, OSError) and error.errno:
-            remedy = "; look at this path, its rights and the room on its disk"
-        remedy = "" if isinstance(error, WRPOError) else remedy
-        raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
+REF_LOGPS = ("ref_chosen_logps", "ref_rejected_logps")
+"""Columns that TRL's reference pass adds, (B, chosen responses) and (B, rejected responses)."""
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "loss_type": ("sigmoid", ["sigmoid"]),  # `objective` says the form
+    **dict.fromkeys(("loss_weights", "ld_alpha", "pad_token"), (None,)),
+    "pad_to_multiple_of": ("auto", None),
+    **dict.fromkeys(("use_weighting", "padding_free", "sync_ref_model"), (False,)),
+    "f_divergence_type": ("reverse_kl",),
+    "label_smoothing": (0.0,),
+    "truncation_mode": ("keep_start",),
+    "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
+}
+"""Parent fields that WRPO gives no other meaning to, with the values they may have."""
+CHOICES = {
+    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, "share_prompt_backend": BACKENDS},
+    **{"share_prompt": ("auto", "true", "false"), **UNSUPPORTED},
+}
 
 
-def override(recipe: Recipe, words: list[str]) -> Recipe:
-    """``recipe`` with command-line ``words`` in place of its values.
+@dataclass
+class WRPOConfig(DPOConfig):
+    """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`, with those of TRL's ``DPOConfig``.
 
-    ``--learning_rate 1e-5`` or ``learning_rate=1e-5`` set fields under ``training``; ``--lora.r 8``
-    or ``load.dtype=float32`` fields of the other mappings, read as YAML.
+    Alpha is the weight of the source response in [0, 1], see :mod:`wrpo_lib.objective`. Higher
+    ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which has none,
+    ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the prompt is cut
+    to its last ``max_prompt_length``, then each response to what is left. Defaults are the paper's
+    for the DPO form; ``recipes/paper`` has those of the others.
+
+    :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
-    rest = [f"--{word}" if "=" in word and not word.startswith("-") else word for word in words]
-    changes: dict[str, Any] = {}
-    while rest:
-        option, given, value = rest.pop(0).partition("=")
-        if not given:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        section, _, key = option.removeprefix("--").replace("-", "_").rpartition(".")
-        section = section or "training"
-        if not option.startswith("--") or section not in MAPPINGS:
-            raise WRPOError(f"unknown option {option!r}; {nearest(section, MAPPINGS)}")
-        values = changes.setdefault(section, dict(getattr(recipe, section) or {}))
-        text = section == "training" and not value.startswith(("[", "{"))
-        with named(recipe):
-            values[key] = value if text else yaml.safe_load(value)
-    return replace(recipe, **changes)
 
+    objective: str = "dpo"  # form of the loss
+    alpha: float = 0.1  # Table 6; at the end of the schedule
+    alpha_schedule: str = "linear"  # section 4.1
+    beta: float = 0.01  # Table 6
+    tau: float = 0.01  # Table 6, IPO
+    gamma: float = 0.0  # Table 6, the target margin of SimPO
+    max_length: int | None = 2048  # section 4.1
+    max_prompt_length: int | None = 1800  # section 4.1
+    learning_rate: float = 3e-7  # Table 6
+    lr_scheduler_type: str = "cosine"  # section 4.1
+    warmup_steps: float = 0.1  # section 4.1; below 1 a share of all steps
+    num_train_epochs: float = 1.0  # section 4.1
+    seed: int = 42  # section 4.1; data order and initialisation
+    logging_steps: float = 1  # ours: the dynamics are a result
+    activation_checkpointing: bool | None = True  # official config, as TRL's default
+    alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
+    score_unused: bool = True  # ours; False leaves a response out that has weight 0 all along
+    share_prompt: str | bool = "auto"  # ours; where the model can, true: or an error
+    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
+    micro_batch_tokens: int | None = None  # ours; of the parts in which a batch meets the model
+    precompute_ref_log_probs: bool = True  # ours: once, not in every step
+    ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's ``training``, each value in its field's type."""
-    return checked(KINDS[recipe.stage], recipe.training, recipe.where, "training.")
+    def __post_init__(self) -> None:
+        """Reject values without a meaning before anything is loaded."""
+        self.share_prompt = str(self.share_prompt).lower()  # YAML gives true and false as such
+        for name, known in CHOICES.items():
+            if (value := vars(self)[name]) not in known:
+                choices = ", ".join(map(str, known))
+                raise WRPOError(f"{name} is {value!r}, which WRPO cannot use; choose {choices}")
+        for name in ("alpha", "alpha_rejected"):
+            if not 0.0 <= vars(self)[name] <= 1.0:
+                raise WRPOError(f"{name} is {vars(self)[name]}, outside [0, 1]; lower it")
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
+            raise WRPOError("micro_batch_tokens is below 1; raise it, or leave it out (null)")
+        if self.alpha_rejected and self.objective != "dpo":
+            raise WRPOError("alpha_rejected belongs to the dpo form; set it to 0")
+        super().__post_init__()
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """Names of the responses that a run computes, chosen ones first."""
+        names = [*RESPONSES, *(["source_rejected"] if self.alpha_rejected else [])]
+        if not self.score_unused and self.alpha == 0:
+            names.remove("source_chosen")
+        if not self.score_unused and self.alpha == 1 and self.alpha_schedule == "constant":
+            names.remove("target_chosen")
+        return tuple(names)
 
 
 def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
@@ -83,13 +111,13 @@ def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
     cuda = torch.cuda.is_available()
     values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
     values |= {
-        "activation_checkpointing": False,
         "dataloader_pin_memory": cuda,
         "use_cpu": not cuda,
+        "activation_checkpointing": False,
     }
-    with named(recipe):
-        values |= {**settings(recipe), "output_dir": str(output_dir)}
-        args = KINDS[recipe.stage](**values)
+    kind: Any = SFTConfig if recipe.stage == "sft" else WRPOConfig
+    own = checked(kind, recipe.training, recipe.where, "training.")
+    args = kind(**{**values, **own, "output_dir": str(output_dir)})
     if args.n_gpu > 1:  # transformers would wrap the model in DataParallel; accelerate has better
         args._n_gpu = 1
     return args
@@ -99,19 +127,17 @@ def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
     if not recipe.lora:
         return None
-    with named(recipe):
-        values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+    values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
+    return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
 
 
 def load_model(recipe: Recipe) -> Any:
     """The model, ready to train, with the recipe's ``load`` and ``quantization``."""
     options: dict[str, Any] = dict(recipe.load)
-    with named(recipe):
-        if recipe.quantization:  # every process holds the whole model, on its own GPU
-            options["device_map"] = {"": PartialState().local_process_index}
-            options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
-        return models.load_trainable(recipe.model or "", **options)
+    if recipe.quantization:  # every process holds the whole model, on its own GPU
+        options["device_map"] = {"": PartialState().local_process_index}
+        options["quantization_config"] = BitsAndBytesConfig(**recipe.quantization)
+    return models.load_trainable(recipe.model or "", **options)
 
 
 def responses(args: Any) -> tuple[str, ...]:
@@ -120,11 +146,10 @@ def responses(args: Any) -> tuple[str, ...]:
 
 
 def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
-    """The rows that the recipe trains on, validated: a file of quadruples.
+    """The rows of a file of quadruples, validated as far as the recipe reads them.
 
     SFT needs ``prompt`` and ``source_chosen``. A recipe that reads one preferred response (DPO,
-    IPO, SimPO) also takes preference pairs, TRL's ``prompt``, ``chosen``, ``rejected``. Fields that
-    the recipe does not read may hold anything.
+    IPO, SimPO) also takes TRL's preference pairs, ``prompt``, ``chosen``, ``rejected``.
 
     :raises WRPOError: for the first thing wrong, with file, row and field.
     """
@@ -147,3 +172,93 @@ def load_data(recipe: Recipe, data: str | None = None) -> Dataset:
         name = str(row.get("prompt_id") or f"row {number}")
         made.append({"prompt_id": name, "prompt": as_written(row["prompt"]), **texts})
     return Dataset.from_list(made, on_mixed_types="use_json")
+
+
+def tokenize(
+    dataset: Dataset, tokenizer: Any, fields: tuple[str, ...], args: Any, name: str
+) -> tuple[Dataset, Truncation]:
+    """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
+
+    :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
+        room for one, with its row, and where every response is cut.
+    """
+    if missing := {"prompt", *fields} - set(dataset.column_names):
+        raise WRPOError(f"the {name} data lack the column {min(missing)!r}; add it")
+    limits = (args.max_length, getattr(args, "max_prompt_length", None))
+    rows, found = [], Truncation()
+    for number, row in enumerate(dataset, 1):
+        texts = [row[field] for field in fields]
+        try:
+            if empty := [k for k in fields if not isinstance(row[k], str) or not row[k].strip()]:
+                raise WRPOError(f"field {empty[0]!r} is empty; correct or remove the row")
+            made = render(tokenizer, row["prompt"], texts, *limits)
+        except WRPOError as error:
+            raise WRPOError(f"the {name} data, row {number}: {error}") from error
+        found.add(made, list(fields))
+        known = {
+            "prompt_id": row.get("prompt_id") or f"row {number}",
+            "prompt_ids": made.prompt_ids,
+        }
+        ids = zip(fields, made.response_ids, strict=True)
+        rows.append(known | {f"{field}_ids": response for field, response in ids})
+    if min(found[field] for field in fields) == len(rows):
+        what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
+        raise WRPOError(f"{what}, so no response would be seen to its end; raise max_length")
+    log = logger.warning if found.total() > len(rows) else logger.info
+    log(f"{name} data: {found.report()}")
+    return Dataset.from_list(rows), found
+
+
+def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
+    """The same rows, read from a folder that their content and the precision name.
+
+    TRL caches the reference pass beside the data set's file, under a fingerprint of data and model.
+    """
+    digest = hashlib.sha256(repr((args.bf16, args.fp16)).encode())
+    for row in rows:
+        digest.update(repr(row).encode())
+    folder = Path(args.ref_cache_dir or Path(args.output_dir) / "reference")
+    path = folder / digest.hexdigest()[:16]
+    with PartialState().main_process_first():
+        if not (path / "dataset_info.json").is_file():  # the last of its files to be written
+            rows.save_to_disk(path)
+    return load_from_disk(str(path))
+
+
+@dataclass
+class WRPOCollator:
+    """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
+
+    Returns ``lengths`` (B, R) in tokens; R·B padded rows or, with ``share_prompt``, one packed row
+    (:mod:`wrpo_lib.packing`); ``prompt_id``; the reference's log-probabilities where there are any.
+    More than ``micro_batch_tokens`` come as ``parts``, batches each with its ``share`` of the rows.
+    """
+
+    responses: tuple[str, ...] = RESPONSES
+    share_prompt: bool = False
+    micro_batch_tokens: int | None = None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collate ``rows``."""
+        sizes = []
+        for row in rows:
+            lengths = [len(row[f"{name}_ids"]) for name in self.responses]
+            prompts = 1 if self.share_prompt else len(lengths)
+            sizes.append(sum(lengths) + prompts * len(row["prompt_ids"]))
+        groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
+        if len(groups) == 1:
+            return self._batch(rows)
+        parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
+        names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
+        return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        prompts = [row["prompt_ids"] for row in rows]
+        responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
+        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
+        arrange = packing.pack if self.share_prompt else packing.pad
+        # lengths first: accelerate counts examples by it
+        batch = {"lengths": lengths, **arrange(prompts, responses)}
+        known = [name for name in REF_LOGPS if name in rows[0]]
+        batch |= {name: torch.tensor([row[name] for row in rows]) for name in known}
+        return batch | {"prompt_id": [row.get("prompt_id") for row in rows]}

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
-from wrpo_lib.models import load_tokenizer, locate
-from wrpo_lib.recipes import Recipe
+from wrpo_lib.models import build_model, build_tokenizer, load_tokenizer, locate
+from wrpo_lib.recipes import SECRET, Recipe, named
 from wrpo_lib.records import provenance
-from wrpo_lib.tiny import build_model, build_tokenizer
-from wrpo_lib.training import inputs
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
-from wrpo_lib.training.inputs import SECRET, named
+from wrpo_lib.training.inputs import load_data, load_model, lora_config, training_arguments
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
@@ -38,17 +36,15 @@ SMALL: dict[str, Any] = {
     **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
     **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
 }
-MODEL: dict[str, Any] = {
-    **{"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2},
-}
+MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
     """Model, tokenizer and rows that a recipe names."""
     with named(recipe):
-        rows, tokenizer = inputs.load_data(recipe), load_tokenizer(recipe.model or "")
-    return inputs.load_model(recipe), tokenizer, rows
+        rows, tokenizer = load_data(recipe), load_tokenizer(recipe.model or "")
+        return load_model(recipe), tokenizer, rows
 
 
 def run(
@@ -56,19 +52,20 @@ def run(
 ) -> Any:
     """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    One run at a time in ``output_dir``, which gets the run record, the training dynamics and
-    checkpoints while it goes on, and at its end the model, the tokenizer and a model card.
+    ``output_dir`` gets run record, training dynamics and checkpoints while it goes on, and at its
+    end model, tokenizer and model card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
-        args, state = inputs.training_arguments(recipe, output_dir), PartialState()
-        adapter = inputs.lora_config(recipe)
-        if recipe.merge and state.distributed_type == DistributedType.DEEPSPEED:
+        args, state = training_arguments(recipe, output_dir), PartialState()
+        given: dict[str, Any] = {"args": args, "peft_config": lora_config(recipe)}
+        if recipe.merge and recipe.lora and state.distributed_type == DistributedType.DEEPSPEED:
             raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
-        data = inputs.load_data(recipe)
-        eval_data = inputs.load_data(recipe, recipe.eval_data) if recipe.eval_data else None
-        tokenizer = load_tokenizer(recipe.model or "")
+        given["train_dataset"] = data = load_data(recipe)
+        given["eval_dataset"] = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
+        given["processing_class"] = load_tokenizer(recipe.model or "")
+        given["callbacks"] = [DynamicsCallback(output_dir / "dynamics.jsonl")]
         record = describe(recipe, args, len(data))
     lock = Store(output_dir / ".lock.jsonl", ()) if state.is_main_process else nullcontext()
     with lock, _going_on(output_dir):
@@ -81,23 +78,18 @@ def run(
         size = record["settings"]["rows_per_step"]
         say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
-        make: Any = sft_trainer if recipe.stage == "sft" else WRPOTrainer
-        given: dict[str, Any] = {"train_dataset": data, "eval_dataset": eval_data}
-        given |= {"processing_class": tokenizer, "peft_config": adapter}
-        given["callbacks"] = [DynamicsCallback(output_dir / "dynamics.jsonl")]
-        model = inputs.load_model(recipe)
         with named(recipe):
-            trainer = make(model, args=args, **given)
+            model = load_model(recipe)
+            trainer: Any = (sft_trainer if recipe.stage == "sft" else WRPOTrainer)(model, **given)
         live = show_progress(trainer)
         try:
-            with suppress(NothingLeft):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except NothingLeft:
+            say("nothing was left to train")
         finally:
             if live.training_bar is not None:
                 live.training_bar.close()  # so that what follows stands on its own line
         steps = trainer.state.global_step
-        if checkpoint and checkpoint.name == f"checkpoint-{steps}":
-            say("nothing was left to train")
         save(recipe, trainer, output_dir)
         if state.is_main_process:
             record |= {"status": "finished", "steps": steps, "truncation": trainer.truncation}
@@ -129,13 +121,13 @@ def _going_on(folder: Path) -> Iterator[None]:
 
 def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
     """Model or adapter, tokenizer, TRL's model card; merged if the recipe says so."""
-    state = PartialState()
-    target = output_dir / "adapter" if recipe.merge else output_dir
+    state, merge = PartialState(), recipe.merge and recipe.lora
+    target = output_dir / "adapter" if merge else output_dir
     trainer.save_model(str(target))
     if state.is_main_process:
         (target / "training_args.bin").unlink(missing_ok=True)  # a pickle; run.json says the same
-        if recipe.merge:  # into the base, not quantised
-            base = inputs.load_model(replace(recipe, quantization=None))
+        if merge:  # into the base, not quantised
+            base = load_model(replace(recipe, quantization=None))
             PeftModel.from_pretrained(base, target).merge_and_unload().save_pretrained(output_dir)
         trainer.processing_class.save_pretrained(output_dir)
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
@@ -161,7 +153,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
     """The record of a run about to start; ``settings`` must be the same when it is resumed."""
-    fixed = {k: v for k, v in inputs.settings(recipe).items() if not k.startswith(FREE)}
+    fixed = {k: getattr(args, k) for k in recipe.training if not k.startswith(FREE)}
     place, gguf = locate(str(recipe.model))
     weights = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))  # none of a hub id
     same = {
@@ -184,42 +176,36 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to resume from, or None for a fresh run.
-
-    :raises WRPOError: for a fresh run over another's checkpoints or model, and for a resume of
-        nothing or of a run with other settings, with the first difference.
-    """
+    """The checkpoint to resume from, None for a fresh run; refuses to mix a run with another."""
     checkpoint, path = last_checkpoint(folder), folder / RECORD
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not resume and (checkpoint or old.get("status") == "finished"):
+        raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
     if not resume:
-        if checkpoint or old.get("status") == "finished":
-            raise WRPOError(f"{folder} holds a run already; pass --resume or another --output_dir")
         return None
     if not checkpoint or not old:
         raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
     before, now = old["settings"], record["settings"]
     for name in sorted({*before, *now}):
-        if before.get(name) != now.get(name):
-            what = f"was started with {name} {before.get(name)!r}, this run has {now.get(name)!r}"
-            remedy = "resume with the same recipe, or use another --output_dir"
-            raise WRPOError(f"{folder} {what}; {remedy}")
+        was, given = before.get(name), now.get(name)
+        if was != given:
+            what = f"was started with {name} {was!r}, this run has {given!r}; resume with the same"
+            raise WRPOError(f"{folder} {what} recipe, or use another --output_dir")
     return checkpoint
 
 
 def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None]) -> Any:
-    """Run ``recipe`` in small, load what it saved, and say what was replaced.
-
-    Nothing is downloaded. What it writes goes to a temporary folder unless ``output_dir`` is given.
-    """
+    """Run ``recipe`` in small, nothing downloaded, in a temporary folder or ``output_dir``."""
     with tempfile.TemporaryDirectory() as folder:
         if recipe.data and Path(recipe.data).is_file():
-            say(f"dry run: {recipe.data} has {len(inputs.load_data(recipe))} good rows")
+            with named(recipe):
+                say(f"dry run: {recipe.data} has {len(load_data(recipe))} good rows")
         sizes = ", ".join(f"{name} {value}" for name, value in SMALL.items())
         say(f"dry run: a random {recipe.architecture} in float32, {ROWS} invented rows, {sizes}")
         out = output_dir or Path(folder) / "out"
         small = shrink(recipe, Path(folder))
         trainer = run(small, out, say=lambda line: say(line.replace(folder, "TEMPORARY")))
-        inputs.load_model(replace(small, model=str(out)))
+        load_model(replace(small, model=str(out)))
         losses = [round(row["loss"], 4) for row in trainer.state.log_history if "loss" in row]
         say(f"dry run of {recipe.where}: losses {losses}, saved model loads again")
     return trainer
@@ -228,7 +214,13 @@ def dry_run(recipe: Recipe, output_dir: Path | None, say: Callable[[str], None])
 def shrink(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe on a tiny model and few rows, which are written to ``folder``."""
     rows, model, tokenizer = folder / "rows.jsonl", folder / "model", build_tokenizer([])
-    write_rows(map(_row, range(ROWS)), rows)
+    made = []
+    for n in range(ROWS):
+        row = {"prompt_id": f"dry-run-{n}", "prompt": f"What is {n} plus {n + 3}?"}
+        row["source_chosen"] = f"The sum of {n} and {n + 3} is {2 * n + 3}."
+        row["target_chosen"] = f"It is {2 * n + 3}."
+        made.append({**row, "rejected": f"It is {2 * n}."})
+    write_rows(made, rows)
     tokenizer.save_pretrained(model)
     with named(recipe):
         shape = {"model_type": recipe.architecture, **MODEL}
@@ -239,14 +231,3 @@ def shrink(recipe: Recipe, folder: Path) -> Recipe:
     changes: dict[str, Any] = {"model": str(model), "data": str(rows), "training": training}
     changes |= {"eval_data": str(rows) if recipe.eval_data else None}
     return replace(recipe, **changes, load={"dtype": "float32"}, quantization=None)
-
-
-def _row(number: int) -> dict[str, Any]:
-    total = 2 * number + 3
-    return {
-        "prompt_id": f"dry-run-{number}",
-        "prompt": f"What is {number} plus {number + 3}?",
-        "source_chosen": f"The sum of {number} and {number + 3} is {total}.",
-        "target_chosen": f"It is {total}.",
-        "rejected": f"It is {2 * number}.",
-    }

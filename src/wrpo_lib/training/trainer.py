@@ -1,14 +1,12 @@
 """``WRPOTrainer``, TRL's ``DPOTrainer`` with two chosen responses and a rising alpha, and SFT.
 
-A quadruple is a DPO pair whose chosen side holds two responses. So TRL's own code loads, wraps,
-precomputes and caches the reference, trains, resumes and saves; what is here renders quadruples,
-computes log-probabilities with shared prompts, and applies :mod:`wrpo_lib.objective`.
-``tests/training/test_contract.py`` fails when TRL changes a method we lean on.
+TRL's own code loads, wraps, precomputes and caches the reference, trains, resumes and saves; what
+is here renders quadruples, computes log-probabilities with shared prompts, and applies
+:mod:`wrpo_lib.objective`. ``tests/training/test_config.py`` fails when TRL changes.
 """
 
 import os
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +23,7 @@ from wrpo_lib import packing, sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import FORMS, Objective, alpha_at
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.training.config import WRPOConfig
-from wrpo_lib.training.data import REF_LOGPS, WRPOCollator, keep_on_disk, tokenize
+from wrpo_lib.training.inputs import REF_LOGPS, WRPOCollator, WRPOConfig, keep_on_disk, tokenize
 
 logger = get_logger(__name__)
 
@@ -34,15 +31,14 @@ logger = get_logger(__name__)
 class WRPOTrainer(DPOTrainer):
     """Train on quadruples (x, y_ws, y_wt, y_l): see :mod:`wrpo_lib.quadruples`.
 
-    ``truncation`` counts what was cut, by data set. The reference is the model as it is given, the
-    base model where an adapter is trained, or ``ref_model``; SimPO has none. ``shares_prompts``
-    says whether prompts are computed once.
+    ``truncation`` counts what was cut, by data set; ``shares_prompts`` says whether prompts are
+    computed once. The reference is the model as it is given, the base model where an adapter is
+    trained, or ``ref_model``; SimPO has none.
 
-    Metrics, batch means in training and, with the prefix ``eval_``, in evaluation: ``alpha``,
+    Metrics, in evaluation with the prefix ``eval_`` and alpha as it then is: ``alpha``,
     ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
     against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
-    ``logps/{source_chosen,target_chosen,rejected}``. Evaluation takes alpha as it stands at that
-    step: compare rewards between steps, not losses.
+    ``logps/{source_chosen,target_chosen,rejected}``.
 
     :raises WRPOError: for bad rows; in training, for a loss that is not finite.
     """
@@ -79,8 +75,8 @@ class WRPOTrainer(DPOTrainer):
 
     def alpha(self, end: float) -> float:
         """What the schedule that rises to ``end`` gives the next update, alike in all its parts."""
-        done, steps = self.state.global_step, self.state.max_steps
-        return alpha_at(self.args.alpha_schedule, done, steps, end)
+        state, schedule = self.state, self.args.alpha_schedule
+        return alpha_at(schedule, state.global_step, state.max_steps, end)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
@@ -97,15 +93,13 @@ class WRPOTrainer(DPOTrainer):
         """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
-        wish, obstacle = self.args.share_prompt, None
-        if wish != "false":
-            obstacle = share(self, self.args.share_prompt_backend)
+        wish, backend = self.args.share_prompt, self.args.share_prompt_backend
+        obstacle = "it is turned off" if wish == "false" else share(self, backend)
         if obstacle and wish == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
-        if obstacle:
+        if obstacle and wish == "auto":
             logger.warning(f"prompts are not shared: {obstacle}; every response gets its own row")
-        self.shares_prompts = wish != "false" and obstacle is None
-        self.data_collator.share_prompt = self.shares_prompts
+        self.shares_prompts = self.data_collator.share_prompt = obstacle is None
 
     def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
         if self.args.objective == "simpo":  # has no reference
@@ -225,13 +219,9 @@ def keep_adapters_in_float32(model: Any) -> None:
 def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    The data, ``train_dataset`` and perhaps ``eval_dataset``, need ``prompt`` and ``source_chosen``,
-    so quadruples will do. Rows are rendered as in preference training; a response that exceeds
-    ``args.max_length`` together with its prompt loses its end, counted in ``truncation``.
-
-    With ``args.packing`` TRL fills blocks of ``max_length`` tokens. Its strategies ``bfd`` and
-    ``bfd_split`` keep the rows of a block apart, which then costs no mask where the model can run
-    packed rows; ``wrapped``, which is older, runs rows together.
+    ``train_dataset`` and ``eval_dataset`` need ``prompt`` and ``source_chosen``, so quadruples will
+    do. Rows are rendered as in preference training; ``truncation`` counts those that lose their end
+    to ``args.max_length``. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
@@ -239,14 +229,22 @@ def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs:
     truncation = {}
     for name in ("train_dataset", "eval_dataset"):
         if (data := kwargs.get(name)) is not None:
-            what, fields = name.replace("_dataset", ""), ("source_chosen",)
+            what, fields = name.removesuffix("_dataset"), ("source_chosen",)
             made, truncation[what] = tokenize(data, processing_class, fields, args, what)
             kwargs[name] = made.map(_join, remove_columns=made.column_names)
     trainer = SFTTrainer(model, args, processing_class=processing_class, **kwargs)
     trainer.truncation = truncation
     keep_adapters_in_float32(trainer.model)
     if trainer.padding_free and share(trainer) is None:
-        trainer.data_collator = partial(_with_branches, trainer.data_collator)
+        collate = trainer.data_collator
+
+        def with_branches(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            """TRL's batch of packed rows, (1, T), and where each ends: no (T, T) mask is needed."""
+            batch = collate(rows)
+            lengths = batch["cu_seq_lens_q"].diff().tolist()
+            return {**batch, "branches": packing.Branches(tuple((n, ()) for n in lengths))}
+
+        trainer.data_collator = with_branches
     return trainer
 
 
@@ -255,10 +253,3 @@ def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
     prompt, response = row["prompt_ids"], row["source_chosen_ids"]
     mask = [0] * len(prompt) + [1] * len(response)
     return {"input_ids": prompt + response, "completion_mask": mask}
-
-
-def _with_branches(collate: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """TRL's batch of packed rows, (1, T), and where each ends: attention then needs no (T, T)."""
-    batch = collate(rows)
-    lengths = batch["cu_seq_lens_q"].diff().tolist()
-    return {**batch, "branches": packing.Branches(tuple((n, ()) for n in lengths))}

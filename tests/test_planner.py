@@ -1,8 +1,11 @@
-"""The planner against real models: parameters exactly, tokens exactly, arithmetic and memory."""
+"""The planner against real models; what a machine lacks is said before anything is loaded."""
 
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +15,13 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from wrpo_lib import machine
 from wrpo_lib.cli.train import CARDS
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
-from wrpo_lib.models import model_config
+from wrpo_lib.models import build_tokenizer, model_config
 from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
-from wrpo_lib.recipes import load_recipe
-from wrpo_lib.tiny import build_tokenizer
+from wrpo_lib.recipes import Recipe, load_recipe
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
 PUBLISHED = {  # as the hub's safetensors metadata count them
@@ -34,7 +38,7 @@ def planned(name: str, gpus: int = 1, n: int = 0, **changes: Any) -> Plan:
     return plan_recipe(load_recipe(profile, stage, **changes), gpus, n=n)
 
 
-def test_parameters_are_those_of_a_real_model() -> None:
+def test_parameters_are_those_of_a_real_model():
     found = {name: count_parameters(model_config(name)).total for name in PUBLISHED}
     assert found == PUBLISHED
     model = AutoModelForCausalLM.from_config(CONFIG)
@@ -45,7 +49,7 @@ def test_parameters_are_those_of_a_real_model() -> None:
     assert adapted.trainable == real.num_parameters(only_trainable=True)
 
 
-def test_arithmetic_and_activations_are_those_of_a_real_pass() -> None:
+def test_arithmetic_and_activations_are_those_of_a_real_pass():
     """FLOPs without attention, which torch's counter leaves out on a CPU; memory within a half."""
     model, n = AutoModelForCausalLM.from_config(CONFIG).train(), 200
     known = {p.untyped_storage()._cdata for p in model.parameters()}
@@ -67,7 +71,7 @@ def test_arithmetic_and_activations_are_those_of_a_real_pass() -> None:
     assert plan.flops(2 * n) == 2 * p.total * 2 * n * 4  # forward, back twice, the reference once
 
 
-def test_memory_follows_the_textbook() -> None:
+def test_memory_follows_the_textbook():
     paper = planned("paper/wrpo", gpus=8)
     n = paper.parameters.total
     usual = paper.memory(paper.batches[0], True)
@@ -92,11 +96,11 @@ def test_memory_follows_the_textbook() -> None:
         ("paper/sft", {}, 19_958, 46),  # 19,958 x 600 tokens in blocks of 2,048, 128 a step
     ],
 )
-def test_steps_are_whole_batches(name: str, changes: Any, n: int, steps: int) -> None:
+def test_steps_are_whole_batches(name, changes, n, steps):
     assert planned(name, gpus=8, n=n, **changes).steps == steps
 
 
-def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
+def test_tokens_are_those_of_the_data(tmp_path):
     CONFIG.save_pretrained(tmp_path)
     build_tokenizer(["a b c", "a a b b"]).save_pretrained(tmp_path)
     rows = []
@@ -113,17 +117,17 @@ def test_tokens_are_those_of_the_data(tmp_path: Path) -> None:
     assert tokens(plan.worst, False) == 3 * 1024
 
 
-def test_the_command_names_the_worst_batch(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_names_the_worst_batch(capsys):
     said = [wrpo(capsys, "plan", name)[1] for name in ("workstation/wrpo_4bit", "paper/wrpo")]
-    for part in ("312 steps of 8 x 16 x 1", "max_length 2048", "40% of its peak rate", "here: "):
+    for part in ("312 steps of 8 x 16 x 1", "max_length 2048", "40% of a card's peak", "here: "):
         assert part in said[0]
-    cards = [[line for line in out.splitlines() if line.startswith(tuple(CARDS))] for out in said]
-    fits = [[line.split()[-1] for line in lines] for lines in cards]
-    assert fits[0] == ["yes"] * len(CARDS)
-    assert set(fits[1]) == {"no", "yes"}  # on one GPU
+    hours = [re.findall("^hours on .*", out, re.M) for out in said]
+    assert len(hours[0]) == len(hours[1]) == len(CARDS)
+    assert not any("no room" in line for line in hours[0])
+    assert {line.endswith("no room") for line in hours[1]} == {True, False}  # on one GPU
 
 
-def test_a_token_budget_bounds_every_batch() -> None:
+def test_a_token_budget_bounds_every_batch():
     plan = planned("workstation/wrpo", micro_batch_tokens=2048, n=64)
     assert len(plan.batches[0]) == 1
     assert len(planned("workstation/wrpo", micro_batch_tokens=4096).batches[0]) == 2
@@ -149,11 +153,80 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", [*BAD, *FILES])
-def test_bad_input_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, case: str
-) -> None:
+def test_bad_input_is_one_sentence(capsys, tmp_path, case):
     path = tmp_path / "data.jsonl"
     path.write_text(FILES.get(case, ""))
     words = case.split() if case in BAD else ["smol/wrpo", "--data", path]
     code, _, err = wrpo(capsys, "plan", *words)
     assert (code, BAD.get(case, case) in err, len(err.splitlines())) == (2, True, 1), err
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card with 24 GB that PyTorch sees."""
+    found = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=25_250_000_000)
+    plan = machine.plan_recipe
+
+    def planned(recipe: Recipe, gpus: int) -> Any:
+        """The plan alone asks PyTorch for what a pretended card cannot do."""
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+            return plan(recipe, gpus)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)
+    monkeypatch.setattr(machine, "plan_recipe", planned)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
+
+
+def made(folder: Path) -> Recipe:
+    """The 4-bit recipe, as if the stage before it had written its model."""
+    recipe = load_recipe("workstation", "wrpo_4bit")
+    model_config(LLAMA).save_pretrained(folder)
+    (folder / "model.safetensors").touch()
+    return replace(recipe, model=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("built", "sentence"),
+    [(None, "was built without CUDA; install its CUDA build"), ("13.0", "update the driver")],
+)
+def test_a_card_that_torch_cannot_use(tmp_path, monkeypatch, built, sentence):
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 535.161.08\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.version, "cuda", built)
+    assert "driver 535.161.08" in machine.describe(tmp_path)
+    with pytest.raises(WRPOError, match=sentence) as error:
+        machine.check(load_recipe("smol", "sft"), tmp_path / "out")
+    assert "has an NVIDIA card (driver 535.161.08)" in str(error.value)
+    machine.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
+
+
+def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, out, err = wrpo(capsys, "train", "workstation/wrpo", "--output_dir", tmp_path / "out")
+    assert code == 2
+    assert "no GPU was found, and 8.0 billion parameters" in err
+    assert "no GPU;" in out
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("card")
+def test_memory_and_disk_are_checked_against_the_plan(tmp_path, monkeypatch):
+    assert "RTX 4090, 23.5 GiB" in machine.describe(tmp_path)
+    machine.check(made(tmp_path), tmp_path)
+    with pytest.raises(WRPOError, match=r"on a device that has 23\.5; take a 4-bit recipe"):
+        machine.check(load_recipe("workstation", "sft", activation_checkpointing=False), tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    with pytest.raises(WRPOError, match=r"downloads about 15\.0 GiB to .*, which has 0\.9"):
+        machine.check(load_recipe("workstation", "sft_4bit"), tmp_path)
+    with pytest.raises(WRPOError, match=r"writes about 6\.2 GiB to .*, which has 0\.9"):
+        machine.check(made(tmp_path), tmp_path)

@@ -1,27 +1,29 @@
-"""Defaults are the paper's; what cannot go well is one sentence, where it can be known before."""
+"""Defaults are the paper's; what cannot go well is one sentence; what we lean on in TRL."""
 
 import copy
+import inspect
 import math
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import fields
+from importlib import metadata
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, TrainerCallback
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+from trl.trainer import utils
 
+from wrpo_lib import packing
 from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.training.config import UNSUPPORTED, WRPOConfig
-from wrpo_lib.training.trainer import WRPOTrainer
-
-Build = Callable[..., WRPOTrainer]
+from wrpo_lib.training import WRPOConfig, WRPOTrainer
+from wrpo_lib.training.inputs import UNSUPPORTED, WRPOCollator
 
 
-def test_defaults_are_those_of_table_6_and_section_4_1(shared: Path, tmp_path: Path) -> None:
+def test_defaults_are_those_of_table_6_and_section_4_1(shared, tmp_path):
     table = pd.read_csv(shared / "paper" / "table06_hyperparameters.csv").set_index("method")
     args = WRPOConfig(str(tmp_path), bf16=False, use_cpu=True)
     row = table.loc["WRPO_DPO"]
@@ -44,23 +46,20 @@ def test_defaults_are_those_of_table_6_and_section_4_1(shared: Path, tmp_path: P
         *((name, "other") for name in ("share_prompt_backend", *UNSUPPORTED)),
     ],
 )
-def test_values_without_meaning_are_refused(field: str, value: Any) -> None:
+def test_values_without_meaning_are_refused(field, value):
     with pytest.raises(WRPOError, match=field) as error:
         WRPOConfig(bf16=False, use_cpu=True, **{field: value})
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("column", ["prompt", *RESPONSES])
-def test_a_missing_column_or_an_empty_response_is_named(
-    trainer: Build, quadruples: Dataset, column: str
-) -> None:
-    for name in ("train", "eval"):
+def test_a_missing_column_or_an_empty_response_is_named(trainer, quadruples):
+    for name, column in (("train", "prompt"), ("eval", "rejected")):
         with pytest.raises(WRPOError, match=f"the {name} data lack the column '{column}'"):
             trainer(**{f"{name}_dataset": quadruples.remove_columns(column)})
-    rows = quadruples.to_list()
-    for text in ("", "  \n", None) if column in RESPONSES else ():
+    for column, text in zip(RESPONSES, ("", "  \n", None), strict=True):
+        rows = quadruples.to_list()
         rows[4][column] = text
-        with pytest.raises(WRPOError, match=f"the train data, row 5, field '{column}'"):
+        with pytest.raises(WRPOError, match=f"the train data, row 5: field '{column}'"):
             trainer(train_dataset=Dataset.from_list(rows))
 
 
@@ -74,9 +73,7 @@ class Poison(TrainerCallback):
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_a_loss_that_is_not_finite_stops_the_run(
-    trainer: Build, tmp_path: Path, share: bool
-) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run(trainer, tmp_path, share):
     saving = {"save_strategy": "steps", "save_steps": 1, "train_sampling_strategy": "sequential"}
     run = trainer(callbacks=[Poison()], share_prompt=share, **saving)
     with pytest.raises(WRPOError, match="is not finite in step 3, for the prompts p4, p5;"):
@@ -84,7 +81,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     assert (tmp_path / "run" / "checkpoint-2" / "model.safetensors").is_file()
 
 
-def test_what_is_cut_is_counted_and_nothing_left_is_refused(trainer: Build) -> None:
+def test_what_is_cut_is_counted_and_nothing_left_is_refused(trainer):
     with pytest.raises(WRPOError, match="every response of the train data is longer than max_leng"):
         trainer(max_length=8, max_prompt_length=6)
     with pytest.raises(WRPOError, match=r"the train data, row 1: a prompt of 7 tokens leaves no"):
@@ -95,8 +92,8 @@ def test_what_is_cut_is_counted_and_nothing_left_is_refused(trainer: Build) -> N
 
 
 def test_a_folded_system_turn_and_a_text_prompt_are_trained_as_they_are_sampled(
-    trainer: Build, tokenizer: PreTrainedTokenizerFast, quadruples: Dataset
-) -> None:
+    trainer, tokenizer, quadruples
+):
     """The first template writes system turns, the second drops them: it gets them folded."""
     dropping = copy.deepcopy(tokenizer)
     template = str(tokenizer.chat_template)
@@ -112,3 +109,57 @@ def test_a_folded_system_turn_and_a_text_prompt_are_trained_as_they_are_sampled(
         assert run.truncation["train"]["folded"] == sampled.folded == folded
     plain, messages = trainer(train_dataset=text), trainer()
     assert plain.train_dataset["prompt_ids"][:] == messages.train_dataset["prompt_ids"][:]
+
+
+# --- what we lean on in TRL, so that an upgrade fails here, by name ------------------------------
+
+WHERE = "TRL changed; adapt src/wrpo_lib/training/trainer.py and then this test: "
+SIGNATURES = {
+    "_prepare_dataset": ["self", "dataset", "processing_class", "args", "dataset_name"],
+    "_precompute_ref_logps": ["self", "dataset", "name", "batch_size"],
+    "compute_ref_log_probs": ["self", "model", "inputs"],
+    "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+}
+USED = """activation_offloading beta dataset_num_proc disable_dropout discopop_tau
+f_alpha_divergence_coef learning_rate max_length model_init_kwargs precompute_ref_batch_size
+precompute_ref_log_probs ref_model_mixup_alpha ref_model_sync_steps router_aux_loss_coef
+trust_remote_code"""
+
+
+def test_the_trainer_overrides_what_it_did_in_the_pinned_version():
+    version = metadata.version("trl")
+    assert version.startswith("1.16."), f"{WHERE}written for TRL 1.16, found {version}"
+    assert DPOTrainer.loss_is_scaled_for_ga is False, f"{WHERE}loss_is_scaled_for_ga"
+    ours = {name for name, value in vars(WRPOTrainer).items() if inspect.isfunction(value)}
+    inherited = {name for name in ours if hasattr(DPOTrainer, name)}
+    assert inherited == {"__init__", "training_step", *SIGNATURES}, (
+        f"{WHERE}a helper of ours now hides one of TRL's"
+    )
+    for name, parameters in SIGNATURES.items():
+        for owner in (DPOTrainer, WRPOTrainer):
+            found = inspect.signature(getattr(owner, name)).parameters
+            assert list(found) == parameters, f"{WHERE}{owner.__name__}.{name}"
+
+
+def test_config_fields_are_those_we_looked_at():
+    """A new option of DPOConfig may change its loss: support it, or add it to UNSUPPORTED."""
+    assert set(UNSUPPORTED) <= {field.name for field in fields(DPOConfig)}
+    known = {*UNSUPPORTED, *USED.split()} - {"train_sampling_strategy"}
+    declared = set(DPOConfig.__annotations__) - {"_VALID_DICT_FIELDS"}
+    assert declared == known, f"{WHERE}DPOConfig gained {declared - known}, lost {known - declared}"
+
+
+def test_the_tile_of_the_fused_head_is_read_at_each_call(model, monkeypatch):
+    """packing.response_logps sets it on a CPU."""
+    seen, ordinary = [], utils._ChunkedLogProbFunction.apply
+
+    def apply(*args: Any) -> Any:
+        seen.append(args[5])
+        return ordinary(*args)
+
+    utils.add_fused_lm_head(model)
+    monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", apply)
+    monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 8)  # fails where TRL has it no more
+    row = {key: [2, 3] for key in ("prompt_ids", *(f"{name}_ids" for name in RESPONSES))}
+    packing.response_logps(model, WRPOCollator()([row]))
+    assert seen == [packing.CPU_TILE]
