@@ -10,8 +10,9 @@ import pytest
 from pybtex.database import parse_file
 
 from wrpo_lib.exercises import check
-from wrpo_lib.figures.deviation import deviation_frames, token_heat
-from wrpo_lib.figures.method import alpha_table, widget
+from wrpo_lib.figures.method import alpha_table
+from wrpo_lib.figures.responses import deviation_frames, token_heat
+from wrpo_lib.figures.style import widget
 from wrpo_lib.records import project_root
 
 ROOT = project_root()

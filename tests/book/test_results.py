@@ -14,7 +14,9 @@ from wrpo_lib.analysis import report
 from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
 from wrpo_lib.analysis.report import findings
 from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_claims, linked_map
+from wrpo_lib.figures.paper import figure_4, figure_5
 from wrpo_lib.figures.style import look, show, table
+from wrpo_lib.figures.tables import table_2
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
@@ -67,7 +69,7 @@ def test_every_figure_and_table_is_made_with_its_numbers_and_names_its_arms(inve
     arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
     unnamed = {arm.partition("_")[0] for arm in arms if look(arm).name == arm}
     assert unnamed <= {"map"}  # drawn as differences only
-    for name in FIGURES:
+    for name in FIGURES.index:
         made = {path.suffix: path for path in draw_all(invented / "out", name)}
         rows = pd.read_csv(made[".csv"], dtype=str)
         assert len(rows)
@@ -79,24 +81,24 @@ def test_every_figure_and_table_is_made_with_its_numbers_and_names_its_arms(inve
 
 
 def test_what_is_drawn_is_what_the_results_hold(invented: Path) -> None:
-    drawn = FIGURES["figure_5"].draw().rows.query("panel == 'right'").set_index("arm")
+    drawn = figure_5().rows.query("panel == 'right'").set_index("arm")
     outcomes = Results().outcomes.query("arm == 'dpo_on'")
     share = outcomes["right"].sum() / outcomes["n"].sum()
     assert drawn.loc["dpo_on", "value"] == pytest.approx(100 * share)
     assert (drawn["low"] < drawn["value"]).all()
-    table_2 = FIGURES["table_2"].draw().set_index("paper")
-    assert table_2.loc["Target-SFT-DPO", "right, %"].startswith(f"{100 * share:.1f} [")
-    assert table_2.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
+    rows = table_2().set_index("paper")
+    assert rows.loc["Target-SFT-DPO", "right, %"].startswith(f"{100 * share:.1f} [")
+    assert rows.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
 
 
 def test_refused_results_are_said_on_the_page_instead_of_drawn(invented: Path) -> None:
     (invented / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
     reason = "outcomes.parquet differs from what its run.json records"
-    for make in (findings, linked_claims, FIGURES["figure_4"].draw):
+    for make in (findings, linked_claims, figure_4):
         said = show(make).data
         assert reason in said
         assert said.startswith(":::{warning}")
-    assert "no results for profile 'paper'" in show(FIGURES["figure_4"].draw, "paper").data
+    assert "no results for profile 'paper'" in show(figure_4, "paper").data
     assert report.numbers()["status_wrpo"] == "(no valid results)"
 
 

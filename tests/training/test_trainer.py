@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers import PreTrainedTokenizerFast as Tokenizer
 
-from wrpo_lib.figures.deviation import token_logprobs
+from wrpo_lib.figures.responses import token_logprobs
 from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.tiny import build_model
