@@ -13,7 +13,7 @@ EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 CONFIGURATION = f"""
 import sys
 sys.path.insert(0, {str(EXTENSIONS)!r})
-extensions = ["myst_nb", "fresh_results", "figure_links", "run_here", "built_site"]
+extensions = ["myst_nb", "fresh_results", "site_pages"]
 root_doc, nb_execution_mode, html_theme = "index", "cache", "sphinx_book_theme"
 myst_enable_extensions = ["colon_fence"]
 exclude_patterns = ["_build"]
