@@ -142,7 +142,7 @@ def test_the_real_text_study_is_whole_holds_no_text_and_says_what_was_changed_by
 
 
 def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward() -> None:
-    rows = alpha_table(log_ratios=(-12.0, 5.0, -3.0), beta=0.1, points=5)
+    rows = alpha_table(points=5)
     np.testing.assert_allclose(rows["source"], rows["alpha"] * rows["rejected"])
     np.testing.assert_allclose(rows["target"], (1 - rows["alpha"]) * rows["rejected"])
     np.testing.assert_allclose(rows["margin"], 0.8 - 1.7 * rows["alpha"])

@@ -17,8 +17,8 @@ from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.recipes import nearest
 from wrpo_lib.records import project_root
 
+# a row per figure or table: what in the paper, its page, its function, the tracked files it reads
 FIGURES = pd.read_csv(Path(__file__).with_name("map.csv"), na_filter=False, index_col="figure")
-"""A row per figure or table: what in the paper, its page, its function, its files in ``results``"""
 
 
 def draw_all(out: Path, only: str | None = None) -> list[Path]:

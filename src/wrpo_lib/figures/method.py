@@ -1,6 +1,6 @@
 """Pictures of the method: α and one quadruple, the mask of a packed row, the memory of a run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,8 @@ BAR_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#999999", "#E69F00", "#CC79A7", 
 BAR_HATCHES = ("", "///", "...", "", "\\\\\\", "xxx", "")
 
 
-def alpha_table(
-    log_ratios: Sequence[float] = LOG_RATIOS, beta: float = BETA, points: int = 101
-) -> pd.DataFrame:
-    """Margin u, loss and gradient weights of one quadruple for α from 0 to 1.
+def alpha_table(points: int = 101) -> pd.DataFrame:
+    """Margin u, loss and gradient weights of the worked example for α from 0 to 1.
 
     ``source``, ``target`` and ``rejected`` are |∂loss/∂log πθ(y|x)| of y_ws, y_wt and y_l, computed
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
@@ -46,9 +44,10 @@ def alpha_table(
     from wrpo_lib.objective import wrpo_loss
 
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
+    reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
-        policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in log_ratios]
-        losses, rewards = wrpo_loss(*policy, zero, zero, zero, alpha=alpha, beta=beta)
+        policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in LOG_RATIOS]
+        losses, rewards = wrpo_loss(*policy, *reference, alpha=alpha, beta=BETA)
         weights = torch.autograd.grad(losses.sum(), policy)
         margin = rewards.fused - rewards.rejected
         rows.append([alpha, margin.item(), losses.item(), *(abs(w.item()) for w in weights)])

@@ -50,8 +50,8 @@ def figure_1(profile: str = "nano") -> Drawn:
                 drawn.append(bars.assign(panel=title[:3]))
             axis.set(title=title, xlabel="log πθ(y|x), nats per response", ylabel="share")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        draw_rows(axes[2], right)
-        axes[2].set(title="(c) before and after training", xlabel=RIGHT)
+        draw_rows(axes[2], right, RIGHT)
+        axes[2].set_title("(c) before and after training")
     return Drawn(figure, pd.concat(drawn))
 
 
@@ -98,13 +98,12 @@ def figure_4(profile: str = "nano") -> Drawn:
         plain = form.lower()
         arms |= {f"{form} form": full, f"{form}: no y_ws": f"{plain}_on"}
         arms[f"{form}: no y_wt"] = f"{plain}_hybrid"
-    rows = Results(profile).levels(list(arms.values()))
+    rows = Results(profile).levels(list(arms.values())).assign(name=list(arms))
     with drawing(height=4.0) as (figure, axis):
-        draw_rows(axis, rows, list(arms))
+        draw_rows(axis, rows, RIGHT)
         for below in (2.5, 5.5):
             axis.axhline(below, linewidth=0.8)
-        axis.set_xlabel(RIGHT)
-    return Drawn(figure, rows.assign(name=list(arms)))
+    return Drawn(figure, rows)
 
 
 def figure_5(profile: str = "nano") -> Drawn:
@@ -151,9 +150,8 @@ def paper_table2() -> Drawn:
     rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
     rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
     lc, half = rows["alpaca_eval2_lc_winrate"], 1.96 * TYPICAL_LC_SE
-    arms = np.where(rows["group"] == "ours", "wrpo", "other")
-    marks = pd.DataFrame({"arm": arms, "value": lc, "low": lc - half, "high": lc + half})
+    marks = pd.DataFrame({"name": rows["model"], "value": lc, "low": lc - half, "high": lc + half})
+    marks["arm"] = np.where(rows["group"] == "ours", "wrpo", "other")
     with drawing(height=4.4) as (figure, axis):
-        draw_rows(axis, marks, list(rows["model"]), markersize=6)
-        axis.set_xlabel("length-controlled win rate, %; typical interval")
+        draw_rows(axis, marks, "length-controlled win rate, %; typical interval", markersize=6)
     return Drawn(figure, rows)

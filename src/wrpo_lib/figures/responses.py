@@ -66,15 +66,14 @@ def lengths() -> Drawn:
     rows = read_results("smol", "quadruples")
     sizes = rows[[f"{role}_n_tokens" for role in RESPONSES]].set_axis(RESPONSES, axis=1)
     longer = [{"arm": a, **vars(mean_interval(sizes[a] - sizes[b]))} for a, b in LONGER.values()]
+    differences = pd.DataFrame(longer).assign(name=["y_ws − y_wt", "y_wt − y_l"])
     with drawing(2, 4.4, height_ratios=[1.5, 1]) as (figure, (top, bottom)):
         place = {"positions": range(3), "widths": 0.6, "orientation": "horizontal"}
         top.boxplot([sizes[name] for name in RESPONSES], **place, flierprops={"markersize": 3})
         name_rows(top, [look(name).name for name in RESPONSES])
         top.set_xlabel(f"tokens (n = {len(sizes)})")
-        names = ["y_ws − y_wt", "y_wt − y_l"]
-        draw_rows(bottom, pd.DataFrame(longer), names, markersize=6)
+        draw_rows(bottom, differences, "difference in tokens", markersize=6)
         bottom.axvline(0, color="#555555", linewidth=0.8)
-        bottom.set_xlabel("difference in tokens")
     return Drawn(figure, sizes)
 
 

@@ -53,14 +53,12 @@ def comparison(profile: str = "nano") -> Drawn:
     """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
     results = Results(profile)
     right = results.levels(COMPARED)
-    others = {arm: {arm: 1, "dpo_on": -1} for arm in COMPARED if arm != "dpo_on"}
-    rows = results.differences(others)
+    others = (arm for arm in COMPARED if arm != "dpo_on")
+    rows = results.differences({arm: {arm: 1.0, "dpo_on": -1.0} for arm in others})
     with drawing(2, 5.4) as (figure, (top, bottom)):
-        draw_rows(top, right)
-        top.set_xlabel(RIGHT)
-        draw_rows(bottom, rows)
+        draw_rows(top, right, RIGHT)
+        draw_rows(bottom, rows, "difference to DPO-on, points (paired)")
         bottom.axvline(0)
-        bottom.set_xlabel("difference to DPO-on, points (paired)")
     return Drawn(figure, pd.concat([right.assign(panel="right"), rows.assign(panel="difference")]))
 
 
@@ -73,9 +71,9 @@ def headroom(profile: str = "nano") -> Drawn:
     with drawing(height=3.6) as (figure, axis):
         for of, (marker, shift) in kinds.items():
             rows = results.levels(arms, of)
-            draw_rows(axis, rows, shift=shift, marker=marker, markersize=5, capsize=2)
+            how: Any = {"marker": marker, "markersize": 5, "capsize": 2}
+            draw_rows(axis, rows, "% right, held-out prompts", shift, **how)
             drawn.append(rows.assign(of=of))
-        axis.set_xlabel("% right, held-out prompts")
         names = ["samples", "greedy", "any of five"]
         figure.legend(axis.containers[:: len(arms)], names, loc="outside lower center", ncols=3)
     return Drawn(figure, pd.concat(drawn))

@@ -112,14 +112,18 @@ def reach(rows: pd.DataFrame) -> np.ndarray:
 
 
 def draw_rows(
-    axis: Axes, rows: pd.DataFrame, names: Sequence[str] = (), shift: float = 0, **options: Any
+    axis: Axes, rows: pd.DataFrame, xlabel: str = "", shift: float = 0, **options: Any
 ) -> None:
-    """A mark with its interval for each of ``rows`` (arm, value, low, high), named from the top."""
+    """A mark with its interval for each of ``rows``, named from the top.
+
+    ``rows`` has ``arm``, ``value``, ``low`` and ``high``, and ``name`` where it is not the arm's.
+    """
     for k, how in enumerate(map(look, rows["arm"])):
         mark: Any = {"color": how.color, "marker": how.marker, "markersize": 7, "capsize": 3}
         row = rows.iloc[[k]]
         axis.errorbar(row["value"], [k + shift], xerr=reach(row), **(mark | options))
-    name_rows(axis, names or [look(arm).name for arm in rows["arm"]])
+    name_rows(axis, rows.get("name", [look(arm).name for arm in rows["arm"]]))
+    axis.set_xlabel(xlabel)
 
 
 def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> None:
@@ -133,7 +137,7 @@ def draw_curve(axis: Axes, x: Any, y: Any, how: Look, **options: Any) -> None:
     axis.plot(x, y, how.dash, color=how.color, **({"label": how.name} | options))
 
 
-def name_rows(axis: Axes, names: Sequence[str]) -> None:
+def name_rows(axis: Axes, names: Any) -> None:
     """The names of rows, from the top, instead of a grid."""
     axis.set_yticks(range(len(names)), [maths(str(name)) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)

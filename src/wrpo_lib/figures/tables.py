@@ -133,8 +133,8 @@ def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataF
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)
     found = {"model": [look(arm).name for arm in ASKED]}
     for world, prompt, text in asked.iloc[sorted(drawn)].itertuples(index=False):
-        said = rows[(rows["seed"] == world) & (rows["prompt"] == prompt)].set_index("arm")
-        said = said.loc[list(ASKED)]
+        own = rows[(rows["seed"] == world) & (rows["prompt"] == prompt)]
+        said = own.set_index("arm").loc[list(ASKED)]
         marked = said["response"] + np.where(said["right"] == 1, " ✓", "")
         found[f"{text} (world {world})"] = marked.tolist()
     return pd.DataFrame(found)
