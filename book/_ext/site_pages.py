@@ -52,11 +52,6 @@ def drawn(app: Any) -> Path:
     return Path(app.srcdir) / "_build" / "figures"
 
 
-def key(name: str) -> str:
-    """``figure-1``, ``figure_1`` and ``figure-1-figure`` are one name."""
-    return name.replace("_", "-").removesuffix("-figure")
-
-
 def links(app: Any, row: dict[str, str] | None) -> list[tuple[str, str]]:
     """Text and address, from the top of the site, of what there is for one figure."""
     if row is None:
@@ -70,10 +65,11 @@ def links(app: Any, row: dict[str, str] | None) -> list[tuple[str, str]]:
 def link_captions(app: Any, doctree: nodes.document, page: str) -> None:
     """Append the links to each caption, once all references are resolved."""
     with (Path(app.srcdir) / "results" / "figure_map.csv").open(encoding="utf-8") as file:
-        rows = {key(row["figure"]): row for row in csv.DictReader(file)}
-    for caption in doctree.findall(nodes.caption):
-        if isinstance(caption.parent, nodes.figure):
-            row = next(filter(None, map(rows.get, map(key, caption.parent["names"]))), None)
+        rows = {row["figure"].replace("_", "-"): row for row in csv.DictReader(file)}
+    for figure in doctree.findall(nodes.figure):
+        names = [name.replace("_", "-").removesuffix("-figure") for name in figure["names"]]
+        row = next((rows[name] for name in names if name in rows), None)
+        for caption in figure.findall(nodes.caption):
             line = nodes.inline(classes=["figure-links"])
             for text, address in links(app, row):
                 address = "../" * page.count("/") + address
@@ -84,10 +80,10 @@ def link_captions(app: Any, doctree: nodes.document, page: str) -> None:
 def add_buttons(_app: Any, config: Any) -> None:
     """Turn on the theme's buttons that lead to the repository and to Colab."""
     if address := config.wrpo_repository:
-        config.html_theme_options |= {"repository_url": address, "repository_branch": "main"}
-        config.html_theme_options |= {"use_repository_button": True, "use_issues_button": True}
-        colab = {"colab_url": "https://colab.research.google.com"}
-        config.html_theme_options["launch_buttons"] = colab
+        options = {"repository_url": address, "repository_branch": "main"}
+        options |= {"use_repository_button": True, "use_issues_button": True}
+        colab = {"launch_buttons": {"colab_url": "https://colab.research.google.com"}}
+        config.html_theme_options |= options | colab
 
 
 def add_box(app: Any, page: str, source: list[str]) -> None:
@@ -107,18 +103,16 @@ def add_box(app: Any, page: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
-def sig_lines(found: re.Match[str]) -> str:
-    """The parameters as lines."""
-    lines = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
-    return f'<span class="sig-lines">{lines}</span>'
-
-
 def mend(_app: Any, _page: str, _template: str, context: dict[str, Any], _tree: Any) -> None:
     """Rewrite the body of one page; the entries of a bibliography are not items of a list."""
+
+    def as_lines(found: re.Match[str]) -> str:
+        lines = found[1].replace("<dd>", '<span class="sig-line">').replace("</dd>", "</span>")
+        return f'<span class="sig-lines">{lines}</span>'
+
     if body := context.get("body"):
         role = '<div role="list" class="citation-list">'
-        body = LINES.sub(sig_lines, body).replace(role, '<div class="citation-list">')
-        context["body"] = body
+        context["body"] = LINES.sub(as_lines, body.replace(role, '<div class="citation-list">'))
 
 
 def finish(app: Any, error: Exception | None) -> None:

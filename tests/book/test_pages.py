@@ -111,14 +111,12 @@ def test_refused_results_are_said_on_the_page_instead_of_drawn(
     assert report.numbers()["status_wrpo"] == "(no valid results)"
 
 
-def test_a_table_sets_the_symbols_of_a_formula_and_what_models_said_is_text() -> None:
+def test_a_table_sets_the_symbols_of_a_formula() -> None:
     said = {"reward of y_ws": "WRPO_SimPO, α_max 0.7", "question_id": "dpo_on_y_l"}
-    html = table(pd.DataFrame([said | {"<b>": "<script>alert(1)</script>"}])).to_html()
-    assert "reward of y<sub>ws</sub>" in html
-    assert "WRPO<sub>SimPO</sub>, α<sub>max</sub> 0.7" in html
-    assert "question_id" in html
-    assert "dpo_on_y_l" in html
-    assert not re.search("<(script|b)>", html)
+    html = table(pd.DataFrame([said])).to_html()
+    shown = ("reward of y<sub>ws</sub>", "WRPO<sub>SimPO</sub>, α<sub>max</sub> 0.7")
+    for text in (*shown, "question_id", "dpo_on_y_l"):
+        assert text in html
 
 
 def test_the_real_text_study_is_whole_holds_no_text_and_says_what_was_changed_by_hand() -> None:
@@ -149,16 +147,15 @@ def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward(
     np.testing.assert_allclose(rows["loss"], np.log1p(np.exp(-rows["margin"])))
 
 
-def test_what_a_model_said_is_text_in_a_picture() -> None:
+def test_what_a_model_said_is_text() -> None:
     said = "</script><b>"
+    assert not re.search("<(/script|b)>", table(pd.DataFrame({said: [said]})).to_html())
     shown = token_heat([(said, -1.0), (" ", -9.0)], name=said)
     assert shown.count("<b>") == 1  # around the name
-    assert "</script>" not in shown
-    assert ">␣<" in shown
-    assert ">−9.0</rt>" in shown
-    assert "(−10.0 nats, 2 tokens)" in shown
+    for text in (">␣<", ">−9.0</rt>", "(−10.0 nats, 2 tokens)"):
+        assert text in shown
     place = widget("alpha", {"said": said})
-    assert place.count("</script>") == 1
+    assert (shown + place).count("</script>") == 1
     assert json.loads(place.split(">", 2)[2].split("</script>")[0]) == {"said": said}
 
 

@@ -1,7 +1,6 @@
 """The page *Your own runs* is typed in, command by command, on tiny models."""
 
 import functools
-import os
 import re
 import shlex
 import subprocess
@@ -111,23 +110,20 @@ def test_the_page_leads_to_a_judged_model(
     assert read_rows(home / "data" / "ultrafeedback_wrpo.jsonl")[0]["source_model"] == "source-a"
 
 
-def test_each_node_of_slurm_expands_its_own_rank(tmp_path: Path) -> None:
+SLURM = """
+scontrol() { printf 'node-a\\nnode-b\\n'; }
+srun() { for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done; }
+accelerate() { echo "$@"; }
+export -f accelerate
+export SLURM_NODEID=0
+"""
+
+
+def test_each_node_of_slurm_expands_its_own_rank() -> None:
     (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    programs = {
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
-        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
-        "accelerate": 'echo "$@"',
-    }
-    for name, body in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    environment = {"PATH": path, "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NODEID": "0"}
-    done = subprocess.run(["bash", "-c", block], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2
-    for rank, words in enumerate(map(str.split, lines)):
-        assert words[words.index("--machine_rank") + 1] == str(rank)
+    done = subprocess.run(["bash", "-c", SLURM + block], capture_output=True, text=True, check=True)
+    first, second = map(str.split, done.stdout.splitlines())
+    for rank, words in (("0", first), ("1", second)):
+        assert words[words.index("--machine_rank") + 1] == rank
         assert words[words.index("--main_process_ip") + 1] == "node-a"
         assert Path(project_root(), words[words.index("--config_file") + 1]).is_file()

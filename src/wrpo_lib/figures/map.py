@@ -29,10 +29,10 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
     if only is not None and only not in FIGURES.index:
         raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES.index)}")
     out.mkdir(parents=True, exist_ok=True)
-    chosen = FIGURES["function"] if only is None else FIGURES.loc[[only], "function"]
+    names = FIGURES.index if only is None else [only]
+    jobs = [delayed(_draw)(out / n, resolve_name(FIGURES.loc[n, "function"])) for n in names]
     # forked, where the system can: nothing is imported again
-    draw = Parallel(-1 if only is None else 1, backend="multiprocessing")
-    made = draw(delayed(_draw)(out / name, resolve_name(make)) for name, make in chosen.items())
+    made = Parallel(-1 if only is None else 1, backend="multiprocessing")(jobs)
     return [path for paths in made for path in paths]
 
 
