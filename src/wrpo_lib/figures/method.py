@@ -14,13 +14,10 @@ from wrpo_lib.recipes import load_recipe
 
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
 """The worked example of the method page: β, and log πθ/πref of y_ws, y_wt and y_l in nats."""
-
 PARTS = ("prompt x", "y_ws", "y_wt", "y_l")
 COLORS = ("#999999", *(look(name).color for name in RESPONSES))
 HATCHES = ("", "///", "...", "xxx")
-PROMPT, LENGTHS = 5, (5, 4, 3)
-"""Tokens of the example whose mask is drawn, its longest response first."""
-
+PROMPT, LENGTHS = 5, (5, 4, 3)  # tokens of the example whose mask is drawn, the longest first
 RUNS = {
     "135M, all weights": ("smol", "wrpo", 1),
     "8B, LoRA on 4 bits": ("workstation", "wrpo_4bit", 1),

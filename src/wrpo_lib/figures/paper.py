@@ -21,9 +21,7 @@ REWARDS = {
     "reward_l": "rejected",
     "margin": "margins",
 }
-LABELS = (10, 30, 50, 70, 90)
-"""α_max in Figure 5, in hundredths, as arms are named; Figure 6 has the first three."""
-
+LABELS = (10, 30, 50, 70, 90)  # α_max in hundredths, as arms are named; Figure 6 has three
 RIGHT = "% of samples right, held-out prompts"
 
 

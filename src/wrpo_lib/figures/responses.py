@@ -23,8 +23,7 @@ LONGER = {
     "y_wt longer than y_l": ("target_chosen", "rejected"),
 }
 KINDS = ("own", "source")
-DARKEST = 8.0
-"""Nats from which a token is fully dark."""
+DARKEST = 8.0  # nats from which a token is fully dark
 
 
 def source_shares(profile: str = "nano") -> Drawn:

@@ -10,16 +10,7 @@ from matplotlib.patches import Rectangle
 from wrpo_lib.analysis.outcomes import Results, estimate, spread
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.figures.paper import RIGHT
-from wrpo_lib.figures.style import (
-    LOOKS,
-    Drawn,
-    draw_line,
-    draw_rows,
-    drawing,
-    look,
-    name_rows,
-    reach,
-)
+from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.nano.rules import KNOBS
 from wrpo_lib.records import read_results, read_run
@@ -29,8 +20,6 @@ METHODS = (
     *("dpo_hybrid", "wrpo", "wrpo_a50", "wrpo_simpo", "wrpo_ipo", "sft_more"),
 )
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
-"""What starts from Target-SFT, and Target-SFT itself."""
-
 SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
 CLASSES = {"A": "half\nknown", "B": "sources\nonly", "C": "known", "D": "never\ntrained"}
 PROTOCOLS = {
@@ -38,19 +27,18 @@ PROTOCOLS = {
     "arena_hard": "Arena-Hard form: score, %",
     "mt_bench": "MT-Bench form: mean score",
 }
-CORRECTIONS = {
+CORRECTIONS = {  # estimate -> whose look it has
     "shown second only": "dpo_off",
     "shown first only": "dpo_hybrid",
     "both orders": "dpo_on",
     "length-controlled": "wrpo",
 }
-"""Estimate -> whose look it has."""
-BIASED, FILLER = "dpo_hybrid", 18
-"""Whose answers the biased judges see; the most characters that are put behind one."""
+BIASED = "dpo_hybrid"  # whose answers the biased judges see
+FILLER = 18  # the most characters that are put behind one
 
 
 def comparison(profile: str = "nano") -> Drawn:
-    """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
+    """Target-SFT and every method started from it: what is right, the difference to DPO-on."""
     results = Results(profile)
     right = results.levels(COMPARED)
     others = (arm for arm in COMPARED if arm != "dpo_on")
@@ -173,7 +161,7 @@ def protocols(profile: str = "nano") -> Drawn:
     results, drawn = Results(profile), []
     with drawing(3, 7.2) as (figure, axes):
         for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
-            rows = results.levels([a for a in LOOKS if a in results.wide(protocol)], protocol)
+            rows = results.levels([a for a in METHODS if a in results.wide(protocol)], protocol)
             drawn.append(rows.assign(protocol=protocol))
             draw_rows(axis, rows)
             axis.set_title(title)

@@ -21,10 +21,10 @@ from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
 from wrpo_lib.records import read_results
 
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
 SHOWN = read_yaml(Path(__file__).with_name("tables.yaml"))
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
-"""Whose answers are shown."""
 
 
 def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
@@ -77,9 +77,6 @@ def table_4(profile: str = "nano") -> pd.DataFrame:
     return beside("table_4", Results(profile))
 
 
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
-
-
 def table_5() -> pd.DataFrame:
     """The paper's search ranges."""
     rows = table("table05_search_ranges", as_printed=True).replace({"parameter": GREEK})
@@ -127,7 +124,7 @@ def table_11() -> pd.DataFrame:
 
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:
-    """In place of the paper's one case: greedy answers to random prompts; ✓ marks a right one."""
+    """In place of the paper's one case: greedy answers to random prompts, ✓ if right."""
     rows, key = Results(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
     asked = rows[[*key, "prompt_text"]].drop_duplicates(key)
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)

@@ -15,8 +15,7 @@ from wrpo_lib.io import file_hash
 from wrpo_lib.recipes import read_yaml
 
 TYPICAL_LC_SE = 0.8
-"""Typical standard error of a length-controlled win rate like the paper's, which prints none:
-measured on published judgements of other models (0.7 to 0.9)."""
+"""Of a length-controlled win rate; the paper prints none. On published judgements 0.7 to 0.9."""
 
 
 def table(name: str, as_printed: bool = False) -> pd.DataFrame:
@@ -28,9 +27,8 @@ def table(name: str, as_printed: bool = False) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, na_filter=False) if as_printed else pd.read_csv(path)
 
 
+# a number, or a fraction such as 1/3
 Number = Annotated[float, BeforeValidator(lambda text: float(Fraction(str(text))))]
-"""A number, or a fraction such as 1/3."""
-
 Weights = dict[str, Number]
 Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
 Reward = Literal["margin", "reward_ws", "reward_wt", "reward_l"]
@@ -39,9 +37,9 @@ Judged = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 PLAN = Path(__file__).with_name("claims.yml")
 JUDGED = get_args(Judged)  # the protocols in which the nano judge compares answers
 SHARES = ("right", "greedy", "any5")  # of correct answers, to which the plan's ``delta`` applies
+# units of estimates that are not shown in points, a hundredth each
 UNITS = dict.fromkeys(get_args(Reward), "of reward")
 UNITS |= {"logp": "nats", "length": "tokens", "mt_bench": "of ten"}
-"""The units of estimates that are not shown in points, a hundredth each."""
 
 
 class Comparison(BaseModel, extra="forbid", frozen=True):
