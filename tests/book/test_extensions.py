@@ -1,19 +1,19 @@
 """Our Sphinx extensions, on a book of two pages."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 CONFIGURATION = f"""
 import sys
 sys.path.insert(0, {str(EXTENSIONS)!r})
-extensions = ["myst_nb", "fresh_results", "figure_links", "run_here", "built_site"]
+extensions = ["myst_nb", "fresh_results", "site_pages"]
 root_doc, nb_execution_mode, html_theme = "index", "cache", "sphinx_book_theme"
 myst_enable_extensions = ["colon_fence"]
 exclude_patterns = ["_build"]
@@ -44,32 +44,18 @@ The caption.
 notebook
 ```
 """
-CELL = {"cell_type": "markdown", "metadata": {}}
-NOTEBOOK = {
-    "cells": [
-        {**CELL, "id": "a", "source": "# A notebook"},
-        {**CELL, "id": "b", "source": "Its text."},
-    ],
-    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-    "nbformat": 4,
-    "nbformat_minor": 5,
-}
+CELLS = [nbformat.v4.new_markdown_cell(text) for text in ("# A notebook", "Its text.")]
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
 FILES = {
     "conf.py": CONFIGURATION,
     "index.md": PAGE,
-    "notebook.ipynb": json.dumps(NOTEBOOK),
+    "notebook.ipynb": nbformat.writes(nbformat.v4.new_notebook(cells=CELLS, metadata=KERNEL)),
     "picture.png": "",
     "results/score.csv": "0.25",
     "results/figure_map.csv": "figure,function\nfigure_1,wrpo_lib.figures.training.draw\n",
     "_build/figures/figure_1.svg": "<svg/>",
     "_build/figures/figure_1.csv": "x\n",
 }
-
-
-@pytest.fixture(scope="module")
-def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the book."""
-    return tmp_path_factory.mktemp("book")
 
 
 def build(book: Path, changed: dict[str, str], **environment: str) -> tuple[str, str]:
@@ -85,49 +71,50 @@ def build(book: Path, changed: dict[str, str], **environment: str) -> tuple[str,
     return index, notebook
 
 
+Built = tuple[Path, list[tuple[str, str]]]
+
+
 @pytest.fixture(scope="module")
-def builds(book: Path) -> list[tuple[str, str]]:
-    """From nothing; with other prose and an address of the repository; with another result."""
-    prose, address = PAGE.replace("PROSE", "Other words."), "https://github.com/owner/name/"
-    return [
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The site, and its pages from nothing; with other prose and an address; another result."""
+    book, prose = tmp_path_factory.mktemp("book"), PAGE.replace("PROSE", "Other words.")
+    return book / "_build" / "html", [
         build(book, FILES),
-        build(book, {"index.md": prose}, WRPO_REPOSITORY=address),
+        build(book, {"index.md": prose}, WRPO_REPOSITORY="https://github.com/owner/name/"),
         build(book, {"results/score.csv": "0.75"}),
     ]
 
 
-def test_a_changed_result_never_shows_an_old_number_and_prose_runs_nothing(
-    builds: list[tuple[str, str]],
-) -> None:
-    (first,), (prose,), (result,) = (re.findall(r"result (\S+) at (\d+)", b[0]) for b in builds)
-    assert "Other words." in builds[1][0]
+def test_a_changed_result_never_shows_an_old_number_and_prose_runs_nothing(built: Built) -> None:
+    pages = [index for index, _ in built[1]]
+    first, prose, result = (re.findall(r"result (\S+) at (\d+)", page) for page in pages)
+    assert "Other words." in pages[1]
     assert prose == first  # also the time at which the cell ran
-    assert (first[0], result[0]) == ("0.25", "0.75")
+    assert (first[0][0], result[0][0]) == ("0.25", "0.75")
 
 
-def test_a_caption_leads_to_code_data_and_pictures(
-    book: Path, builds: list[tuple[str, str]]
-) -> None:
-    links = re.findall(r'class="reference internal" href="([^"]*)">(\w+)</a>', builds[0][0])
+def test_a_caption_leads_to_code_data_and_pictures(built: Built) -> None:
+    site, ((index, _), *_) = built
+    links = re.findall(r'class="reference internal" href="([^"]*)">(\w+)</a>', index)
     assert links == [
         ("_modules/wrpo_lib/figures/training.html#draw", "Code"),
         ("_downloads/figures/figure_1.csv", "Data"),
         ("_downloads/figures/figure_1.svg", "SVG"),
     ]
-    assert all((book / "_build" / "html" / address).is_file() for address, _ in links[1:])
+    assert all((site / address).is_file() for address, _ in links[1:])
 
 
-def test_a_notebook_says_how_to_run_it(builds: list[tuple[str, str]]) -> None:
-    first, addressed = (re.sub("<[^>]*>", "", notebook) for _, notebook in builds[:2])
-    assert "jupyter lab notebooks/notebook.ipynb" in first
-    assert "git clone" not in first
+def test_a_notebook_says_how_to_run_it(built: Built) -> None:
+    (_, notebook), (_, addressed), _ = built[1]
+    assert "https://colab.research.google.com/github/owner/name/" in addressed
+    notebook, addressed = (re.sub("<[^>]*>", "", page) for page in (notebook, addressed))
+    assert "jupyter lab notebooks/notebook.ipynb" in notebook
+    assert "git clone" not in notebook
     assert "git clone https://github.com/owner/name wrpo" in addressed
-    assert "https://colab.research.google.com/github/owner/name/" in builds[1][1]
 
 
-@pytest.mark.usefixtures("builds")
-def test_the_site_carries_only_what_it_uses_of_its_tools(book: Path) -> None:
-    static = book / "_build" / "html" / "_static"
+def test_the_site_carries_only_what_it_uses_of_its_tools(built: Built) -> None:
+    static = built[0] / "_static"
     assert {path.name for path in (static / "mathjax").iterdir()} == {"tex-chtml.js", "output"}
     assert not list(static.rglob("*.map"))
     assert sum(path.stat().st_size for path in static.rglob("*")) < 6e6

@@ -1,7 +1,6 @@
 """The page *Your own runs* is typed in, command by command, on tiny models."""
 
 import functools
-import os
 import re
 import shlex
 import subprocess
@@ -21,34 +20,35 @@ from wrpo_lib.models import build_model, build_tokenizer, load_causal_lm
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.recipes import recipe_names, recipes_dir
 from wrpo_lib.records import project_root
+from wrpo_lib.training import run
 
 PAGE = project_root() / "book" / "running.md"
-SHAPE = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
-SHAPE |= {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE = {"model_type": "llama", "max_position_embeddings": 512, **run.MODEL}
+SHORT = {"gradient_accumulation_steps": 1, "save_steps": 1, "max_steps": 2}
 TARGET, REWARD = "meta-llama/Meta-Llama-3-8B-Instruct", "RLHFlow/ArmoRM-Llama3-8B-v0.1"
 
 
-def commands() -> list[list[str]]:
-    """The words of every line that the page shows after a prompt."""
+def typed() -> list[list[str]]:
+    """What follows `wrpo` in the lines that the page shows after a prompt.
+
+    Runs of other profiles, and of several processes, are dry.
+    """
     blocks = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     shown = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    return [shlex.split(line.removeprefix("$ "), comments=True) for line in shown]
-
-
-def command(words: list[str]) -> list[str]:
-    """What follows `wrpo`; runs of other profiles, and of several processes, dry."""
-    if words[0] == "accelerate":
-        assert (recipes_dir().parent / words[words.index("--config_file") + 1]).is_file()
-        return [*words[words.index("wrpo_lib.cli") + 1 :], "--dry-run"]
-    if words[0] != "wrpo":
-        return []
-    return [*words[1:], "--dry-run"] if "smol/wrpo" in words else words[1:]
+    found = []
+    for words in (shlex.split(line.removeprefix("$ "), comments=True) for line in shown):
+        if words[0] == "accelerate":
+            assert (recipes_dir().parent / words[words.index("--config_file") + 1]).is_file()
+            found.append([*words[words.index("wrpo_lib.cli") + 1 :], "--dry-run"])
+        elif words[0] == "wrpo":
+            found.append([*words[1:], "--dry-run"] if "smol/wrpo" in words else words[1:])
+    return found
 
 
 def save_models(folder: Path) -> dict[str, str]:
     """A target and a reward model; what the page names them -> where they lie."""
     tokenizer = build_tokenizer([])
-    target = build_model({**SHAPE, "max_position_embeddings": 512}, tokenizer, seed=0)
+    target = build_model(SHAPE, tokenizer, seed=0)
     torch.manual_seed(1)
     config = LlamaConfig(**{**target.config.to_dict(), "num_labels": 1})
     reward = LlamaForSequenceClassification(config)
@@ -65,14 +65,13 @@ def copy_recipes(home: Path, places: dict[str, str]) -> None:
     folder.mkdir(parents=True)
     for name in recipe_names("workstation"):
         values = yaml.safe_load((recipes_dir() / "workstation" / f"{name}.yaml").read_text())
-        if "model" in values:
-            values["model"] = places.get(values["model"], values["model"])
+        if values.get("model") in places:
+            values["model"] = places[values["model"]]
         if "base" not in values:
-            small = {"gradient_accumulation_steps": 1, "save_steps": 1, "max_steps": 2}
-            values["training"] |= small
+            values["training"] |= SHORT
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
     for name in ("smol", "paper", "accelerate"):
-        (home / "recipes" / name).symlink_to(recipes_dir() / name)
+        (folder.parent / name).symlink_to(recipes_dir() / name)
     for name in ("pyproject.toml", "results"):
         (home / name).symlink_to(project_root() / name)
 
@@ -100,34 +99,30 @@ def test_the_page_leads_to_a_judged_model(
     monkeypatch.chdir(home)
     with judge_at(functools.partial(respond, judge=Judge())) as url:
         changed = {"JUDGE": MODEL, "URL": url, "COMMIT": "0" * 40, "2048": "64", "1800": "48"}
-        typed = [words for words in map(command, commands()) if words]
-        for words in typed:
+        for words in typed():
             status, _, error = wrpo(capsys, *(changed.get(word, word) for word in words))
             assert status == 0, f"{' '.join(words)}: {error}"
-    assert len(typed) >= 18
+    assert len(typed()) >= 18
     merged, _ = load_causal_lm(str(home / "runs" / "workstation" / "wrpo_merged"))
     assert not hasattr(merged, "peft_config")
     assert len(read_rows(home / "runs" / "wrpo_judgements.jsonl")) > 0
     assert read_rows(home / "data" / "ultrafeedback_wrpo.jsonl")[0]["source_model"] == "source-a"
 
 
-def test_each_node_of_slurm_expands_its_own_rank(tmp_path: Path) -> None:
+SLURM = """
+scontrol() { printf 'node-a\\nnode-b\\n'; }
+srun() { for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done; }
+accelerate() { echo "$@"; }
+export -f accelerate
+export SLURM_NODEID=0
+"""
+
+
+def test_each_node_of_slurm_expands_its_own_rank() -> None:
     (block,) = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    programs = {
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
-        "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
-        "accelerate": 'echo "$@"',
-    }
-    for name, body in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    environment = {"PATH": path, "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_NODEID": "0"}
-    done = subprocess.run(["bash", "-c", block], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    for rank, line in enumerate(done.stdout.splitlines()):
-        words = line.split()
-        assert words[words.index("--machine_rank") + 1] == str(rank)
+    done = subprocess.run(["bash", "-c", SLURM + block], capture_output=True, text=True, check=True)
+    first, second = map(str.split, done.stdout.splitlines())
+    for rank, words in (("0", first), ("1", second)):
+        assert words[words.index("--machine_rank") + 1] == rank
         assert words[words.index("--main_process_ip") + 1] == "node-a"
         assert Path(project_root(), words[words.index("--config_file") + 1]).is_file()
-    assert len(done.stdout.splitlines()) == 2

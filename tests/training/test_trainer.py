@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from wrpo_lib import sharing
-from wrpo_lib.figures.deviation import token_logprobs
+from wrpo_lib.figures.responses import token_logprobs
 from wrpo_lib.models import build_model
 from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES

@@ -1,8 +1,9 @@
-"""Which figure is drawn from which file by which function on which page."""
+"""Which figure is drawn from which file by which function on which page, and the claims' list."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from pkgutil import resolve_name
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,74 +12,13 @@ from joblib import Parallel, delayed
 from wrpo_lib.analysis.outcomes import Results, Verdict, verdicts
 from wrpo_lib.analysis.report import maths
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures import deviation as densities
-from wrpo_lib.figures import evaluation, formulas, method, paper, quadruples, study, tables
 from wrpo_lib.figures.style import Drawn
 from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.recipes import nearest
-from wrpo_lib.records import project_root, read_run
+from wrpo_lib.records import project_root
 
-DEVIATION = "notebooks/01_distribution_deviation.ipynb"
-BUILDING = "notebooks/02_building_quadruples.ipynb"
-DYNAMICS = "notebooks/03_internal_reward_dynamics.ipynb"
-ABLATIONS = "notebooks/06_ablations.ipynb"
-JUDGING = "notebooks/05_evaluation.ipynb"
-PAPER = "book/paper.md"
-FORMATS = ("svg", "pdf", "png")
-
-
-class Entry(NamedTuple):
-    """A figure or table: what makes it, of what in the paper, its page, its data in ``results``."""
-
-    draw: Callable[[], Drawn | pd.DataFrame]
-    paper: str
-    page: str
-    data: str = ""
-
-
-FIGURES = {
-    "figure_1": Entry(paper.figure_1, "Figure 1", DEVIATION, "nano/deviation nano/outcomes"),
-    "figure_2": Entry(formulas.figure_2, "Figure 2", BUILDING),
-    "figure_3": Entry(paper.figure_3, "Figure 3", DYNAMICS, "nano/dynamics nano/outcomes"),
-    "figure_4": Entry(paper.figure_4, "Figure 4", ABLATIONS, "nano/outcomes"),
-    "figure_5": Entry(paper.figure_5, "Figure 5", ABLATIONS, "nano/outcomes nano/dynamics"),
-    "figure_6": Entry(paper.figure_6, "Figure 6", ABLATIONS, "nano/outcomes"),
-    "table_1": Entry(tables.table_1, "Table 1", PAPER, "nano/sources"),
-    "table_2": Entry(tables.table_2, "Table 2", PAPER, "nano/outcomes nano/arms"),
-    "table_3": Entry(tables.table_3, "Table 3", PAPER, "nano/outcomes"),
-    "table_4": Entry(tables.table_4, "Table 4", PAPER, "nano/outcomes"),
-    "table_5": Entry(tables.table_5, "Table 5", PAPER),
-    "table_6": Entry(tables.table_6, "Table 6", PAPER),
-    "table_7": Entry(tables.table_7, "Table 7", PAPER, "nano/outcomes"),
-    "table_8": Entry(tables.table_8, "Table 8", PAPER, "nano/arms"),
-    "table_9": Entry(tables.table_9, "Table 9", PAPER, "nano/outcomes"),
-    "table_10": Entry(tables.table_10, "Table 10", PAPER, "nano/outcomes"),
-    "table_11": Entry(tables.table_11, "Table 11", PAPER),
-    "table_12": Entry(tables.table_12, "Table 12", PAPER, "nano/responses"),
-    "comparison": Entry(study.comparison, "Table 2", "book/index.md", "nano/outcomes"),
-    "headroom": Entry(study.headroom, "ours", "book/testbed.md", "nano/outcomes"),
-    "rules": Entry(tables.rules, "ours", "book/testbed.md", "development/headroom nano/headroom"),
-    "densities": Entry(densities.deviation_densities, "Figure 1", DEVIATION, "nano/deviation"),
-    "deviation": Entry(tables.deviation, "Figure 1", DEVIATION, "nano/deviation"),
-    "dynamics": Entry(tables.dynamics, "Figure 3", DYNAMICS, "nano/dynamics"),
-    "dose": Entry(tables.dose, "ours", ABLATIONS, "nano/dynamics"),
-    "skills": Entry(study.skills, "ours", ABLATIONS, "nano/outcomes"),
-    "length": Entry(study.length, "ours", ABLATIONS, "nano/outcomes"),
-    "measures": Entry(tables.measures, "ours", ABLATIONS, "nano/outcomes nano/arms"),
-    "pays": Entry(study.pays, "ours", ABLATIONS, "nano/outcomes"),
-    "grid": Entry(study.grid, "Table 5", ABLATIONS, "development/grid"),
-    "alpha": Entry(method.alpha_curves, "ours", "book/method.md"),
-    "memory": Entry(method.memory_by_card, "ours", "book/method.md"),
-    "sources": Entry(quadruples.source_shares, "Table 1", BUILDING, "nano/sources smol/sources"),
-    "rewards": Entry(quadruples.rewards, "ours", BUILDING, "smol/rewards"),
-    "lengths": Entry(quadruples.lengths, "ours", BUILDING, "smol/quadruples"),
-    "gaps": Entry(quadruples.kept_by_gap, "ours", BUILDING, "smol/quadruples"),
-    "protocols": Entry(evaluation.protocols, "Table 2", JUDGING, "nano/judged"),
-    "table_2_intervals": Entry(evaluation.paper_table2, "Table 2", JUDGING),
-    "corrections": Entry(evaluation.corrections, "ours", JUDGING, "nano/answers"),
-    "published": Entry(evaluation.published_intervals, "ours", JUDGING, "published/alpaca_eval2"),
-    "mask": Entry(formulas.mask, "ours", "book/training_engine.md"),
-}
+# a row per figure or table: what in the paper, its page, its function, the tracked files it reads
+FIGURES = pd.read_csv(Path(__file__).with_name("map.csv"), na_filter=False, index_col="figure")
 
 
 def draw_all(out: Path, only: str | None = None) -> list[Path]:
@@ -86,51 +26,39 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
 
     A figure becomes SVG, PDF, PNG and the CSV of what is drawn; a table becomes a CSV.
     """
-    if only is not None and only not in FIGURES:
-        raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES)}")
+    if only is not None and only not in FIGURES.index:
+        raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES.index)}")
     out.mkdir(parents=True, exist_ok=True)
-    if only:
-        return _draw(only, out)
+    names = FIGURES.index if only is None else [only]
+    jobs = [delayed(_draw)(out / n, resolve_name(FIGURES.loc[n, "function"])) for n in names]
     # forked, where the system can: nothing is imported again
-    made = Parallel(-1, backend="multiprocessing")(delayed(_draw)(name, out) for name in FIGURES)
+    made = Parallel(-1 if only is None else 1, backend="multiprocessing")(jobs)
     return [path for paths in made for path in paths]
 
 
-def _draw(name: str, out: Path) -> list[Path]:
-    made, paths = FIGURES[name].draw(), []
+def _draw(stem: Path, make: Callable[[], Any]) -> list[Path]:
+    made, paths = make(), [stem.with_suffix(".csv")]
     if isinstance(made, Drawn):
         made.figure.draw_without_rendering()
         made.figure.set_layout_engine("none")  # the layout holds for all three
-        for kind in FORMATS:
-            paths.append(out / f"{name}.{kind}")
+        for suffix in (".svg", ".pdf", ".png"):
+            paths.append(stem.with_suffix(suffix))
             made.figure.savefig(paths[-1])
         plt.close(made.figure)
         made = made.rows
-    paths.append(out / f"{name}.csv")
-    made.to_csv(paths[-1], index=False, float_format="%.6g")
+    made.to_csv(paths[0], index=False, float_format="%.6g")
     return paths
 
 
 def figure_map() -> pd.DataFrame:
     """A row per figure and data file, with the file's hash as it is now."""
-    rows = []
-    for figure, (draw, part, page, data) in FIGURES.items():
-        for name in data.split() or [""]:
-            file = data_file(name) if name else ""
-            digest = file_hash(project_root() / file) if name else ""
-            function = f"{draw.__module__}.{draw.__name__}"
-            rows.append((figure, part, file, digest, function, page))
-    columns = ["figure", "paper", "data_file", "sha256", "function", "page"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def data_file(name: str) -> str:
-    """The tracked file behind ``profile/table``, whatever its suffix."""
-    profile, _, table = name.partition("/")
-    for file in read_run(profile)["files"]:
-        if file.partition(".")[0] == table:
-            return f"results/{profile}/{file}"
-    raise WRPOError(f"results/{profile} has no table {table!r}; run `make results`")
+    rows = FIGURES.reset_index()
+    rows["data_file"] = rows["data"].str.split(" ")
+    rows = rows.explode("data_file", ignore_index=True)
+    rows["sha256"] = [
+        file_hash(project_root() / file) if file else "" for file in rows["data_file"]
+    ]
+    return rows[["figure", "paper", "data_file", "sha256", "function", "page"]]
 
 
 def write_figure_map() -> None:
@@ -146,13 +74,13 @@ def linked_claims(confirmatory: bool = True) -> str:
 
 
 def _linked(verdict: Verdict) -> str:
-    claim, entry = verdict.claim, FIGURES[verdict.claim.figure]
+    claim, figure = verdict.claim, FIGURES.loc[verdict.claim.figure]
     kind = verdict.status.removesuffix(" than δ").replace(" ", "-")  # as in the style sheet
     badge = f'<span class="badge-{kind}">{verdict.status}</span>'
     name = claim.figure.replace("_", " ").capitalize()
-    links = [f"{{doc}}`{name} </{entry.page.rpartition('.')[0]}>`"]
-    for file in map(data_file, entry.data.split()):
-        links.append(f"{{download}}`{Path(file).name} <../{file}>`")
+    links = [f"{{doc}}`{name} </{figure['page'].rpartition('.')[0]}>`"]
+    for file in map(Path, figure["data"].split()):
+        links.append(f"{{download}}`{file.name} <../{file}>`")
     ours = f"Ours: {verdict.ours()}." if verdict.found else ""
     where = claim.where[0].upper() + claim.where[1:]
     said = f"{where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"

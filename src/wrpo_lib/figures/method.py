@@ -1,20 +1,23 @@
-"""Pictures of the method page: what α does to one quadruple, and the memory a run takes."""
+"""Pictures of the method: α and one quadruple, the mask of a packed row, the memory of a run."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
-from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows
+from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows, widget
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
 """The worked example of the method page: β, and log πθ/πref of y_ws, y_wt and y_l in nats."""
-SYMBOLS = ("$y_{w_s}$", "$y_{w_t}$", "$y_{l}$")
-
+PARTS = ("prompt x", "y_ws", "y_wt", "y_l")
+COLORS = ("#999999", *(look(name).color for name in RESPONSES))
+HATCHES = ("", "///", "...", "xxx")
+PROMPT, LENGTHS = 5, (5, 4, 3)  # tokens of the example whose mask is drawn, the longest first
 RUNS = {
     "135M, all weights": ("smol", "wrpo", 1),
     "8B, LoRA on 4 bits": ("workstation", "wrpo_4bit", 1),
@@ -23,14 +26,12 @@ RUNS = {
     "8B, all weights,\neach of 8 GPUs": ("paper", "wrpo", 8),
 }
 CARDS = (24, 48, 80)  # GiB
-COLORS = ("#0072B2", "#56B4E9", "#009E73", "#999999", "#E69F00", "#CC79A7", "#dddddd")
-HATCHES = ("", "///", "...", "", "\\\\\\", "xxx", "")
+BAR_COLORS = ("#0072B2", "#56B4E9", "#009E73", "#999999", "#E69F00", "#CC79A7", "#dddddd")
+BAR_HATCHES = ("", "///", "...", "", "\\\\\\", "xxx", "")
 
 
-def alpha_table(
-    log_ratios: Sequence[float] = LOG_RATIOS, beta: float = BETA, points: int = 101
-) -> pd.DataFrame:
-    """Margin u, loss and gradient weights of one quadruple for α from 0 to 1.
+def alpha_table(points: int = 101) -> pd.DataFrame:
+    """Margin u, loss and gradient weights of the worked example for α from 0 to 1.
 
     ``source``, ``target`` and ``rejected`` are |∂loss/∂log πθ(y|x)| of y_ws, y_wt and y_l, computed
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
@@ -42,8 +43,8 @@ def alpha_table(
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
     reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
-        policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in log_ratios]
-        losses, rewards = wrpo_loss(*policy, *reference, alpha=alpha, beta=beta)
+        policy = [zero.new_tensor([ratio]).requires_grad_() for ratio in LOG_RATIOS]
+        losses, rewards = wrpo_loss(*policy, *reference, alpha=alpha, beta=BETA)
         weights = torch.autograd.grad(losses.sum(), policy)
         margin = rewards.fused - rewards.rejected
         rows.append([alpha, margin.item(), losses.item(), *(abs(w.item()) for w in weights)])
@@ -59,7 +60,7 @@ def alpha_curves() -> Drawn:
         margin.axhline(0, linewidth=0.8)
         loss.axhline(np.log(2), linewidth=0.8, linestyle=":")
         loss.annotate("log 2", (0, np.log(2)), xytext=(0, 3), textcoords="offset points")
-        for column, name, label in zip(rows.columns[3:], RESPONSES, SYMBOLS, strict=True):
+        for column, name, label in zip(rows.columns[3:], RESPONSES, PARTS[1:], strict=True):
             draw_curve(gradient, rows["alpha"], rows[column], look(name), label=label)
         margin.set_ylabel("margin u")
         loss.set_ylabel("loss")
@@ -73,10 +74,44 @@ def alpha_slider() -> str:
     return widget("alpha", {"beta": BETA, "log_ratios": LOG_RATIOS})
 
 
-def widget(name: str, data: dict[str, Any]) -> str:
-    """The place of a widget with its data as JSON, which no text in it can end."""
-    text = json.dumps(data).replace("<", "\\u003c")
-    return f'<div data-widget="{name}"><script type="application/json">{text}</script></div>'
+def mask() -> Drawn:
+    """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
+    from wrpo_lib.packing import Branches
+
+    branches = Branches(((PROMPT, LENGTHS),))
+    sees, owners = branches.mask(), branches.owners()[1]
+    n, width = len(owners), PROMPT + LENGTHS[0]
+    ticks = {"ticks": [k + 0.5 for k in range(n)], "labels": list(map(str, branches.positions()))}
+    with drawing(2, 7.0, height_ratios=[1.7, 1]) as (figure, (top, bottom)):
+        _draw_tokens(top, ((j, i, owners[j]) for i, j in sees.nonzero().tolist()))
+        top.set(xlabel="position of the token seen", ylabel="position of the token that sees")
+        top.set_xticks(**ticks)
+        top.set_yticks(**ticks)
+        for part, name in enumerate(PARTS):
+            top.text(owners.index(part), -0.4, name, fontweight="bold")
+        rows = {8: owners}  # from the top; padded rows are the first, third and fifth
+        for k, own in enumerate(LENGTHS, 1):
+            rows[2 * k - 2] = [0] * PROMPT + [k] * own + [-1] * (LENGTHS[0] - own)
+        _draw_tokens(
+            bottom, ((x, y, part) for y, row in rows.items() for x, part in enumerate(row))
+        )
+        bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
+        bottom.text(0, 7.5, f"one packed row: {n} tokens")
+        bottom.axis("off")
+    return Drawn(figure, pd.DataFrame(sees).astype(int))
+
+
+def _draw_tokens(axis: Axes, cells: Iterable[tuple[int, int, int]]) -> None:
+    """Tokens at (x, y) in the colour and hatch of their part; -1 is padding."""
+    for x, y, part in cells:
+        kind: Any = {"facecolor": COLORS[part], "hatch": HATCHES[part], "edgecolor": "white"}
+        if part < 0:
+            kind = {"facecolor": "white", "edgecolor": "#aaaaaa", "linestyle": ":"}
+        axis.add_patch(Rectangle((x, y), 1, 1, **kind))
+    axis.set_aspect("equal")
+    axis.autoscale_view()
+    axis.invert_yaxis()
+    axis.grid(visible=False)
 
 
 def memory_by_card() -> Drawn:
@@ -88,7 +123,7 @@ def memory_by_card() -> Drawn:
     rows = rows.loc[:, rows.any()] / 2**30
     left = rows.cumsum(axis=1) - rows
     with drawing(height=4.0) as (figure, axis):
-        for part, color, hatch in zip(rows, COLORS, HATCHES, strict=False):
+        for part, color, hatch in zip(rows, BAR_COLORS, BAR_HATCHES, strict=False):
             drawn: Any = {"color": color, "hatch": hatch, "edgecolor": "white", "label": part}
             axis.barh(range(len(rows)), rows[part], left=left[part], **drawn)
         for card in CARDS:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.figures.style import Drawn, Look, draw_curve, draw_line, draw_rows, drawing, look
+from wrpo_lib.paper import TYPICAL_LC_SE, table
 
 DYNAMICS = {"dpo_on": "(a) DPO-on", "dpo_hybrid": "(b) DPO-hybrid", "wrpo_a50": "(c) WRPO, α → 0.5"}
 REWARDS = {
@@ -20,9 +21,7 @@ REWARDS = {
     "reward_l": "rejected",
     "margin": "margins",
 }
-LABELS = (10, 30, 50, 70, 90)
-"""α_max in Figure 5, in hundredths, as arms are named; Figure 6 has the first three."""
-
+LABELS = (10, 30, 50, 70, 90)  # α_max in hundredths, as arms are named; Figure 6 has three
 RIGHT = "% of samples right, held-out prompts"
 
 
@@ -49,24 +48,36 @@ def figure_1(profile: str = "nano") -> Drawn:
                 drawn.append(bars.assign(panel=title[:3]))
             axis.set(title=title, xlabel="log πθ(y|x), nats per response", ylabel="share")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
-        draw_rows(axes[2], right)
-        axes[2].set(title="(c) before and after training", xlabel=RIGHT)
+        draw_rows(axes[2], right, RIGHT)
+        axes[2].set_title("(c) before and after training")
     return Drawn(figure, pd.concat(drawn))
+
+
+def figure_2() -> Drawn:
+    """α against the optimiser step as in the paper, 311 steps to 0.1."""
+    from wrpo_lib.objective import alpha_at
+
+    steps, schedules = range(311), ("linear", "quadratic", "constant")
+    rows = pd.DataFrame({n: [alpha_at(n, t, 311, 0.1) for t in steps] for n in schedules})
+    with drawing() as (figure, axis):
+        for name in schedules:
+            draw_curve(axis, steps, rows[name], look(name))
+        axis.set(xlabel="optimiser step t", ylabel="fusion coefficient α(t)")
+        axis.legend()
+    return Drawn(figure, rows.assign(step=steps))
 
 
 def figure_3(profile: str = "nano") -> Drawn:
     """Rewards and margin on held-out quadruples, means over worlds, and what is right after."""
     results = Results(profile)
     rows = results.table("dynamics").query("split == 'heldout' and arm in @DYNAMICS")
-    rows = rows.rename(columns={k: f"rewards/{v}" for k, v in REWARDS.items()})
     right = results.levels(list(DYNAMICS)).set_index("arm")
     with drawing(3, 8.6, sharex=True, sharey=True) as (figure, axes):
         for axis, (arm, title) in zip(axes, DYNAMICS.items(), strict=True):
-            for name in REWARDS.values():
-                how, own = look(name), rows[rows["arm"] == arm]
-                series = own.pivot(index="step", columns="seed", values=f"rewards/{name}")
-                mean, n = series.mean(axis=1), series.shape[1]
-                half = stats.t.ppf(0.975, n - 1) * series.sem(axis=1)
+            steps = rows[rows["arm"] == arm].groupby("step")
+            for reward, name in REWARDS.items():
+                how, mean = look(name), steps[reward].mean()
+                half = stats.t.ppf(0.975, steps.size() - 1) * steps[reward].sem()
                 draw_curve(axis, mean.index, mean, how, linewidth=1.8)
                 band: Any = {"color": how.color, "alpha": 0.15, "linewidth": 0}
                 axis.fill_between(mean.index, mean - half, mean + half, **band)
@@ -74,8 +85,8 @@ def figure_3(profile: str = "nano") -> Drawn:
             said = "{value:.1f} % right [{low:.1f}, {high:.1f}]".format_map(right.loc[arm])
             axis.set(title=f"{title}: {said}", ylabel="β·log(πθ/πref)", xlabel="optimiser step")
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    drawn = ["arm", "seed", "step", *(f"rewards/{name}" for name in REWARDS.values())]
-    return Drawn(figure, rows[drawn])
+    columns = {reward: f"rewards/{name}" for reward, name in REWARDS.items()}
+    return Drawn(figure, rows[["arm", "seed", "step", *REWARDS]].rename(columns=columns))
 
 
 def figure_4(profile: str = "nano") -> Drawn:
@@ -85,13 +96,12 @@ def figure_4(profile: str = "nano") -> Drawn:
         plain = form.lower()
         arms |= {f"{form} form": full, f"{form}: no y_ws": f"{plain}_on"}
         arms[f"{form}: no y_wt"] = f"{plain}_hybrid"
-    rows = Results(profile).levels(list(arms.values()))
+    rows = Results(profile).levels(list(arms.values())).assign(name=list(arms))
     with drawing(height=4.0) as (figure, axis):
-        draw_rows(axis, rows, list(arms))
+        draw_rows(axis, rows, RIGHT)
         for below in (2.5, 5.5):
             axis.axhline(below, linewidth=0.8)
-        axis.set_xlabel(RIGHT)
-    return Drawn(figure, rows.assign(name=list(arms)))
+    return Drawn(figure, rows)
 
 
 def figure_5(profile: str = "nano") -> Drawn:
@@ -130,3 +140,16 @@ def figure_6(profile: str = "nano") -> Drawn:
         axis.set(xlabel="α (the label of the run)", ylabel="% of samples right")
         figure.legend(loc="outside lower center")
     return Drawn(figure, pd.concat(drawn))
+
+
+def paper_table2() -> Drawn:
+    """The paper's Table 2, AlpacaEval-2 LC, with an interval that is typical of such rows."""
+    rows = table("table02_main_results")
+    rows = rows[rows["group"].isin(["target", "preference", "ours", "explicit_fusion"])]
+    rows = rows.sort_values("alpaca_eval2_lc_winrate", ascending=False)
+    lc, half = rows["alpaca_eval2_lc_winrate"], 1.96 * TYPICAL_LC_SE
+    marks = pd.DataFrame({"name": rows["model"], "value": lc, "low": lc - half, "high": lc + half})
+    marks["arm"] = np.where(rows["group"] == "ours", "wrpo", "other")
+    with drawing(height=4.4) as (figure, axis):
+        draw_rows(axis, marks, "length-controlled win rate, %; typical interval", markersize=6)
+    return Drawn(figure, rows)

@@ -1,12 +1,17 @@
-"""Figures that the paper does not have: skills, settings, length, and when it pays."""
+"""Figures that the paper does not have: of the study, of its judge and of published judgements."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wrpo_lib.analysis.outcomes import Results, estimate, spread
+from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.figures.paper import RIGHT
-from wrpo_lib.figures.style import Drawn, draw_cells, draw_line, draw_rows, drawing, look, reach
+from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
+from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.nano.rules import KNOBS
 from wrpo_lib.records import read_results, read_run
 
@@ -14,26 +19,34 @@ METHODS = (
     *("target", "target_sft", "dpo_off", "target_dpo_on", "dpo_on", "simpo_on", "ipo_on"),
     *("dpo_hybrid", "wrpo", "wrpo_a50", "wrpo_simpo", "wrpo_ipo", "sft_more"),
 )
-CONTROLS = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
-"""What starts from Target-SFT, and Target-SFT itself."""
-
 SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
 CLASSES = {"A": "half\nknown", "B": "sources\nonly", "C": "known", "D": "never\ntrained"}
+PROTOCOLS = {
+    "alpaca_eval": "AlpacaEval-2 form: win rate, %",
+    "arena_hard": "Arena-Hard form: score, %",
+    "mt_bench": "MT-Bench form: mean score",
+}
+CORRECTIONS = {  # estimate -> whose look it has
+    "shown second only": "dpo_off",
+    "shown first only": "dpo_hybrid",
+    "both orders": "dpo_on",
+    "length-controlled": "wrpo",
+}
+BIASED = "dpo_hybrid"  # whose answers the biased judges see
+FILLER = 18  # the most characters that are put behind one
 
 
 def comparison(profile: str = "nano") -> Drawn:
-    """Every method started from Target-SFT: what is right, and the difference to DPO-on."""
+    """Target-SFT and every method started from it: what is right, the difference to DPO-on."""
     results = Results(profile)
     right = results.levels(COMPARED)
-    others = [arm for arm in COMPARED if arm != "dpo_on"]
-    rows = results.differences({arm: {arm: 1, "dpo_on": -1} for arm in others})
+    others = (arm for arm in COMPARED if arm != "dpo_on")
+    rows = results.differences({arm: {arm: 1.0, "dpo_on": -1.0} for arm in others})
     with drawing(2, 5.4) as (figure, (top, bottom)):
-        draw_rows(top, right)
-        top.set_xlabel(RIGHT)
-        draw_rows(bottom, rows)
+        draw_rows(top, right, RIGHT)
+        draw_rows(bottom, rows, "difference to DPO-on, points (paired)")
         bottom.axvline(0)
-        bottom.set_xlabel("difference to DPO-on, points (paired)")
     return Drawn(figure, pd.concat([right.assign(panel="right"), rows.assign(panel="difference")]))
 
 
@@ -46,9 +59,9 @@ def headroom(profile: str = "nano") -> Drawn:
     with drawing(height=3.6) as (figure, axis):
         for of, (marker, shift) in kinds.items():
             rows = results.levels(arms, of)
-            draw_rows(axis, rows, shift=shift, marker=marker, markersize=5, capsize=2)
+            how: Any = {"marker": marker, "markersize": 5, "capsize": 2}
+            draw_rows(axis, rows, "% right, held-out prompts", shift, **how)
             drawn.append(rows.assign(of=of))
-        axis.set_xlabel("% right, held-out prompts")
         names = ["samples", "greedy", "any of five"]
         figure.legend(axis.containers[:: len(arms)], names, loc="outside lower center", ncols=3)
     return Drawn(figure, pd.concat(drawn))
@@ -63,7 +76,8 @@ def skills(profile: str = "nano") -> Drawn:
     wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
     wide.index = [look(arm).name for arm in METHODS]
     with drawing(height=5.6) as (figure, axis):
-        draw_cells(axis, wide["value"].rename(lambda k: f"{k}: {CLASSES[k]}", axis=1), wide["text"])
+        cells = wide["value"].rename(lambda k: f"{k}: {CLASSES[k]}", axis=1)
+        _draw_cells(axis, cells, wide["text"], 0, 100)
         axis.xaxis.tick_top()
     return Drawn(figure, rows)
 
@@ -85,12 +99,24 @@ def grid(profile: str = "nano") -> Drawn:
             form = arm.get("form", "dpo")
             used, down = recipe["forms"][form] | arm | arm.get("settings", {}), KNOBS[form]
             cells = own.pivot_table(index=down, columns=across, values="value")
-            draw_cells(axis, cells, cells.map("{:.1f}".format), means.min(), means.max())
+            _draw_cells(axis, cells, cells.map("{:.1f}".format), means.min(), means.max())
             at = (cells.index == used[down])[:, None] & (cells.columns == used[across])
             for y, x in np.argwhere(at):
                 axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, linewidth=2))
             axis.set_title(f"{look(name).name}: {SETTINGS[down]} by {SETTINGS[across]}")
     return Drawn(figure, means.reset_index())
+
+
+def _draw_cells(
+    axis: Axes, values: pd.DataFrame, texts: pd.DataFrame, low: float, high: float
+) -> None:
+    """A heat map of ``values`` between ``low`` and ``high``, pale enough to read its ``texts``."""
+    axis.imshow(values, cmap="Greys", vmin=low, vmax=high + 0.6 * (high - low), aspect="auto")
+    for (y, x), text in np.ndenumerate(texts.to_numpy()):
+        axis.text(x, y, text, ha="center", va="center", fontsize=11)
+    axis.set_xticks(range(values.shape[1]), values.columns)
+    name_rows(axis, values.index)
+    axis.grid(visible=False)
 
 
 def length(profile: str = "nano") -> Drawn:
@@ -113,13 +139,13 @@ def pays(profile: str = "nano") -> Drawn:
     right = results.wide("right")
     gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
     bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
-    panels = {
-        "dose of SFT before it": _gains(results, "map_dose"),
-        "noise of the reward": _gains(results, "map_noise"),
-        "samples of Target-SFT that are right": spread(
-            {name: estimate(gain[chosen]) for name, chosen in bins.items()}
-        ),
-    }
+    panels = {}
+    for name, arms in (("dose of SFT before it", "dose"), ("noise of the reward", "noise")):
+        levels = {k: f"map_{arms}{n}" for n, k in enumerate(("low", "middle", "high"))}
+        gains = {k: {f"{arm}_wrpo": 1.0, f"{arm}_dpo_on": -1.0} for k, arm in levels.items()}
+        panels[name] = results.differences(gains)
+    sampled = {name: estimate(gain[chosen]) for name, chosen in bins.items()}
+    panels["samples of Target-SFT that are right"] = spread(sampled)
     with drawing(3, 7.6) as (figure, axes):
         for axis, (name, rows) in zip(axes, panels.items(), strict=True):
             draw_line(axis, range(len(rows)), rows, look("wrpo"))
@@ -130,8 +156,88 @@ def pays(profile: str = "nano") -> Drawn:
     return Drawn(figure, pd.concat(drawn))
 
 
-def _gains(results: Results, arms: str) -> pd.DataFrame:
-    """The gain at each level of a map."""
-    levels = enumerate(("low", "middle", "high"))
-    gains = {name: {f"{arms}{k}_wrpo": 1.0, f"{arms}{k}_dpo_on": -1.0} for k, name in levels}
-    return results.differences(gains)
+def protocols(profile: str = "nano") -> Drawn:
+    """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
+    results, drawn = Results(profile), []
+    with drawing(3, 7.2) as (figure, axes):
+        for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
+            rows = results.levels([a for a in METHODS if a in results.wide(protocol)], protocol)
+            drawn.append(rows.assign(protocol=protocol))
+            draw_rows(axis, rows)
+            axis.set_title(title)
+    return Drawn(figure, pd.concat(drawn))
+
+
+def published_intervals() -> Drawn:
+    """Half-widths of LC intervals of real models, upstream's by refits; the effect of position."""
+    rows = read_results("published", "alpaca_eval2").dropna(subset=["lc_interval"])
+    rows = rows.sort_values("position_effect")
+    upstream = 1.96 * rows["lc_standard_error"]
+    refit = rows["lc_interval_high"] - rows["lc_interval"]
+    limits = (0, float(refit.max()) * 1.05)
+    effect = rows.filter(like="position_effect").set_axis(["value", "low", "high"], axis=1)
+    with drawing(2, 6.4) as (figure, (top, bottom)):
+        top.plot(upstream, refit, "o", color=look("dpo_on").color, alpha=0.7)
+        top.axline((0, 0), slope=1, linestyle="--", label="equal")
+        top.legend()
+        top.set(xlim=limits, ylim=limits, ylabel="half of the refit interval, points")
+        top.set_xlabel("1.96 × upstream's standard error, points")
+        drawn = {"color": look("dpo_off").color, "markersize": 3, "elinewidth": 0.8}
+        bottom.errorbar(effect["value"], range(len(rows)), None, reach(effect), "o", **drawn)
+        bottom.axvline(0)
+        bottom.set(yticks=[], ylabel="published models")
+        bottom.set_xlabel("shown second minus shown first, points")
+    return Drawn(figure, rows)
+
+
+def corrections(profile: str = "nano") -> Drawn:
+    """Win rates under growing bias; the dashed line is what a judge without it says."""
+    table = _bias_table(profile)
+    panels = table.groupby("panel", sort=False)
+    with drawing(2, 5.6, sharex=True) as (figure, axes):
+        for axis, (panel, rows) in zip(axes, panels, strict=True):
+            for name, own in rows.groupby("estimate", sort=False):
+                how = look(CORRECTIONS[name])
+                drawn = {"color": how.color, "marker": how.marker, "label": name}
+                axis.plot(own["strength"], own["value"], how.dash, **drawn)
+            truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]
+            axis.axhline(truth, linestyle="--", label="without the bias")
+            axis.set(title=panel, ylabel="win rate, %")
+        axis.set_xlabel("strength of the bias, logits")
+        handles = {n: h for a in axes for h, n in zip(*a.get_legend_handles_labels(), strict=True)}
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    return Drawn(figure, table)
+
+
+def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
+    """Answers with up to ``most`` characters of filler behind each, at random.
+
+    Nano's answers are about equally long; with filler there is a length to control.
+    """
+    filler = np.random.default_rng(0).integers(0, most + 1, len(answers))
+    return answers.assign(response=answers["response"] + ["." * n for n in filler])
+
+
+def _bias_table(profile: str) -> pd.DataFrame:
+    """Estimated win rates (%) of DPO-hybrid in the first world against the baseline.
+
+    For the length bias, filler makes its answers longer on average but not always, and no better.
+    """
+    run, rows = read_run(profile), []
+    baseline = run["world"]["evaluation"]["baseline"]
+    answers = read_results(profile, "answers").query("arm in [@BIASED, @baseline]")
+    answers = answers[answers["seed"] == run["seeds"][0]]
+    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
+    for bias, shown in (("position", answers), ("length", filled)):
+        for strength in (0.0, 0.5, 1.0, 1.5, 2.0):
+            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
+            judged = judge_alpaca(shown, baseline, Judge(**one))
+            found = {"both orders": win_rate(judged)["win_rate"]}
+            if bias == "position":
+                second = judged["order"] == "baseline first"
+                found["shown second only"] = win_rate(judged[second])["win_rate"]
+                found["shown first only"] = win_rate(judged[~second])["win_rate"]
+            else:
+                found["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
+            rows += [(f"{bias} bias", strength, name, value) for name, value in found.items()]
+    return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])

@@ -1,5 +1,6 @@
 """One style for every figure: colours, markers and names that hold in greyscale too."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,17 +44,8 @@ LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml"
 
 
 def look(arm: str) -> Look:
-    """The look of a series; arms that are only listed share a grey one."""
-    if arm in LOOKS:
-        return LOOKS[arm]
-    kind, _, label = arm.rpartition("_")
-    number = label[1:].rstrip("0")
-    if kind == "wrpo_const":
-        return Look(f"WRPO, α = 0.{number}" + ("/2" if label[0] == "m" else ""))
-    if kind == "wrpo" and label[0] in "ak":
-        said = f"α → 0.{number}" if label[0] == "a" else f"sources: {number}"
-        return LOOKS["wrpo"]._replace(name=f"WRPO, {said}")
-    return Look(arm.removeprefix("source-").replace("source_", "Source "))
+    """The look of a series; sources, and what only tables name, share a grey one."""
+    return LOOKS.get(arm) or Look(arm.removeprefix("source-").replace("source_", "Source "))
 
 
 def maths(text: str) -> str:
@@ -94,6 +86,12 @@ def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:
     return table(made) if isinstance(made, pd.DataFrame) else made
 
 
+def widget(name: str, data: dict[str, Any]) -> str:
+    """The place of a widget with its data as JSON, which no text in it can end."""
+    text = json.dumps(data).replace("<", "\\u003c")
+    return f'<div data-widget="{name}"><script type="application/json">{text}</script></div>'
+
+
 @contextmanager
 def drawing(rows: int = 1, height: float = 3.0, **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A column of ``rows`` panels, ``height`` inches high; ``options`` of matplotlib's subplots."""
@@ -114,14 +112,18 @@ def reach(rows: pd.DataFrame) -> np.ndarray:
 
 
 def draw_rows(
-    axis: Axes, rows: pd.DataFrame, names: Sequence[str] = (), shift: float = 0, **options: Any
+    axis: Axes, rows: pd.DataFrame, xlabel: str = "", shift: float = 0, **options: Any
 ) -> None:
-    """A mark with its interval for each of ``rows`` (arm, value, low, high), named from the top."""
+    """A mark with its interval for each of ``rows``, named from the top.
+
+    ``rows`` has ``arm``, ``value``, ``low`` and ``high``, and ``name`` where it is not the arm's.
+    """
     for k, how in enumerate(map(look, rows["arm"])):
         mark: Any = {"color": how.color, "marker": how.marker, "markersize": 7, "capsize": 3}
         row = rows.iloc[[k]]
         axis.errorbar(row["value"], [k + shift], xerr=reach(row), **(mark | options))
-    name_rows(axis, names or [look(arm).name for arm in rows["arm"]])
+    name_rows(axis, rows.get("name", [look(arm).name for arm in rows["arm"]]))
+    axis.set_xlabel(xlabel)
 
 
 def draw_line(axis: Axes, x: Sequence[float], rows: pd.DataFrame, how: Look) -> None:
@@ -135,19 +137,7 @@ def draw_curve(axis: Axes, x: Any, y: Any, how: Look, **options: Any) -> None:
     axis.plot(x, y, how.dash, color=how.color, **({"label": how.name} | options))
 
 
-def draw_cells(
-    axis: Axes, values: pd.DataFrame, texts: pd.DataFrame, low: float = 0, high: float = 100
-) -> None:
-    """A heat map of ``values`` between ``low`` and ``high``, pale enough to read its ``texts``."""
-    axis.imshow(values, cmap="Greys", vmin=low, vmax=high + 0.6 * (high - low), aspect="auto")
-    for (y, x), text in np.ndenumerate(texts.to_numpy()):
-        axis.text(x, y, text, ha="center", va="center", fontsize=11)
-    axis.set_xticks(range(values.shape[1]), values.columns)
-    name_rows(axis, values.index)
-    axis.grid(visible=False)
-
-
-def name_rows(axis: Axes, names: Sequence[str]) -> None:
+def name_rows(axis: Axes, names: Any) -> None:
     """The names of rows, from the top, instead of a grid."""
     axis.set_yticks(range(len(names)), [maths(str(name)) for name in names])
     axis.set_ylim(len(names) - 0.5, -0.5)

@@ -14,44 +14,17 @@ import pandas as pd
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.figures.paper import DYNAMICS
-from wrpo_lib.figures.study import CONTROLS, METHODS
+from wrpo_lib.figures.study import METHODS
 from wrpo_lib.figures.style import look
 from wrpo_lib.nano.rules import RULES
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
 from wrpo_lib.records import read_results
 
-BESIDE = read_yaml(Path(__file__).parents[1] / "paper" / "arms.yml")
-ENDS = {
-    "margin": "margin",
-    "reward_ws": "reward of y_ws",
-    "reward_wt": "reward of y_wt",
-    "reward_l": "reward of y_l",
-    "accuracy": "y_ws above y_l",
-    "accuracy_wt": "y_wt above y_l",
-}
-MEASURES = {
-    "right": "right, %",
-    "greedy": "greedy, %",
-    "any5": "any of five, %",
-    "style": "sources' wording, %",
-    "repeats": "repeats, %",
-    "length": "tokens",
-}
-PURPOSES = {
-    "sft_greedy": ("Target-SFT right, greedy", "neither hopeless nor perfect"),
-    "source_lead": ("weakest source minus target, greedy", "every source can teach"),
-    "b_pass5": ("class B, any of five samples of Target-SFT right", "its own pairs cannot teach B"),
-    "b_source_right": ("class B, y_ws right", "the sources' responses can"),
-    "b_learnable": ("class B, gain of SFT on true answers", "B can be learned in as many steps"),
-    "gap_nats": ("y_wt minus y_ws in nats, under Target-SFT", "the deviation is there"),
-    "length_ratio": ("length of y_ws by that of y_wt", "and is not one of length"),
-    "rank_correlation": ("rank correlation of reward and truth", "the reward helps and errs"),
-}
-"""What each of the world's rules measures, and what it is for."""
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
+SHOWN = read_yaml(Path(__file__).with_name("tables.yaml"))
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
-"""Whose answers are shown."""
 
 
 def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
@@ -62,7 +35,7 @@ def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
 
 def beside(name: str, results: Results) -> pd.DataFrame:
     """The rows of one of the paper's tables, with or without an arm of ours, then our own rows."""
-    spec = BESIDE[name]
+    spec = SHOWN[name]
     arms, columns = spec["arms"], spec["columns"]
     theirs = table(spec["file"], as_printed=True).set_index(spec["label"])[list(columns)]
     ours = pd.DataFrame({"ours": [look(arm).name for arm in arms.values()]}, index=list(arms))
@@ -86,7 +59,7 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
 def table_2(profile: str = "nano") -> pd.DataFrame:
     """The main results; explicit fusion and the paper's sources have no counterpart here."""
     results = Results(profile)
-    rows, arms = beside("table_2", results), BESIDE["table_2"]["arms"]
+    rows, arms = beside("table_2", results), SHOWN["table_2"]["arms"]
     costs = results.table("arms").groupby("arm")[["models_held", "tokens_generated"]].mean()
     for column in costs:
         shown = {row: f"{costs.loc[arm, column]:.0f}" for row, arm in arms.items()}
@@ -102,9 +75,6 @@ def table_3(profile: str = "nano") -> pd.DataFrame:
 def table_4(profile: str = "nano") -> pd.DataFrame:
     """The number of sources: the paper's 1, 2, 5, 10 and our 1, 2, 3, 6."""
     return beside("table_4", Results(profile))
-
-
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
 
 
 def table_5() -> pd.DataFrame:
@@ -123,7 +93,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
     """What else the model could do: the Open LLM Leaderboard; ours by class of skills."""
     results = Results(profile)
     rows = beside("table_7", results).drop(columns="right, %")
-    arms = rows["paper"].map(BESIDE["table_7"]["arms"])
+    arms = rows["paper"].map(SHOWN["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
         rows[name] = levels(results, arms, "right", letter)
     return rows
@@ -135,7 +105,7 @@ def table_8(profile: str = "nano") -> pd.DataFrame:
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
     rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
     rows["our sources"], rows["DPO-on, s"] = [1, 2, 3, 6], seconds["dpo_on"]
-    return rows.assign(**{"WRPO, s": seconds[list(BESIDE["table_4"]["arms"].values())].tolist()})
+    return rows.assign(**{"WRPO, s": seconds[list(SHOWN["table_4"]["arms"].values())].tolist()})
 
 
 def table_9(profile: str = "nano") -> pd.DataFrame:
@@ -154,14 +124,14 @@ def table_11() -> pd.DataFrame:
 
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:
-    """In place of the paper's one case: greedy answers to random prompts; ✓ marks a right one."""
+    """In place of the paper's one case: greedy answers to random prompts, ✓ if right."""
     rows, key = Results(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
     asked = rows[[*key, "prompt_text"]].drop_duplicates(key)
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)
     found = {"model": [look(arm).name for arm in ASKED]}
     for world, prompt, text in asked.iloc[sorted(drawn)].itertuples(index=False):
-        said = rows[(rows["seed"] == world) & (rows["prompt"] == prompt)].set_index("arm")
-        said = said.loc[list(ASKED)]
+        own = rows[(rows["seed"] == world) & (rows["prompt"] == prompt)]
+        said = own.set_index("arm").loc[list(ASKED)]
         marked = said["response"] + np.where(said["right"] == 1, " ✓", "")
         found[f"{text} (world {world})"] = marked.tolist()
     return pd.DataFrame(found)
@@ -169,9 +139,10 @@ def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataF
 
 def measures(profile: str = "nano") -> pd.DataFrame:
     """What else to know of every method: correctness three ways, wording, length, repetition."""
-    results, arms = Results(profile), (*METHODS, *CONTROLS)
+    controls = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
+    results, arms = Results(profile), (*METHODS, *controls)
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
-    for of, name in MEASURES.items():
+    for of, name in SHOWN["measures"].items():
         rows[name] = levels(results, arms, of)
     return rows.assign(diverged=[results.diverged.get(arm, 0) for arm in arms])
 
@@ -183,7 +154,7 @@ def rules(profile: str = "nano") -> pd.DataFrame:
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
         found = [worlds[name].agg(["mean", "min", "max"]).map(signed) for worlds in kinds]
         shown = map("{mean} ({min} to {max})".format_map, found)
-        rows.append([*PURPOSES[name], asked, *shown])
+        rows.append([*SHOWN["rules"][name], asked, *shown])
     columns = ["measure", "what for", "asked", "development worlds", "reported worlds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -203,7 +174,7 @@ def dynamics(profile: str = "nano") -> pd.DataFrame:
     """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
     results = Results(profile)
     found = {"method": [look(arm).name for arm in DYNAMICS]}
-    for of, name in ENDS.items():
+    for of, name in SHOWN["dynamics"].items():
         wide = results.wide(of)
         found[name] = [mean_interval(wide[arm]).text() for arm in DYNAMICS]
     return pd.DataFrame(found)

@@ -9,14 +9,13 @@ from statistics import fmean
 from typing import Annotated, Literal, get_args
 
 import pandas as pd
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from wrpo_lib.io import file_hash
 from wrpo_lib.recipes import read_yaml
 
 TYPICAL_LC_SE = 0.8
-"""Typical standard error of a length-controlled win rate like the paper's, which prints none:
-measured on published judgements of other models (0.7 to 0.9)."""
+"""Of a length-controlled win rate; the paper prints none. On published judgements 0.7 to 0.9."""
 
 
 def table(name: str, as_printed: bool = False) -> pd.DataFrame:
@@ -28,34 +27,28 @@ def table(name: str, as_printed: bool = False) -> pd.DataFrame:
     return pd.read_csv(path, dtype=str, na_filter=False) if as_printed else pd.read_csv(path)
 
 
+# a number, or a fraction such as 1/3
 Number = Annotated[float, BeforeValidator(lambda text: float(Fraction(str(text))))]
-"""A number, or a fraction such as 1/3."""
-
 Weights = dict[str, Number]
 Outcome = Literal["right", "greedy", "any5", "style", "length", "repeats"]
-Dynamic = Literal["margin", "reward_ws", "reward_wt", "reward_l", "accuracy", "accuracy_wt"]
+Reward = Literal["margin", "reward_ws", "reward_wt", "reward_l"]
+Accuracy = Literal["accuracy", "accuracy_wt"]
 Judged = Literal["alpaca_eval", "arena_hard", "mt_bench"]
 PLAN = Path(__file__).with_name("claims.yml")
 JUDGED = get_args(Judged)  # the protocols in which the nano judge compares answers
 SHARES = ("right", "greedy", "any5")  # of correct answers, to which the plan's ``delta`` applies
-UNITS = {
-    **dict.fromkeys(("margin", "reward_ws", "reward_wt", "reward_l"), (1, "of reward")),
-    **{"logp": (1, "nats"), "length": (1, "tokens"), "mt_bench": (1, "of ten")},
-}
-"""What estimates are multiplied by to be shown, and their units, where those are not points."""
+# units of estimates that are not shown in points, a hundredth each
+UNITS = dict.fromkeys(get_args(Reward), "of reward")
+UNITS |= {"logp": "nats", "length": "tokens", "mt_bench": "of ten"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Comparison(_Strict):
+class Comparison(BaseModel, extra="forbid", frozen=True):
     """What is measured on which prompts, and the weights of the arms that it compares.
 
     The keys of weights are arms; for ``logp`` they are ``model/whose``.
     """
 
-    of: Outcome | Dynamic | Judged | Literal["logp"] = "right"
+    of: Outcome | Reward | Accuracy | Judged | Literal["logp"] = "right"
     prompts: Literal["all", "A", "B", "C", "D", "unsampled"] = "all"
     difference: Weights | None = None
     slope: Weights | None = Field(default=None, min_length=3)
@@ -65,7 +58,7 @@ class Comparison(_Strict):
     @property
     def unit(self) -> tuple[int, str]:
         """What an estimate is multiplied by to be shown, and its unit."""
-        return UNITS.get(self.of, (100, "points"))
+        return (1, UNITS[self.of]) if self.of in UNITS else (100, "points")
 
     def contrasts(self) -> list[Weights]:
         """Weights of arms: one contrast, or for ``best`` one against each of the others."""
@@ -84,14 +77,14 @@ class Comparison(_Strict):
         return list(dict.fromkeys(named))
 
 
-class Quoted(_Strict):
+class Quoted(BaseModel, extra="forbid", frozen=True):
     """The paper's words, and its difference in points of LC where it has one."""
 
     words: str
     value: float | None = None
 
 
-class Claim(_Strict):
+class Claim(BaseModel, extra="forbid", frozen=True):
     """A claim of the paper, or a control of ours, with its test or why there is none."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
@@ -110,7 +103,7 @@ class Claim(_Strict):
         return 1 if self.direction == "above" else -1
 
 
-class Change(_Strict):
+class Change(BaseModel, extra="forbid", frozen=True):
     """A change of the plan after it was first committed: its hash before, what changed and why."""
 
     was: str = Field(pattern="^[0-9a-f]{64}$")
@@ -118,7 +111,7 @@ class Change(_Strict):
     why: str
 
 
-class Plan(_Strict):
+class Plan(BaseModel, extra="forbid", frozen=True):
     """All claims, the seeds they are judged on, and the smallest difference that matters."""
 
     schema_: int = Field(alias="schema")
