@@ -15,7 +15,7 @@ from wrpo_lib.analysis.outcomes import Results, Verdict, verdict_table, verdicts
 from wrpo_lib.analysis.statistics import signed
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_atomically
-from wrpo_lib.nano.rules import RULES
+from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
 

@@ -7,7 +7,7 @@ from matplotlib.patches import Rectangle
 from wrpo_lib.analysis.outcomes import Results, estimate, spread
 from wrpo_lib.figures.paper import RIGHT
 from wrpo_lib.figures.style import Drawn, draw_cells, draw_line, draw_rows, drawing, look, reach
-from wrpo_lib.nano.rules import KNOBS
+from wrpo_lib.nano.world import KNOBS
 from wrpo_lib.records import read_results, read_run
 
 METHODS = (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wrpo_lib import objective
-from wrpo_lib.nano.batch import PAD, Params, copy_of, fit, score, token_logps
+from wrpo_lib.nano.batch import PAD, Params, fit, norms, token_logps
 from wrpo_lib.nano.fusion import Model, Pool
 from wrpo_lib.nano.world import World
 
@@ -16,10 +16,8 @@ from wrpo_lib.nano.world import World
 def sft_form(policy_source: Tensor, *others: Tensor, alpha: float) -> objective.Objective:
     """−log π(y_ws|x) per token, for the control that goes on with SFT; rewards are log π."""
     target, rejected, length, *_ = others
-    rewards = (policy_source, target, policy_source, rejected)
-    return objective.Objective(
-        -policy_source / length, objective.Rewards(*map(Tensor.detach, rewards))
-    )
+    rewards = map(Tensor.detach, (policy_source, target, policy_source, rejected))
+    return objective.Objective(-policy_source / length, objective.Rewards(*rewards))
 
 
 FORMS: dict[str, Any] = {**objective.FORMS, "sft": (sft_form, ())}
@@ -101,17 +99,17 @@ def quadruples(
     A prompt whose preferred and dispreferred response are one text is left out.
     """
     sources = [[f"source_{k}" for k in arm.sources_of(world)] for world in worlds]
-    spare = [[f"{arm.own}_spare"]] * len(worlds)
-    own = [[arm.own, *(spare[0] if arm.own_samples == 10 else [])]] * len(worlds)
+    own, spare = [arm.own], [f"{arm.own}_spare"]
+    own += spare if arm.own_samples == 10 else []
     if arm.take == "wrong":
         wrong = replace(pool, quality=np.where(pool.quality == 1, -9.0, pool.quality))
         source = wrong.best(sources, sigma)
     else:
         rank = 2 if arm.take == "second" else 1
-        source = pool.best(spare if arm.take == "spare" else sources, sigma, rank)
+        source = pool.best([spare] if arm.take == "spare" else sources, sigma, rank)
     worst_source = pool.best(sources, sigma, lowest=True)
-    worst = worst_source if arm.rejected == "source" else pool.best(own, sigma, lowest=True)
-    slots = [source, pool.best(own, sigma), worst, worst_source]
+    worst = worst_source if arm.rejected == "source" else pool.best([own], sigma, lowest=True)
+    slots = [source, pool.best([own], sigma), worst, worst_source]
     rows = torch.stack([pool.rows(slot) for slot in slots], dim=2)
     preferred = rows[:, :, WS if arm.rejected == "source" else WT]
     return rows, (preferred != rows[:, :, L]).any(-1).numpy()
@@ -156,8 +154,9 @@ class Run:
         if arm.mix:
             at = [arm.alpha_at(k, self.steps) for k in range(self.steps)]
             self.rows = mixed(worlds, self.rows, np.repeat(at, self.batch))
+        self.rows = self.rows[:, :, arm.roles]  # what has no weight is not computed
         self.other = {name: self.second(rows) for name, rows in self.probes.items()}
-        self.reference = self.second(self.rows[:, :, arm.roles])
+        self.reference = self.second(self.rows)
         self.dynamics: list[dict[str, Any]] = []
 
     def logps(self, params: Params, rows: Tensor) -> Tensor:
@@ -170,11 +169,10 @@ class Run:
         """What the loss takes beside log π: the reference's, or lengths for SimPO (S, B, roles)."""
         if self.arm.form in ("simpo", "sft"):
             return (rows[..., self.start.prompt :] != PAD).sum(-1).float()
-        flat = rows.flatten(1, 2)
-        return score(self.start.params, flat, self.start.prompt, self.heads).view(rows.shape[:3])
+        return self.start.score(rows.flatten(1, 2)).view(rows.shape[:3])
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
-        """The arm's loss of each world (S,) at a step; roles without weight are not computed."""
+        """The arm's loss of each world (S,) at a step."""
         part = slice(step * self.batch, (step + 1) * self.batch)
         found, other = self.logps(params, batch), self.reference[:, part]
         roles = self.arm.roles
@@ -185,11 +183,9 @@ class Run:
 
     def train(self) -> tuple[Model, Tensor]:
         """The trained members and the losses (steps, S)."""
-        params = copy_of(self.start.params)
-        roles = self.arm.roles
-        batches = (part[:, :, roles] for part in self.rows.split(self.batch, dim=1))
-        rate = self.arm.settings["learning_rate"]
-        losses = fit(params, batches, self.loss, self.steps, rate, before=self.log)
+        batches = iter(self.rows.split(self.batch, dim=1))
+        how = self.steps, self.arm.settings["learning_rate"]
+        params, losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
         return replace(self.start, params=params), losses
 
     def log(self, params: Params, step: int) -> None:
@@ -214,10 +210,10 @@ class Run:
                 "loss": result.losses.view(s, b),
             }
             for k, world in enumerate(self.worlds):
-                row = {name: float(value[k].mean()) for name, value in columns.items()}
-                known = {"arm": self.arm.id, "seed": world.seed, "step": step, "split": split}
+                row = {"arm": self.arm.id, "seed": world.seed, "step": step, "split": split}
+                row |= {name: float(value[k].mean()) for name, value in columns.items()}
                 of_source = float(share[k]) if split == "train" else np.nan
-                self.dynamics.append(known | row | {"alpha": alpha, "source_share": of_source})
+                self.dynamics.append(row | {"alpha": alpha, "source_share": of_source})
 
     def source_share(self, params: Params, step: int) -> Tensor:
         """The share (S,) of y_ws in the gradients' norms of the two preferred responses.
@@ -233,10 +229,5 @@ class Run:
         losses = self.arm.loss(logps, other, step, self.steps).losses
         (weights,) = torch.autograd.grad(losses.sum(), logps, retain_graph=True)
         parts = [(weights[..., role] * logps[..., role]).sum() for role in (WS, WT)]
-        ws, wt = (_norms(torch.autograd.grad(part, tensors, retain_graph=True)) for part in parts)
+        ws, wt = (norms(torch.autograd.grad(part, tensors, retain_graph=True)) for part in parts)
         return ws / (ws + wt)
-
-
-def _norms(gradients: tuple[Tensor, ...]) -> Tensor:
-    """The norm of each member's gradient (S,)."""
-    return torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()
