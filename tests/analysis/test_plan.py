@@ -20,7 +20,6 @@ from wrpo_lib.analysis.outcomes import (
     holm,
     status,
     verdicts,
-    within,
 )
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.paper import PLAN, Plan, read_plan
@@ -98,7 +97,7 @@ def test_no_difference_and_could_not_tell_are_two_words(
     found = estimate(values.add(worlds, level="seed"))
     assert status(claim, found, found.p, DELTA) == expected
     assert status(claim, found, found.p, None) != "smaller than δ"  # nats have no delta
-    assert within(found, DELTA) == (expected == "smaller than δ")
+    assert found.within(DELTA) == (expected == "smaller than δ")
 
 
 def test_the_standard_error_is_that_of_worlds_or_of_worlds_and_prompts() -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results, Verdict, verdict_table, verdicts
+from wrpo_lib.analysis.outcomes import Results, verdicts
 from wrpo_lib.analysis.statistics import signed
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_atomically
 from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
@@ -84,14 +83,13 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
 
 def findings(profile: str = "nano") -> str:
     """A sentence for each confirmatory claim, as a Markdown list."""
-    found = verdicts(Results(profile))
-    return "\n".join(f"- {_sentence(v)}" for v in found if v.claim.confirmatory)
-
-
-def _sentence(verdict: Verdict) -> str:
-    where = f"{verdict.claim.where}: {verdict.claim.paper.words}"
-    first = f"**{verdict.status.capitalize()}.** {verdict.claim.statement} ({where})"
-    return maths(f"{first} Ours: {verdict.ours()}. {verdict.remark}".strip())
+    told = []
+    for found in verdicts(Results(profile)):
+        claim, status = found.claim, found.status.capitalize()
+        first = f"- **{status}.** {claim.statement} ({claim.where}: {claim.paper.words})"
+        if claim.confirmatory:
+            told.append(f"{first} Ours: {found.ours()}. {found.remark}".strip())
+    return maths("\n".join(told))
 
 
 def maths(text: str) -> str:
@@ -99,13 +97,6 @@ def maths(text: str) -> str:
     for plain, symbol in SYMBOLS.items():
         text = text.replace(plain, f"${symbol}$")
     return text
-
-
-def write_verdicts(profile: str = "nano") -> None:
-    """Write ``results/<profile>/verdicts.csv``."""
-    rows = verdict_table(verdicts(Results(profile)))
-    path = results_dir(profile) / "verdicts.csv"
-    write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def published_numbers() -> dict[str, Number]:

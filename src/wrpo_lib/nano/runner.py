@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from wrpo_lib.io import file_hash
+from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
+from wrpo_lib.io import file_hash, write_atomically
 from wrpo_lib.nano.arms import COLLECTIVE, Stage, outcomes
 from wrpo_lib.nano.batch import PAD
 from wrpo_lib.nano.judge import judged
@@ -221,5 +222,7 @@ def make_results(workers: int = 2) -> Path:
         changed = moved(pd.read_parquet(tracked), found["outcomes.parquet"])
     found["judged.csv.gz"] = judged(found["answers.csv.gz"], recipe["evaluation"])
     folder = write_results("nano", found, record | {"plan": file_hash(PLAN)})
+    rows = verdict_table(verdicts(Results())).to_csv(index=False, lineterminator="\n")
+    write_atomically(folder / "verdicts.csv", rows)
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder
