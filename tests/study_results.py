@@ -11,14 +11,7 @@ import pytest
 
 from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.runner import for_development
-from wrpo_lib.nano.world import (
-    LETTERS,
-    OWN_WORDINGS,
-    RULES,
-    SOURCE_WORDINGS,
-    Prompt,
-    nano_recipe,
-)
+from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, RULES, SOURCE_WORDINGS, Prompt, nano_recipe
 from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper import Plan, read_plan
 from wrpo_lib.records import write_results

@@ -15,9 +15,8 @@ from wrpo_lib.nano.fusion import tokenizer
 from wrpo_lib.nano.live import live_target, score_rows, scored, scripted_responses
 from wrpo_lib.nano.world import (
     CLASSES,
-    OWN_WORDINGS,
     SKILLS,
-    SOURCE_WORDINGS,
+    WORDINGS,
     Prompt,
     World,
     quality,
@@ -121,7 +120,7 @@ def test_some_source_knows_every_skill_and_each_lacks_as_many(world: World) -> N
 def test_wordings_differ_at_equal_length() -> None:
     """Length cannot tell source and target apart in the target's vocabulary."""
     tok = tokenizer("phrase")
-    said = [w.format("BCDA") for w in (*OWN_WORDINGS, *SOURCE_WORDINGS)]
+    said = [w.format("BCDA") for w in WORDINGS]
     assert {len(tok.tokenize(text)) for text in said} == {7}
     assert [source_style(text) for text in said] == [False] * 4 + [True] * 4
 

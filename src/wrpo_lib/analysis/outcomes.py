@@ -95,9 +95,8 @@ class Results:
 
     @cached_property
     def diverged(self) -> dict[str, int]:
-        """How often an arm diverged, if it did; such runs stay in every estimate."""
-        rows = self.table("arms")
-        return rows[rows["diverged"].astype(bool)].groupby("arm").size().to_dict()
+        """How often an arm diverged; such runs stay in every estimate."""
+        return self.table("arms").groupby("arm")["diverged"].sum().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
         """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
@@ -160,7 +159,7 @@ def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its status, what that leaves out (a sentence or none), and what was found.
+    """A claim, its status, what that leaves out, and what was found.
 
     ``adjusted``: the interval that excludes 0 exactly where the corrected ``p`` is below 0.05.
     """
@@ -200,7 +199,7 @@ def verdicts(results: Results) -> list[Verdict]:
     """A verdict for each claim, in the plan's order."""
     if results.plan.delta is None:
         raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
-    claims, corrected = results.plan.claims, {}
+    claims, corrected = results.plan.claims, dict[str, float]()
     tests = {c.id: _decided(results, c, c.test) for c in claims if c.test}
     for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
         ids = [c.id for c in claims if c.test and c.confirmatory == confirmatory]
@@ -217,8 +216,8 @@ def verdicts(results: Results) -> list[Verdict]:
 def _decided(results: Results, claim: Claim, test: Comparison) -> tuple[Found, float]:
     """The estimate that decides a claim, and its p before the correction over claims.
 
-    Of several contrasts (``best``) the least convincing decides. Against the claim it was picked as
-    the worst of several, so there its p is multiplied by their number.
+    Of several contrasts (``best``) the least convincing decides; where it is against the claim, its
+    p is multiplied by their number.
     """
     found = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
     least = min(found, key=lambda f: claim.sign * f.t)

@@ -29,8 +29,7 @@ def results(
     if profile == "smol" and published:
         typer.echo(f"wrote {smol.make_results(published)}")
     else:
-        make = runner.make_results if profile == "nano" else runner.make_development
-        typer.echo(f"wrote {make(workers)}")
+        typer.echo(f"wrote {runner.make_results(profile, workers)}")
     write_figure_map()
 
 

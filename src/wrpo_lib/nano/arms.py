@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wrpo_lib.nano.batch import token_logps
+from wrpo_lib.nano.batch import score
 from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, tokenizer
 from wrpo_lib.nano.preference import Arm, Run
-from wrpo_lib.nano.world import (
-    Prompt,
-    World,
-    letters,
-    quality,
-    repeats,
-    reward_noise,
-    source_style,
-)
+from wrpo_lib.nano.world import Prompt, World, letters, quality, repeats, reward_noise, source_style
 from wrpo_lib.recipes import checked
 
 ANSWERS, FIRST = 8, 5
@@ -108,10 +100,22 @@ class Stage:
         return self.keep(f"arms/{name}", lambda: make(name))
 
     def _trained(self, name: str) -> Answered:
-        train, pairs = self._training(name)
+        """A model that is trained; what its training needs is made before, not timed with it."""
+        n, dynamics = len(self.worlds), list[dict[str, Any]]()
+        train: Callable[[], Model]
+        if name == "target" or name in self.sources:
+            pairs, train = [0] * n, partial(pretrained, self.worlds, name)
+        elif name in self.recipe["sft"]:
+            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
+            rows = self.sft_rows
+            pairs, train = [rows.shape[1]] * n, partial(sft, self.model("target"), rows, spec, rngs)
+        else:
+            arm = self.arms[name]
+            pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
+            run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
+            pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
-        model, dynamics = train()
-        n = len(self.worlds)
+        model = train()
         cost = {
             "train_seconds": (time.perf_counter() - wall) / n,
             "cpu_seconds": (time.process_time() - cpu) / n,
@@ -119,24 +123,8 @@ class Stage:
             "models_held": 1,
             "diverged": model.broken.tolist(),
         }
-        said = [model.responses(self.worlds, "heldout", n, 0) for n in (ANSWERS, 0)]
-        return Answered(*said, cost, model, dynamics)
-
-    def _training(self, name: str) -> tuple[Callable[[], Any], list[int]]:
-        """What trains a policy and gives its dynamics, and the pairs it has in each world.
-
-        What the training needs is made before, so that it is not timed with it.
-        """
-        if name == "target" or name in self.sources:
-            return lambda: (pretrained(self.worlds, name), []), [0] * len(self.worlds)
-        if name in self.recipe["sft"]:
-            target, rows = self.model("target"), self.sft_rows
-            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
-            return lambda: (sft(target, rows, spec, rngs), []), [rows.shape[1]] * len(rows)
-        arm = self.arms[name]
-        pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
-        run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
-        return lambda: (run.train()[0], run.dynamics), run.kept.tolist()
+        said = [model.responses(self.worlds, "heldout", k, 0) for k in (ANSWERS, 0)]
+        return Answered(said[0], said[1], cost, model, dynamics)
 
     def _collective(self, name: str) -> Answered:
         """All sources answer; the rule chooses among their first, second ... responses."""
@@ -144,9 +132,7 @@ class Stage:
         for of_source in found:  # in nats a prompt, since tokens differ between vocabularies
             model = of_source.model
             ids = torch.stack([model.prompt_ids(w.splits["heldout"]) for w in self.worlds])
-            with torch.no_grad():
-                logps = token_logps(model.params, ids, 1, model.shape.heads)
-            familiar.append(logps.sum(-1).tolist())
+            familiar.append(score(model.params, ids, 1, model.shape.heads).tolist())
         sigma, said = self.recipe["reward"]["sigma"], []
         for kind in ("sampled", "greedy"):
             texts: Texts = []
@@ -159,7 +145,7 @@ class Stage:
                     texts[s].append(chosen)
             said.append(texts)
         cost = {"train_seconds": 0.0, "cpu_seconds": 0.0, "pairs": 0, "diverged": False}
-        return Answered(*said, cost | {"models_held": len(found)})
+        return Answered(said[0], said[1], cost | {"models_held": len(found)})
 
     @property
     def sft_rows(self) -> Tensor:

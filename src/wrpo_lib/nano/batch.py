@@ -52,10 +52,7 @@ class Shape:
 
 
 def build(shape: Shape, seeds: list[int]) -> Params:
-    """Random members, one per seed: N(0, 1/fan-in) weights, norms of one.
-
-    The embedding begins smaller, with which it is learned in fewer steps.
-    """
+    """Random members, one per seed: N(0, 1/fan-in), the embedding smaller, and norms of one."""
     rngs, params = [torch.Generator().manual_seed(seed) for seed in seeds], Params()
     with torch.device("meta"):
         parameters = dict(shape.llama().named_parameters())
@@ -165,8 +162,8 @@ def sample(
     """Responses (S, P, n, L) to prompts (S, P, T), padded after the end token.
 
     ``noise`` (S, P, n, L), uniform in [0, 1), picks each token by the inverse of the cumulative
-    distribution in the vocabulary's order, so policies sampled with the same noise are as alike
-    as they can be. ``temperature`` 0 is greedy.
+    distribution, so policies sampled with the same noise are as alike as they can be.
+    ``temperature`` 0 is greedy.
     """
     s, p, n, length = noise.shape
     hidden, cache = hidden_states(params, prompts, heads)

@@ -18,16 +18,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, score, token_logps
-from wrpo_lib.nano.world import (
-    LETTERS,
-    OWN_WORDINGS,
-    SKILLS,
-    SOURCE_WORDINGS,
-    Prompt,
-    World,
-    quality,
-    reward_noise,
-)
+from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS, Prompt, World, quality, reward_noise
 from wrpo_lib.tiny import SPECIAL, TEMPLATE
 
 Texts = list[list[list[str]]]
@@ -48,8 +39,7 @@ def tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
     Its chat template renders a prompt as ``<user>blend BDAC<assistant>``.
     """
-    texts = [f"{skill} " for skill in SKILLS]
-    texts += [wording.replace("{}", "") for wording in (*OWN_WORDINGS, *SOURCE_WORDINGS)]
+    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
     words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
     names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
     made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))

@@ -70,14 +70,14 @@ class Arm:
     @property
     def roles(self) -> list[int]:
         """The roles with a weight in the loss at some step."""
-        used = [WS] if self.alpha > 0 and not self.mix else []
-        used += [] if self.alpha == 1 and self.schedule == "constant" else [WT]
-        return [*used, L, *([LS] if self.alpha_rejected else [])]
+        always = self.alpha == 1 and self.schedule == "constant"
+        used = [self.alpha > 0 and not self.mix, not always, True, self.alpha_rejected > 0]
+        return [role for role, is_used in enumerate(used) if is_used]
 
     def loss(self, logps: Tensor, other: Tensor, step: int, steps: int) -> objective.Objective:
         """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,).
 
-        ``other`` has the reference's log π, or the lengths for SimPO.
+        ``other``: log π of the reference; lengths for SimPO and SFT.
         """
         function, names = FORMS[self.form]
         tensors = [x[..., r].flatten() for x in (logps, other) for r in (WS, WT, L)]
@@ -85,8 +85,8 @@ class Arm:
         if self.alpha_rejected:
             options["policy_dispreferred"] = logps[..., LS].flatten()
             options["ref_dispreferred"] = other[..., LS].flatten()
-            ends_at = self.alpha_rejected
-            options["alpha_rejected"] = objective.alpha_at(self.schedule, step, steps, ends_at)
+            given = self.schedule, step, steps, self.alpha_rejected
+            options["alpha_rejected"] = objective.alpha_at(*given)
         alpha = 0.0 if self.mix else self.alpha_at(step, steps)
         return function(*tensors, alpha=alpha, **options)
 
@@ -118,8 +118,7 @@ def quadruples(
 def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: int) -> Tensor:
     """``n`` kept rows of each world (S, n, 4, T) in an order that a world and a purpose fix.
 
-    Every arm sees the prompts it keeps in the same order; where fewer than ``n`` are kept, they
-    come again.
+    So every arm sees the prompts that it keeps in one order; where they are too few, they repeat.
     """
     found = []
     for world, of_world, keep in zip(worlds, rows, kept, strict=True):
@@ -166,7 +165,7 @@ class Run:
         return found.sum(-1).view(s, b, roles)
 
     def second(self, rows: Tensor) -> Tensor:
-        """What the loss takes beside log π: the reference's, or lengths for SimPO (S, B, roles)."""
+        """What the loss takes beside log π (S, B, roles)."""
         if self.arm.form in ("simpo", "sft"):
             return (rows[..., self.start.prompt :] != PAD).sum(-1).float()
         return self.start.score(rows.flatten(1, 2)).view(rows.shape[:3])
@@ -181,12 +180,12 @@ class Run:
         result = self.arm.loss(found[..., place], other[..., place], step, self.steps)
         return result.losses.view(found.shape[:2]).mean(1)
 
-    def train(self) -> tuple[Model, Tensor]:
-        """The trained members and the losses (steps, S)."""
+    def train(self) -> Model:
+        """The trained members; ``losses`` (steps, S) and ``dynamics`` are kept."""
         batches = iter(self.rows.split(self.batch, dim=1))
         how = self.steps, self.arm.settings["learning_rate"]
-        params, losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
-        return replace(self.start, params=params), losses
+        params, self.losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
+        return replace(self.start, params=params)
 
     def log(self, params: Params, step: int) -> None:
         """Add a point of the dynamics, if it is one's turn."""
@@ -216,10 +215,8 @@ class Run:
                 self.dynamics.append(row | {"alpha": alpha, "source_share": of_source})
 
     def source_share(self, params: Params, step: int) -> Tensor:
-        """The share (S,) of y_ws in the gradients' norms of the two preferred responses.
-
-        Each is the norm of what the response adds to the gradient of the loss, its weight included.
-        """
+        """The share (S,) of y_ws in the gradients' norms of the two preferred responses, each of
+        what the response adds to the gradient of the loss, its weight included."""
         alpha = self.arm.alpha_at(step, self.steps)
         if self.arm.mix or not 0 < alpha < 1:
             return torch.full((len(self.worlds),), float("nan") if self.arm.mix else alpha)

@@ -8,7 +8,6 @@ world has room for fusion, and the methods' settings. No reported seed enters th
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -49,17 +48,6 @@ def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
         Stage([World(seed, recipe) for seed in part], folder / "-".join(map(str, part)))
         for part in parts
     ]
-
-
-def in_parallel(
-    job: Callable[[Stage], dict[str, pd.DataFrame]], recipe: dict[str, Any], workers: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Tables of all worlds, a stage to a process, and what the run record says of them."""
-    start = time.perf_counter()
-    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in stages(recipe))
-    tables = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
-    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
-    return tables, record | {"seconds": round(time.perf_counter() - start)}
 
 
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
@@ -205,16 +193,20 @@ def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     return [f"{name}: {old[name]:.3f} -> {new[name]:.3f}" for name in names]
 
 
-def make_development(workers: int = 2) -> Path:
-    """Run the grids and the rules on the development seeds and write ``results/development``."""
-    found, record = in_parallel(develop, for_development(nano_recipe()), workers)
-    return write_results("development", found, record)
+def make_results(profile: str, workers: int) -> Path:
+    """Run the study, or the grids and rules of ``development``, and write its results.
 
-
-def make_results(workers: int = 2) -> Path:
-    """Run the study of the recipe's seeds (finished arms are kept) and write ``results/nano``."""
-    recipe = nano_recipe()
-    found, record = in_parallel(run, recipe, workers)
+    A stage takes a process; finished arms are kept.
+    """
+    start, recipe, job = time.perf_counter(), nano_recipe(), run
+    if profile == "development":
+        recipe, job = for_development(recipe), develop
+    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in stages(recipe))
+    found = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
+    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
+    record["seconds"] = round(time.perf_counter() - start)
+    if profile == "development":
+        return write_results(profile, found, record)
     for column in ("arm", "class"):
         found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
     tracked, changed = results_dir("nano") / "outcomes.parquet", []

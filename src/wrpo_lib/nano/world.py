@@ -25,7 +25,7 @@ from wrpo_lib.recipes import read_yaml, recipe_path
 LETTERS = "ABCDEFGH"
 LENGTH = 4
 CLASSES = "ABCD"
-SKILLS = {
+SKILLS: dict[str, tuple[int, ...]] = {
     "blend": (1, 0, 3, 2),
     "carve": (3, 2, 1, 0),
     "drift": (1, 2, 3, 0),
@@ -43,6 +43,7 @@ SKILLS = {
 
 OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
 SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
+WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS
 """Eight tokens of the target with the end token, whoever speaks."""
 
 RULES = {
@@ -78,12 +79,12 @@ class Prompt(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The user turn."""
+        """The user turn, for example ``blend ABCD``."""
         return f"{self.skill} {self.letters}"
 
     @property
     def prompt_id(self) -> str:
-        """The user turn as an id, for example ``blend-ABCD``."""
+        """``blend-ABCD``."""
         return f"{self.skill}-{self.letters}"
 
     @property
@@ -116,8 +117,7 @@ def read_prompt(text: str) -> Prompt:
 def quality(prompt: Prompt, response: str) -> float:
     """The truth in [0, 1]: 1 for the right letters said once, else half the share in place.
 
-    Further letters are a fault: repetition halves what the first letters earn. Wording earns
-    nothing.
+    Letters said again halve what the first ones earn. Wording earns nothing.
     """
     said = _ANSWER.findall(response)
     if not said:
@@ -130,8 +130,7 @@ def quality(prompt: Prompt, response: str) -> float:
 
 def letters(response: str) -> str:
     """The first letters that a response says."""
-    said = _ANSWER.search(response)
-    return said.group() if said else ""
+    return next(iter(_ANSWER.findall(response)), "")
 
 
 def repeats(response: str) -> bool:
@@ -140,7 +139,7 @@ def repeats(response: str) -> bool:
 
 
 def source_style(response: str) -> bool:
-    """Whether a response is in the sources' wording; at most once a response, and worth nothing."""
+    """Whether a response is in the sources' wording."""
     return response.startswith(tuple(w.partition("{}")[0] for w in SOURCE_WORDINGS))
 
 
