@@ -75,9 +75,9 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     with suppress(WRPOError):
         grid = read_results("development", "grid")
         right, settings = grid.groupby("arm")["sampled"].mean(), grid.query("method == 'wrpo'")
-        gain = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
-        sizes = grid["seed"].nunique(), settings["arm"].nunique()
-        found |= dict(zip(DEVELOPMENT, (*sizes, gain), strict=True))
+        found["development_gain"] = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
+        found["n_development"] = grid["seed"].nunique()
+        found["n_settings"] = settings["arm"].nunique()
     return found | published_numbers()
 
 
@@ -142,8 +142,7 @@ def ratios_table() -> pd.DataFrame:
     run = measured()
     rows = pd.DataFrame(run["ratios"])
     rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}]".format_map, axis=1)
-    wide = rows.pivot(index="variant", columns="workload", values="shown")
-    wide = wide.loc[list(run["variants"])]
+    wide = rows.pivot(index="variant", columns="workload", values="shown").loc[[*run["variants"]]]
     return wide.rename(run["variants"]).rename_axis(columns=None).reset_index()
 
 

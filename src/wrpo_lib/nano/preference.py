@@ -62,11 +62,6 @@ class Arm:
         """The weight of y_ws before update ``step``."""
         return objective.alpha_at(self.schedule, step, steps, self.alpha)
 
-    def sources_of(self, world: World) -> list[int]:
-        """The sources that may give y_ws; fewer random ones are among the more."""
-        order = world.rng(13).permutation(self.sources).tolist()
-        return order[: self.random_sources] if self.random_sources else self.sources
-
     @property
     def roles(self) -> list[int]:
         """The roles with a weight in the loss at some step."""
@@ -98,7 +93,10 @@ def quadruples(
 
     A prompt whose preferred and dispreferred response are one text is left out.
     """
-    sources = [[f"source_{k}" for k in arm.sources_of(world)] for world in worlds]
+    sources = []
+    for world in worlds:  # fewer random sources are among the more
+        order = world.rng(13).permutation(arm.sources).tolist()
+        sources.append([f"source_{k}" for k in order[: arm.random_sources] or arm.sources])
     own, spare = [arm.own], [f"{arm.own}_spare"]
     own += spare if arm.own_samples == 10 else []
     if arm.take == "wrong":
@@ -174,9 +172,8 @@ class Run:
         """The arm's loss of each world (S,) at a step."""
         part = slice(step * self.batch, (step + 1) * self.batch)
         found, other = self.logps(params, batch), self.reference[:, part]
-        roles = self.arm.roles
-        place = [roles.index(r if r in roles else WS if r == WT else WT) for r in (WS, WT, L)]
-        place += [roles.index(LS)] if LS in roles else []
+        roles = self.arm.roles  # what has no weight is read from another role
+        place = [roles.index(role) if role in roles else 0 for role in (WS, WT, L, LS)]
         result = self.arm.loss(found[..., place], other[..., place], step, self.steps)
         return result.losses.view(found.shape[:2]).mean(1)
 
