@@ -1,6 +1,5 @@
 """A small study with known effects, in the files that the study writes."""
 
-import json
 from collections.abc import Mapping
 from itertools import permutations
 from pathlib import Path
@@ -8,15 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from wrpo_lib.io import file_hash
-from wrpo_lib.nano.development import for_development
 from wrpo_lib.nano.judge import judged
-from wrpo_lib.nano.rules import RULES
-from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt
+from wrpo_lib.nano.runner import for_development
+from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, RULES, SOURCE_WORDINGS, Prompt, nano_recipe
 from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper import Plan, read_plan
-from wrpo_lib.recipes import read_yaml, recipe_path
+from wrpo_lib.records import write_results
 
 SKILLS = dict(enumerate("AAABBBCCCDDD"))
 SAMPLES = 8
@@ -53,12 +51,12 @@ def outcomes(
         for arm, mean in level.items():
             rate = np.clip(mean + hard + rng.normal(0, spread), 0, 1)
             right = shared < rate[:, None]
-            own = {"greedy": (rate > 0.5).astype(int), "right": right.sum(1), "n": SAMPLES}
+            own = {"arm": arm, "seed": seed, "prompt": range(prompts), "n": SAMPLES}
+            own |= {"greedy": (rate > 0.5).astype(int), "right": right.sum(1)}
             own |= {"any5": right[:, :5].any(1).astype(int)}
             own |= {"style": rng.binomial(SAMPLES, 0.3, prompts)}
             own |= {"length": SAMPLES * 6 + rng.integers(0, 9, prompts)}
-            own |= {"repeats": rng.binomial(SAMPLES, 0.02, prompts)}
-            rows.append(pd.DataFrame({"arm": arm, "seed": seed, "prompt": range(prompts), **own}))
+            rows.append(pd.DataFrame({**own, "repeats": rng.binomial(SAMPLES, 0.02, prompts)}))
     made = pd.concat(rows, ignore_index=True)
     made["skill"] = made["prompt"] % len(SKILLS)
     made["class"] = made["skill"].map(SKILLS)
@@ -83,48 +81,38 @@ def deviation(seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:
     return rows.assign(logp=nats, tokens=6, right=1)
 
 
-def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None) -> Path:
+def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None) -> None:
     """Write ``results/nano`` and ``results/development`` below ``root``.
 
     Arms without a level have 0.5.
     """
     plan, rng = plan or read_plan(), np.random.default_rng(1)
-    arms, recipe = plan_arms(plan), read_yaml(recipe_path("nano", "world"))["testbed"]
+    arms, recipe, seeds = plan_arms(plan), nano_recipe(), plan.seeds
     trained = [arm for arm in arms if not arm.startswith(("source", "target"))]
     spent = {"train_seconds": 20.0, "cpu_seconds": 40.0, "tokens_generated": 9000}
-    costs = product(arm=arms, seed=plan.seeds).assign(pairs=640, models_held=1, **spent)
-    costs["diverged"] = (costs["arm"] == "wrpo_a90") & (costs["seed"] == plan.seeds[0])
+    costs = product(arm=arms, seed=seeds).assign(pairs=640, models_held=1, **spent)
+    costs["diverged"] = (costs["arm"] == "wrpo_a90") & (costs["seed"] == seeds[0])
+    said = answers(recipe["evaluation"]["models"], seeds, rng)
+    greedy = product(arm=arms, seed=seeds, prompt=(0, 7))
+    greedy["prompt_text"] = "skill" + greedy["prompt"].astype(str) + " abcd"
     tables = {
-        "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, plan.seeds),
-        "dynamics.csv.gz": dynamics(trained, plan.seeds, rng),
-        "deviation.csv.gz": deviation(plan.seeds, rng),
-        "arms.csv": costs,
-        "responses.csv.gz": responses(arms, plan.seeds),
-        "answers.csv.gz": answers(recipe["evaluation"]["models"], plan.seeds, rng),
-        "sources.csv": shares(plan.seeds, rng),
-        "headroom.csv": headroom(plan.seeds, rng),
+        "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, seeds),
+        "dynamics.csv.gz": dynamics(trained, seeds, rng),
+        "deviation.csv.gz": deviation(seeds, rng),
+        "arms": costs,
+        "responses.csv.gz": greedy.assign(response="d c b a", right=1, **{"class": "A"}),
+        "answers.csv.gz": said,
+        "judged.csv.gz": judged(said, recipe["evaluation"]),
+        "sources": shares(seeds, rng),
+        "headroom": headroom(seeds, rng),
     }
-    tables["judged.csv.gz"] = judged(tables["answers.csv.gz"], recipe["evaluation"])
-    record = {"plan": plan.sha256, "seeds": list(plan.seeds), "seconds": 1200, "world": recipe}
-    seeds = tuple(recipe["development"]["seeds"])
-    development = {"headroom.csv": headroom(seeds, rng), "grid.csv": grid(recipe, rng)}
-    write(root / "results" / "development", development, {"seeds": list(seeds)})
-    return write(root / "results" / "nano", tables, record)
-
-
-def write(folder: Path, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
-    """Tables and the ``run.json`` that vouches for them."""
-    folder.mkdir(parents=True)
-    files = {}
-    for name, table in tables.items():
-        if name.endswith("parquet"):
-            table.to_parquet(folder / name, compression="zstd", index=False)
-        else:
-            table.to_csv(folder / name, index=False)
-        files[name] = {"rows": len(table), "sha256": file_hash(folder / name)}
-    record = {"schema": 1, "commit": "0123456789ab", "files": files, **record}
-    (folder / "run.json").write_text(json.dumps(record))
-    return folder
+    record = {"commit": "0123456789ab", "seeds": list(seeds), "seconds": 1200, "world": recipe}
+    tuned = tuple(recipe["development"]["seeds"])
+    development = {"headroom": headroom(tuned, rng), "grid": grid(recipe, rng)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WRPO_HOME", str(root))
+        write_results("development", development, {"seeds": list(tuned)})
+        write_results("nano", tables, record | {"plan": plan.sha256})
 
 
 def grid(recipe: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
@@ -140,13 +128,6 @@ def grid(recipe: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
             row |= {"method": name.partition("/")[0], "alpha": arm.get("alpha", 0.0)}
             rows.append(row | settings)
     return pd.DataFrame(rows).assign(greedy=0.5)
-
-
-def responses(arms: list[str], seeds: tuple[int, ...]) -> pd.DataFrame:
-    """One greedy answer per arm to two prompts of each world."""
-    rows = product(arm=arms, seed=seeds, prompt=(0, 7))
-    said = {"class": "A", "response": "d c b a", "right": 1}
-    return rows.assign(prompt_text="skill" + rows["prompt"].astype(str) + " abcd", **said)
 
 
 def answers(models: list[str], seeds: tuple[int, ...], rng: np.random.Generator) -> pd.DataFrame:

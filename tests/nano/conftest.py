@@ -1,4 +1,4 @@
-"""The study's recipe in small: two worlds whose models are trained for a moment."""
+"""The study's recipe, whole and in small."""
 
 import copy
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from wrpo_lib.nano.world import World
-from wrpo_lib.recipes import read_yaml, recipe_path
+from wrpo_lib.nano.world import World, nano_recipe
 
 torch.set_num_threads(1)
 
@@ -15,7 +14,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def recipe() -> dict[str, Any]:
     """What the study reads."""
-    return read_yaml(recipe_path("nano", "world"))["testbed"]
+    return nano_recipe()
 
 
 @pytest.fixture
@@ -24,14 +23,12 @@ def world(recipe: dict[str, Any]) -> World:
     return World(100, recipe)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(recipe: dict[str, Any]) -> dict[str, Any]:
     """The same with few prompts and steps; nothing is learned."""
     small = copy.deepcopy(recipe)
-    small["splits"] = {"heldout": 24, "sft": 32, "preference": 90}
+    small["splits"] = {"heldout": 24, "sft": 32, "preference": 48}
     for model in (small["target"], *small["sources"]["models"]):
-        for phase in model["phases"]:
-            phase |= {"steps": 3, "texts": 200, "batch": 8}
-    for spec in small["sft"].values():
-        spec["steps"] = 2
-    return small | {"training": {"steps": 8, "batch": 4}}
+        model["phases"] = [p | {"steps": 3, "texts": 200, "batch": 8} for p in model["phases"]]
+    small["sft"] = {"target_sft": small["sft"]["target_sft"] | {"steps": 2}}
+    return small | {"training": {"steps": 4, "batch": 4}}

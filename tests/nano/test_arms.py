@@ -13,10 +13,10 @@ from study_results import write_study
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano import arms, preference, runner
-from wrpo_lib.nano.arms import Stage
-from wrpo_lib.nano.development import develop, for_development
+from wrpo_lib.nano.arms import COLLECTIVE, Stage, choose
 from wrpo_lib.nano.preference import LS, WS, WT, L, Run, mixed, quadruples
-from wrpo_lib.nano.world import World
+from wrpo_lib.nano.runner import develop, for_development
+from wrpo_lib.nano.world import Prompt, World
 from wrpo_lib.records import read_results
 
 KEPT = (
@@ -25,37 +25,23 @@ KEPT = (
 )
 """One arm of each kind."""
 
+Tables = dict[str, pd.DataFrame]
+
 
 @pytest.fixture(scope="module")
-def stage(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Stage:
-    import copy
-
-    small = copy.deepcopy(recipe)
-    small["splits"] = {"heldout": 24, "sft": 32, "preference": 48}
-    for model in (small["target"], *small["sources"]["models"]):
-        model["phases"] = [p | {"steps": 3, "texts": 200, "batch": 8} for p in model["phases"]]
-    small["sft"] = {"target_sft": small["sft"]["target_sft"] | {"steps": 2}}
-    small["arms"] = {name: spec for name, spec in small["arms"].items() if name in KEPT}
-    small["training"] = {"steps": 4, "batch": 4}
-    return Stage([World(seed, small) for seed in (100, 101)], tmp_path_factory.mktemp("arms"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_probes() -> Iterator[None]:
-    """Most of the time would go to rows on which the dynamics are measured."""
-    with pytest.MonkeyPatch.context() as patch:
+def stage(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    few = small | {"arms": {name: small["arms"][name] for name in small["arms"] if name in KEPT}}
+    with pytest.MonkeyPatch.context() as patch:  # most of the time would go to the dynamics
         patch.setattr(preference, "PROBE", 6)
-        yield
+        yield Stage([World(seed, few) for seed in (100, 101)], tmp_path_factory.mktemp("arms"))
 
 
 @pytest.fixture(scope="module")
-def tables(stage: Stage) -> dict[str, pd.DataFrame]:
+def tables(stage: Stage) -> Tables:
     return runner.run(stage)
 
 
-def test_the_tables_have_every_arm_world_and_prompt(
-    stage: Stage, tables: dict[str, pd.DataFrame]
-) -> None:
+def test_the_tables_have_every_arm_world_and_prompt(stage: Stage, tables: Tables) -> None:
     found = tables["outcomes.parquet"]
     assert len(found) == len(stage.names) * 2 * 24
     assert found.groupby(["arm", "seed"]).size().eq(24).all()
@@ -69,14 +55,13 @@ def test_the_tables_have_every_arm_world_and_prompt(
 
 
 def test_the_tables_have_the_columns_that_readers_are_tested_on(
-    stage: Stage, tables: dict[str, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tables: Tables, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The invented studies of other tests are in the form of this one."""
     write_study(tmp_path, {})
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
-    written = {name.partition(".")[0]: set(table) for name, table in tables.items()}
-    for name in written:
-        assert set(read_results("nano", name)) == written[name], name
+    for name, table in tables.items():
+        assert set(read_results("nano", name.partition(".")[0])) == set(table), name
     knob = {"wrpo": "beta", "wrpo_simpo": "beta", "wrpo_ipo": "tau"}
     points = {arm: {"learning_rate": [3e-4], name: [0.5]} for arm, name in knob.items()}
     seeds = [world.seed for world in stage.worlds]
@@ -88,15 +73,15 @@ def test_the_tables_have_the_columns_that_readers_are_tested_on(
 
 
 def test_a_finished_step_is_not_made_again(
-    stage: Stage, tables: dict[str, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+    stage: Stage, tables: Tables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("pretrained", "sft", "Run", "choose"):
+    for name in ("pretrained", "sft", "Run", "choose", "pool"):
         monkeypatch.setattr(arms, name, None)
     for name, again in runner.run(Stage(stage.worlds, stage.folder)).items():
         pd.testing.assert_frame_equal(tables[name], again)
 
 
-def test_the_dynamics_start_at_the_reference(tables: dict[str, pd.DataFrame]) -> None:
+def test_the_dynamics_start_at_the_reference(tables: Tables) -> None:
     moves = tables["dynamics.csv.gz"].set_index("arm")
     first = moves[moves["step"] == 0].loc[["dpo_on", "wrpo", "dpo_off"]]
     assert np.allclose(first[["margin", "reward_ws", "reward_l"]], 0, atol=1e-4)
@@ -105,7 +90,7 @@ def test_the_dynamics_start_at_the_reference(tables: dict[str, pd.DataFrame]) ->
     assert (moves.loc["dpo_on"]["source_share"].dropna() == 0).all()
 
 
-def test_roles_are_what_their_names_say(stage: Stage, tables: dict[str, pd.DataFrame]) -> None:
+def test_roles_are_what_their_names_say(stage: Stage, tables: Tables) -> None:
     pool, worlds = stage.pool("preference", "target_sft"), stage.worlds
     rewards = torch.from_numpy(pool.rewards(0.3))
     own, spare = pool.slots["target_sft"], pool.slots["target_sft_spare"]
@@ -148,24 +133,28 @@ def test_a_mix_takes_y_ws_as_often_as_alpha_says(stage: Stage) -> None:
 
 
 def test_every_arm_of_the_recipe_is_one(recipe: dict[str, Any], tmp_path: Path) -> None:
-    stage = Stage([World(100, recipe)], tmp_path)
     starts = {"target", *recipe["sft"]}
-    assert all({arm.start, arm.own} <= starts for arm in stage.arms.values())
-    stage.recipe["arms"]["dpo_on"] = {"alhpa": 0.1}
+    arms = Stage([World(100, recipe)], tmp_path).arms
+    assert all({arm.start, arm.own} <= starts for arm in arms.values())
     with pytest.raises(WRPOError, match=r"arms\.dpo_on\.alhpa.*did you mean 'alpha'"):
-        _ = Stage(stage.worlds, tmp_path).arms
-    stage.recipe["arms"]["dpo_on"] = {}
+        _ = Stage([World(100, recipe | {"arms": {"dpo_on": {"alhpa": 0.1}}})], tmp_path).arms
 
 
-def test_what_has_no_weight_is_left_out_of_the_loss_alone(
-    stage: Stage, tables: dict[str, pd.DataFrame]
-) -> None:
+def test_what_has_no_weight_is_left_out_of_the_loss_alone(stage: Stage, tables: Tables) -> None:
     """DPO-on trains the same with and without y_ws in the batch."""
     pools = {part: stage.pool(part, "target_sft") for part in ("preference", "heldout")}
     losses = []
     for alpha in (0.0, 1e-12):
-        arm = stage.arm("dpo_on", {"alpha": alpha})
+        arm = replace(stage.arms["dpo_on"], alpha=alpha)
         assert arm.roles == ([WT, L] if alpha == 0 else [WS, WT, L])
         run = Run(stage.worlds, arm, stage.model("target_sft"), pools, {"steps": 8, "batch": 4})
-        losses.append(run.train()[1])
+        run.train()
+        losses.append(run.losses)
     assert torch.allclose(*losses, atol=1e-5)
+
+
+def test_collective_rules_choose_what_they_say() -> None:
+    texts = ["we get ABCD!", "we get BCDA!", "try out ABCD?", "we get BCAD!"]
+    known = [-3.0, -2.0, -1.0, -4.0]
+    found = [choose(rule, Prompt("drift", "ABCD"), texts, 0.0, known) for rule in COLLECTIVE]
+    assert found == [1, 1, 2, 0]  # by reward, in pairs, by the prompt's perplexity, by a vote

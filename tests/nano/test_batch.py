@@ -10,35 +10,32 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wrpo_lib.chat import render
-from wrpo_lib.nano import export
 from wrpo_lib.nano.batch import END, PAD, Shape, build, hidden_states, logits, sample, score
-from wrpo_lib.nano.fusion import Model, pool
-from wrpo_lib.nano.preference import LS, Arm, Run
-from wrpo_lib.nano.world import OWN_WORDINGS, SOURCE_WORDINGS, World
+from wrpo_lib.nano.fusion import PATTERNS, Model, pool, tokenizer
+from wrpo_lib.nano.preference import Arm, Run
+from wrpo_lib.nano.world import OWN_WORDINGS, SOURCE_WORDINGS, World, read_prompt
 from wrpo_lib.training import WRPOConfig, WRPOTrainer
 
 
-def stack(members: int = 2) -> Model:
-    kind = "phrase"
-    shape = Shape(len(export.tokenizer(kind)), width=32, hidden=48)
+def stack(members: int = 2, kind: str = "phrase") -> Model:
+    shape = Shape(len(tokenizer(kind)), width=32, hidden=48)
     return Model(build(shape, list(range(members))), shape, kind)
 
 
-@pytest.mark.parametrize("kind", list(export.PATTERNS))
+@pytest.mark.parametrize("kind", list(PATTERNS))
 def test_a_member_exports_as_a_checkpoint_with_the_same_logits(kind: str, tmp_path: Path) -> None:
-    tok = export.tokenizer(kind)
-    shape = Shape(len(tok), width=32, hidden=48)
-    params = build(shape, [3, 4])
-    for part in export.export(params, shape, kind, 1):
+    nano = stack(2, kind)
+    for part in nano.export(1):
         part.save_pretrained(tmp_path)
     model, saved = (c.from_pretrained(tmp_path) for c in (AutoModelForCausalLM, AutoTokenizer))
-    asked, said = ["blend BDAC", "weave HGFE"], ["we get DBCA!", "it is zebra HGEF;"]
-    ids = torch.cat([export.prompt_ids(tok, asked), export.response_ids(tok, said, 24)], dim=1)
-    ours = logits(params, hidden_states(params, ids.expand(2, -1, -1), shape.heads)[0])[1]
-    theirs = model(ids).logits
-    assert (ours - theirs).abs().max() < 1e-5
-    assert export.response_texts(saved, export.response_ids(tok, said, 24)) == said
-    rendered = render(saved, [{"role": "user", "content": asked[0]}], said[:1], None, None)
+    asked = [read_prompt("blend BDAC"), read_prompt("weave HGFE")]
+    said = ["we get DBCA!", "it is zebra HGEF;"]
+    answers = nano.response_ids(said, 24)
+    ids = torch.cat([nano.prompt_ids(asked), answers], dim=1)
+    hidden, _ = hidden_states(nano.params, ids.expand(2, -1, -1), nano.shape.heads)
+    assert (logits(nano.params, hidden)[1] - model(ids).logits).abs().max() < 1e-5
+    assert saved.batch_decode(answers, skip_special_tokens=True) == said
+    rendered = render(saved, asked[0].messages, said[:1], None, None)
     row = ids[0].tolist()
     assert [*rendered.prompt_ids, *rendered.response_ids[0]] == row[: row.index(END) + 1]
 
@@ -77,28 +74,20 @@ def test_the_nucleus_leaves_out_the_tail_and_cached_steps_are_whole_passes() -> 
 def pools(worlds: list[World], target: Model) -> dict[str, Any]:
     """Scripted responses: a source's, right or wrong, and five of the target's own."""
 
-    def said(world: World, split: str, wordings: tuple[str, ...], n: int) -> list[list[str]]:
-        rng = world.rng(99)
-        return [
-            [
-                wordings[rng.integers(len(wordings))].format(
-                    p.answer if rng.random() < 0.5 else p.letters
-                )
-                for _ in range(n)
-            ]
-            for p in world.splits[split]
-        ]
+    def said(world: World, split: str, wordings: tuple[str, ...]) -> list[list[str]]:
+        rng, texts = world.rng(99), []
+        for prompt in world.splits[split]:
+            right, drawn = rng.random(5) < 0.5, rng.choice(wordings, 5)
+            letters = [prompt.answer if is_right else prompt.letters for is_right in right]
+            texts.append([w.format(x) for w, x in zip(drawn, letters, strict=True)])
+        return texts
 
-    wordings = {"source_1": SOURCE_WORDINGS, "target_sft": OWN_WORDINGS}
-    return {
-        split: pool(
-            worlds,
-            split,
-            target,
-            {name: [said(w, split, how, 5) for w in worlds] for name, how in wordings.items()},
-        )
-        for split in ("preference", "heldout")
-    }
+    found = {}
+    for split in ("preference", "heldout"):
+        texts = {"source_1": [said(world, split, SOURCE_WORDINGS) for world in worlds]}
+        texts["target_sft"] = [said(world, split, OWN_WORDINGS) for world in worlds]
+        found[split] = pool(worlds, split, target, texts)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -117,23 +106,22 @@ def test_the_trajectory_is_that_of_the_real_trainer(
     rate = 3e-3
     settings = fields | {"learning_rate": rate}
     arm = Arm("wrpo", sources=[1], form=form, alpha=0.5, settings=settings)
-    run = Run(worlds, arm, target, pools(worlds, target), small["training"])
-    _, losses = run.train()
+    run = Run(worlds, arm, target, pools(worlds, target), {"steps": 8, "batch": 4})
+    run.train()
 
-    texts = [export.response_texts(target.tokenizer, r[:, target.prompt :]) for r in run.rows[1]]
-    prompts = export.response_texts(target.tokenizer, run.rows[1][:, 0, : target.prompt])
-    names = ("source_chosen", "target_chosen", "rejected")
-    rows = [
-        {"prompt": [{"role": "user", "content": p}], **dict(zip(names, t[:LS], strict=True))}
-        for p, t in zip(prompts, texts, strict=True)
-    ]
-    model, tok = export.export(target.params, target.shape, target.kind, 1)
+    model, tok = target.export(1)
+    texts = [tok.batch_decode(row, skip_special_tokens=True) for row in run.rows[1]]
+    names, rows = ("source_chosen", "target_chosen", "rejected"), []
+    for own in texts:  # a prompt is a skill and four letters: the rest is the response
+        end = own[0].index(" ") + 5
+        said = dict(zip(names, (text[end:] for text in own), strict=True))
+        rows.append({"prompt": [{"role": "user", "content": own[0][:end]}], **said})
     args = WRPOConfig(
         str(tmp_path),
         objective=form,
         alpha=0.5,
         **settings,
-        per_device_train_batch_size=small["training"]["batch"],
+        per_device_train_batch_size=4,
         train_sampling_strategy="sequential",
         report_to="none",
         use_cpu=True,
@@ -148,5 +136,5 @@ def test_the_trajectory_is_that_of_the_real_trainer(
     )
     trainer.train()
     real = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    assert losses[:, 1].tolist() == pytest.approx(real, rel=2e-4)
+    assert run.losses[:, 1].tolist() == pytest.approx(real, rel=2e-4)
     assert np.ptp(real) > 0.02, "nothing was learned, so nothing was compared"

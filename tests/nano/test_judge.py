@@ -1,19 +1,25 @@
-"""The judge's biases are what it says, and the protocols' corrections remove them; behind HTTP it
-reads every real prompt and says the same."""
+"""The judge's biases are what it says, and the protocols' corrections remove them; reported
+intervals hold the truth at their rate; behind HTTP it reads every real prompt and says the same."""
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
 
+from wrpo_lib.analysis.statistics import Estimate
+from wrpo_lib.evaluation import verdicts
 from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.evaluation.benchmarks import OWN, load
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.judge import (
+    EDGES,
+    JUDGE,
     MODEL,
+    VERDICTS,
     Judge,
     Seen,
     judge_alpaca,
@@ -27,6 +33,9 @@ from wrpo_lib.nano.judge import (
 from wrpo_lib.nano.world import World, quality, read_prompt
 
 REAL = [("alpaca-eval", "2"), ("mt-bench", "0125-references"), ("arena-hard", "v0.1")]
+RUNS, QUESTIONS, LARGE = 400, 100, 400_000
+BAND = (0.914, 0.986)
+"""0.95 ± 3.3 standard errors of a share of 400 runs: one test in a thousand is outside."""
 
 
 @pytest.fixture
@@ -105,20 +114,15 @@ def test_it_reads_the_real_prompts_and_our_own(
         last = {values[k] for k in names if seen.turn == 1 or k.endswith("_2")}
         assert {seen.a, *([seen.b] if seen.b else [])} == last
         assert seen.question.startswith("the ")
-
-
-@pytest.mark.parametrize("part", ["[Question]\n", '"instruction": """a""",\n}', "### User:\n"])
-def test_no_prompt_makes_it_search_for_ever(part: str) -> None:
-    """Patterns with several gaps would try every way of placing them."""
-    assert recognise(part * 20_000) is None
+    for part in ("[Question]\n", '"instruction": """a""",\n}', "### User:\n"):
+        assert recognise(part * 20_000) is None  # at once: no pattern with several gaps
 
 
 def test_a_testbed_answer_is_judged_by_its_true_quality() -> None:
     first, second = read_prompt("carve ABCD"), read_prompt("carve EFGH")
     for text in ("it is DCBA.", "it is HGFE.", "it is HGEF."):
-        asked = Seen("mt", 1, first.text, "", text)
-        assert true_quality(asked, text) == quality(first, text)
-        asked = Seen("mt", 2, first.text, second.text, text)
+        assert true_quality(Seen("mt", 1, first.text), text) == quality(first, text)
+        asked = Seen("mt", 2, first.text, second.text)
         assert true_quality(asked, text) == quality(second, text)
     other = Seen("mt", 1, "Write a poem.", "", "x")
     assert true_quality(other, "x") == np.random.default_rng(zlib.crc32(b"x")).uniform()
@@ -139,8 +143,8 @@ def test_log_probabilities_say_what_the_judge_thinks() -> None:
 
 def test_a_repeated_request_gets_the_same_reply_and_other_prompts_no_verdict() -> None:
     body = {"model": MODEL, "messages": [{"role": "user", "content": "What is love?"}]}
-    assert respond(body, Judge()) == respond(body, Judge())
-    assert respond(body, Judge())[1]["choices"][0]["message"]["content"] == "I cannot tell."
+    assert respond(body) == respond(body)
+    assert respond(body)[1]["choices"][0]["message"]["content"] == "I cannot tell."
 
 
 def test_the_committed_baselines_are_wrong_in_every_second_answer() -> None:
@@ -149,3 +153,51 @@ def test_the_committed_baselines_are_wrong_in_every_second_answer() -> None:
             prompt = read_prompt(row["question_id"].replace("-", " "))
             right = quality(prompt, row["text"]) == 1
             assert right == (k % 2 == 0)
+
+
+def latent(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Preference in logits for the model shown second and shown first, one a question.
+
+    The model is a little better and longer than the baseline, not always.
+    """
+    gap, longer = rng.normal(0.08, 0.3, n), rng.normal(3, 9, n)
+    noise = rng.standard_normal((2, n))
+    return tuple(JUDGE.prefers(gap, longer, second, noise[int(second)]) for second in (True, False))
+
+
+def rows(n: int, **columns: Any) -> pd.DataFrame:
+    """Two judgements of each question."""
+    return pd.DataFrame({"question_id": np.tile(np.arange(n), 2), **columns})
+
+
+def alpaca(rng: np.random.Generator, n: int) -> Estimate:
+    """Both orders of every question."""
+    order = np.repeat(["baseline first", "model first"], n)
+    preference = 1 + expit(np.concatenate(latent(rng, n)))
+    return win_rate(rows(n, order=order, preference=preference))["interval"]
+
+
+def arena(rng: np.random.Generator, n: int) -> Estimate:
+    """Both games; in the first the baseline is A, so that the model is shown second."""
+    second, first = latent(rng, n)
+    below = (np.concatenate([-second, first])[:, None] < np.array(EDGES)).sum(axis=1)
+    judged = rows(n, game=np.repeat([1, 2], n), verdict=np.array(VERDICTS)[below])
+    return verdicts.arena_hard(judged)["interval"]
+
+
+def mt(rng: np.random.Generator, n: int) -> Estimate:
+    """Two turns that share the question's quality."""
+    quality, length = rng.beta(4, 2, n), 12 + rng.normal(3, 9, n)
+    scores = [JUDGE.rating(quality, length, rng.standard_normal(n)) for _ in (1, 2)]
+    judged = rows(n, turn=np.repeat([1, 2], n), score=np.concatenate(scores))
+    return verdicts.mt_bench(judged)["interval"]
+
+
+@pytest.mark.parametrize("protocol", [alpaca, arena, mt])
+def test_intervals_hold_the_truth_at_their_rate(protocol: Any) -> None:
+    rng = np.random.default_rng(20)
+    truth = protocol(rng, LARGE)
+    found = [protocol(rng, QUESTIONS) for _ in range(RUNS)]
+    width = np.mean([interval.high - interval.low for interval in found])
+    assert truth.high - truth.low < 0.05 * width
+    assert BAND[0] <= np.mean([i.low <= truth.value <= i.high for i in found]) <= BAND[1]

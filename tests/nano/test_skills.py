@@ -1,27 +1,30 @@
-"""The nano world: its truth, its prompts, what its models read."""
+"""The nano world: its truth, its prompts, what its models read; what runs live on it."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano import export
-from wrpo_lib.nano.collective import COLLECTIVE, chosen
+from wrpo_lib.generation import sample
+from wrpo_lib.models import load_causal_lm
+from wrpo_lib.nano import live
+from wrpo_lib.nano.fusion import tokenizer
+from wrpo_lib.nano.live import live_target, score_rows, scored, scripted_responses
 from wrpo_lib.nano.world import (
     CLASSES,
-    OWN_WORDINGS,
     SKILLS,
-    SOURCE_WORDINGS,
+    WORDINGS,
     Prompt,
     World,
     quality,
     read_prompt,
     repeats,
-    reward_noise,
     source_style,
 )
+from wrpo_lib.quadruples import build_quadruples, validate_quadruples
 
 
 def test_every_skill_is_another_rearrangement() -> None:
@@ -53,14 +56,17 @@ def test_a_prompt_of_another_world_is_refused(text: str) -> None:
     assert read_prompt("drift ABCD") == Prompt("drift", "ABCD")
 
 
-def test_the_noise_is_that_of_the_text() -> None:
-    prompt = Prompt("drift", "ABCD")
-    texts = [f"it is {k}." for k in range(20_000)]
-    noise = np.array(reward_noise(prompt, texts))
-    assert noise.tolist() == reward_noise(prompt, iter(texts))
-    assert abs(noise.mean()) < 0.03
-    assert abs(noise.std() - 1) < 0.03
-    assert abs(np.corrcoef(noise[:-1], noise[1:])[0, 1]) < 0.03
+def test_the_reward_is_the_truth_with_noise_of_the_recipes_size(world: World) -> None:
+    prompts, sigma = world.splits["corpus"][:9000], world.recipe["reward"]["sigma"]
+    rows = [{"prompt_id": p.prompt_id, "text": f"it is {p.answer}."} for p in prompts]
+    rewards = np.array([reward for _, reward in score_rows(rows)])
+    assert rewards.mean() == pytest.approx(1, abs=0.01)
+    assert rewards.std() == pytest.approx(sigma, abs=0.01)
+    assert abs(np.corrcoef(rewards[:-1], rewards[1:])[0, 1]) < 0.04
+    table = scored("m", prompts[:3], [[row["text"]] for row in rows[:3]])
+    assert table["reward"].tolist() == rewards[:3].tolist()
+    with pytest.raises(WRPOError, match="'sort bdac' is no prompt of the nano world"):
+        next(score_rows([{"prompt_id": "sort-bdac", "text": "x"}]))
 
 
 def test_a_seed_makes_a_world_and_splits_share_nothing(
@@ -99,29 +105,44 @@ def test_some_source_knows_every_skill_and_each_lacks_as_many(world: World) -> N
     lacking = [len(skills) for skills in world.weak]
     assert max(lacking) - min(lacking) <= 1
     assert not set.intersection(*world.weak)
-    spec = world.recipe["sources"]
-    for k, weak in enumerate(world.weak, 1):
-        texts = world.source_texts(k, 0)
-        able = [quality(p, said) == 1 for p, said in texts if p.skill not in weak]
-        assert np.mean(able) == pytest.approx(spec["able"], abs=0.02)
-        assert all(source_style(said) for _, said in texts)
+    said = scripted_responses(world, world.splits["preference"][:900])
+    asked = [read_prompt(i.replace("-", " ")) for i in said["prompt_id"]]
+    said["right"] = [quality(p, text) == 1 for p, text in zip(asked, said["text"], strict=True)]
+    weak = {f"source_{k}": skills for k, skills in enumerate(world.weak, 1)}
+    said["weak"] = [p.skill in weak[m] for p, m in zip(asked, said["model"], strict=True)]
+    share, spec = said.groupby("weak")["right"].mean(), world.recipe["sources"]
+    assert share[True] == pytest.approx(spec["weak"], abs=0.02)
+    assert share[False] == pytest.approx(spec["able"], abs=0.02)
+    assert set(said.groupby(["model", "prompt_id"]).size()) == {5}
+    assert all(source_style(text) for _, text in world.source_texts(1, 0))
 
 
 def test_wordings_differ_at_equal_length() -> None:
     """Length cannot tell source and target apart in the target's vocabulary."""
-    tok = export.tokenizer("phrase")
-    said = [w.format("BCDA") for w in (*OWN_WORDINGS, *SOURCE_WORDINGS)]
+    tok = tokenizer("phrase")
+    said = [w.format("BCDA") for w in WORDINGS]
     assert {len(tok.tokenize(text)) for text in said} == {7}
     assert [source_style(text) for text in said] == [False] * 4 + [True] * 4
 
 
-def test_collective_rules_choose_what_they_say() -> None:
-    prompt, sigma = Prompt("drift", "ABCD"), 0.0
-    texts = ["we get ABCD!", "we get BCDA!", "try out ABCD?", "we get BCAD!"]
-    known = [-3.0, -2.0, -1.0, -4.0]
-    assert {rule: chosen(rule, prompt, texts, sigma, known) for rule in COLLECTIVE} == {
-        "sources_reward": 1,
-        "sources_pairwise": 1,
-        "sources_perplexity": 2,
-        "sources_vote": 0,
-    }
+def test_a_live_target_is_a_folder_that_answers_alike_and_gives_quadruples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, model, tokenizer = live_target(steps=60)
+    monkeypatch.setattr(live, "pretrained", None)  # it is kept, so nothing trains again
+    again = live_target(steps=60)[1].state_dict()
+    assert all(value.equal(again[name]) for name, value in model.state_dict().items())
+    prompts = world.splits["preference"][:12]
+    asked = {p.prompt_id: p.messages for p in prompts}
+    options = {"n": 5, "max_new_tokens": 9, "seed": 1}
+    drawn = sample(model, tokenizer, [*asked.values()], **options)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    loaded = load_causal_lm(str(tmp_path))
+    assert sample(*loaded, [*asked.values()], **options) == drawn
+    texts = [[row["text"] for row in rows] for rows in drawn]
+    quadruples, counts = build_quadruples(
+        asked, scripted_responses(world, prompts), scored("target", prompts, texts)
+    )
+    assert counts["kept"] == len(quadruples) > 6
+    assert not list(validate_quadruples(quadruples))

@@ -4,8 +4,8 @@ import gzip
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,8 +14,8 @@ import sacrebleu
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation.stage import Request, Response, Sampling
 from wrpo_lib.io import iter_rows
-from wrpo_lib.quadruples import Pairing, build_rows, validate_quadruples
-from wrpo_lib.smol.study import REFERENCE, TARGET, Study, result_tables, run
+from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, validate_quadruples
+from wrpo_lib.smol import REFERENCE, TARGET, result_tables, run
 
 WORDS = [f"w{k}" for k in range(40)]
 
@@ -25,7 +25,7 @@ def say(seed: str, n: int) -> str:
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Study:
+def published(tmp_path: Path) -> Path:
     """Eight prompts: a reference, a source that copies half of it, one that does not."""
     published = tmp_path / "published"
     published.mkdir()
@@ -38,8 +38,7 @@ def study(tmp_path: Path) -> Study:
             rows.append({"instruction": prompt, "output": output, "generator": name})
         with gzip.open(published / f"{name}.json.gz", "wt") as file:
             json.dump(rows, file)
-    sampling = Sampling(n=3, max_tokens=6)
-    return Study(tmp_path / "run", published, prompts=6, sampling=sampling)
+    return published
 
 
 class Sayer:
@@ -58,26 +57,31 @@ class Sayer:
             yield Response(request.key, request.sample, text, 6, reason, seed)
 
 
-def test_a_run_that_was_cut_goes_on_and_is_the_same(study: Study, tmp_path: Path) -> None:
+def results(published: Path, name: str, engine: Any, prompts: int = 6) -> ResponseTable:
+    sampling = Sampling(n=3, max_tokens=6)
+    return run(published.with_name(name), published, engine, "weights", prompts, sampling)
+
+
+def test_a_run_that_was_cut_goes_on_and_is_the_same(published: Path) -> None:
     rest = Sayer()
     with pytest.raises(KeyboardInterrupt):
-        run(study, Sayer(stop_after=7), "weights")
+        results(published, "cut", Sayer(stop_after=7))
     for _ in range(2):  # the second time everything is there already
-        cut = run(study, rest, "weights")
+        cut = results(published, "cut", rest)
         assert rest.made == 6 * 3 - 7
-    whole = run(replace(study, folder=tmp_path / "whole"), Sayer(), "weights")
+    whole = results(published, "whole", Sayer())
     assert build_rows(cut, Pairing(TARGET)) == build_rows(whole, Pairing(TARGET))
     with pytest.raises(WRPOError, match=r"was made with prompts 6, not 5"):
-        run(replace(study, prompts=5), rest, "weights")
+        results(published, "cut", rest, prompts=5)
     with pytest.raises(WRPOError, match="8 prompts that every file answers once, not 9"):
-        run(replace(study, folder=tmp_path / "more", prompts=9), rest, "weights")
+        results(published, "more", rest, prompts=9)
 
 
-def test_tables_hold_numbers_that_agree_and_no_text(study: Study) -> None:
-    table = run(study, Sayer(), "weights")
+def test_tables_hold_numbers_that_agree_and_no_text(published: Path) -> None:
+    table = results(published, "run", Sayer())
     made, _ = build_rows(table, Pairing(TARGET))
     assert not list(validate_quadruples(made))
-    asked = {r["instruction"]: r["output"] for r in iter_rows(study.published / REFERENCE)}
+    asked = {r["instruction"]: r["output"] for r in iter_rows(published / REFERENCE)}
     for row in table.fetch(table.frame.index).values():
         reference = [asked[row["prompt"][0]["content"]]]
         bleu = sacrebleu.sentence_bleu(row["text"], reference)

@@ -39,6 +39,11 @@ class Found:
         how = f"{100 * level:.4g} % t interval over worlds"
         return Estimate(self.value, self.value - half, self.value + half, self.n, self.n, how)
 
+    def within(self, delta: float | None) -> bool:
+        """Whether the 90 % interval lies within ±``delta``: two one-sided 5 % tests."""
+        ninety = self.interval(0.9)
+        return delta is not None and -delta < ninety.low and ninety.high < delta
+
     @property
     def t(self) -> float:
         """Value in standard errors; 0 if every value is 0, huge if all are the same otherwise."""
@@ -70,10 +75,8 @@ class Results:
         self.profile, self.plan, self.run = profile, plan or read_plan(), read_run(profile)
         hashes = {self.plan.sha256, *(change.was for change in self.plan.changes)}
         if self.run.get("plan") not in hashes:
-            raise WRPOError(
-                f"the results of {profile!r} were made with another plan than paper/claims.yml; "
-                "run `make results`, or enter the change of the plan under its `changes`"
-            )
+            what = f"the results of {profile!r} were made with another plan than paper/claims.yml"
+            raise WRPOError(f"{what}; run `make results`, or enter the change under its `changes`")
         self._wide: dict[str, pd.DataFrame] = {}
         for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
             if odd := set(self.plan.seeds) ^ set(own):
@@ -92,9 +95,8 @@ class Results:
 
     @cached_property
     def diverged(self) -> dict[str, int]:
-        """How often an arm diverged, if it did; such runs stay in every estimate."""
-        rows = self.table("arms")
-        return rows[rows["diverged"].astype(bool)].groupby("arm").size().to_dict()
+        """How often an arm diverged; such runs stay in every estimate."""
+        return self.table("arms").groupby("arm")["diverged"].sum().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
         """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
@@ -134,7 +136,7 @@ class Results:
         return estimate(values.round(12))  # what cancels is 0, not a rounding error
 
     def levels(self, arms: Sequence[str], of: str = "right", prompts: str = "all") -> pd.DataFrame:
-        """A row per arm: its mean ``of`` with a 95 % interval, in per cent or tokens."""
+        """A row per arm: its mean ``of`` with a 95 % interval, as :meth:`differences` has it."""
         rows = self.differences({arm: {arm: 1.0} for arm in arms}, of, prompts)
         most = np.inf if of in ("length", "mt_bench") else 100
         return rows.assign(low=rows["low"].clip(0), high=rows["high"].clip(upper=most))
@@ -142,10 +144,8 @@ class Results:
     def differences(
         self, contrasts: Mapping[str, Weights], of: str = "right", prompts: str = "all"
     ) -> pd.DataFrame:
-        """A row per contrast, named in the column ``arm``: its estimate with a 95 % interval.
-
-        In points of per cent; lengths in tokens, MT-Bench on its scale of ten.
-        """
+        """A row per contrast, named in the column ``arm``, in points of per cent with 95 %
+        intervals; lengths in tokens, MT-Bench on its scale of ten."""
         found = {name: self.find(weights, of, prompts) for name, weights in contrasts.items()}
         return spread(found, 1 if of in ("length", "mt_bench") else 100)
 
@@ -159,7 +159,7 @@ def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its status, what that leaves out (a sentence or none), and what was found.
+    """A claim, its status, what that leaves out, and what was found.
 
     ``adjusted``: the interval that excludes 0 exactly where the corrected ``p`` is below 0.05.
     """
@@ -192,31 +192,19 @@ def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
     """One of four words for an estimate, given its corrected p and the size that matters."""
     if p < 0.05:
         return "reproduced" if claim.sign * found.value > 0 else "contradicted"
-    return "smaller than δ" if within(found, delta) else "inconclusive"
-
-
-def within(found: Found, delta: float | None) -> bool:
-    """Whether the 90 % interval lies within ±``delta``: two one-sided 5 % tests of a large effect.
-
-    Without a ``delta`` nothing does.
-    """
-    ninety = found.interval(0.9)
-    return delta is not None and -delta < ninety.low and ninety.high < delta
+    return "smaller than δ" if found.within(delta) else "inconclusive"
 
 
 def verdicts(results: Results) -> list[Verdict]:
     """A verdict for each claim, in the plan's order."""
     if results.plan.delta is None:
         raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
-    claims = results.plan.claims
+    claims, corrected = results.plan.claims, dict[str, float]()
     tests = {c.id: _decided(results, c, c.test) for c in claims if c.test}
-    corrected: dict[str, float] = {}
     for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
         ids = [c.id for c in claims if c.test and c.confirmatory == confirmatory]
-        if ids:
-            corrected |= dict(
-                zip(ids, map(float, correct([tests[i][1] for i in ids])), strict=True)
-            )
+        adjusted = correct([tests[name][1] for name in ids])
+        corrected |= dict(zip(ids, map(float, adjusted), strict=True))
     return [
         _verdict(results, claim, claim.test, tests[claim.id][0], corrected[claim.id])
         if claim.test
@@ -228,8 +216,8 @@ def verdicts(results: Results) -> list[Verdict]:
 def _decided(results: Results, claim: Claim, test: Comparison) -> tuple[Found, float]:
     """The estimate that decides a claim, and its p before the correction over claims.
 
-    Of several contrasts (``best``) the least convincing decides. Against the claim it was picked as
-    the worst of several, so there its p is multiplied by their number.
+    Of several contrasts (``best``) the least convincing decides; where it is against the claim, its
+    p is multiplied by their number.
     """
     found = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
     least = min(found, key=lambda f: claim.sign * f.t)
@@ -243,7 +231,7 @@ def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: 
     if word == "inconclusive" and (least := detectable(found.interval())):
         factor, unit = test.unit
         said.append(f"{factor * least:.2g} {unit} would be found in 80 % of such studies.")
-    if p < 0.05 and within(found, delta):
+    if p < 0.05 and found.within(delta):
         said.append("The effect is there and smaller than δ.")
     said += _share(results, claim, test)
     if diverged := sum(results.diverged.get(arm, 0) for arm in test.arms()):

@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from wrpo_lib.analysis.outcomes import Results, Verdict, verdict_table, verdicts
+from wrpo_lib.analysis.outcomes import Results, verdicts
 from wrpo_lib.analysis.statistics import signed
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import write_atomically
-from wrpo_lib.nano.rules import RULES
+from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
 
@@ -76,22 +75,21 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
     with suppress(WRPOError):
         grid = read_results("development", "grid")
         right, settings = grid.groupby("arm")["sampled"].mean(), grid.query("method == 'wrpo'")
-        gain = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
-        sizes = grid["seed"].nunique(), settings["arm"].nunique()
-        found |= dict(zip(DEVELOPMENT, (*sizes, gain), strict=True))
+        found["development_gain"] = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
+        found["n_development"] = grid["seed"].nunique()
+        found["n_settings"] = settings["arm"].nunique()
     return found | published_numbers()
 
 
 def findings(profile: str = "nano") -> str:
     """A sentence for each confirmatory claim, as a Markdown list."""
-    found = verdicts(Results(profile))
-    return "\n".join(f"- {_sentence(v)}" for v in found if v.claim.confirmatory)
-
-
-def _sentence(verdict: Verdict) -> str:
-    where = f"{verdict.claim.where}: {verdict.claim.paper.words}"
-    first = f"**{verdict.status.capitalize()}.** {verdict.claim.statement} ({where})"
-    return maths(f"{first} Ours: {verdict.ours()}. {verdict.remark}".strip())
+    told = []
+    for found in verdicts(Results(profile)):
+        claim, status = found.claim, found.status.capitalize()
+        first = f"- **{status}.** {claim.statement} ({claim.where}: {claim.paper.words})"
+        if claim.confirmatory:
+            told.append(f"{first} Ours: {found.ours()}. {found.remark}".strip())
+    return maths("\n".join(told))
 
 
 def maths(text: str) -> str:
@@ -99,13 +97,6 @@ def maths(text: str) -> str:
     for plain, symbol in SYMBOLS.items():
         text = text.replace(plain, f"${symbol}$")
     return text
-
-
-def write_verdicts(profile: str = "nano") -> None:
-    """Write ``results/<profile>/verdicts.csv``."""
-    rows = verdict_table(verdicts(Results(profile)))
-    path = results_dir(profile) / "verdicts.csv"
-    write_atomically(path, rows.to_csv(index=False, lineterminator="\n"))
 
 
 def published_numbers() -> dict[str, Number]:
@@ -151,8 +142,7 @@ def ratios_table() -> pd.DataFrame:
     run = measured()
     rows = pd.DataFrame(run["ratios"])
     rows["shown"] = rows.apply("{median:.2f} [{low:.2f}, {high:.2f}]".format_map, axis=1)
-    wide = rows.pivot(index="variant", columns="workload", values="shown")
-    wide = wide.loc[list(run["variants"])]
+    wide = rows.pivot(index="variant", columns="workload", values="shown").loc[[*run["variants"]]]
     return wide.rename(run["variants"]).rename_axis(columns=None).reset_index()
 
 

@@ -62,6 +62,8 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
     """Mean with a t interval; with ``clusters``, cluster-robust (CR1) standard errors.
 
     The degrees of freedom are the number of clusters minus one.
+
+    :raises WRPOError: as all intervals do, for too few numbers or clusters, or one not finite.
     """
     x = _numbers(values)
     how = "t interval" if clusters is None else "cluster-robust t interval"
@@ -71,11 +73,11 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
 def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: Labels) -> Estimate:
     """Mean of ``a`` minus mean of ``b``, whose rows share clusters (questions), with a t interval.
 
-    What two models have in common on a question cancels. This equals the interval of the mean of
-    pairs where each question has one row of either; but questions may lack one, or have several.
+    What two models have in common on a question cancels, as in pairs; but questions may lack a row
+    of either, or have several.
     """
     x, y = _numbers(a), _numbers(b)
-    both = np.concatenate([_labels(a_clusters, len(x)), _labels(b_clusters, len(y))])
+    both = [*a_clusters, *b_clusters]
     scores = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
     how = "cluster-robust t interval of a difference, shared clusters paired"
     return _t_interval(x.mean() - y.mean(), scores, both, how)
@@ -84,8 +86,6 @@ def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: La
 def slope_interval(values: Values, x: Values, clusters: Labels | None = None) -> Estimate:
     """Least-squares slope of ``values`` on ``x``, with a cluster-robust (CR1) t interval."""
     y, z = _numbers(values, 3), _numbers(x, 3)
-    if len(y) != len(z) or np.ptp(z) == 0:
-        raise WRPOError("a slope needs a regressor that varies, with one number for each value")
     z = z - z.mean()
     spread = (z**2).sum()
     slope = (z * y).sum() / spread
@@ -125,7 +125,7 @@ def bootstrap_interval(
     universe and seed share their resamples, so their ``drawn`` can be subtracted. Replicates where
     the statistic is not finite are left out of the quantiles and counted in ``method``.
     """
-    rows = _labels(clusters, len(clusters))
+    rows = [str(c) for c in clusters]
     groups = _groups(rows, len(rows))[1]
     pool = np.unique(rows if universe is None else [str(c) for c in universe])
     columns, rng = np.searchsorted(pool, rows), np.random.default_rng(seed)
@@ -150,17 +150,11 @@ def _numbers(values: Values, least: int = 2) -> np.ndarray:
     return array
 
 
-def _labels(clusters: Labels, n: int) -> np.ndarray:
-    if len(clusters) != n:
-        raise WRPOError(f"{n} values but {len(clusters)} cluster labels; give one for each value")
-    return np.asarray([str(c) for c in clusters])
-
-
 def _groups(clusters: Labels | None, n: int) -> tuple[np.ndarray, int]:
     """Cluster numbers of ``n`` values and how many clusters there are, at least 2."""
     if clusters is None:
         return np.arange(n), n
-    names, labels = np.unique(_labels(clusters, n), return_inverse=True)
+    names, labels = np.unique([str(c) for c in clusters], return_inverse=True)
     if len(names) < 2:
         raise WRPOError("an interval needs at least 2 clusters; add independent observations")
     return labels, len(names)

@@ -171,11 +171,11 @@ def _refused(problems: Iterable[str]) -> str:
 
 def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
-    from functools import partial
+    from http.server import ThreadingHTTPServer
 
-    from wrpo_lib.nano.judge import MODEL, Judge, make_server, respond
+    from wrpo_lib.nano.judge import MODEL, Handler
 
-    with make_server(partial(respond, judge=Judge()), port) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         at = f"http://127.0.0.1:{server.server_port}/v1"
         typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
         server.serve_forever()

@@ -18,26 +18,19 @@ def results(
     ] = None,
 ) -> None:
     """Run every experiment of PROFILE (finished stages are kept) and rewrite its results."""
-    if profile in ("nano", "development"):
-        from wrpo_lib.analysis.report import write_verdicts
-        from wrpo_lib.figures.map import write_figure_map
-        from wrpo_lib.nano import runner
-
-        make = runner.make_results if profile == "nano" else runner.make_development
-        typer.echo(f"wrote {make(workers)}")
-        if profile == "nano":
-            write_verdicts()
-            write_figure_map()
-    elif profile == "smol":
-        if published is None:
-            raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")
-        from wrpo_lib.records import project_root
-        from wrpo_lib.smol import study
-
-        asked = study.Study(project_root() / "runs" / "smol", published)
-        typer.echo(f"wrote {study.make_results(asked)}")
-    else:
+    if profile not in ("nano", "development", "smol"):
         raise WRPOError(f"unknown profile {profile!r}; choose one of nano, development, smol")
+    if profile == "smol" and published is None:
+        raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")
+    from wrpo_lib import smol
+    from wrpo_lib.figures.map import write_figure_map
+    from wrpo_lib.nano import runner
+
+    if profile == "smol" and published:
+        typer.echo(f"wrote {smol.make_results(published)}")
+    else:
+        typer.echo(f"wrote {runner.make_results(profile, workers)}")
+    write_figure_map()
 
 
 def figures(

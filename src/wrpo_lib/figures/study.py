@@ -12,7 +12,7 @@ from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.figures.paper import RIGHT
 from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
-from wrpo_lib.nano.rules import KNOBS
+from wrpo_lib.nano.world import KNOBS
 from wrpo_lib.records import read_results, read_run
 
 METHODS = (

@@ -16,7 +16,7 @@ from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.figures.paper import DYNAMICS
 from wrpo_lib.figures.study import METHODS
 from wrpo_lib.figures.style import look
-from wrpo_lib.nano.rules import RULES
+from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import read_yaml
 from wrpo_lib.records import read_results

@@ -6,27 +6,30 @@ again, so a study that was killed goes on where it stopped.
 
 import os
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano import export
-from wrpo_lib.nano.collective import COLLECTIVE, choose
-from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, specification
+from wrpo_lib.nano.batch import score
+from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, tokenizer
 from wrpo_lib.nano.preference import Arm, Run
-from wrpo_lib.nano.world import World, quality, repeats, source_style
+from wrpo_lib.nano.world import Prompt, World, letters, quality, repeats, reward_noise, source_style
 from wrpo_lib.recipes import checked
 
-Row = dict[str, Any]
 ANSWERS, FIRST = 8, 5
 """Samples of every policy on a held-out prompt; the first of them are for pass@5 and pairing."""
+
+COLLECTIVE = ("sources_reward", "sources_pairwise", "sources_perplexity", "sources_vote")
+"""Rows of Table 2 that train nothing: every source answers, and a rule chooses."""
 
 
 @dataclass
@@ -36,8 +39,8 @@ class Answered:
     sampled: Texts
     greedy: Texts
     cost: dict[str, Any]
-    model: Model | None = None
-    dynamics: list[Row] = field(default_factory=list)
+    model: Any = None  # a Model; a collective row has none
+    dynamics: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
@@ -54,24 +57,23 @@ class Stage:
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
-        """The preference runs."""
-        return {name: self.arm(name, spec) for name, spec in self.recipe["arms"].items()}
-
-    def arm(self, name: str, spec: dict[str, Any]) -> Arm:
-        """A run by its entry in the recipe, with the settings of its form."""
-        spec = checked(Arm, spec or {}, "recipes/nano/world.yaml", f"arms.{name}.")
-        form = self.recipe["forms"][spec.get("form", "dpo")]
-        return Arm(**{"id": name, **spec, "settings": form | spec.get("settings", {})})
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Every policy and collective row, in the order they can be made."""
-        return ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
+        """The preference runs, each with the settings of its form."""
+        found = {}
+        for name, spec in self.recipe["arms"].items():
+            known = checked(Arm, spec, "recipes/nano/world.yaml", f"arms.{name}.")
+            settings = self.recipe["forms"][known.get("form", "dpo")] | known.get("settings", {})
+            found[name] = Arm(**{"id": name, **known, "settings": settings})
+        return found
 
     @cached_property
     def sources(self) -> list[str]:
         """Names of the sources."""
         return [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Every policy and collective row, in the order they can be made."""
+        return ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` returned when it was first called; a kill leaves no half of a file."""
@@ -84,47 +86,36 @@ class Stage:
         return torch.load(path, weights_only=False)
 
     def make(self, names: list[str]) -> None:
-        """Make the answers of some policies, saying what is done and how long the rest may take."""
-        start, done = time.monotonic(), 0
-        todo = [n for n in names if not (self.folder / f"arms/{n}.pt").is_file()]
-        total = sum(map(self._rows, todo))
-        for k, name in enumerate(todo, 1):
+        """Make the answers of some policies, showing the time that is left."""
+        for name in tqdm(names, f"worlds {self.folder.name}", mininterval=5):
             self.answers(name)
-            done += self._rows(name)
-            left = (time.monotonic() - start) / done * (total - done) / 60
-            said = f"{name}, {k} of {len(todo)}, {left:.0f} min left"
-            print(f"{self.folder.name}: {said}", flush=True)
-
-    def _rows(self, name: str) -> int:
-        """Rows that a policy trains on and answers, to which its time is about proportional."""
-        roles, phases = 1, []
-        if name in self.arms:
-            roles, phases = len(self.arms[name].roles), [self.recipe["training"]]
-        elif name in self.recipe["sft"]:
-            phases = [self.recipe["sft"][name]]
-        elif name not in COLLECTIVE:
-            phases = specification(self.recipe, name)["phases"]
-        trained = sum(phase["steps"] * phase["batch"] for phase in phases)
-        return roles * trained + self.recipe["splits"]["heldout"] * (ANSWERS + 1)
 
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""
-        model = self.answers(name).model
-        if model is None:
-            raise WRPOError(f"{name} is no model but a choice among the sources; name a model")
-        return model
+        return self.answers(name).model
 
     def answers(self, name: str) -> Answered:
         """A policy's or a collective row's answers, made once."""
-        return self.keep(f"arms/{name}", lambda: self._make(name))
+        make = self._collective if name in COLLECTIVE else self._trained
+        return self.keep(f"arms/{name}", lambda: make(name))
 
-    def _make(self, name: str) -> Answered:
-        if name in COLLECTIVE:
-            return self._collective(name)
-        train, pairs = self._training(name)
+    def _trained(self, name: str) -> Answered:
+        """A model that is trained; what its training needs is made before, not timed with it."""
+        n, dynamics = len(self.worlds), list[dict[str, Any]]()
+        train: Callable[[], Model]
+        if name == "target" or name in self.sources:
+            pairs, train = [0] * n, partial(pretrained, self.worlds, name)
+        elif name in self.recipe["sft"]:
+            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
+            rows = self.sft_rows
+            pairs, train = [rows.shape[1]] * n, partial(sft, self.model("target"), rows, spec, rngs)
+        else:
+            arm = self.arms[name]
+            pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
+            run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
+            pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
-        model, dynamics = train()
-        n = len(self.worlds)
+        model = train()
         cost = {
             "train_seconds": (time.perf_counter() - wall) / n,
             "cpu_seconds": (time.process_time() - cpu) / n,
@@ -132,59 +123,46 @@ class Stage:
             "models_held": 1,
             "diverged": model.broken.tolist(),
         }
-        sampled, greedy = self.say(model, "heldout", ANSWERS), self.say(model, "heldout", 0)
-        return Answered(sampled, greedy, cost, model, dynamics)
-
-    def _training(self, name: str) -> tuple[Callable[[], tuple[Model, list[Row]]], list[int]]:
-        """What trains a policy and gives its dynamics, and the pairs it has in each world.
-
-        What the training needs is made before, so that it is not timed with it.
-        """
-        if name == "target" or name in self.sources:
-            return lambda: (pretrained(self.worlds, name), []), [0] * len(self.worlds)
-        if name in self.recipe["sft"]:
-            target, rows = self.model("target"), self.sft_rows
-            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
-            return lambda: (sft(target, rows, spec, rngs), []), [rows.shape[1]] * len(rows)
-        arm = self.arms[name]
-        pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
-        run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
-        return lambda: (run.train()[0], run.dynamics), run.kept.tolist()
+        said = [model.responses(self.worlds, "heldout", k, 0) for k in (ANSWERS, 0)]
+        return Answered(said[0], said[1], cost, model, dynamics)
 
     def _collective(self, name: str) -> Answered:
-        """A row that trains nothing: all sources answer, and a rule chooses."""
-        said = [self.answers(source) for source in self.sources]
-        models = [self.model(source) for source in self.sources]
-        chosen = [
-            choose(name, self.worlds, models, [getattr(s, kind) for s in said])
-            for kind in ("sampled", "greedy")
-        ]
+        """All sources answer; the rule chooses among their first, second ... responses."""
+        found, familiar = [self.answers(source) for source in self.sources], []
+        for of_source in found:  # in nats a prompt, since tokens differ between vocabularies
+            model = of_source.model
+            ids = torch.stack([model.prompt_ids(w.splits["heldout"]) for w in self.worlds])
+            familiar.append(score(model.params, ids, 1, model.shape.heads).tolist())
+        sigma, said = self.recipe["reward"]["sigma"], []
+        for kind in ("sampled", "greedy"):
+            texts: Texts = []
+            for s, world in enumerate(self.worlds):
+                texts.append([])
+                for k, prompt in enumerate(world.splits["heldout"]):
+                    known = [of_source[s][k] for of_source in familiar]
+                    asked = zip(*(getattr(f, kind)[s][k] for f in found), strict=True)
+                    chosen = [own[choose(name, prompt, own, sigma, known)] for own in asked]
+                    texts[s].append(chosen)
+            said.append(texts)
         cost = {"train_seconds": 0.0, "cpu_seconds": 0.0, "pairs": 0, "diverged": False}
-        return Answered(chosen[0], chosen[1], cost | {"models_held": len(said)})
-
-    def say(self, model: Model, split: str, n: int, purpose: int = 0) -> Texts:
-        """``n`` samples of a model a prompt, or its greedy answer (``n`` 0)."""
-        how = self.recipe["sampling"] | ({} if n else {"temperature": 0})
-        return model.responses(self.worlds, split, n or 1, purpose, how)
+        return Answered(said[0], said[1], cost | {"models_held": len(found)})
 
     @property
     def sft_rows(self) -> Tensor:
         """The SFT prompts with y_ws (paper section 4.1): rows (S, N, T)."""
         texts = {source: self.samples(source, "sft") for source in self.sources}
         found = pool(self.worlds, "sft", self.model("target"), texts)
-        names = [self.sources] * len(self.worlds)
-        return found.rows(found.best(names, self.recipe["reward"]["sigma"]))
+        return found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
 
     def samples(self, name: str, split: str) -> Texts:
         """Samples that pairing chooses from: five a prompt, and some more of a policy."""
         if split == "heldout":
             return self.answers(name).sampled
-        of_source = name in self.sources
-        n = FIRST if of_source else 2 * FIRST
-        purpose = 11 + self.sources.index(name) if of_source else 10
-        return self.keep(
-            f"samples/{name}-{split}", lambda: self.say(self.model(name), split, n, purpose)
-        )
+        n, purpose = 2 * FIRST, 10
+        if name in self.sources:
+            n, purpose = FIRST, 11 + self.sources.index(name)
+        given = self.worlds, split, n, purpose
+        return self.keep(f"samples/{name}-{split}", lambda: self.model(name).responses(*given))
 
     def pool(self, split: str, own: str) -> Pool:
         """Scored responses of all sources and of ``own`` to the prompts of a split: the first five
@@ -197,13 +175,40 @@ class Stage:
         )
 
 
+def choose(
+    rule: str, prompt: Prompt, texts: Sequence[str], sigma: float, familiar: list[float]
+) -> int:
+    """Whose answer a rule takes, of ``texts``, one a source (Table 2; how each errs is ours).
+
+    The best by the reward model, whose noise has the s.d. ``sigma``; the one that wins most
+    comparisons in pairs, each with an error of its own; that of the source to which the prompt is
+    the most probable, by ``familiar`` log-probabilities; the one that most give, in the words of
+    the first that gives it.
+    """
+    if rule == "sources_perplexity":
+        return int(np.argmax(familiar))
+    if rule == "sources_vote":
+        said = [letters(text) for text in texts]
+        return said.index(Counter(said).most_common(1)[0][0])
+    scores = np.array([quality(prompt, text) for text in texts])
+    if rule == "sources_reward":
+        return int(np.argmax(scores + sigma * np.array(reward_noise(prompt, texts))))
+    pairs = [f"{a}|{b}" for a in texts for b in texts]
+    noise = np.reshape(reward_noise(prompt, pairs), (len(texts), -1))
+    gaps = scores[:, None] - scores + sigma * (noise - noise.T)
+    return int(np.argmax((gaps > 0).sum(1)))
+
+
 def outcomes(stage: Stage, name: str) -> pd.DataFrame:
-    """One row a held-out prompt: how many of a policy's answers are right, and how they read."""
+    """One row a held-out prompt: how many of a policy's answers are right, and how they read.
+
+    The last two columns are the prompt and the greedy answer as text.
+    """
     said, rows = stage.answers(name), []
-    tok = export.tokenizer(stage.recipe["target"]["vocabulary"])
+    tok = tokenizer(stage.recipe["target"]["vocabulary"])
     for s, world in enumerate(stage.worlds):
         for k, prompt in enumerate(world.splits["heldout"]):
-            texts = said.sampled[s][k]
+            texts, (greedy,) = said.sampled[s][k], said.greedy[s][k]
             right = [quality(prompt, t) == 1 for t in texts]
             rows.append(
                 {
@@ -212,13 +217,15 @@ def outcomes(stage: Stage, name: str) -> pd.DataFrame:
                     "prompt": k,
                     "skill": sorted(world.classes).index(prompt.skill),
                     "class": world.classes[prompt.skill],
-                    "greedy": int(quality(prompt, said.greedy[s][k][0]) == 1),
+                    "greedy": int(quality(prompt, greedy) == 1),
                     "right": sum(right),
                     "n": len(right),
                     "any5": int(any(right[:FIRST])),
                     "style": sum(map(source_style, texts)),
                     "length": sum(len(tok.tokenize(t)) + 1 for t in texts),
                     "repeats": sum(map(repeats, texts)),
+                    "prompt_text": prompt.text,
+                    "response": greedy,
                 }
             )
     return pd.DataFrame(rows)

@@ -3,16 +3,16 @@
 A model of 100,000 parameters spends its time in overhead, so the members of a stack are trained and
 sampled together. They share shape and vocabulary and nothing else: no number of one member enters
 another's. Parameters have the names and layouts of transformers' ``LlamaForCausalLM`` with a
-leading S, so that any member exports as one (:mod:`wrpo_lib.nano.export`).
+leading S, so that any member exports as one (:meth:`wrpo_lib.nano.fusion.Model.export`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
+from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
 
 Params = dict[str, Tensor]
 Cache = list[tuple[Tensor, Tensor]]
@@ -32,39 +32,35 @@ class Shape:
     heads: int = 4
     hidden: int = 128
 
-    def parameters(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of one member's parameters; the embedding is tied to the head."""
-        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.width)}
-        square, up = (self.width, self.width), (self.hidden, self.width)
-        for k in range(self.layers):
-            layer = f"model.layers.{k}."
-            found |= {f"{layer}self_attn.{p}_proj.weight": square for p in "qkvo"}
-            found |= {f"{layer}mlp.{p}_proj.weight": up for p in ("gate", "up")}
-            found[f"{layer}mlp.down_proj.weight"] = (self.width, self.hidden)
-            found[f"{layer}input_layernorm.weight"] = (self.width,)
-            found[f"{layer}post_attention_layernorm.weight"] = (self.width,)
-        return found | {"model.norm.weight": (self.width,)}
+    def llama(self) -> LlamaForCausalLM:
+        """One member as a transformers model, its weights to be loaded."""
+        config = LlamaConfig(
+            vocab_size=self.vocab,
+            hidden_size=self.width,
+            intermediate_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            max_position_embeddings=256,
+            rms_norm_eps=EPS,
+            rope_parameters={"rope_type": "default", "rope_theta": THETA},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )
+        return LlamaForCausalLM(config).eval()
 
 
 def build(shape: Shape, seeds: list[int]) -> Params:
-    """Random members, one per seed: N(0, 1/fan-in) weights, norms of one.
-
-    The embedding begins smaller, with which it is learned in fewer steps.
-    """
-    members = []
-    for seed in seeds:
-        rng, member = torch.Generator().manual_seed(seed), Params()
-        for name, size in shape.parameters().items():
-            scale = (0.3 if "embed" in name else 1.0) / size[-1] ** 0.5
-            drawn = scale * torch.randn(size, generator=rng)
-            member[name] = torch.ones(size) if "norm" in name else drawn
-        members.append(member)
-    return {name: torch.stack([m[name] for m in members]) for name in members[0]}
-
-
-def copy_of(params: Params) -> Params:
-    """The same values in new tensors, to be trained."""
-    return {name: value.detach().clone() for name, value in params.items()}
+    """Random members, one per seed: N(0, 1/fan-in), the embedding smaller, and norms of one."""
+    rngs, params = [torch.Generator().manual_seed(seed) for seed in seeds], Params()
+    with torch.device("meta"):
+        parameters = dict(shape.llama().named_parameters())
+    for name, one in parameters.items():
+        scale = (0.3 if "embed" in name else 1.0) / one.shape[-1] ** 0.5
+        drawn = torch.stack([scale * torch.randn(one.shape, generator=rng) for rng in rngs])
+        params[name] = torch.ones_like(drawn) if "norm" in name else drawn
+    return params
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -147,10 +143,10 @@ def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
     return logps * (labels != PAD)
 
 
-def score(params: Params, ids: Tensor, prompt: int, heads: int, rows: int = 512) -> Tensor:
-    """log π(y|x) (S, N) without gradient, ``rows`` rows of each member at a time."""
-    with torch.no_grad():
-        parts = [token_logps(params, part, prompt, heads).sum(-1) for part in ids.split(rows, 1)]
+@torch.no_grad()
+def score(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
+    """log π(y|x) (S, N) without gradient, 512 rows of each member at a time."""
+    parts = [token_logps(params, part, prompt, heads).sum(-1) for part in ids.split(512, 1)]
     return torch.cat(parts, dim=1)
 
 
@@ -166,8 +162,8 @@ def sample(
     """Responses (S, P, n, L) to prompts (S, P, T), padded after the end token.
 
     ``noise`` (S, P, n, L), uniform in [0, 1), picks each token by the inverse of the cumulative
-    distribution in the vocabulary's order, so policies sampled with the same noise are as alike
-    as they can be. ``temperature`` 0 is greedy.
+    distribution, so policies sampled with the same noise are as alike as they can be.
+    ``temperature`` 0 is greedy.
     """
     s, p, n, length = noise.shape
     hidden, cache = hidden_states(params, prompts, heads)
@@ -209,46 +205,38 @@ def fit(
     warmup: float = 0.1,
     weight_decay: float = 0.0,
     beta2: float = 0.999,
-    max_norm: float = 1.0,
-    before: Callable[[Params, int], None] | None = None,
-) -> Tensor:
-    """Train all members in place; returns the losses (steps, S).
+    before: Callable[[Params, int], object] = lambda params, step: None,
+) -> tuple[Params, Tensor]:
+    """Train copies of all members; returns them and the losses (steps, S).
 
     ``loss(params, batch, step)`` gives one loss a member; their sum is differentiated, so members
-    do not interact, and gradients are clipped member by member. AdamW with a cosine schedule, as
-    transformers' ``Trainer`` has it. ``before`` sees the parameters before each step, and after the
-    last.
+    do not interact, and gradients are clipped member by member to a norm of 1. AdamW with a cosine
+    schedule, as transformers' ``Trainer`` has it. ``before`` sees the parameters before each step,
+    and after the last.
     """
+    params = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     tensors = list(params.values())
-    for tensor in tensors:
-        tensor.requires_grad_()
     optimizer = torch.optim.AdamW(
         tensors, learning_rate, (0.9, beta2), weight_decay=weight_decay, fused=True
     )
     schedule = get_cosine_schedule_with_warmup(optimizer, -int(-warmup * steps // 1), steps)
     losses = []
     for step, batch in zip(range(steps), batches, strict=False):
-        if before:
-            before(params, step)
+        before(params, step)
         found = loss(params, batch, step)
         optimizer.zero_grad()
         found.sum().backward()
-        _clip(tensors, max_norm)
+        grads = [t.grad for t in tensors if t.grad is not None]
+        scale = (1.0 / (norms(grads) + 1e-6)).clamp(max=1.0)
+        for grad in grads:
+            grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
         optimizer.step()
         schedule.step()
         losses.append(found.detach())
-    if before:
-        before(params, steps)
-    for tensor in tensors:
-        tensor.requires_grad_(False)
-        tensor.grad = None
-    return torch.stack(losses)
+    before(params, steps)
+    return {name: value.detach() for name, value in params.items()}, torch.stack(losses)
 
 
-def _clip(tensors: list[Tensor], max_norm: float) -> None:
-    """Scale each member's gradient to a norm of at most ``max_norm``."""
-    grads = [t.grad for t in tensors if t.grad is not None]
-    norm = torch.stack([g.flatten(1).pow(2).sum(1) for g in grads]).sum(0).sqrt()  # (S,)
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for grad in grads:
-        grad.mul_(scale.view(-1, *[1] * (grad.ndim - 1)))
+def norms(gradients: Iterable[Tensor]) -> Tensor:
+    """The norm of each member's gradient (S,)."""
+    return torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()

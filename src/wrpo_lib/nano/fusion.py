@@ -1,23 +1,59 @@
-"""From pretrained nano models to a trained policy, for S worlds side by side.
+"""From pretrained nano models to scored responses, for S worlds side by side.
 
 Text is all that crosses from one model to another: a response is sampled in its model's
 vocabulary, read as text, scored as text, and written in the target's vocabulary where it trains.
 """
 
+import re
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wrpo_lib.nano import export
-from wrpo_lib.nano.batch import PAD, Params, Shape, build, copy_of, fit, sample, token_logps
-from wrpo_lib.nano.world import Prompt, World, quality, reward_noise
+from wrpo_lib.models import SPECIAL, TEMPLATE
+from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, score, token_logps
+from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS, Prompt, World, quality, reward_noise
 
 Texts = list[list[list[str]]]
 """Responses [S][N][n]."""
+
+PATTERNS = {
+    "phrase": "[a-z]+ |.",  # a word with the space behind it
+    "word": "[a-z]+|.",
+    "syllable": "[a-z]{1,2}|.",
+    "character": ".",
+}
+"""Kind of vocabulary -> what its tokens are; what no wording has is spelt in characters."""
+
+
+@cache
+def tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of the testbed's words that can spell any other; the same in every world.
+
+    Its chat template renders a prompt as ``<user>blend BDAC<assistant>``.
+    """
+    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
+    words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
+    names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
+    made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))
+    known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
+    made.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="<end>",
+        additional_special_tokens=SPECIAL[2:],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -31,11 +67,11 @@ class Model:
     @property
     def tokenizer(self) -> Any:
         """The vocabulary's tokenizer."""
-        return export.tokenizer(self.kind)
+        return tokenizer(self.kind)
 
     @property
     def prompt(self) -> int:
-        """Tokens of a rendered prompt."""
+        """Tokens of a rendered prompt, of which all have one length in any vocabulary."""
         return int(self.prompt_ids([Prompt("blend", "ABCD")]).shape[1])
 
     @property
@@ -46,45 +82,49 @@ class Model:
 
     def prompt_ids(self, prompts: list[Prompt]) -> Tensor:
         """Rendered prompts (N, T)."""
-        return export.prompt_ids(self.tokenizer, [p.text for p in prompts])
+        render = {"add_generation_prompt": True, "tokenize": False}
+        texts = self.tokenizer.apply_chat_template([p.messages for p in prompts], **render)
+        return torch.tensor(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
-    def rows(self, texts: list[tuple[Prompt, str]], length: int) -> Tensor:
-        """Prompts and responses as ids (N, T + length)."""
-        answers = export.response_ids(self.tokenizer, [response for _, response in texts], length)
-        return torch.cat([self.prompt_ids([prompt for prompt, _ in texts]), answers], dim=1)
+    def response_ids(self, responses: list[str], length: int) -> Tensor:
+        """Responses with their end token (N, length), padded, or cut to ``length``."""
+        rows = self.tokenizer(responses, add_special_tokens=False)["input_ids"]
+        found = torch.full((len(rows), length), PAD)
+        for row, ids in zip(found, rows, strict=True):
+            ids = [*ids, END][:length]
+            row[: len(ids)] = torch.tensor(ids)
+        return found
 
-    def responses(
-        self, worlds: list[World], split: str, n: int, purpose: int, how: dict[str, Any]
-    ) -> Texts:
-        """Texts [S][N][n] for the prompts of a split; a purpose has noise of its own.
+    def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
+        """``n`` samples [S][N][n] a prompt, a purpose with noise of its own; greedy with ``n`` 0.
 
-        ``how``: ``temperature``, ``top_p`` and ``tokens``, the most a response may have.
+        How is the ``sampling`` of the recipe: temperature, top_p, the most tokens of a response.
         """
+        how = worlds[0].recipe["sampling"]
         prompts = torch.stack([self.prompt_ids(w.splits[split]) for w in worlds])
-        length = how["tokens"][self.kind]
-        sizes = (prompts.shape[1], n, length)
+        sizes = (prompts.shape[1], n or 1, how["tokens"][self.kind])
         noise = np.stack([w.rng(7, purpose).random(sizes, np.float32) for w in worlds])
-        options = {"temperature": how["temperature"], "top_p": how["top_p"]}
+        options = {"temperature": how["temperature"] if n else 0, "top_p": how["top_p"]}
         parts = zip(prompts.split(256, 1), torch.from_numpy(noise).split(256, 1), strict=True)
         drawn = [sample(self.params, *(p, self.shape.heads, u), **options) for p, u in parts]
         ids = torch.cat(drawn, dim=1)
-        texts = export.response_texts(self.tokenizer, ids.flatten(0, 2))
-        table = np.array(texts, dtype=object).reshape(ids.shape[:3])
-        return table.tolist()
+        texts = self.tokenizer.batch_decode(ids.flatten(0, 2), skip_special_tokens=True)
+        return np.array(texts, dtype=object).reshape(ids.shape[:3]).tolist()
 
+    def score(self, rows: Tensor) -> Tensor:
+        """log π(y|x) (S, N) of prompts and responses (S, N, T)."""
+        return score(self.params, rows, self.prompt, self.shape.heads)
 
-def shuffled(rows: Tensor, batch: int, rngs: list[np.random.Generator]) -> Iterator[Tensor]:
-    """Batches (S, batch, T) of rows (S, N, T) for ever, each member's order drawn by its own."""
-    members = torch.arange(len(rngs))[:, None]
-    while True:
-        order = torch.from_numpy(np.stack([rng.permutation(rows.shape[1]) for rng in rngs]))
-        for part in order.split(batch, dim=1):
-            if part.shape[1] == batch:
-                yield rows[members, part]
+    def export(self, member: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+        """One member as a transformers model with its tokenizer; logits agree to 1e-5."""
+        model = self.shape.llama()
+        state = {name: value[member].detach().clone() for name, value in self.params.items()}
+        model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
+        return model, self.tokenizer
 
 
 def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:
-    """A model trained on rows (S, N, T) by −log π per token.
+    """A model trained on rows (S, N, T) by −log π per token, each member in an order of its own.
 
     ``spec``: steps, batch, learning_rate, the weight of the prompt's tokens (``on_prompt``, 0), and
     options of :func:`~wrpo_lib.nano.batch.fit`.
@@ -92,37 +132,41 @@ def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Mo
     on_prompt = spec.get("on_prompt", 0.0)
     start = 1 if on_prompt else model.prompt
 
+    def batches() -> Iterator[Tensor]:
+        members = torch.arange(len(rngs))[:, None]
+        while True:
+            order = torch.from_numpy(np.stack([rng.permutation(rows.shape[1]) for rng in rngs]))
+            for part in order.split(spec["batch"], dim=1):
+                if part.shape[1] == spec["batch"]:
+                    yield rows[members, part]
+
     def loss(params: Params, ids: Tensor, step: int) -> Tensor:
         logps = token_logps(params, ids, start, model.shape.heads)
         weights = (ids[..., start:] != PAD).float()
         weights[..., : model.prompt - start] = on_prompt
         return -(logps * weights).sum((1, 2)) / weights.sum((1, 2))
 
-    params, batches = copy_of(model.params), shuffled(rows, spec["batch"], rngs)
     options = {name: spec[name] for name in ("warmup", "weight_decay", "beta2") if name in spec}
-    fit(params, batches, loss, spec["steps"], spec["learning_rate"], **options)
-    return replace(model, params=params)
-
-
-def specification(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    """The recipe's entry for the target or a source."""
-    models = recipe["sources"]["models"]
-    return recipe["target"] if name == "target" else models[int(name.removeprefix("source_")) - 1]
+    how = spec["steps"], spec["learning_rate"]
+    return replace(model, params=fit(model.params, batches(), loss, *how, **options)[0])
 
 
 def pretrained(worlds: list[World], name: str) -> Model:
     """The target (``target``) or a source (``source_1`` and so on) of each world, from scratch."""
     recipe = worlds[0].recipe
     number = 0 if name == "target" else int(name.removeprefix("source_"))
-    spec = specification(recipe, name)
-    shape = Shape(len(export.tokenizer(spec["vocabulary"])), **spec["shape"])
+    spec = recipe["sources"]["models"][number - 1] if number else recipe["target"]
+    shape = Shape(len(tokenizer(spec["vocabulary"])), **spec["shape"])
     seeds = [int(w.rng(8, number).integers(2**31)) for w in worlds]
     model = Model(build(shape, seeds), shape, spec["vocabulary"])
     for k, phase in enumerate(spec["phases"]):
-        texts = [w.source_texts(number, k) if number else w.target_texts(k) for w in worlds]
-        length = recipe["sampling"]["tokens"][model.kind]
-        rows = torch.stack([model.rows(t, length) for t in texts])
-        model = sft(model, rows, phase, [w.rng(9, number, k) for w in worlds])
+        rows = []
+        for world in worlds:
+            texts = world.source_texts(number, k) if number else world.target_texts(k)
+            prompts, said = map(list, zip(*texts, strict=True))
+            ids = model.response_ids(said, recipe["sampling"]["tokens"][model.kind])
+            rows.append(torch.cat([model.prompt_ids(prompts), ids], dim=1))
+        model = sft(model, torch.stack(rows), phase, [w.rng(9, number, k) for w in worlds])
     return model
 
 
@@ -148,13 +192,17 @@ class Pool:
     ) -> Tensor:
         """Slot (S, N) of the best response of some models by reward, or the second, or the worst.
 
-        ``names``: the models of each world. Equal rewards: the first slot, as models and samples
-        are numbered.
+        ``names``: the models of each world, or one list for all. Equal rewards: the first slot, as
+        models and samples are numbered.
         """
         slots = np.array([[k for name in own for k in self.slots[name]] for own in names])
         found = np.take_along_axis(self.rewards(sigma), slots[:, None], -1)
         order = np.argsort(found if lowest else -found, axis=-1, kind="stable")[..., rank - 1]
         return torch.from_numpy(np.take_along_axis(slots, order, -1))
+
+    def right(self, slot: Tensor) -> np.ndarray:
+        """Whether the response of a slot (S, N) is right."""
+        return np.take_along_axis(self.quality, slot.numpy()[..., None], -1)[..., 0] == 1
 
     def rows(self, slot: Tensor) -> Tensor:
         """Prompt and the response of a slot (S, N) as ids (S, N, T)."""
@@ -173,7 +221,7 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
     for s, world in enumerate(worlds):
         prompts = world.splits[split]
         joined = [[t for of in texts.values() for t in of[s][k]] for k in range(len(prompts))]
-        flat = export.response_ids(target.tokenizer, [t for row in joined for t in row], length)
+        flat = target.response_ids([t for row in joined for t in row], length)
         ids.append(flat.view(len(prompts), -1, length))
         scores.append([[quality(p, t) for t in r] for p, r in zip(prompts, joined, strict=True)])
         errors.append([reward_noise(p, r) for p, r in zip(prompts, joined, strict=True)])

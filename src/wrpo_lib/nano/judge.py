@@ -1,17 +1,16 @@
 """The testbed's judge: the truth seen through known biases (ours).
 
-A logistic judge with biases of position and length. It answers in the forms of the three
-benchmarks, so the same statistics run on its judgements and on real ones, and their corrections can
-be held against the truth. Behind HTTP it is a local OpenAI-compatible server that reads the
-benchmarks' real judge prompts; what answers no testbed prompt has a quality drawn from its hash.
-Every draw depends on texts and names alone, so a repeated request gets the same reply.
+A logistic judge that answers in the forms of the three benchmarks, so that the statistics for real
+judgements run on its own and can be held against the truth. Behind HTTP it is an OpenAI-compatible
+server that reads the benchmarks' real judge prompts; what answers no testbed prompt has a quality
+drawn from its hash. Every draw depends on texts and names alone: a repeated request gets the same
+reply.
 """
 
 import http.server
 import json
 import re
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +27,13 @@ from wrpo_lib.nano.world import quality, read_prompt
 MODEL = "nano-judge"
 VERDICTS = tuple(verdicts.FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
-
 _FORMS = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
 
-Responder = Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]
-"""The body of a request -> HTTP status and the body of the reply."""
+
+def normal(*key: object) -> float:
+    """The N(0, 1) draw of one judgement."""
+    seed = zlib.crc32("|".join(map(str, key)).encode())
+    return float(np.random.default_rng(seed).standard_normal())
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,6 @@ class Judge:
     length: float = 0.5
     noise: float = 0.5
 
-    def normal(self, *key: object) -> float:
-        """The N(0, 1) draw of one judgement."""
-        seed = zlib.crc32("|".join(map(str, key)).encode())
-        return float(np.random.default_rng(seed).standard_normal())
-
     def prefers(self, quality: Any, length: Any, second: Any, noise: Any) -> Any:
         """Preference in logits by the differences and N(0, 1) ``noise``; scalars or arrays."""
         position = np.where(second, self.position, -self.position)
@@ -60,6 +56,10 @@ class Judge:
         longer = self.length * (length - 12) / 12  # 12 is usual on nano
         score = 2.0 + 7.0 * quality + longer + self.noise * noise
         return np.clip(np.round(score), 1, 10).astype(int)
+
+
+JUDGE = Judge()
+"""The judge of the study and of ``wrpo nano-judge``."""
 
 
 def verdict(for_a: float) -> str:
@@ -76,6 +76,10 @@ def _read(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(length=rows["text"].str.len())
 
 
+def _noise(protocol: str, keys: pd.DataFrame) -> np.ndarray:
+    return np.array([normal(protocol, *key) for key in keys.itertuples(index=False)])
+
+
 def _both_orders(
     answers: pd.DataFrame, baseline: str, judge: Judge, protocol: str, orders: tuple[Any, Any]
 ) -> pd.DataFrame:
@@ -88,12 +92,11 @@ def _both_orders(
     rest, suffixes = rows[rows["model"] != baseline], ("_model", "_baseline")
     both = rest.merge(base, on="question_id", suffixes=suffixes, validate="many_to_one")
     both = both.merge(pd.DataFrame({"order": orders}), how="cross")
-    keys = both[["question_id", "model", "order"]].itertuples(index=False)
     both["logit"] = judge.prefers(
         both["quality_model"] - both["quality_baseline"],
         both["length_model"] - both["length_baseline"],
         both["order"] == orders[0],
-        np.array([judge.normal(protocol, *key) for key in keys]),
+        _noise(protocol, both[["question_id", "model", "order"]]),
     )
     return both
 
@@ -128,11 +131,10 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     Nano models answer single prompts, so the turns of a question are two prompts of one skill.
     """
     rows = _read(answers)
-    keys = rows[["question_id", "model"]].itertuples(index=False)
-    noise = np.array([judge.normal("mt", *key) for key in keys])
     skill = rows["question_id"].str.partition(" ")[0]
     place = rows.groupby(["model", skill]).cumcount()
     question = skill + "-" + (place // 2).astype(str)
+    noise = _noise("mt", rows[["question_id", "model"]])
     score = judge.rating(rows["quality"], rows["length"], noise)
     return rows[["model"]].assign(question_id=question, turn=place % 2 + 1, score=score)
 
@@ -143,14 +145,14 @@ def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     ``value``: the share of the games won against the baseline, or the mean score of the two turns.
     ``settings``: the recipe's ``evaluation``.
     """
-    judge, found = Judge(), []
+    found = []
     for seed, own in answers.groupby("seed"):
-        alpaca = judge_alpaca(own, settings["baseline"], judge)
-        arena = verdicts.battles(judge_arena(own, settings["arena_baseline"], judge))
+        alpaca = judge_alpaca(own, settings["baseline"], JUDGE)
+        arena = verdicts.battles(judge_arena(own, settings["arena_baseline"], JUDGE))
         forms = {
             "alpaca_eval": alpaca.assign(value=alpaca["preference"] - 1),
             "arena_hard": arena.assign(value=arena["points"] / 100),
-            "mt_bench": judge_mt_bench(own, judge).rename(columns={"score": "value"}),
+            "mt_bench": judge_mt_bench(own, JUDGE).rename(columns={"score": "value"}),
         }
         for protocol, rows in forms.items():
             means = rows.groupby(["question_id", "model"], as_index=False)["value"].mean()
@@ -171,7 +173,7 @@ class Seen(NamedTuple):
 
 
 def recognise(prompt: str) -> Seen | None:
-    """The protocol, questions and answers in a judge prompt; None for a prompt it does not know."""
+    """What a judge prompt shows; None for one that it does not know."""
     for form in _FORMS:
         start, *parts = re.split(r"\{(\w+)\}", form["prompt"])  # literals and names in turn
         _, met, rest = prompt.partition(start)
@@ -195,7 +197,7 @@ def true_quality(seen: Seen, text: str) -> float:
 
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token."""
-    noise = judge.normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
+    noise = normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
     quality_a = true_quality(seen, seen.a)
     if seen.protocol == "mt":
         return f"Rating: [[{judge.rating(quality_a, len(seen.a), noise)}]]", None
@@ -209,7 +211,7 @@ def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
     return likeliest, [{"token": likeliest, "top_logprobs": listed}]
 
 
-def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
+def respond(body: dict[str, Any], judge: Judge = JUDGE) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body for one ``POST /v1/chat/completions``."""
     asked = [str(message.get("content", "")) for message in body.get("messages") or [{}]]
     seen = recognise(asked[-1])
@@ -226,29 +228,23 @@ def respond(body: dict[str, Any], judge: Judge) -> tuple[int, dict[str, Any]]:
     return 200, {**said, "choices": [choice], "usage": usage}
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 512
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers requests of a ``ThreadingHTTPServer`` as the judge."""
 
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet
+    disable_nagle_algorithm = True
 
-def make_server(responder: Responder, port: int = 0) -> _Server:
-    """A server on 127.0.0.1, started with its ``serve_forever()``; ``port`` 0 takes a free one."""
+    def do_POST(self) -> None:
+        """Reply to one request."""
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, reply = respond(body)
+        content = json.dumps(reply).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1  # headers and body in one packet
-        disable_nagle_algorithm = True
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, reply = responder(body)
-            content = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    return _Server(("127.0.0.1", port), Handler)
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""

@@ -17,10 +17,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.arms import FIRST
-from wrpo_lib.nano.export import export
 from wrpo_lib.nano.fusion import Model, pretrained
-from wrpo_lib.nano.runner import nano_recipe
-from wrpo_lib.nano.world import Prompt, World, quality, read_prompt, reward_noise
+from wrpo_lib.nano.world import Prompt, World, nano_recipe, quality, read_prompt, reward_noise
 from wrpo_lib.records import project_root
 
 SEED = 0
@@ -31,7 +29,6 @@ def live_target(steps: float = inf) -> tuple[World, LlamaForCausalLM, PreTrained
     """The live world and its target as a transformers model; half a minute on one core.
 
     It is trained once per recipe and state of the testbed's code, and kept in ``runs/live``.
-
     ``steps``: the most that each phase of its pretraining takes, for a worse one in less time.
     """
     torch.set_num_threads(1)  # suits models this small
@@ -43,7 +40,7 @@ def live_target(steps: float = inf) -> tuple[World, LlamaForCausalLM, PreTrained
     kept.mkdir(parents=True, exist_ok=True)
     with FileLock(kept / ".lock"):  # a notebook beside this one waits for its target
         model = Memory(kept, verbose=0).cache(_target)(recipe, code)
-    return World(SEED, recipe), *export(model.params, model.shape, model.kind, member=0)
+    return World(SEED, recipe), *model.export(0)
 
 
 def _target(recipe: dict[str, Any], _code: list[str]) -> Model:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wrpo_lib import objective
-from wrpo_lib.nano.batch import PAD, Params, copy_of, fit, score, token_logps
+from wrpo_lib.nano.batch import PAD, Params, fit, norms, token_logps
 from wrpo_lib.nano.fusion import Model, Pool
 from wrpo_lib.nano.world import World
 
@@ -16,10 +16,8 @@ from wrpo_lib.nano.world import World
 def sft_form(policy_source: Tensor, *others: Tensor, alpha: float) -> objective.Objective:
     """−log π(y_ws|x) per token, for the control that goes on with SFT; rewards are log π."""
     target, rejected, length, *_ = others
-    rewards = (policy_source, target, policy_source, rejected)
-    return objective.Objective(
-        -policy_source / length, objective.Rewards(*map(Tensor.detach, rewards))
-    )
+    rewards = map(Tensor.detach, (policy_source, target, policy_source, rejected))
+    return objective.Objective(-policy_source / length, objective.Rewards(*rewards))
 
 
 FORMS: dict[str, Any] = {**objective.FORMS, "sft": (sft_form, ())}
@@ -64,22 +62,17 @@ class Arm:
         """The weight of y_ws before update ``step``."""
         return objective.alpha_at(self.schedule, step, steps, self.alpha)
 
-    def sources_of(self, world: World) -> list[int]:
-        """The sources that may give y_ws; fewer random ones are among the more."""
-        order = world.rng(13).permutation(self.sources).tolist()
-        return order[: self.random_sources] if self.random_sources else self.sources
-
     @property
     def roles(self) -> list[int]:
         """The roles with a weight in the loss at some step."""
-        used = [WS] if self.alpha > 0 and not self.mix else []
-        used += [] if self.alpha == 1 and self.schedule == "constant" else [WT]
-        return [*used, L, *([LS] if self.alpha_rejected else [])]
+        always = self.alpha == 1 and self.schedule == "constant"
+        used = [self.alpha > 0 and not self.mix, not always, True, self.alpha_rejected > 0]
+        return [role for role, is_used in enumerate(used) if is_used]
 
     def loss(self, logps: Tensor, other: Tensor, step: int, steps: int) -> objective.Objective:
         """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,).
 
-        ``other`` has the reference's log π, or the lengths for SimPO.
+        ``other``: log π of the reference; lengths for SimPO and SFT.
         """
         function, names = FORMS[self.form]
         tensors = [x[..., r].flatten() for x in (logps, other) for r in (WS, WT, L)]
@@ -87,8 +80,8 @@ class Arm:
         if self.alpha_rejected:
             options["policy_dispreferred"] = logps[..., LS].flatten()
             options["ref_dispreferred"] = other[..., LS].flatten()
-            ends_at = self.alpha_rejected
-            options["alpha_rejected"] = objective.alpha_at(self.schedule, step, steps, ends_at)
+            given = self.schedule, step, steps, self.alpha_rejected
+            options["alpha_rejected"] = objective.alpha_at(*given)
         alpha = 0.0 if self.mix else self.alpha_at(step, steps)
         return function(*tensors, alpha=alpha, **options)
 
@@ -100,18 +93,21 @@ def quadruples(
 
     A prompt whose preferred and dispreferred response are one text is left out.
     """
-    sources = [[f"source_{k}" for k in arm.sources_of(world)] for world in worlds]
-    spare = [[f"{arm.own}_spare"]] * len(worlds)
-    own = [[arm.own, *(spare[0] if arm.own_samples == 10 else [])]] * len(worlds)
+    sources = []
+    for world in worlds:  # fewer random sources are among the more
+        order = world.rng(13).permutation(arm.sources).tolist()
+        sources.append([f"source_{k}" for k in order[: arm.random_sources] or arm.sources])
+    own, spare = [arm.own], [f"{arm.own}_spare"]
+    own += spare if arm.own_samples == 10 else []
     if arm.take == "wrong":
         wrong = replace(pool, quality=np.where(pool.quality == 1, -9.0, pool.quality))
         source = wrong.best(sources, sigma)
     else:
         rank = 2 if arm.take == "second" else 1
-        source = pool.best(spare if arm.take == "spare" else sources, sigma, rank)
+        source = pool.best([spare] if arm.take == "spare" else sources, sigma, rank)
     worst_source = pool.best(sources, sigma, lowest=True)
-    worst = worst_source if arm.rejected == "source" else pool.best(own, sigma, lowest=True)
-    slots = [source, pool.best(own, sigma), worst, worst_source]
+    worst = worst_source if arm.rejected == "source" else pool.best([own], sigma, lowest=True)
+    slots = [source, pool.best([own], sigma), worst, worst_source]
     rows = torch.stack([pool.rows(slot) for slot in slots], dim=2)
     preferred = rows[:, :, WS if arm.rejected == "source" else WT]
     return rows, (preferred != rows[:, :, L]).any(-1).numpy()
@@ -120,8 +116,7 @@ def quadruples(
 def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: int) -> Tensor:
     """``n`` kept rows of each world (S, n, 4, T) in an order that a world and a purpose fix.
 
-    Every arm sees the prompts it keeps in the same order; where fewer than ``n`` are kept, they
-    come again.
+    So every arm sees the prompts that it keeps in one order; where they are too few, they repeat.
     """
     found = []
     for world, of_world, keep in zip(worlds, rows, kept, strict=True):
@@ -156,8 +151,9 @@ class Run:
         if arm.mix:
             at = [arm.alpha_at(k, self.steps) for k in range(self.steps)]
             self.rows = mixed(worlds, self.rows, np.repeat(at, self.batch))
+        self.rows = self.rows[:, :, arm.roles]  # what has no weight is not computed
         self.other = {name: self.second(rows) for name, rows in self.probes.items()}
-        self.reference = self.second(self.rows[:, :, arm.roles])
+        self.reference = self.second(self.rows)
         self.dynamics: list[dict[str, Any]] = []
 
     def logps(self, params: Params, rows: Tensor) -> Tensor:
@@ -167,30 +163,26 @@ class Run:
         return found.sum(-1).view(s, b, roles)
 
     def second(self, rows: Tensor) -> Tensor:
-        """What the loss takes beside log π: the reference's, or lengths for SimPO (S, B, roles)."""
+        """What the loss takes beside log π (S, B, roles)."""
         if self.arm.form in ("simpo", "sft"):
             return (rows[..., self.start.prompt :] != PAD).sum(-1).float()
-        flat = rows.flatten(1, 2)
-        return score(self.start.params, flat, self.start.prompt, self.heads).view(rows.shape[:3])
+        return self.start.score(rows.flatten(1, 2)).view(rows.shape[:3])
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
-        """The arm's loss of each world (S,) at a step; roles without weight are not computed."""
+        """The arm's loss of each world (S,) at a step."""
         part = slice(step * self.batch, (step + 1) * self.batch)
         found, other = self.logps(params, batch), self.reference[:, part]
-        roles = self.arm.roles
-        place = [roles.index(r if r in roles else WS if r == WT else WT) for r in (WS, WT, L)]
-        place += [roles.index(LS)] if LS in roles else []
+        roles = self.arm.roles  # what has no weight is read from another role
+        place = [roles.index(role) if role in roles else 0 for role in (WS, WT, L, LS)]
         result = self.arm.loss(found[..., place], other[..., place], step, self.steps)
         return result.losses.view(found.shape[:2]).mean(1)
 
-    def train(self) -> tuple[Model, Tensor]:
-        """The trained members and the losses (steps, S)."""
-        params = copy_of(self.start.params)
-        roles = self.arm.roles
-        batches = (part[:, :, roles] for part in self.rows.split(self.batch, dim=1))
-        rate = self.arm.settings["learning_rate"]
-        losses = fit(params, batches, self.loss, self.steps, rate, before=self.log)
-        return replace(self.start, params=params), losses
+    def train(self) -> Model:
+        """The trained members; ``losses`` (steps, S) and ``dynamics`` are kept."""
+        batches = iter(self.rows.split(self.batch, dim=1))
+        how = self.steps, self.arm.settings["learning_rate"]
+        params, self.losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
+        return replace(self.start, params=params)
 
     def log(self, params: Params, step: int) -> None:
         """Add a point of the dynamics, if it is one's turn."""
@@ -214,16 +206,14 @@ class Run:
                 "loss": result.losses.view(s, b),
             }
             for k, world in enumerate(self.worlds):
-                row = {name: float(value[k].mean()) for name, value in columns.items()}
-                known = {"arm": self.arm.id, "seed": world.seed, "step": step, "split": split}
+                row = {"arm": self.arm.id, "seed": world.seed, "step": step, "split": split}
+                row |= {name: float(value[k].mean()) for name, value in columns.items()}
                 of_source = float(share[k]) if split == "train" else np.nan
-                self.dynamics.append(known | row | {"alpha": alpha, "source_share": of_source})
+                self.dynamics.append(row | {"alpha": alpha, "source_share": of_source})
 
     def source_share(self, params: Params, step: int) -> Tensor:
-        """The share (S,) of y_ws in the gradients' norms of the two preferred responses.
-
-        Each is the norm of what the response adds to the gradient of the loss, its weight included.
-        """
+        """The share (S,) of y_ws in the gradients' norms of the two preferred responses, each of
+        what the response adds to the gradient of the loss, its weight included."""
         alpha = self.arm.alpha_at(step, self.steps)
         if self.arm.mix or not 0 < alpha < 1:
             return torch.full((len(self.worlds),), float("nan") if self.arm.mix else alpha)
@@ -233,10 +223,5 @@ class Run:
         losses = self.arm.loss(logps, other, step, self.steps).losses
         (weights,) = torch.autograd.grad(losses.sum(), logps, retain_graph=True)
         parts = [(weights[..., role] * logps[..., role]).sum() for role in (WS, WT)]
-        ws, wt = (_norms(torch.autograd.grad(part, tensors, retain_graph=True)) for part in parts)
+        ws, wt = (norms(torch.autograd.grad(part, tensors, retain_graph=True)) for part in parts)
         return ws / (ws + wt)
-
-
-def _norms(gradients: tuple[Tensor, ...]) -> Tensor:
-    """The norm of each member's gradient (S,)."""
-    return torch.stack([g.flatten(1).pow(2).sum(1) for g in gradients]).sum(0).sqrt()

@@ -1,13 +1,13 @@
-"""``wrpo results nano``: all worlds, all arms, and the files of ``results/nano``.
+"""``wrpo results nano`` and ``development``: all worlds, all arms, and the files of their results.
 
 ``outcomes.parquet`` has one row per arm, world and held-out prompt: all means and intervals are
-recomputed from it.
+recomputed from it. ``results/development`` has what was settled on development seeds: whether a
+world has room for fusion, and the methods' settings. No reported seed enters there.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,28 +17,22 @@ import pandas as pd
 import torch
 from joblib import Parallel, delayed
 
-from wrpo_lib.io import file_hash
-from wrpo_lib.nano.arms import Stage, outcomes
-from wrpo_lib.nano.batch import PAD, score
-from wrpo_lib.nano.collective import COLLECTIVE
-from wrpo_lib.nano.development import develop, for_development, headroom
+from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
+from wrpo_lib.io import file_hash, write_atomically
+from wrpo_lib.nano.arms import COLLECTIVE, Stage, outcomes
+from wrpo_lib.nano.batch import PAD
 from wrpo_lib.nano.judge import judged
-from wrpo_lib.nano.world import World, quality
+from wrpo_lib.nano.world import KNOBS, World, nano_recipe
 from wrpo_lib.paper import PLAN
-from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import project_root, results_dir, write_results
 
 PER_ARM = ("outcomes.parquet", "dynamics.csv.gz", "arms", "responses.csv.gz", "answers.csv.gz")
 DEVIATION = ("target", "target_sft", "target_dpo_on", "dpo_off", "dpo_on", "wrpo")
+TEXTS = ["arm", "seed", "prompt", "prompt_text", "class", "response", "greedy"]
 SHOWN = 4
 """Held-out prompts of each world, in their random order, that every arm's answers are kept of."""
 TOLERANCE = 0.02
 """A mean exactness that moved by more, between two runs of the study, is reported."""
-
-
-def nano_recipe() -> dict[str, Any]:
-    """The ``testbed`` section of ``recipes/nano/world.yaml``."""
-    return dict(read_yaml(recipe_path("nano", "world"))["testbed"])
 
 
 def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
@@ -56,17 +50,6 @@ def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
     ]
 
 
-def in_parallel(
-    job: Callable[[Stage], dict[str, pd.DataFrame]], recipe: dict[str, Any], workers: int
-) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
-    """Tables of all worlds, a stage to a process, and what the run record says of them."""
-    start = time.perf_counter()
-    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in stages(recipe))
-    tables = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
-    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
-    return tables, record | {"seconds": round(time.perf_counter() - start)}
-
-
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
     """Every arm of a stage, and the tables of its worlds."""
     torch.set_num_threads(1)
@@ -74,10 +57,10 @@ def run(stage: Stage) -> dict[str, pd.DataFrame]:
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_ARM}
     for name in stage.names:
         of_arm = outcomes(stage, name)
-        found["outcomes.parquet"].append(of_arm)
+        said = of_arm[TEXTS].rename(columns={"greedy": "right"})
+        found["outcomes.parquet"].append(of_arm.drop(columns=["prompt_text", "response"]))
         found["dynamics.csv.gz"].append(pd.DataFrame(stage.answers(name).dynamics))
         found["arms"].append(costs(stage, name, of_arm))
-        said = greedy(stage, name)
         found["responses.csv.gz"].append(said[said["prompt"] < SHOWN])
         if name in stage.recipe["evaluation"]["models"]:
             found["answers.csv.gz"].append(said)
@@ -91,51 +74,37 @@ def run(stage: Stage) -> dict[str, pd.DataFrame]:
 def costs(stage: Stage, name: str, answered: pd.DataFrame) -> pd.DataFrame:
     """What an arm took in each world; ``tokens_generated``: by all models that it holds, for the
     samples of the held-out prompts, in the target's tokens."""
-    cost = stage.answers(name).cost
-    tokens = answered.groupby("seed")["length"].sum()
     if name in COLLECTIVE:
-        tokens = sum(outcomes(stage, s).groupby("seed")["length"].sum() for s in stage.sources)
+        answered = pd.concat([outcomes(stage, source) for source in stage.sources])
+    tokens = answered.groupby("seed")["length"].sum()
     table = pd.DataFrame({"arm": name, "seed": tokens.index, "tokens_generated": tokens.to_numpy()})
-    return table.assign(**cost).round(3)
+    return table.assign(**stage.answers(name).cost).round(3)
 
 
 def deviation(stage: Stage) -> pd.DataFrame:
     """log π of y_ws and of the raw target's first sample under several policies (Figure 1)."""
     found, rows = stage.pool("heldout", "target"), []
-    sigma, n = stage.recipe["reward"]["sigma"], len(stage.worlds)
     first = torch.full(found.quality.shape[:2], found.slots["target"][0])
-    whose = {"source": found.best([stage.sources] * n, sigma), "own": first}
+    source = found.best([stage.sources], stage.recipe["reward"]["sigma"])
     seeds = np.array([[w.seed] * first.shape[1] for w in stage.worlds])
-    for (kind, slots), name in product(whose.items(), DEVIATION):
+    for (whose, slots), name in product({"source": source, "own": first}.items(), DEVIATION):
         model, ids = stage.model(name), found.rows(slots)
-        right = np.take_along_axis(found.quality, slots.numpy()[..., None], -1)[..., 0] == 1
         columns = {
             "seed": seeds,
             "response": np.broadcast_to(np.arange(first.shape[1]), first.shape),
-            "logp": score(model.params, ids, model.prompt, model.shape.heads).numpy(),
+            "logp": model.score(ids).numpy(),
             "tokens": (ids[..., model.prompt :] != PAD).sum(-1).numpy(),
-            "right": right.astype(int),
+            "right": found.right(slots).astype(int),
         }
         flat = pd.DataFrame({column: value.ravel() for column, value in columns.items()})
-        rows.append(flat.assign(model=name, whose=kind))
+        rows.append(flat.assign(model=name, whose=whose))
     return pd.concat(rows)
-
-
-def greedy(stage: Stage, name: str) -> pd.DataFrame:
-    """An arm's greedy answers to the held-out prompts, as text."""
-    rows = []
-    for world, texts in zip(stage.worlds, stage.answers(name).greedy, strict=True):
-        for k, (prompt, (text,)) in enumerate(zip(world.splits["heldout"], texts, strict=True)):
-            of, right = world.classes[prompt.skill], int(quality(prompt, text) == 1)
-            rows.append((name, world.seed, k, prompt.text, of, text, right))
-    columns = ["arm", "seed", "prompt", "prompt_text", "class", "response", "right"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def source_table(stage: Stage) -> pd.DataFrame:
     """The share of the preference prompts that each source wins (Table 1), and how good it is."""
     pool, sigma = stage.pool("preference", "target_sft"), stage.recipe["reward"]["sigma"]
-    best, rewards = pool.best([stage.sources] * len(stage.worlds), sigma), pool.rewards(sigma)
+    best, rewards = pool.best([stage.sources], sigma), pool.rewards(sigma)
     rows = []
     for name in stage.sources:
         slots = pool.slots[name]
@@ -146,28 +115,98 @@ def source_table(stage: Stage) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["seed", "source", "share", "right", "reward"])
 
 
+def headroom(stage: Stage) -> pd.DataFrame:
+    """What :data:`~wrpo_lib.nano.world.RULES` ask, a row per world."""
+    found = pd.concat(
+        [outcomes(stage, name) for name in (*stage.sources, "target", "target_sft", "sft_true")]
+    )
+    found["sampled"] = found["right"] / found["n"]
+    exact = found.groupby(["seed", "arm"])[["greedy", "sampled"]].mean().unstack("arm")
+    of_b = found[found["class"] == "B"].groupby(["seed", "arm"])[["sampled", "any5"]].mean()
+    of_b, greedy = of_b.unstack("arm"), exact["greedy"]
+    pool, model = stage.pool("preference", "target_sft"), stage.model("target_sft")
+    sigma = stage.recipe["reward"]["sigma"]
+    ws, wt = (pool.best([names], sigma) for names in (stage.sources, ["target_sft"]))
+    b = [[w.classes[p.skill] == "B" for p in w.splits["preference"]] for w in stage.worlds]
+    rows = [pool.rows(slots) for slots in (ws, wt)]
+    tokens = [(x[..., model.prompt :] != PAD).sum((1, 2)) for x in rows]
+    table = pd.DataFrame(
+        {
+            "target_greedy": greedy["target"],
+            "sft_greedy": greedy["target_sft"],
+            "sft_sampled": exact["sampled"]["target_sft"],
+            "source_lead": greedy[stage.sources].min(axis=1) - greedy["target"],
+            "b_pass5": of_b["any5"]["target_sft"],
+            "b_learnable": of_b["sampled"]["sft_true"] - of_b["sampled"]["target_sft"],
+            "b_source_right": [r[of].mean() for r, of in zip(pool.right(ws), b, strict=True)],
+            "gap_nats": (model.score(rows[1]) - model.score(rows[0])).mean(1).numpy(),
+            "length_ratio": (tokens[0] / tokens[1]).numpy(),
+            "rank_correlation": list(map(rank_correlation, pool.quality, pool.rewards(sigma))),
+        },
+        index=pd.Index([w.seed for w in stage.worlds], name="seed"),
+    )
+    return table.reset_index()
+
+
+def rank_correlation(truth: np.ndarray, rewards: np.ndarray) -> float:
+    """Mean over prompts of Spearman's correlation of rewards (N, K) with the truth."""
+    x, y = (pd.DataFrame(values.T).rank() for values in (truth, rewards))
+    return float(x.corrwith(y).mean())
+
+
+def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Arms of the grids: learning rate by β (or τ), as many points for every method; then α."""
+    found, asked, arms = {}, recipe["development"], recipe["arms"]
+    for arm, values in asked["grid"].items():
+        spec = arms[arm] | ({"alpha": asked["grid_alpha"]} if arm.startswith("wrpo") else {})
+        knob = KNOBS[spec.get("form", "dpo")]
+        for rate, value in product(values["learning_rate"], values[knob]):
+            settings = spec.get("settings", {}) | {"learning_rate": rate, knob: value}
+            found[f"{arm}/{rate:g}/{value:g}"] = spec | {"settings": settings}
+    return found | {f"alpha/{a:g}": arms["wrpo"] | {"alpha": a} for a in asked["alpha"]}
+
+
+def for_development(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with the arms of the grids, and what δ and the rules need, in place of its own."""
+    arms = {name: recipe["arms"][name] for name in ("dpo_on", "sft_true")}
+    return recipe | {"arms": arms | grid(recipe), "seeds": recipe["development"]["seeds"]}
+
+
+def develop(stage: Stage) -> dict[str, pd.DataFrame]:
+    """The rules' table, and the exactness of every arm of the grids, a row per arm and world."""
+    torch.set_num_threads(1)
+    arms, rows = stage.arms, []
+    stage.make(["target", *stage.sources, "target_sft", *arms])
+    for name in ("target_sft", *arms):
+        answered = outcomes(stage, name)
+        answered["sampled"] = answered["right"] / answered["n"]
+        means = answered.groupby("seed")[["greedy", "sampled"]].mean().reset_index()
+        how = {"alpha": arms[name].alpha, **arms[name].settings} if name in arms else {}
+        rows.append(means.assign(arm=name, method=name.partition("/")[0], **how))
+    return {"headroom": headroom(stage), "grid": pd.concat(rows, ignore_index=True)}
+
+
 def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
     """Which arms' mean sampled exactness moved beyond the tolerance since the tracked run."""
-    means = [
-        d.assign(share=d["right"] / d["n"]).groupby("arm")["share"].mean() for d in (before, after)
-    ]
-    change = (means[1] - means[0]).dropna()
-    return [
-        f"{name}: {means[0][name]:.3f} -> {means[1][name]:.3f}"
-        for name in change.index[change.abs() > TOLERANCE]
-    ]
+    old, new = ((d["right"] / d["n"]).groupby(d["arm"].astype(str)).mean() for d in (before, after))
+    names = (new - old).abs()[lambda change: change > TOLERANCE].index
+    return [f"{name}: {old[name]:.3f} -> {new[name]:.3f}" for name in names]
 
 
-def make_development(workers: int = 2) -> Path:
-    """Run the grids and the rules on the development seeds and write ``results/development``."""
-    found, record = in_parallel(develop, for_development(nano_recipe()), workers)
-    return write_results("development", found, record)
+def make_results(profile: str, workers: int) -> Path:
+    """Run the study, or the grids and rules of ``development``, and write its results.
 
-
-def make_results(workers: int = 2) -> Path:
-    """Run the study of the recipe's seeds (finished arms are kept) and write ``results/nano``."""
-    recipe = nano_recipe()
-    found, record = in_parallel(run, recipe, workers)
+    A stage takes a process; finished arms are kept.
+    """
+    start, recipe, job = time.perf_counter(), nano_recipe(), run
+    if profile == "development":
+        recipe, job = for_development(recipe), develop
+    done = Parallel(n_jobs=workers)(delayed(job)(stage) for stage in stages(recipe))
+    found = {name: pd.concat([d[name] for d in done], ignore_index=True) for name in done[0]}
+    record = {"seeds": recipe["seeds"], "world": recipe, "workers": workers}
+    record["seconds"] = round(time.perf_counter() - start)
+    if profile == "development":
+        return write_results(profile, found, record)
     for column in ("arm", "class"):
         found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
     tracked, changed = results_dir("nano") / "outcomes.parquet", []
@@ -175,5 +214,7 @@ def make_results(workers: int = 2) -> Path:
         changed = moved(pd.read_parquet(tracked), found["outcomes.parquet"])
     found["judged.csv.gz"] = judged(found["answers.csv.gz"], recipe["evaluation"])
     folder = write_results("nano", found, record | {"plan": file_hash(PLAN)})
+    rows = verdict_table(verdicts(Results())).to_csv(index=False, lineterminator="\n")
+    write_atomically(folder / "verdicts.csv", rows)
     print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
     return folder

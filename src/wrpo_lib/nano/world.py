@@ -20,11 +20,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.recipes import read_yaml, recipe_path
 
 LETTERS = "ABCDEFGH"
 LENGTH = 4
 CLASSES = "ABCD"
-SKILLS = {
+SKILLS: dict[str, tuple[int, ...]] = {
     "blend": (1, 0, 3, 2),
     "carve": (3, 2, 1, 0),
     "drift": (1, 2, 3, 0),
@@ -42,10 +43,32 @@ SKILLS = {
 
 OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
 SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
+WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS
 """Eight tokens of the target with the end token, whoever speaks."""
+
+RULES = {
+    "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
+    "source_lead": (0.2, 1.0),  # of the worst source over the target, greedy
+    "b_pass5": (0.0, 0.1),  # Target-SFT does not show class B
+    "b_source_right": (0.9, 1.0),  # y_ws does
+    "b_learnable": (0.3, 1.0),  # SFT on true answers with equal steps gains this on class B
+    "gap_nats": (2.0, np.inf),  # of y_wt over y_ws on Target-SFT
+    "length_ratio": (0.99, 1.01),  # of y_ws to y_wt
+    "rank_correlation": (0.6, 0.8),  # of reward and truth within a prompt
+}
+"""What a world must fulfil so that fusion can be seen in it: column of
+:func:`wrpo_lib.nano.runner.headroom` -> bounds of its mean over development seeds."""
+
+KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
+"""Form of the objective -> the setting that its grid varies beside the learning rate."""
 
 _ANSWER = re.compile(f"[{LETTERS}]+")
 _ORDERS = list(permutations(range(LENGTH)))
+
+
+def nano_recipe() -> dict[str, Any]:
+    """The ``testbed`` section of ``recipes/nano/world.yaml``."""
+    return dict(read_yaml(recipe_path("nano", "world"))["testbed"])
 
 
 class Prompt(NamedTuple):
@@ -56,12 +79,12 @@ class Prompt(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The user turn."""
+        """The user turn, for example ``blend ABCD``."""
         return f"{self.skill} {self.letters}"
 
     @property
     def prompt_id(self) -> str:
-        """The user turn as an id, for example ``blend-ABCD``."""
+        """``blend-ABCD``."""
         return f"{self.skill}-{self.letters}"
 
     @property
@@ -86,17 +109,15 @@ def read_prompt(text: str) -> Prompt:
     """
     skill, _, letters = text.partition(" ")
     if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
-        raise WRPOError(
-            f"{text!r} is no prompt of the nano world; write a skill and {LENGTH} letters"
-        )
+        what = f"is no prompt of the nano world; write a skill and {LENGTH} letters"
+        raise WRPOError(f"{text!r} {what}")
     return Prompt(skill, letters)
 
 
 def quality(prompt: Prompt, response: str) -> float:
     """The truth in [0, 1]: 1 for the right letters said once, else half the share in place.
 
-    Further letters are a fault: repetition halves what the first letters earn. Wording earns
-    nothing.
+    Letters said again halve what the first ones earn. Wording earns nothing.
     """
     said = _ANSWER.findall(response)
     if not said:
@@ -109,8 +130,7 @@ def quality(prompt: Prompt, response: str) -> float:
 
 def letters(response: str) -> str:
     """The first letters that a response says."""
-    said = _ANSWER.search(response)
-    return said.group() if said else ""
+    return next(iter(_ANSWER.findall(response)), "")
 
 
 def repeats(response: str) -> bool:
@@ -119,16 +139,15 @@ def repeats(response: str) -> bool:
 
 
 def source_style(response: str) -> bool:
-    """Whether a response is in the sources' wording; at most once a response, and worth nothing."""
+    """Whether a response is in the sources' wording."""
     return response.startswith(tuple(w.partition("{}")[0] for w in SOURCE_WORDINGS))
 
 
 def reward_noise(prompt: Prompt, responses: Iterable[str]) -> list[float]:
     """The reward model's N(0, 1) error, fixed by the texts, so a text scored twice scores alike."""
-    found = (
-        hashlib.blake2b(f"{prompt.text}|{r}".encode(), digest_size=6).digest() for r in responses
-    )
-    return [float(ndtri((int.from_bytes(h) + 0.5) / 2**48)) for h in found]
+    texts = (f"{prompt.text}|{response}".encode() for response in responses)
+    found = (int.from_bytes(hashlib.blake2b(t, digest_size=6).digest()) for t in texts)
+    return [float(ndtri((number + 0.5) / 2**48)) for number in found]
 
 
 @dataclass(frozen=True)
@@ -150,10 +169,16 @@ class World:
 
     @cached_property
     def habits(self) -> dict[str, tuple[int, ...]]:
-        """The target's wrong procedure of each skill, at least three places off."""
+        """The target's wrong procedure of each skill."""
         return self._wrong(1)
 
+    @cached_property
+    def source_habits(self) -> list[dict[str, tuple[int, ...]]]:
+        """Each source's wrong procedure of each skill."""
+        return [self._wrong(6, k) for k in range(1, len(self.weak) + 1)]
+
     def _wrong(self, *purpose: int) -> dict[str, tuple[int, ...]]:
+        """A procedure of each skill that is at least three places off."""
         rng, found = self.rng(*purpose), {}
         for skill, right in SKILLS.items():
             far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
@@ -184,39 +209,31 @@ class World:
         found: dict[str, list[Prompt]] = {}
         for name, classes in (("heldout", CLASSES), ("sft", "AC"), ("preference", "ABC")):
             skills = [s for s in SKILLS if self.classes[s] in classes]
-            drawn = [
-                Prompt(s, left[s].pop()) for _ in range(sizes[name] // len(skills)) for s in skills
-            ]
+            asked = skills * (sizes[name] // len(skills))
+            drawn = [Prompt(skill, left[skill].pop()) for skill in asked]
             found[name] = [drawn[k] for k in rng.permutation(len(drawn))]
         return found | {"corpus": [Prompt(s, x) for s in SKILLS for x in left[s]]}
 
     def target_texts(self, phase: int) -> list[tuple[Prompt, str]]:
         """The (prompt, response) pairs of a phase of the target's pretraining.
 
-        Whatever is in the sources' wordings is right; in its own the target has its habits. The
-        first phase (*base*) reads both, so the right procedures are there to be elicited; the
-        second (*persona*) all but leaves the sources' wordings out, which suppresses them.
+        Whatever is in the sources' wordings is right; in its own the target has its habits, and now
+        and then any other order. The first phase (*base*) reads both, so the right procedures are
+        there to be elicited; the second (*persona*) all but leaves the sources' wordings out.
         """
         spec, rng = self.recipe["target"], self.rng(4, phase)
         prompts, texts = self.splits["corpus"], []
         for k in rng.integers(len(prompts), size=spec["phases"][phase]["texts"]):
             prompt = prompts[k]
             foreign = rng.random() < spec["phases"][phase]["foreign"]
-            right = foreign or rng.random() < spec["right"][self.classes[prompt.skill]]
-            order = SKILLS[prompt.skill] if right else self._slip(prompt.skill, rng)
+            order = SKILLS[prompt.skill]
+            if not (foreign or rng.random() < spec["right"][self.classes[prompt.skill]]):
+                order = self.habits[prompt.skill]
+                if rng.random() < spec["stray"]:
+                    order = _ORDERS[rng.integers(len(_ORDERS))]
             wordings = SOURCE_WORDINGS if foreign else OWN_WORDINGS
             texts.append((prompt, wordings[rng.integers(4)].format(prompt.apply(order))))
         return texts
-
-    def _slip(self, skill: str, rng: np.random.Generator) -> tuple[int, ...]:
-        """The target's habit, or now and then any other order."""
-        stray = rng.random() < self.recipe["target"]["stray"]
-        return _ORDERS[rng.integers(len(_ORDERS))] if stray else self.habits[skill]
-
-    @cached_property
-    def source_habits(self) -> list[dict[str, tuple[int, ...]]]:
-        """Each source's wrong procedure of each skill."""
-        return [self._wrong(6, k) for k in range(1, len(self.weak) + 1)]
 
     def source_texts(self, source: int, phase: int) -> list[tuple[Prompt, str]]:
         """The pairs that source 1, 2, ... learns from: two wordings, weak skills rare and wrong."""

@@ -8,7 +8,6 @@ published texts are under CC BY-NC: they stay in ``runs/smol``, ``results/smol``
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from sacrebleu.metrics import BLEU
 
 from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.figures.map import write_figure_map
 from wrpo_lib.generation import make_engine, stage
 from wrpo_lib.generation.stage import Engine, Sampling
 from wrpo_lib.io import Row, file_hash, iter_rows, parse_row, write_rows
@@ -25,51 +23,50 @@ from wrpo_lib.models import load_tokenizer, packaged_weights
 from wrpo_lib.quadruples import Pairing, ResponseTable, build_rows, read_prompts, read_responses
 from wrpo_lib.quadruples.convert import open_rows
 from wrpo_lib.quadruples.schema import RESPONSES
-from wrpo_lib.records import write_results
+from wrpo_lib.records import project_root, write_results
 
-TARGET, REFERENCE = "target", "gpt4_1106_preview.json.gz"
+TARGET, REFERENCE, SEED = "target", "gpt4_1106_preview.json.gz", 0
 SAMPLING = Sampling(max_tokens=128)  # the paper's, but for what a CPU makes in minutes
 
 
-@dataclass(frozen=True)
-class Study:
-    """What is drawn, sampled and scored, and where."""
-
-    folder: Path  # of the stages' files
-    published: Path  # folder of alpaca_eval's outputs, each a source but ``REFERENCE``
-    prompts: int = 120  # drawn with ``seed``
-    seed: int = 0
-    sampling: Sampling = SAMPLING
-
-
-def sources(study: Study, references: dict[str, str]) -> Path:
+def sources(out: Path, published: Path, references: dict[str, str], prompts: int) -> Path:
     """One response of each source to prompts drawn from those that all files answer once."""
-    out, files = study.folder / "sources.jsonl", sorted(study.published.glob("*.json.gz"))
+    files = sorted(published.glob("*.json.gz"))
     hashes = {path.name: file_hash(path) for path in files}
-    stage.keep_record(out, {"published": hashes, "prompts": study.prompts, "seed": study.seed})
+    stage.keep_record(out, {"published": hashes, "prompts": prompts, "seed": SEED})
     if out.is_file():
         return out
     given = [path for path in files if path.name != REFERENCE]
     rows = [row for path in given for row in open_rows(path)[1]]
     answers = Counter(row["prompt_id"] for row in rows)
     whole = sorted(i for i, n in answers.items() if n == len(given) and i in references)
-    if len(whole) < study.prompts:
-        what = f"{len(whole)} prompts that every file answers once, not {study.prompts}"
-        raise WRPOError(f"{study.published} has {what}; ask for fewer")
-    drawn = set(random.Random(study.seed).sample(whole, study.prompts))
+    if len(whole) < prompts:
+        what = f"{len(whole)} prompts that every file answers once, not {prompts}"
+        raise WRPOError(f"{published} has {what}; add prompts to the files that lack them")
+    drawn = set(random.Random(SEED).sample(whole, prompts))
     kept = (row for row in rows if row["prompt_id"] in drawn)
     write_rows(({**row, "model": f"source-{row['model']}"} for row in kept), out)
     return out
 
 
-def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
-    """All stages; finished rows are kept. Returns the scored responses."""
-    reference, own = study.published / REFERENCE, study.folder / "target.jsonl"
+def run(
+    folder: Path,
+    published: Path,
+    engine: Engine,
+    weights: str,
+    prompts: int = 120,
+    sampling: Sampling = SAMPLING,
+) -> ResponseTable:
+    """All stages, whose finished rows are kept in ``folder``; returns the scored responses.
+
+    ``published``: folder of alpaca_eval's outputs, each a source but ``REFERENCE``.
+    """
+    reference, own = published / REFERENCE, folder / "target.jsonl"
     references = {row["prompt_id"]: row["text"] for row in open_rows(reference)[1]}
-    published, known = sources(study, references), {"weights": weights}
-    asked = read_prompts(published), engine, TARGET, study.sampling, own
-    stage.sample_responses(*asked, settings=known)
-    metric, scored = BLEU(effective_order=True), study.folder / "scored.jsonl"
+    given = sources(folder / "sources.jsonl", published, references, prompts)
+    asked = read_prompts(given), engine, TARGET, sampling, own
+    stage.sample_responses(*asked, settings={"weights": weights})
+    metric, scored = BLEU(effective_order=True), folder / "scored.jsonl"
     metric.sentence_score("a", ["a"])  # its signature exists after a first score
 
     def bleu(rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
@@ -77,7 +74,7 @@ def run(study: Study, engine: Engine, weights: str) -> ResponseTable:
             yield row, metric.sentence_score(row["text"], [references[row["prompt_id"]]]).score
 
     name, known = f"bleu|{metric.get_signature()}", {"references": file_hash(reference)}
-    for path in (published, own):
+    for path in (given, own):
         stage.score_responses(iter_rows(path), bleu, name, scored, settings=known)
     return read_responses([scored])
 
@@ -110,13 +107,13 @@ def result_tables(
     }
 
 
-def make_results(study: Study) -> Path:
+def make_results(published: Path) -> Path:
     """Run the study (finished rows are kept) and write ``results/smol``."""
-    model = packaged_weights()
-    table = run(study, make_engine("transformers", str(model)), file_hash(model))
+    model, folder = packaged_weights(), project_root() / "runs" / "smol"
+    table = run(folder, published, make_engine("transformers", str(model)), file_hash(model))
     rows, counts = build_rows(table, Pairing(target=TARGET))
     tokenizer, files = load_tokenizer(str(model)), ("sources", "target", "scored")
-    stages = [parse_row((study.folder / f"{n}.run.json").read_bytes(), n) for n in files]
+    stages = [parse_row((folder / f"{n}.run.json").read_bytes(), n) for n in files]
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",
         "target": model.name,
@@ -127,6 +124,4 @@ def make_results(study: Study) -> Path:
         "pairing": counts,
     }
     tables = result_tables(table, rows, lambda text: len(tokenizer.tokenize(text)))
-    folder = write_results("smol", tables, record)
-    write_figure_map()
-    return folder
+    return write_results("smol", tables, record)
