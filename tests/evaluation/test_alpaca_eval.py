@@ -16,8 +16,8 @@ import pytest
 import sklearn
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import CS, length_controlled, win_rate
-from wrpo_lib.evaluation.upstream import instruction
+from wrpo_lib.evaluation.forms import instruction
+from wrpo_lib.evaluation.scores import CS, length_controlled, win_rate
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 LC = "length_controlled_winrate"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import assets
+from wrpo_lib.evaluation import benchmarks as assets
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.evaluation.judging import KEY, Plan, Run
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, read_answers
+from wrpo_lib.evaluation.judging import FIELDS, KEY, Plan, Run
 from wrpo_lib.io import Row, Store
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server

@@ -10,8 +10,8 @@ import pytest
 
 from wrpo_lib.evaluation import benchmarks
 from wrpo_lib.evaluation.benchmarks import BREAK, Template
-from wrpo_lib.evaluation.upstream import instruction
-from wrpo_lib.evaluation.verdicts import MODEL_FIRST, read_logprobs
+from wrpo_lib.evaluation.forms import MODEL_FIRST, instruction
+from wrpo_lib.evaluation.judging import read_logprobs
 
 PAIR = Template("pair", "Judge {question}.", "[A]\n{a}\n[End]\n[B]\n{b}\n[End]")
 

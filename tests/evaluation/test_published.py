@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from wrpo_lib.evaluation.forms import read_judgements
-from wrpo_lib.evaluation.published import FILES, SIDE, make_published, numbers
-from wrpo_lib.evaluation.summary import summarise
+from wrpo_lib.evaluation.summary import PUBLISHED as FILES
+from wrpo_lib.evaluation.summary import SIDE, make_published, numbers, summarise
 from wrpo_lib.io import file_hash
 from wrpo_lib.records import read_results, read_run
 

@@ -9,17 +9,10 @@ import pytest
 
 from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import verdicts
-from wrpo_lib.evaluation.forms import read_judgements
-from wrpo_lib.evaluation.verdicts import (
-    BASELINE_FIRST,
-    MODEL_FIRST,
-    NO_LOGPROBS,
-    arena_hard,
-    battles,
-    read_judgement,
-    read_logprobs,
-)
+from wrpo_lib.evaluation import judging
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, MODEL_FIRST, read_judgements
+from wrpo_lib.evaluation.judging import NO_LOGPROBS, read_judgement, read_logprobs
+from wrpo_lib.evaluation.scores import arena_hard, battles
 
 BATTLES = "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz"
 
@@ -77,7 +70,7 @@ def test_odd_log_probabilities_are_missing_values(body: dict[str, Any], reading:
 
 
 READINGS = {
-    verdicts.read_token: {
+    judging.read_token: {
         "m": 1.0,
         " M\n": 2.0,
         '"m".': 1.0,
@@ -85,14 +78,14 @@ READINGS = {
         "m or M": "two verdicts",
         "The best is": "no verdict",
     },
-    verdicts.read_label: {
+    judging.read_label: {
         "My final verdict is [[A>B]]": "A>B",
         "[[A>B]] as said, [[A>B]]": "A>B",
         "[[A>B]], no: [[B>>A]]": "two verdicts",
         "final: [B>A]": "no verdict",
         "[[A]]": "no verdict",
     },
-    verdicts.read_rating: {
+    judging.read_rating: {
         "Rating: [[7.5]]": 7.5,
         "[[8]], so [[8.0]]": 8.0,
         "[[8]] and later [[2]]": "two verdicts",
@@ -131,8 +124,8 @@ def test_a_thought_is_no_part_of_the_verdict(
     row: dict[str, Any], body: dict[str, Any], value: float | None
 ) -> None:
     found = read_judgement(row, body)
-    assert found[verdicts.FIELDS[row["benchmark"]]] == value
-    assert found["problem"] == (None if value else verdicts.THOUGHT_FIRST)
+    assert found[judging.FIELDS[row["benchmark"]]] == value
+    assert found["problem"] == (None if value else judging.THOUGHT_FIRST)
     assert found["thought"]
 
 

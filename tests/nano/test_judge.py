@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.evaluation.benchmarks import OWN, load
+from wrpo_lib.evaluation.scores import length_controlled, win_rate
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.judge import (
     MODEL,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
+from wrpo_lib.evaluation.scores import length_controlled, win_rate
 from wrpo_lib.figures.style import LOOKS, Drawn, draw_rows, drawing, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.paper import TYPICAL_LC_SE, table

@@ -1,7 +1,8 @@
-"""AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC).
+"""The three benchmarks' scores, from rows of judgements.
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The numbers
-are those of the alpaca-eval package 0.6.6; tests compare the two.
+AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC), from preferences in [1, 2];
+2 means the model certainly wins, 1.5 is a tie. The numbers are those of the alpaca-eval package
+0.6.6; tests compare the two. MT-Bench: means of scores from 1 to 10. Arena-Hard: battles won.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,9 +17,11 @@ from scipy.special import expit, log_expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
+from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval, mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import counted, with_points
+
+FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
+"""Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
@@ -28,16 +31,89 @@ FOLDS = 5
 SEED = 123  # upstream's, for liblinear
 
 
+def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have a verdict, at least two, with its ``points``."""
+    if (known := points.notna()).sum() < 2:
+        what = f"{known.sum()} of {len(judgements)} judgements have a verdict"
+        raise WRPOError(f"{what}; judge the rest first")
+    return judgements.assign(points=points)[known]
+
+
 def in_percent(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference, at least two, and ``points``: it in percent."""
+    """The rows with a preference, and ``points``: it in percent."""
     return with_points(judgements, 100 * (judgements["preference"].astype(float) - 1))
+
+
+def scored(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a score from 1 to 10 (``points``); −1 is upstream's mark for none."""
+    return with_points(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
+
+
+def battles(judgements: pd.DataFrame) -> pd.DataFrame:
+    """One row for each unit of weight of a readable game, with ``points`` in percent (0, 50, 100).
+
+    Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
+    """
+    for_a = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
+    known = with_points(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
+    weight = known["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
+    return known.iloc[np.arange(len(known)).repeat(weight)]
+
+
+def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
+    """The mean of ``points``; its interval clusters by question and ends where the scale does."""
+    mean = mean_interval(known["points"], known["question_id"])
+    return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
+
+
+def _counted(
+    rows: pd.DataFrame, known: pd.DataFrame, key: str, low: float, high: float
+) -> dict[str, Any]:
+    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
+
+    ``n_duplicates`` rows repeat question and ``key``, and are kept, as upstream keeps them.
+    """
+    return {
+        "interval": on_scale(known, low, high),
+        "n_total": len(known),
+        "n_missing": len(rows) - len(known),
+        "n_duplicates": int(rows.filter(["question_id", key]).duplicated().sum()),
+        "n_questions": known["question_id"].nunique(),
+    }
+
+
+def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Means over all rows of one model, as upstream, from ``question_id``, ``turn``, ``score``."""
+    known = scored(judgements)
+    turns = known.groupby("turn")["score"].mean()
+    return {
+        "first_turn": float(turns.get(1, np.nan)),
+        "second_turn": float(turns.get(2, np.nan)),
+        "overall": float(known["score"].mean()),
+        **_counted(judgements, known, "turn", 1, 10),
+    }
+
+
+def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Percent of weighted battles won by one model, from rows with ``question_id``, ``game`` and
+    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate.
+
+    ``n_total`` and ``n_ties`` count weighted battles.
+    """
+    known = battles(judgements)
+    return {
+        "score": float(known["points"].mean()),
+        "n_ties": int((known["points"] == 50).sum()),
+        **_counted(judgements, known, "game", 0, 100),
+        "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
+    }
 
 
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers, with its
-    ``standard_error`` over rows. ``order`` and ``length_model`` (characters) are optional.
+    Upstream's numbers, with its ``standard_error`` over rows, beside the clustered ``interval``.
+    ``order`` and ``length_model`` (characters) are optional.
     """
     known = in_percent(judgements)
     percent = known["points"]
@@ -51,7 +127,7 @@ def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
         "n_draws": int(draws),
         "discrete_win_rate": float(100 * (wins + draws / 2) / len(percent)),
         "avg_length": int(lengths.mean()) if lengths.notna().any() else None,
-        **counted(judgements, known, "order", 0, 100),
+        **_counted(judgements, known, "order", 0, 100),
     }
 
 
@@ -95,16 +171,6 @@ def length_controlled(
         "lc_interval": interval,
         "lc_C": c,
     }
-
-
-def length_controlled_difference(a: dict[str, Any], b: dict[str, Any]) -> Estimate | None:
-    """LC of ``a`` minus ``b``, from refits on the same resamples; None without replicates."""
-    x, y = a.get("lc_interval"), b.get("lc_interval")
-    if x is None or y is None or len(x.drawn) != len(y.drawn):
-        return None
-    low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
-    spread, how = (float(low), float(high)), f"paired {x.method}"
-    return Estimate(x.value - y.value, *spread, x.n + y.n, x.n_clusters, how)
 
 
 class _Design:
