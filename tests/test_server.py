@@ -115,7 +115,6 @@ ELSEWHERE = {"Location": f"https://elsewhere.example/v1?key={quote(KEY)}"}
     ("answer", "sentence"),
     [
         (Answer({"error": f"Incorrect API key provided: {KEY}"}, 401), "key to a valid one"),
-        (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is used up"),
         (Answer({"error": "no model m"}, 404), "the server's address and the model's name"),
         (Answer({}, 307, ELSEWHERE), r"elsewhere.example/v1\?key=\*\*\*; give that as --base-url"),
     ],

@@ -95,9 +95,7 @@ def judge(
     benchmark: Benchmark,
     answers: Annotated[Path, typer.Option(help="answers of one model, ours or upstream's form")],
     judge: Annotated[str, typer.Option(help="the judge's model name at the server")],
-    base_url: Annotated[
-        str, typer.Option(help="of an OpenAI-compatible server")
-    ] = "https://api.openai.com/v1",
+    base_url: generate.BaseURL = "https://api.openai.com/v1",
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
     model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
@@ -109,9 +107,7 @@ def judge(
     prices: Annotated[
         tuple[float, float] | None, typer.Option(help="of a million prompt and completion tokens")
     ] = None,
-    max_cost: Annotated[
-        float | None, typer.Option(help="stop when this much is spent", min=0)
-    ] = None,
+    max_cost: Annotated[float | None, typer.Option(help="stop when this much is spent")] = None,
     estimate: Annotated[bool, typer.Option(help="say what it would cost, make no call")] = False,
     connections: generate.Connections = 64,
     api_key_env: generate.KeyEnv = "OPENAI_API_KEY",
@@ -212,12 +208,13 @@ def summarise(
 def leaderboard(
     benchmark: Benchmark,
     files: Files,
+    board: Annotated[Path | None, typer.Option(help="published scores; default: asset")] = None,
     state: State = None,
 ) -> None:
     """Put models beside published ones where judge, version, template and baseline agree."""
     from wrpo_lib.evaluation.summary import leaderboard
 
-    table, apart = leaderboard(benchmark, _summaries(benchmark, files, state))
+    table, apart = leaderboard(benchmark, _summaries(benchmark, files, state), board)
     own = table["origin"] != "published"
     near = own.rolling(2 * AROUND + 1, center=True, min_periods=1).max() > 0
     if near.any():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     AliasPath,
     BaseModel,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
 ERROR = "error"  # status of a call of ours that failed
-SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 REMEDY = "correct the row, or is this another kind of file?"
 BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
@@ -47,13 +47,6 @@ def _text(value: Any) -> Any:
     return value.get("content", value.get("answer")) if isinstance(value, dict) else value
 
 
-def _preference(value: float | None) -> float | None:
-    """None for NaN; upstream's older 0 is a tie."""
-    if value != value:
-        return None
-    return 1.5 if value == 0 else value
-
-
 class _Choice(TypedDict):
     turns: list[Annotated[str, BeforeValidator(_text)]]
 
@@ -63,12 +56,18 @@ class _Message(TypedDict):
     content: Annotated[str | list[Any], BeforeValidator(_text)]
 
 
+def _answered(messages: list[_Message]) -> list[_Message]:
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's")
+    return messages
+
+
 class Upstream(TypedDict, total=False):
     """What fields that other tools write, and our ``prompt_id``, hold where a row has them."""
 
     prompt_id: Annotated[str, Field(pattern=r"^[^/ ]+ [^/ ]+/[^/]+/[0-9]+$")]
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    messages: Annotated[list[_Message], Field(min_length=1)]
+    messages: Annotated[list[_Message], AfterValidator(_answered)]
     instruction: str
     output_1: str
     output_2: str
@@ -105,7 +104,9 @@ class Judgement(BaseModel):
 class Preference(Judgement):
     """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model."""
 
-    preference: Annotated[float | None, Field(ge=1, le=2), BeforeValidator(_preference)]
+    preference: Annotated[
+        float | None, Field(ge=1, le=2), BeforeValidator(lambda x: None if x != x else x)
+    ]
     metric: str = "weighted"
     order: str = ""
 
@@ -136,8 +137,7 @@ def _answers(row: Row) -> list[Row]:
     if "choices" in row:
         texts = row["choices"][0]["turns"]
     elif "messages" in row:
-        last = row["messages"][-1]
-        texts = [join_parts(last["content"]) if last["role"] == "assistant" else None]
+        texts = [join_parts(row["messages"][-1]["content"])]
     else:
         return [row]
     return [{**row, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
@@ -170,7 +170,8 @@ def _preferences(row: Row) -> list[Row]:
     found |= {"judge": judge, "template": template, "version": "2" if order else ""}
     found |= {"metric": "weighted" if annotator.startswith("weighted") else "verdict"}
     found |= {"length_model": len(row["output_2"]), "length_baseline": len(row["output_1"])}
-    return [found | {"order": order, "preference": row["preference"]}]
+    preference = 1.5 if row["preference"] == 0 else row["preference"]  # older ties
+    return [found | {"order": order, "preference": preference}]
 
 
 def _games(row: Row) -> list[Row]:
@@ -220,7 +221,8 @@ def _read(
 
 def place(row: Row) -> tuple[str, ...]:
     """What a judgement of ours is of; its ``request`` also tells texts and settings apart."""
-    return tuple(str(row.get(name)) for name in (*SETTING, "question_id", "turn", "order"))
+    setting = ("benchmark", "version", "judge", "metric", "model", "baseline")
+    return tuple(str(row.get(name)) for name in (*setting, "question_id", "turn", "order"))
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:

@@ -8,6 +8,7 @@ kept with the ``problem``, counted and not asked again.
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -132,8 +133,10 @@ class Run:
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
     ) -> None:
-        if max_cost is not None and prices is None:
-            raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
+        amounts = (math.nan,) if prices is None else (max_cost or 0, *prices)
+        if max_cost is not None and not all(0 <= n < math.inf for n in amounts):
+            what = "--max-cost needs --prices of a million prompt and completion tokens"
+            raise WRPOError(f"{what}; give amounts from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
         self.prices = prices or (0.0, 0.0)
         self._attempts = Counter(row["request"] for row in store)

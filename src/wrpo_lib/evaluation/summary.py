@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.evaluation import scores
 from wrpo_lib.evaluation.benchmarks import fetch
 from wrpo_lib.evaluation.forms import instructions, read_judgements
@@ -213,10 +213,10 @@ def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
 
 
 def leaderboard(
-    benchmark: str, summaries: list[Summary]
+    benchmark: str, summaries: list[Summary], path: Path | None = None
 ) -> tuple[pd.DataFrame, list[tuple[Summary, str]]]:
-    """The published board with the models that may stand on it, by score; the others with the
-    reason why not.
+    """The published board (its asset, or ``path``) with the models that may stand on it, by score;
+    the others with the reason why not.
 
     A model that the board lists keeps its published row, and ours stands below it. AlpacaEval-2's
     low and high are upstream's 1.96 standard errors, about 2.2 times too narrow.
@@ -224,12 +224,14 @@ def leaderboard(
     if benchmark not in BOARDS:
         raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
     folder, version, template, metric, baseline = BOARDS[benchmark]
-    board = pd.read_csv(fetch(f"{folder}/leaderboard.csv")).assign(origin="published")
-    if benchmark == "alpaca-eval":
-        score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
-        board = board.rename(columns={board.columns[0]: "model"})
-        board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
-    rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
+    source = path or fetch(f"{folder}/leaderboard.csv")
+    with explained(f"{source} cannot be read", f"give a leaderboard of {benchmark}"):
+        board = pd.read_csv(source).assign(origin="published")
+        if benchmark == "alpaca-eval":
+            score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
+            board = board.rename(columns={board.columns[0]: "model"})
+            board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
+        rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
     apart = []
     for summary in summaries:
         wanted = (BOARD_JUDGE, version, template, metric or summary.setting["metric"], baseline)
