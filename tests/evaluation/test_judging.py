@@ -1,4 +1,4 @@
-"""The judge client: every reply kept and counted, nothing asked twice."""
+"""The judge client: every reply kept, nothing asked twice, verdicts read and never guessed."""
 
 import functools
 import itertools
@@ -13,9 +13,10 @@ from commandline import Command, wait_until
 from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import BASELINE_FIRST, read_answers
-from wrpo_lib.evaluation.judging import FIELDS, KEY, Plan, Run
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, MODEL_FIRST, read_answers
+from wrpo_lib.evaluation.judging import FIELDS, KEY, NO_LOGPROBS, Plan, Run, read_logprobs
 from wrpo_lib.io import Row, Store
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
@@ -218,3 +219,92 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
     assert (made.counts["calls"], made.counts["kept"]) == (96 - kept, kept)
     found = Counter((r["status"], r["order"]) for r in rows)
     assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}
+
+
+def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
+    logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
+    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    return {"choices": [{**choice, "finish_reason": "stop"}]}
+
+
+def listed(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": value} for token, value in pairs]
+
+
+def test_log_probabilities_are_read_as_the_package_does(alpaca_package: Any) -> None:
+    parser = alpaca_package.completion_parsers.logprob_parser
+    two = [(("m", m), ("M", big)) for m, big in [(-0.1, -2.5), (-14.6, -1e-6), (-800.0, -0.0)]]
+    for pairs in [*two, (("m", -0.2),), (("M", -0.3), ("The", -2.0))]:
+        body = reply("m", listed(*pairs))
+        theirs = parser(body["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
+        assert read_logprobs(body) == (pytest.approx(theirs, abs=1e-12), None)
+
+
+def test_odd_log_probabilities_are_missing_values() -> None:
+    assert read_logprobs(reply("m", listed(("m", -0.01), ("the", None), (["x"], 1)))) == (1.0, None)
+    _, problem = read_logprobs(reply("m", listed(("The", -0.1), ("Both", -3.0))))
+    assert problem == "neither m nor M among the log-probabilities"
+    odd = (None, "x", [], 10**400, float("nan"), float("inf"), float("-inf"))
+    tops = [None, [], {"m": -0.1, "M": -3.0}, "m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))]
+    for top in [*tops, *(listed(("m", -0.1), ("M", value)) for value in odd)]:
+        assert read_logprobs(reply("m", top)) == (None, NO_LOGPROBS)
+
+
+READINGS = {
+    judging.read_token: {
+        "m": 1.0,
+        " M\n": 2.0,
+        '"m".': 1.0,
+        "**M**": 2.0,
+        "m or M": "two verdicts",
+        "The best is": "no verdict",
+    },
+    judging.read_label: {
+        "My final verdict is [[A>B]]": "A>B",
+        "[[A>B]] as said, [[A>B]]": "A>B",
+        "[[A>B]], no: [[B>>A]]": "two verdicts",
+        "final: [B>A]": "no verdict",
+        "[[A]]": "no verdict",
+    },
+    judging.read_rating: {
+        "Rating: [[7.5]]": 7.5,
+        "[[8]], so [[8.0]]": 8.0,
+        "[[8]] and later [[2]]": "two verdicts",
+        "Rating: [[85]]": "score 85 is outside 1 to 10",
+        "Rating: [6], see note 2": 6.0,
+        "Rating: 7": "no verdict",
+    },
+}
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_written_verdicts(read: Any) -> None:
+    for text, expected in READINGS[read].items():
+        value, problem = read(text)
+        assert expected in (value, problem), text
+        assert (value is None) != (problem is None)
+
+
+MT = {"benchmark": "mt-bench", "metric": "score"}
+ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+
+
+@pytest.mark.parametrize(
+    ("row", "body", "value"),
+    [
+        (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
+        (MT, reply("a first guess is [[3]]\n</think>\n\nRating: [[8]]"), 8.0),
+        (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
+        (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
+        (ALPACA | {"metric": "verdict", "order": MODEL_FIRST}, reply("<think>?</think>M"), 1.0),
+        (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
+        (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
+    ],
+)
+def test_a_thought_is_no_part_of_the_verdict(
+    row: dict[str, Any], body: dict[str, Any], value: float | None
+) -> None:
+    found = judging.read_judgement(row, body)
+    assert found[FIELDS[row["benchmark"]]] == value
+    assert found["problem"] == (None if value else judging.THOUGHT_FIRST)
+    assert found["thought"]
