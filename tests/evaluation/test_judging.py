@@ -205,17 +205,23 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     assert Counter(r["model"] for r in rows) == {"mine": 48, "twin": 48}
 
 
-def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """SIGKILL in the middle of 96 calls; the next run makes exactly the missing ones."""
+def test_an_interruption_and_a_kill_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Ctrl-C, then SIGKILL, in the middle of 96 calls; the next run makes exactly the rest."""
     path, out = answer_file("alpaca-eval", tmp_path), tmp_path / "judgements.jsonl"
     command = ["judge", "alpaca-eval", "--judge", MODEL, "--answers", path, "--out", out]
+
+    def rows_made() -> int:
+        return out.read_bytes().count(b"\n") if out.is_file() else 0
+
     with judge_at(NANO, latency=0.05) as url:
-        process = Command(tmp_path, *command, "--connections", 2, "--base-url", url)
-        wait_until(lambda: out.is_file() and out.read_bytes().count(b"\n") >= 20, process)
-        process.send(signal.SIGKILL)
-        kept = out.read_bytes().count(b"\n")
+        for how, status, least in ((signal.SIGINT, 130, 10), (signal.SIGKILL, -9, 30)):
+            process = Command(tmp_path, *command, "--connections", 2, "--base-url", url)
+            wait_until(lambda least=least: rows_made() >= least, process)
+            assert process.send(how) == status
+            assert "Traceback" not in process.said[1]
+        kept = rows_made()
         made, rows = run(url, tmp_path, "alpaca-eval")
-    assert 20 <= kept < 96
+    assert 30 <= kept < 96
     assert (made.counts["calls"], made.counts["kept"]) == (96 - kept, kept)
     found = Counter((r["status"], r["order"]) for r in rows)
     assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}
