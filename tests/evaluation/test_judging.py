@@ -35,9 +35,8 @@ def run(
     url: str,
     folder: Path,
     name: str = "mt-bench",
-    answers: Path | None = None,
-    connections: int = 8,
-    how: Row | None = None,
+    answers: Any = None,
+    how: Any = (),
     **options: Any,
 ) -> tuple[Run, list[Row]]:
     """One run of the client into ``folder/judgements.jsonl``, and the rows that count."""
@@ -46,22 +45,17 @@ def run(
     baseline = None
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
-    server = Server(url, connections=connections, timeout=30, retries=0)
+    server = Server(url, connections=options.pop("connections", 8), timeout=30, retries=0)
     with Store(out, KEY) as store:
         made = Run(store, server, **options)
-        made(Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline))
+        made(Plan(bench, MODEL, **dict(how)).calls(model, texts, baseline))
     return made, judgements(out)
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
 def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
     asked: list[str] = []
-
-    def responder(body: Row) -> Any:
-        asked.append(str(body))
-        return NANO(body)
-
-    with judge_at(responder) as url:
+    with judge_at(lambda body: asked.append(str(body)) or NANO(body)) as url:
         (first, _), (second, rows) = (run(url, tmp_path, name) for _ in range(2))
     expected = 2 * len(load(name).questions)  # both orders, two games, or two turns
     assert first.counts["calls"] == expected == len(set(asked)) == len(rows)
@@ -130,13 +124,8 @@ ODD_REPLIES = [
 
 
 def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
-    replies = itertools.cycle(body for body, _ in ODD_REPLIES)
-
-    def responder(asked: Row) -> Any:
-        body = next(replies)
-        return (500 if "boom" in str(body) else 200), body
-
-    with judge_at(responder) as url:
+    replies = itertools.cycle((500 if "boom" in str(b) else 200, b) for b, _ in ODD_REPLIES)
+    with judge_at(lambda _: next(replies)) as url:
         first, _ = run(url, tmp_path, connections=1)
     n = 2 * len(load("mt-bench").questions)
     expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
@@ -151,15 +140,10 @@ def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
     tmp_path: Path,
 ) -> None:
     asked: list[Row] = []
-
-    def responder(body: Row) -> Any:
-        asked.append(body)
-        return chat("fine [[7]]")
-
     path = answer_file("mt-bench", tmp_path)
     extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
     how = {"answers": path, "how": {"extra_body": extra}}
-    with judge_at(responder) as url:
+    with judge_at(lambda body: asked.append(body) or chat("fine [[7]]")) as url:
         _, rows = run(url, tmp_path / "extra", **how)
         assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
         assert rows[-1]["settings"] == {"max_completion_tokens": 9}
@@ -187,9 +171,8 @@ def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) ->
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
-    bench = load("alpaca-eval")
-    with judge_at(NANO) as url:
-        made, rows = run(url, tmp_path, "alpaca-eval", answers=bench.baseline)
+    bench, nobody = load("alpaca-eval"), "http://127.0.0.1:9/v1"
+    made, rows = run(nobody, tmp_path, "alpaca-eval", answers=bench.baseline)
     assert (made.counts["calls"], made.counts["identical"]) == (0, 2 * len(bench.questions))
     assert [row["preference"] for row in rows] == [1.5] * 2 * len(bench.questions)
 
