@@ -13,7 +13,7 @@ import pytest
 from scipy.special import expit
 
 from wrpo_lib.analysis.statistics import Estimate
-from wrpo_lib.evaluation import scores
+from wrpo_lib.evaluation.scores import arena_hard, mt_bench, win_rate
 from wrpo_lib.nano.judge import EDGES, VERDICTS, Judge
 
 JUDGE = Judge()
@@ -41,7 +41,7 @@ def alpaca(rng: np.random.Generator, n: int) -> Estimate:
     """Both orders of every question."""
     order = np.repeat(["baseline first", "model first"], n)
     preference = 1 + expit(np.concatenate(latent(rng, n)))
-    return scores.win_rate(rows(n, order=order, preference=preference))["interval"]
+    return win_rate(rows(n, order=order, preference=preference))["interval"]
 
 
 def arena(rng: np.random.Generator, n: int) -> Estimate:
@@ -49,7 +49,7 @@ def arena(rng: np.random.Generator, n: int) -> Estimate:
     second, first = latent(rng, n)
     below = (np.concatenate([-second, first])[:, None] < np.array(EDGES)).sum(axis=1)
     judged = rows(n, game=np.repeat([1, 2], n), verdict=np.array(VERDICTS)[below])
-    return scores.arena_hard(judged)["interval"]
+    return arena_hard(judged)["interval"]
 
 
 def mt(rng: np.random.Generator, n: int) -> Estimate:
@@ -57,7 +57,7 @@ def mt(rng: np.random.Generator, n: int) -> Estimate:
     quality, length = rng.beta(4, 2, n), 12 + rng.normal(3, 9, n)
     scores = [JUDGE.rating(quality, length, rng.standard_normal(n)) for _ in (1, 2)]
     judged = rows(n, turn=np.repeat([1, 2], n), score=np.concatenate(scores))
-    return scores.mt_bench(judged)["interval"]
+    return mt_bench(judged)["interval"]
 
 
 @pytest.mark.parametrize("protocol", [alpaca, arena, mt])

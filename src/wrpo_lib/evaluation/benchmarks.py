@@ -22,7 +22,6 @@ import yaml
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import iter_rows, open_binary
 
-MIRROR = "WRPO_ASSETS"
 REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
@@ -47,11 +46,7 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt, which no answer changes: system and user turn with ``{placeholders}``.
-
-    Upstream fills one placeholder after the other, so an answer that holds a later one is filled
-    too, and one that holds ``<|im_end|>`` ends the judge's turn.
-    """
+    """A judge prompt, which no answer changes: system and user turn with ``{placeholders}``."""
 
     name: str
     system: str
@@ -63,10 +58,8 @@ class Template:
         return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
 
     def fill(self, values: Mapping[str, str]) -> list[dict[str, str]]:
-        """The chat messages, all placeholders filled in one pass.
-
-        Control tokens and delimiters in ``values`` are broken with an invisible character.
-        """
+        """The chat messages, filled in one pass, so that a placeholder in an answer stays text;
+        control tokens and delimiters in ``values`` are broken with an invisible character."""
         markers = set(MARKER.findall(f"{self.system}\n{self.user}"))
         # wherever one begins, so that of four quotes no three are left
         starts = [rf"{re.escape(m[0])}(?={re.escape(m[1:])})" for m in markers]
@@ -124,7 +117,7 @@ def manifest() -> dict[str, dict[str, str]]:
 
 def _copies(name: str, asset: dict[str, str]) -> Iterator[Path]:
     """Where a copy of others may lie: in the mirror, in an installed package."""
-    if root := os.environ.get(MIRROR):
+    if root := os.environ.get("WRPO_ASSETS"):
         for inside in (asset.get("mirror", name), name):
             yield from (Path(root, inside), Path(root, f"{inside}.gz"))
     top, _, rest = asset.get("package", "").partition("/")
@@ -152,7 +145,7 @@ def fetch(name: str) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a wrong hash
         reason = "its content has changed" if isinstance(error, ValueError) else error
         what = f"{name} could not be fetched from {asset['url']} ({reason})"
-        remedy = f"fetch it elsewhere and set {MIRROR} to a folder that holds {name}"
+        remedy = f"fetch it elsewhere and set WRPO_ASSETS to a folder that holds {name}"
         raise WRPOError(f"{what}; {remedy}") from error
     return cached
 

@@ -134,12 +134,11 @@ def _answers(row: Row) -> list[Row]:
         benchmark, version = of.split(" ")
         names = {"benchmark": benchmark, "version": version, "question_id": question}
         return [{**row, **names, "turn": turn}]
-    if "choices" in row:
-        texts = row["choices"][0]["turns"]
-    elif "messages" in row:
-        texts = [join_parts(row["messages"][-1]["content"])]
-    else:
+    if "messages" in row:
+        return [{**row, "text": join_parts(row["messages"][-1]["content"])}]
+    if "choices" not in row:
         return [row]
+    texts = row["choices"][0]["turns"]
     return [{**row, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
 
 
@@ -175,11 +174,8 @@ def _preferences(row: Row) -> list[Row]:
 
 
 def _games(row: Row) -> list[Row]:
-    """Arena-Hard's judgements of two games, or its battles.
-
-    Battles are a row for each unit of weight, and both games name the baseline model_a, so that
-    which game it was is lost: all are written as games that show the baseline first.
-    """
+    """Arena-Hard's judgements of two games; or its battles, a row for each unit of weight. Both
+    games of those name the baseline model_a: all are written as games that show it first."""
     if "games" in row:
         labels = [(game or {}).get("score") for game in row["games"]]
         row["version"] = "v0.1"
@@ -226,10 +222,8 @@ def place(row: Row) -> tuple[str, ...]:
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): of each judgement of ours the last good attempt.
-
-    A call that never succeeded stays and counts as missing. Other tools' rows have no ``request``.
-    """
+    """The rows that count among (where, row): of each judgement of ours the last good attempt, or
+    a failed one, which counts as missing. Other tools' rows have no ``request``."""
     best: dict[Any, tuple[str, Row]] = {}
     for where, row in rows:
         key: Any = place(row) if "request" in row else where
@@ -253,9 +247,8 @@ def check_same(before: Row, row: Row, where: str) -> None:
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     """All judgements of a file, one per row; one without a verdict has NaN or None.
 
-    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`.
-
-    :raises WRPOError: with file, row and field, for what is no judgement of ``benchmark``.
+    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`; an error
+    names file, row and field.
     """
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
@@ -273,10 +266,8 @@ class Texts(dict[tuple[int | str, int], str | None]):
 
 
 def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
-    """The answers of each model in a file, joined by id or instruction.
-
-    :raises WRPOError: with file and row, for an unknown question or version, or a second answer.
-    """
+    """The answers of each model in a file, joined by id or instruction; an unknown question or
+    version, or a second answer, is an error that names file and row."""
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}
     known |= {str(q.question_id): q for q in benchmark.questions}

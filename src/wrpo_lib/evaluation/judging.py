@@ -1,9 +1,8 @@
 """The judge client: every needed call once, its reply kept, whatever happens in between.
 
-Rows go to an append-only file, one for each call, with the hash of the whole request. A run makes
-only the calls that have no reply yet; a call that failed is stored with its error and made again by
-the next run. A reading never guesses: a reply without a verdict, or with two different ones, is
-kept with the ``problem``, counted and not asked again.
+Rows go to an append-only file, with the hash of the whole request. A call that failed is stored and
+made again by the next run. A reading never guesses: a reply without a verdict, or with two
+different ones, is kept with the ``problem``, counted and not asked again.
 """
 
 import hashlib
@@ -122,8 +121,7 @@ class Run:
     """One run of the client over a store of judgements.
 
     ``prices`` are of a million prompt and completion tokens; ``max_cost`` ends the run when the
-    tokens that the server reported have cost that much, and ``stopped`` then says so. ``counts``,
-    ``status`` and ``problems`` are of the calls.
+    tokens that the server reported have cost that much, and ``stopped`` then says so.
     """
 
     def __init__(
@@ -133,10 +131,11 @@ class Run:
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
     ) -> None:
-        amounts = (math.nan,) if prices is None else (max_cost or 0, *prices)
-        if max_cost is not None and not all(0 <= n < math.inf for n in amounts):
-            what = "--max-cost needs --prices of a million prompt and completion tokens"
-            raise WRPOError(f"{what}; give amounts from 0 on")
+        amounts = (max_cost, *(prices or [math.nan]))
+        if max_cost is not None and not all(0 <= n < math.inf for n in amounts if n is not None):
+            raise WRPOError(
+                "--max-cost needs --prices, of a million tokens; give amounts from 0 on"
+            )
         self.store, self.server, self.max_cost = store, server, max_cost
         self.prices = prices or (0.0, 0.0)
         self._attempts = Counter(row["request"] for row in store)
@@ -164,20 +163,32 @@ class Run:
 
     def __call__(self, calls: Iterable[Call]) -> Counter[str]:
         """Make every missing call; rows are in the store when this returns or raises."""
-        for row, body, error in complete(self.server, self._requests(calls), stop=self._stop):
-            self._keep(row, body, error)
+        for row, reply, error in complete(self.server, self._requests(calls), stop=self._stop):
+            body = reply or {}
+            usage = _usage(body.get("usage"))
+            self.counts.update(usage, calls=1)  # what a failed one used is paid for all the same
+            try:
+                if error:
+                    raise WRPOError(error)
+                found = read_judgement(row, body)
+                status = "unreadable" if found["problem"] else "ok"
+            except WRPOError as failure:
+                found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
+                status = ERROR
+            served = {"model": str(body.get("model")), "server": self.server.address}
+            self._append({**row, **found, "served": served, "usage": usage}, status)
         return self.counts
 
     def _pending(self, calls: Iterable[Call], counts: Counter[str]) -> Iterator[Call]:
         """The calls without a row; ``counts`` learns how many have one or need no judge."""
         for row, body in calls:
-            before = self._made.get(forms.place(row), {"status": ERROR})
-            if before["status"] != ERROR:
+            before = self._made.get(forms.place(row))
+            if before is None or before["status"] == ERROR:
+                counts["identical"] += body is None
+                yield row, body
+            else:
                 forms.check_same(before, row, str(self.store.path))
                 counts["kept"] += 1
-                continue
-            counts["identical"] += body is None
-            yield row, body
 
     def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, Row]]:
         for row, body in self._pending(calls, self.counts):
@@ -185,22 +196,6 @@ class Run:
                 self._append({**row, "preference": 1.5, "problem": None}, "ok")
             else:
                 yield row, body
-
-    def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
-        """A row of what came of a call; what a failed one used is paid for all the same."""
-        body = body or {}
-        usage = _usage(body.get("usage"))
-        self.counts.update(usage, calls=1)
-        try:
-            if error:
-                raise WRPOError(error)
-            found = read_judgement(row, body)
-            status = "unreadable" if found["problem"] else "ok"
-        except WRPOError as failure:
-            found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
-            status = ERROR
-        served = {"model": str(body.get("model")), "server": self.server.address}
-        self._append({**row, **found, "served": served, "usage": usage}, status)
 
     def _append(self, row: Row, status: str) -> None:
         self._attempts[row["request"]] += 1
@@ -296,5 +291,5 @@ def read_rating(text: str) -> Reading:
 
 def _only(found: set[Any]) -> Reading:
     if len(found) == 1:
-        return next(iter(found)), None
+        return found.pop(), None
     return None, "two verdicts" if found else "no verdict"

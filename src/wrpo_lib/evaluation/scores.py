@@ -27,8 +27,6 @@ CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
 
 GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
-FOLDS = 5
-SEED = 123  # upstream's, for liblinear
 
 
 def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
@@ -143,9 +141,8 @@ def length_controlled(
 
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
-    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, for other questions than AlpacaEval-2's, difficulty and those rows are left
-    out.
+    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0. Other
+    questions than AlpacaEval-2's have no ``side``, hence neither difficulty nor those rows.
 
     Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
     row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
@@ -155,8 +152,8 @@ def length_controlled(
     """
     n = len(in_percent(judgements))
     if judgements.get("baseline", pd.Series()).equals(judgements["model"]):  # upstream's rule
-        by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
-        return {**by_rule, "lc_interval": None, "lc_C": None}
+        names = ("length_controlled_winrate", "lc_standard_error", "lc_interval", "lc_C")
+        return dict(zip(names, (50.0, 0.0, None, None), strict=True))
     design, interval = _Design(judgements, side), None
     c, once = design.choose_c() if C is None else C, np.ones(len(judgements))
     if replicates:
@@ -225,8 +222,8 @@ class _Design:
         gamed = [f"gamed {i}" for i in range(len(self.gamed))]
         # codes in order of appearance break ties between folds as upstream's row numbers do
         groups = pd.factorize(np.array([*gamed, *self.question[~np.isnan(self.share)]]))[0]
-        scores = np.zeros((FOLDS, len(CS)))
-        for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
+        scores = np.zeros((5, len(CS)))
+        for fold, (train, test) in enumerate(GroupKFold(5).split(x, groups=groups)):
             for k, c in enumerate(CS):
                 logit = x[test] @ _fit(x[train], y[train], weight[train], c)
                 loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
@@ -241,7 +238,7 @@ def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarr
         l1_ratio=1.0,
         solver="liblinear",
         fit_intercept=False,
-        random_state=SEED,
+        random_state=123,  # upstream's
         max_iter=1000,  # upstream has 100; a fit that converges is the same
     )
     labels, weights = np.repeat([1, 0], len(x)), np.concatenate([y * weight, (1 - y) * weight])

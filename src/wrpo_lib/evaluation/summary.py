@@ -95,17 +95,29 @@ def _summary(
     if not setting["judge"]:
         notes.append("the rows do not name their judge; no number compares")
     official = setting["version"] in ("2", "v0.1")
-    if benchmark == "alpaca-eval":
-        values |= _length_control(rows, official, options, notes)
-    elif benchmark == "mt-bench":
+    if benchmark == "mt-bench":
         official = set(rows["question_id"].astype(str)) <= {str(n) for n in range(81, 161)}
     elif setting["metric"] == "battles":  # a row for each unit of weight
         values["n_duplicates"] = 0
+    elif benchmark == "alpaca-eval":
+        if why := _uncontrolled(rows, official, options.get("side")):
+            notes.append(f"no length-controlled win rate: {why}")
+        else:
+            side = options["side"] if official else None
+            values |= scores.length_controlled(rows, **(options | {"side": side}))
+        if not official:
+            notes.append("the questions are not AlpacaEval-2's; its leaderboard does not compare")
     values["n_absent"] = _absent(benchmark, rows) if official else None
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
-    values |= _effects(known)
-    return Summary(model, setting, values, notes, points, questions)
+    return Summary(model, setting, values | _effects(known), notes, points, questions)
+
+
+def _uncontrolled(rows: pd.DataFrame, official: bool, side: pd.DataFrame | None) -> str:
+    """Why there is no length-controlled win rate, empty if there is one."""
+    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
+        return "some rows have no lengths"
+    return "run `wrpo assets fetch`" if official and side is None else ""
 
 
 def _absent(benchmark: str, rows: pd.DataFrame) -> int:
@@ -122,22 +134,6 @@ def _absent(benchmark: str, rows: pd.DataFrame) -> int:
     return int(n_questions * each - seen.sum())
 
 
-def _length_control(
-    rows: pd.DataFrame, official: bool, options: dict[str, Any], notes: list[str]
-) -> dict[str, Any]:
-    """LC, or nothing, and why there is none into ``notes``."""
-    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        notes.append("no length-controlled win rate: some rows have no lengths")
-        return {}
-    if official and options.get("side") is None:
-        notes.append("no length-controlled win rate: run `wrpo assets fetch`")
-        return {}
-    if not official:
-        notes.append("the questions are not AlpacaEval-2's; nothing compares with its leaderboard")
-        options = options | {"side": None}
-    return scores.length_controlled(rows, **options)
-
-
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     """Points of win rate, shown second minus first, and per standard deviation of the length."""
     if "turn" in known:  # MT-Bench
@@ -149,10 +145,10 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     regressors = {"position": second.astype(float), "length": longer / longer.std(ddof=0)}
     effects: dict[str, Estimate | None] = {}
     for name, x in regressors.items():
-        own, effects[f"{name}_effect"] = rows.assign(x=x).dropna(subset="x"), None
+        own, slope = rows.assign(x=x).dropna(subset="x"), None
         if len(own) > 2 and x.nunique() > 1:
             slope = statistics.slope_interval(own["points"], own["x"], own["question_id"])
-            effects[f"{name}_effect"] = slope
+        effects[f"{name}_effect"] = slope
     return effects
 
 
@@ -162,23 +158,23 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
     ``difference``, or the ``reason`` why there is none; ``detectable_difference``: what a test at
     5 % would have found in 80 % of the runs; the same of LC where both have one.
     """
-    return [_difference(other, summaries[0]) for other in summaries[1:]]
-
-
-def _difference(a: Summary, b: Summary) -> dict[str, Any]:
-    shared = len(set(a.questions) & set(b.questions))
-    found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
-    reason = _unlike(a.setting, b.setting)
-    if reason or shared < 2:
-        return {**found, "reason": reason or f"they share {shared} questions"}
-    points, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
-    found |= {"difference": points, "detectable_difference": detectable(points)}
-    x, y = (side.values.get("lc_interval") for side in (a, b))
-    if x and y:  # refits on the same resamples
-        low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
-        size = x.n + y.n, x.n_clusters, f"paired {x.method}"
-        lc = Estimate(x.value - y.value, float(low), float(high), *size)
-    return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
+    found, b = [], summaries[0]
+    for a in summaries[1:]:
+        shared = len(set(a.questions) & set(b.questions))
+        row: Row = {"model": a.model, "against": b.model, "n_shared_questions": shared}
+        found.append(row)
+        if (reason := _unlike(a.setting, b.setting)) or shared < 2:
+            row["reason"] = reason or f"they share {shared} questions"
+            continue
+        points, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
+        x, y = (side.values.get("lc_interval") for side in (a, b))
+        if x and y:  # refits on the same resamples
+            low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
+            size = x.n + y.n, x.n_clusters, f"paired {x.method}"
+            lc = Estimate(x.value - y.value, float(low), float(high), *size)
+        row |= {"difference": points, "detectable_difference": detectable(points)}
+        row |= {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
+    return found
 
 
 def _unlike(own: dict[str, str], wanted: dict[str, str]) -> str:
