@@ -156,7 +156,7 @@ class Run:
         for _, body in self._pending(calls, counts):
             if body is not None:
                 size = sum(len(message["content"]) for message in body["messages"])
-                most = body.get("max_completion_tokens", body.get("max_tokens", 0))
+                most = int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
                 # four characters a token: a rule of thumb for English
                 counts.update(calls=1, prompt_tokens=size // 4, completion_tokens=most)
         return counts
