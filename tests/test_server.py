@@ -1,12 +1,10 @@
-"""The client of OpenAI-compatible servers against a real one that misbehaves in every way."""
+"""The client of OpenAI-compatible servers against one that misbehaves in every way; what in a
+reply is an answer, a thought or a failure."""
 
 import asyncio
 import json
 import logging
 import re
-import signal
-import subprocess
-import sys
 from base64 import b64encode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,10 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from commandline import HANGS
 from local_server import Answer, LocalServer, said
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.replies import Said, read_reply, split_thought
 from wrpo_lib.server import Reply, Server, complete, without_secrets
 
 KEY = 'test/9f8e"7d6+c5b4a'
@@ -115,7 +113,6 @@ ELSEWHERE = {"Location": f"https://elsewhere.example/v1?key={quote(KEY)}"}
     ("answer", "sentence"),
     [
         (Answer({"error": f"Incorrect API key provided: {KEY}"}, 401), "key to a valid one"),
-        (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is used up"),
         (Answer({"error": "no model m"}, 404), "the server's address and the model's name"),
         (Answer({}, 307, ELSEWHERE), r"elsewhere.example/v1\?key=\*\*\*; give that as --base-url"),
     ],
@@ -135,28 +132,26 @@ def test_nobody_there_is_said_at_once() -> None:
         list(complete(Server(url, retries=10**6), requests(5)))
 
 
-def spelt() -> dict[str, str]:
+def spelt() -> list[str]:
+    """The key as it is, in JSON, in JSON twice, escaped, in an address, inside base64."""
     inside = [f"{'x' * k}{KEY}{'y' * k}".encode() for k in range(3)]
     coded = [code(text).decode() for text in inside for code in (b64encode, urlsafe_b64encode)]
     escaped = "".join(f"\\u{ord(c):04X}" for c in KEY)
-    plain = {"plain": KEY, "json": json.dumps(KEY), "json twice": json.dumps(json.dumps(KEY))}
-    web = {"web": quote(KEY), "all of it": quote(KEY, safe=""), "escaped": escaped}
-    return plain | web | {f"base64 {k}": text for k, text in enumerate(coded)}
+    plain = [KEY, json.dumps(KEY), json.dumps(json.dumps(KEY)), escaped]
+    return [*plain, quote(KEY), quote(KEY, safe=""), *coded]
 
 
-@pytest.mark.parametrize("spelling", spelt().values(), ids=spelt())
 @pytest.mark.parametrize("status", [200, 400])
-def test_an_echo_of_the_key_is_struck_out(
-    spelling: str, status: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_echo_of_the_key_is_struck_out(status: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    answer = Answer(said(f"I got {spelling}").body, status)
-    ((_, body, error),), _ = ask(bad(answer))
-    found = str(body or error)
-    assert "I got " in found
-    assert "***" in found
-    core = spelling.strip('"\\')[4:-5]  # the ends of base64 hold bits of what stands around
-    assert core not in found
+    for spelling in spelt():
+        answer = Answer(said(f"I got {spelling}").body, status)
+        ((_, body, error),), _ = ask(bad(answer))
+        found = str(body or error)
+        assert "I got " in found
+        assert "***" in found
+        core = spelling.strip('"\\')[4:-5]  # the ends of base64 hold bits of what stands around
+        assert core not in found, spelling
     assert KEY not in caplog.text
 
 
@@ -179,36 +174,69 @@ def test_stop_sends_no_more_but_keeps_what_was_sent() -> None:
         assert len(found) == len(local.requests) <= 8
 
 
-SCRIPT = """
-import sys
-from wrpo_lib.server import Server, complete
-try:
-    for reply in complete(Server(sys.argv[1], connections=8), (("r", {}) for _ in range(10**6))):
-        print("reply", flush=True)
-except KeyboardInterrupt:
-    print("interrupted", flush=True)
-"""
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("Blue lake.", "", "Blue lake."),
+        ("<think>\nshort\n</think>\n\nBlue lake.", "short", "Blue lake."),
+        ("Okay, [[3]]?\n</think>\n\nGood. [[8]]", "Okay, [[3]]?", "Good. [[8]]"),
+        ("[THINK]hm[/THINK]Blue", "hm", "Blue"),
+        ("<think>never ends [[2]]", "never ends [[2]]", ""),
+        ("<think></think>x", "", "x"),
+        ("Write `<think>` first.", "", "Write `<think>` first."),
+    ],
+)
+def test_the_answer_is_what_follows_the_thought(text: str, thought: str, answer: str) -> None:
+    assert split_thought(text) == (thought, answer)
 
 
-def test_ctrl_c_ends_it_cleanly() -> None:
-    seen = 0
+def reply(content: Any, finish: Any = "stop", **message: Any) -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": content, **message}}
+    return {"choices": [{**choice, "finish_reason": finish}], "usage": {"completion_tokens": 5}}
 
-    async def handler(_: dict[str, Any]) -> Answer:
-        nonlocal seen
-        seen += 1
-        await asyncio.sleep(600 if seen > 28 else 0)  # a few more than 20, should one be lost
-        return said("a")
 
-    with LocalServer(handler) as local:
-        command = [sys.executable, "-W", "error", "-c", SCRIPT, local.url]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as run:
-            assert run.stdout is not None
-            for _ in range(20):
-                assert run.stdout.readline() == "reply\n"
-            run.send_signal(signal.SIGINT)
-            try:
-                out, err = run.communicate(timeout=HANGS)
-            finally:
-                run.kill()  # or leaving it would wait for a process that went on
-    assert (out.replace("reply\n", ""), err, run.returncode) == ("interrupted\n", "", 0)
+LIST = [{"type": "text", "text": "Blue "}, {"type": "text", "text": "lake."}]
+THINKING = [
+    {"type": "thinking", "thinking": [{"text": "[[2]]"}]},
+    {"type": "text", "text": "[[9]]"},
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (reply("Blue."), Said("Blue.", "", "stop", 5)),
+        (reply(LIST), Said("Blue lake.", "", "stop", 5)),
+        (reply(THINKING), Said("[[9]]", "", "stop", 5)),
+        (reply("Blue.", "length", reasoning_content="hm"), Said("Blue.", "hm", "length", 5)),
+        (reply(None, refusal="I cannot."), Said("I cannot.", "", "stop", 5)),
+        ({**reply("Blue.", None), "usage": {"completion_tokens": "many"}}, Said("Blue.")),
+    ],
+)
+def test_replies_are_read(body: dict[str, Any], found: Said) -> None:
+    assert read_reply(body) == found
+
+
+FAILED = {"code": 502, "message": "Upstream provider\nfailed"}
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"choices": None, "error": {"code": 429, "message": "Slow"}}, r"failure: Slow \(429\)"),
+        ({"choices": []}, "no reason is given"),
+        (reply("half a", "error"), "reports 'error'"),
+        ({"choices": [{"message": {"content": ""}, "error": FAILED}]}, "Upstream provider failed"),
+        (reply("", "content_filter"), "content_filter"),
+        (reply(""), "an empty text"),
+        (reply("<think>hm", "length"), "raise max_tokens"),
+        (reply(" <think>\n", "length"), "nothing but a thought; raise max_tokens"),
+        ({"error": {"message": "no key sk-abcdef123456"}}, r"failure: no key \*\*\*"),
+        (reply(None, reasoning_content="hm"), "nothing but a thought"),
+        ({"choices": [7]}, "no chat completion"),
+        ({"choices": [{"message": {"content": 7}}]}, "no chat completion"),
+    ],
+)
+def test_a_failure_inside_200_is_a_failure(body: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(WRPOError, match=sentence):
+        read_reply(body)

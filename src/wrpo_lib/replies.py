@@ -56,10 +56,8 @@ class _Choice(BaseModel):
 
 
 def join_parts(content: Any) -> str:
-    """A message's text: a string as it is, of a list of parts the texts joined, thoughts left out.
-
-    :raises ValidationError: for content of any other form.
-    """
+    """A message's text: a string as it is, of a list of parts the texts joined, thoughts left out;
+    a pydantic ``ValidationError`` for any other form."""
     parts = _Message(content=content).content or ""
     if isinstance(parts, str):
         return parts

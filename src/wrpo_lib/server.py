@@ -24,12 +24,10 @@ NO_KEY = "none"  # local servers ask for no key, but the client insists on a tex
 SECRET = re.compile(
     r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
 )
-QUOTA = "insufficient_quota"
-REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota does
+REMEDIES = {  # of a status that stops everything
     **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
     **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
     404: "check the server's address and the model's name",
-    429: "the quota is used up, add to it",
 }
 
 
@@ -50,8 +48,6 @@ class Server:
     def __post_init__(self) -> None:
         if not re.fullmatch(URL, self.base_url):
             raise WRPOError("--base-url is no web address; give one, as http://localhost:8000/v1")
-        if not (self.connections > 0 and self.timeout > 0 and self.retries >= 0):
-            raise WRPOError("connections and timeout are above 0, retries 0 or more; correct them")
 
     @property
     def address(self) -> str:
@@ -77,44 +73,23 @@ def complete(
     At most ``server.connections`` are under way; after ``stop()`` no more are sent. A failure in a
     body is for :func:`wrpo_lib.replies.read_reply` to find.
 
-    :raises WRPOError: at once, for what no retry can mend: a refused key, a used-up quota, a
-        redirect, an unknown model and, before any answer, nobody at the address.
+    :raises WRPOError: at once, for what no retry can mend: nobody at the address at the start, a
+        refused key, a redirect, an unknown model.
     """
     client, source, under_way = _Client(server), iter(requests), set[Future[Reply]]()
+    checked = False
     # a loop in a thread of its own, since a notebook has one already
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(client.openai):
         while True:
             free = 0 if stop() else server.connections - len(under_way)
             for key, body in islice(source, free):
+                checked = checked or portal.call(client.check)
                 under_way.add(portal.start_task_soon(client.reply, key, body))
             if not under_way:
                 return
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-
-
-class _Nobody(BaseException):
-    """Nobody at the address; no ``Exception``, since the OpenAI client tries again after those."""
-
-
-class _Http(openai.DefaultAsyncHttpxClient):
-    """Keeps the OpenAI client from retrying where nobody answers or the quota is used up."""
-
-    served = False
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        """The response to one attempt."""
-        try:
-            response = await super().send(request, **options)
-        except Exception as error:
-            if self.served or type(error).__name__ != "ConnectError":
-                raise
-            raise _Nobody(error) from None
-        self.served = True
-        if response.status_code == 429 and QUOTA.encode() in await response.aread():
-            response.headers["x-should-retry"] = "false"
-        return response
 
 
 class _Client:
@@ -130,8 +105,18 @@ class _Client:
             api_key=key,
             max_retries=server.retries,
             timeout=server.timeout,
-            http_client=_Http(follow_redirects=False),
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
         )
+
+    async def check(self) -> bool:
+        """True, or an error where nobody answers, before all retries are spent on it."""
+        try:
+            await self.openai.with_options(max_retries=0).get("/models", cast_to=str)
+        except openai.OpenAIError as error:
+            if type(error.__cause__).__name__ == "ConnectError":
+                what = f"does not answer ({error.__cause__}); start it or correct its address"
+                raise WRPOError(self._said(what)) from None
+        return True
 
     async def reply(self, key: Any, body: dict[str, Any]) -> Reply:
         """The reply to one request, after all retries."""
@@ -143,16 +128,14 @@ class _Client:
             if not isinstance(answer, dict):
                 raise ValueError("no JSON object")
             return Reply(key, answer, None)
-        except _Nobody as error:
-            what = f"does not answer ({error}); start it or correct its address"
-            raise WRPOError(self._said(what)) from None
         except openai.APIStatusError as error:
             status = error.status_code
             said = error.response.headers.get("location", error.response.text)
             what = self._said(f"answered {status}: {said}")
-            if status in REMEDIES and (status != 429 or QUOTA in said):
+            if status in REMEDIES:
                 raise WRPOError(f"{what}; {REMEDIES[status]}") from None
-            return Reply(key, None, what)
+            hint = "; --extra-body can leave out a parameter that it refuses"
+            return Reply(key, None, what + hint if status == 400 else what)
         except (openai.APIConnectionError, ValueError) as error:  # no answer in time, or no JSON
             what = f"{error} {error.__cause__ or ''}".strip()
             return Reply(key, None, self._said(f"gave no answer ({what})"))

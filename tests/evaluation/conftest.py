@@ -1,12 +1,8 @@
-"""Files over HTTP, and upstream's package as oracle."""
+"""The benchmarks' real files, and upstream's package as oracle."""
 
-import functools
-import http.server
 import importlib
 import logging
-import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +10,10 @@ import pytest
 
 
 @pytest.fixture
-def served_folder(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and the address it is served at."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield tmp_path, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def assets(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mirror of the benchmarks' files."""
+    monkeypatch.setenv("WRPO_ASSETS", str(shared))
+    return shared
 
 
 @pytest.fixture(scope="session")

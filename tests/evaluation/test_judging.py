@@ -1,4 +1,4 @@
-"""The judge client: every reply kept and counted, nothing asked twice."""
+"""The judge client: every reply kept, nothing asked twice, verdicts read and never guessed."""
 
 import functools
 import itertools
@@ -13,10 +13,10 @@ from commandline import Command, wait_until
 from local_judge import answer_file, judge_at, judgements
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.evaluation.judging import KEY, Plan, Run
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, MODEL_FIRST, read_answers
+from wrpo_lib.evaluation.judging import FIELDS, KEY, NO_LOGPROBS, Plan, Run, read_logprobs
 from wrpo_lib.io import Row, Store
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
@@ -35,9 +35,8 @@ def run(
     url: str,
     folder: Path,
     name: str = "mt-bench",
-    answers: Path | None = None,
-    connections: int = 8,
-    how: Row | None = None,
+    answers: Any = None,
+    how: Any = (),
     **options: Any,
 ) -> tuple[Run, list[Row]]:
     """One run of the client into ``folder/judgements.jsonl``, and the rows that count."""
@@ -46,22 +45,17 @@ def run(
     baseline = None
     if bench.baseline:
         (baseline,) = read_answers(bench.baseline, bench).items()
-    server = Server(url, connections=connections, timeout=30, retries=0)
+    server = Server(url, connections=options.pop("connections", 8), timeout=30, retries=0)
     with Store(out, KEY) as store:
         made = Run(store, server, **options)
-        made(Plan(bench, MODEL, **(how or {})).calls(model, texts, baseline))
+        made(Plan(bench, MODEL, **dict(how)).calls(model, texts, baseline))
     return made, judgements(out)
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
 def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
     asked: list[str] = []
-
-    def responder(body: Row) -> Any:
-        asked.append(str(body))
-        return NANO(body)
-
-    with judge_at(responder) as url:
+    with judge_at(lambda body: asked.append(str(body)) or NANO(body)) as url:
         (first, _), (second, rows) = (run(url, tmp_path, name) for _ in range(2))
     expected = 2 * len(load(name).questions)  # both orders, two games, or two turns
     assert first.counts["calls"] == expected == len(set(asked)) == len(rows)
@@ -130,13 +124,8 @@ ODD_REPLIES = [
 
 
 def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) -> None:
-    replies = itertools.cycle(body for body, _ in ODD_REPLIES)
-
-    def responder(asked: Row) -> Any:
-        body = next(replies)
-        return (500 if "boom" in str(body) else 200), body
-
-    with judge_at(responder) as url:
+    replies = itertools.cycle((500 if "boom" in str(b) else 200, b) for b, _ in ODD_REPLIES)
+    with judge_at(lambda _: next(replies)) as url:
         first, _ = run(url, tmp_path, connections=1)
     n = 2 * len(load("mt-bench").questions)
     expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
@@ -151,15 +140,10 @@ def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
     tmp_path: Path,
 ) -> None:
     asked: list[Row] = []
-
-    def responder(body: Row) -> Any:
-        asked.append(body)
-        return chat("fine [[7]]")
-
     path = answer_file("mt-bench", tmp_path)
     extra = {"max_tokens": None, "temperature": None, "max_completion_tokens": 9}
     how = {"answers": path, "how": {"extra_body": extra}}
-    with judge_at(responder) as url:
+    with judge_at(lambda body: asked.append(body) or chat("fine [[7]]")) as url:
         _, rows = run(url, tmp_path / "extra", **how)
         assert set(asked[-1]) == {"model", "messages", "max_completion_tokens"}
         assert rows[-1]["settings"] == {"max_completion_tokens": 9}
@@ -187,9 +171,8 @@ def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) ->
 
 
 def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
-    bench = load("alpaca-eval")
-    with judge_at(NANO) as url:
-        made, rows = run(url, tmp_path, "alpaca-eval", answers=bench.baseline)
+    bench, nobody = load("alpaca-eval"), "http://127.0.0.1:9/v1"
+    made, rows = run(nobody, tmp_path, "alpaca-eval", answers=bench.baseline)
     assert (made.counts["calls"], made.counts["identical"]) == (0, 2 * len(bench.questions))
     assert [row["preference"] for row in rows] == [1.5] * 2 * len(bench.questions)
 
@@ -205,17 +188,112 @@ def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
     assert Counter(r["model"] for r in rows) == {"mine": 48, "twin": 48}
 
 
-def test_a_kill_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """SIGKILL in the middle of 96 calls; the next run makes exactly the missing ones."""
+def test_an_interruption_and_a_kill_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Ctrl-C, then SIGKILL, in the middle of 96 calls; the next run makes exactly the rest."""
     path, out = answer_file("alpaca-eval", tmp_path), tmp_path / "judgements.jsonl"
     command = ["judge", "alpaca-eval", "--judge", MODEL, "--answers", path, "--out", out]
+
+    def rows_made() -> int:
+        return out.read_bytes().count(b"\n") if out.is_file() else 0
+
     with judge_at(NANO, latency=0.05) as url:
-        process = Command(tmp_path, *command, "--connections", 2, "--base-url", url)
-        wait_until(lambda: out.is_file() and out.read_bytes().count(b"\n") >= 20, process)
-        process.send(signal.SIGKILL)
-        kept = out.read_bytes().count(b"\n")
+        for how, status, least in ((signal.SIGINT, 130, 10), (signal.SIGKILL, -9, 30)):
+            process = Command(tmp_path, *command, "--connections", 2, "--base-url", url)
+            wait_until(lambda least=least: rows_made() >= least, process)
+            assert process.send(how) == status
+            assert "Traceback" not in process.said[1]
+        kept = rows_made()
         made, rows = run(url, tmp_path, "alpaca-eval")
-    assert 20 <= kept < 96
+    assert 30 <= kept < 96
     assert (made.counts["calls"], made.counts["kept"]) == (96 - kept, kept)
     found = Counter((r["status"], r["order"]) for r in rows)
     assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}
+
+
+def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
+    logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
+    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    return {"choices": [{**choice, "finish_reason": "stop"}]}
+
+
+def listed(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
+    return [{"token": token, "logprob": value} for token, value in pairs]
+
+
+def test_log_probabilities_are_read_as_the_package_does(alpaca_package: Any) -> None:
+    parser = alpaca_package.completion_parsers.logprob_parser
+    two = [(("m", m), ("M", big)) for m, big in [(-0.1, -2.5), (-14.6, -1e-6), (-800.0, -0.0)]]
+    for pairs in [*two, (("m", -0.2),), (("M", -0.3), ("The", -2.0))]:
+        body = reply("m", listed(*pairs))
+        theirs = parser(body["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
+        assert read_logprobs(body) == (pytest.approx(theirs, abs=1e-12), None)
+
+
+def test_odd_log_probabilities_are_missing_values() -> None:
+    assert read_logprobs(reply("m", listed(("m", -0.01), ("the", None), (["x"], 1)))) == (1.0, None)
+    _, problem = read_logprobs(reply("m", listed(("The", -0.1), ("Both", -3.0))))
+    assert problem == "neither m nor M among the log-probabilities"
+    odd = (None, "x", [], 10**400, float("nan"), float("inf"), float("-inf"))
+    tops = [None, [], {"m": -0.1, "M": -3.0}, "m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))]
+    for top in [*tops, *(listed(("m", -0.1), ("M", value)) for value in odd)]:
+        assert read_logprobs(reply("m", top)) == (None, NO_LOGPROBS)
+
+
+READINGS = {
+    judging.read_token: {
+        "m": 1.0,
+        " M\n": 2.0,
+        '"m".': 1.0,
+        "**M**": 2.0,
+        "m or M": "two verdicts",
+        "The best is": "no verdict",
+    },
+    judging.read_label: {
+        "My final verdict is [[A>B]]": "A>B",
+        "[[A>B]] as said, [[A>B]]": "A>B",
+        "[[A>B]], no: [[B>>A]]": "two verdicts",
+        "final: [B>A]": "no verdict",
+        "[[A]]": "no verdict",
+    },
+    judging.read_rating: {
+        "Rating: [[7.5]]": 7.5,
+        "[[8]], so [[8.0]]": 8.0,
+        "[[8]] and later [[2]]": "two verdicts",
+        "Rating: [[85]]": "score 85 is outside 1 to 10",
+        "Rating: [6], see note 2": 6.0,
+        "Rating: 7": "no verdict",
+    },
+}
+
+
+@pytest.mark.parametrize("read", READINGS)
+def test_written_verdicts(read: Any) -> None:
+    for text, expected in READINGS[read].items():
+        value, problem = read(text)
+        assert expected in (value, problem), text
+        assert (value is None) != (problem is None)
+
+
+MT = {"benchmark": "mt-bench", "metric": "score"}
+ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+
+
+@pytest.mark.parametrize(
+    ("row", "body", "value"),
+    [
+        (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
+        (MT, reply("a first guess is [[3]]\n</think>\n\nRating: [[8]]"), 8.0),
+        (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
+        (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
+        (ALPACA | {"metric": "verdict", "order": MODEL_FIRST}, reply("<think>?</think>M"), 1.0),
+        (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
+        (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
+    ],
+)
+def test_a_thought_is_no_part_of_the_verdict(
+    row: dict[str, Any], body: dict[str, Any], value: float | None
+) -> None:
+    found = judging.read_judgement(row, body)
+    assert found[FIELDS[row["benchmark"]]] == value
+    assert found["problem"] == (None if value else judging.THOUGHT_FIRST)
+    assert found["thought"]

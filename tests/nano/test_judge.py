@@ -11,9 +11,8 @@ import pytest
 from scipy.special import expit
 
 from wrpo_lib.analysis.statistics import Estimate
-from wrpo_lib.evaluation import verdicts
-from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
 from wrpo_lib.evaluation.benchmarks import OWN, load
+from wrpo_lib.evaluation.scores import arena_hard, length_controlled, mt_bench, win_rate
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.judge import (
     EDGES,
@@ -182,7 +181,7 @@ def arena(rng: np.random.Generator, n: int) -> Estimate:
     second, first = latent(rng, n)
     below = (np.concatenate([-second, first])[:, None] < np.array(EDGES)).sum(axis=1)
     judged = rows(n, game=np.repeat([1, 2], n), verdict=np.array(VERDICTS)[below])
-    return verdicts.arena_hard(judged)["interval"]
+    return arena_hard(judged)["interval"]
 
 
 def mt(rng: np.random.Generator, n: int) -> Estimate:
@@ -190,7 +189,7 @@ def mt(rng: np.random.Generator, n: int) -> Estimate:
     quality, length = rng.beta(4, 2, n), 12 + rng.normal(3, 9, n)
     scores = [JUDGE.rating(quality, length, rng.standard_normal(n)) for _ in (1, 2)]
     judged = rows(n, turn=np.repeat([1, 2], n), score=np.concatenate(scores))
-    return verdicts.mt_bench(judged)["interval"]
+    return mt_bench(judged)["interval"]
 
 
 @pytest.mark.parametrize("protocol", [alpaca, arena, mt])

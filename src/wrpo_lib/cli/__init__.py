@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib import __version__
-from wrpo_lib.cli import data, generate, judge, study, summarise, train
+from wrpo_lib.cli import data, generate, judge, study, train
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,7 +38,7 @@ for name, text in train.COMMANDS.items():
 app.command(context_settings=train.OPEN)(train.plan)
 commands: list[Callable[..., None]] = [generate.sample, generate.score, data.pair, train.merge]
 commands += [judge.answer, judge.judge, judge.nano_judge, study.results, study.figures]
-commands += [summarise.summarise, summarise.leaderboard, summarise.agreement, summarise.published]
+commands += [judge.summarise, judge.leaderboard, judge.agreement, judge.published]
 for command in commands:
     app.command()(command)
 

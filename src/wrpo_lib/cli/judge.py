@@ -1,11 +1,11 @@
-"""``wrpo assets``, ``answer``, ``judge``, ``nano-judge``: from questions to judgements."""
+"""``wrpo assets``, ``answer``, ``judge``, ``nano-judge``: from questions to judgements; and
+``summarise``, ``leaderboard``, ``agreement``, ``published``: what they say."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ from wrpo_lib.errors import WRPOError
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark as Asked
     from wrpo_lib.evaluation.forms import Texts
+    from wrpo_lib.evaluation.summary import Summary
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -24,6 +25,12 @@ Version = Annotated[
         "original-references; arena-hard: v0.1"
     ),
 ]
+Files = Annotated[list[Path], typer.Argument(help="judgements: ours, or upstream's formats")]
+State = Annotated[
+    list[str] | None,
+    typer.Option(help="what the files do not name: judge=NAME, version=, template=, baseline="),
+]
+AROUND = 3  # published rows shown above and below a model
 
 assets = typer.Typer(
     help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
@@ -33,7 +40,7 @@ assets = typer.Typer(
 @assets.command(name="list")
 def list_() -> None:
     """Name, licence, hash and what each file is."""
-    from wrpo_lib.evaluation.assets import manifest
+    from wrpo_lib.evaluation.benchmarks import manifest
 
     for name, asset in manifest().items():
         typer.echo(f"{name:52} {asset['licence']:14} {asset['sha256'][:12]}  {asset['what']}")
@@ -44,7 +51,7 @@ def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="or folders of them; all")] = None,
 ) -> None:
     """Find NAMES in a mirror, an installed package or the cache, else fetch; hashes are checked."""
-    from wrpo_lib.evaluation.assets import fetch, manifest
+    from wrpo_lib.evaluation.benchmarks import fetch, manifest
 
     for name in names or manifest():
         for one in [n for n in manifest() if n.split("/")[0] == name] or [name]:
@@ -77,10 +84,7 @@ def answer(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
     make, settings = generate.engine_maker(engine, model, option, at, extra_body, **hub)
     given = asked, name or Path(model).name, make(), out, max_tokens, seed
-    try:
-        counts = answers.answer(*given, settings | {"model": model})
-    except WRPOError as error:
-        raise WRPOError(f"{error}{_refused([str(error)])}") from error
+    counts = answers.answer(*given, settings | {"model": model})
     typer.echo(
         f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
         f"cut at the token limit, {counts['thought']} with a thought (kept apart); {out}"
@@ -91,9 +95,7 @@ def judge(
     benchmark: Benchmark,
     answers: Annotated[Path, typer.Option(help="answers of one model, ours or upstream's form")],
     judge: Annotated[str, typer.Option(help="the judge's model name at the server")],
-    base_url: Annotated[
-        str, typer.Option(help="of an OpenAI-compatible server")
-    ] = "https://api.openai.com/v1",
+    base_url: generate.BaseURL = "https://api.openai.com/v1",
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
     model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
@@ -139,8 +141,7 @@ def judge(
     for what, number in [*run.status.items(), *run.problems.most_common()]:
         typer.echo(f"  {number} x {what}")
     if run.stopped:
-        what = f"{out} keeps what came, run again to go on{_refused(run.problems)}"
-        raise WRPOError(f"stopped: {run.stopped}; {what}")
+        raise WRPOError(f"stopped: {run.stopped}; {out} keeps what came, run again to go on")
 
 
 def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
@@ -162,13 +163,6 @@ def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
     return name, texts
 
 
-def _refused(problems: Iterable[str]) -> str:
-    """A hint where a server refused a parameter of the request."""
-    parameter = r"answered 400.*?\b(max_tokens|temperature|top_p|seed|logprobs|top_logprobs)\b"
-    found = re.search(parameter, " ".join(problems))
-    return f"; it refuses {found[1]}: --extra-body '{{\"{found[1]}\": null}}'" if found else ""
-
-
 def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010) -> None:
     """Serve the testbed's judge on 127.0.0.1: an OpenAI-compatible server with known biases."""
     from http.server import ThreadingHTTPServer
@@ -179,3 +173,120 @@ def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8
         at = f"http://127.0.0.1:{server.server_port}/v1"
         typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
         server.serve_forever()
+
+
+def summarise(
+    benchmark: Benchmark,
+    files: Files,
+    c: Annotated[
+        float | None, typer.Option("--C", help="of length control; default: cross-validated")
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="refits behind the LC interval; 0: none")] = 200,
+    state: State = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+) -> None:
+    """Scores with intervals, what is missing, effects; several models also as paired differences.
+
+    Every model is compared with the first one.
+    """
+    from wrpo_lib.analysis.statistics import Estimate
+    from wrpo_lib.evaluation.summary import differences
+
+    found = _summaries(benchmark, files, state, C=c, replicates=replicates)
+    pairs = differences(found)
+    if as_json:
+        models = [{"model": s.model, **s.setting, **s.values, "notes": s.notes} for s in found]
+        report = {"models": models, "differences": pairs}
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False, default=Estimate.shown))
+        return
+    for summary in found:
+        _say(summary)
+    for pair in pairs:
+        _say_values(f"{pair.pop('model')} minus {pair.pop('against')}:", pair)
+
+
+def leaderboard(
+    benchmark: Benchmark,
+    files: Files,
+    board: Annotated[Path | None, typer.Option(help="published scores; default: asset")] = None,
+    state: State = None,
+) -> None:
+    """Put models beside published ones where judge, version, template and baseline agree."""
+    from wrpo_lib.evaluation.summary import leaderboard
+
+    table, apart = leaderboard(benchmark, _summaries(benchmark, files, state), board)
+    own = table["origin"] != "published"
+    near = own.rolling(2 * AROUND + 1, center=True, min_periods=1).max() > 0
+    if near.any():
+        typer.echo(table[near].round(2).rename(index=lambda i: i + 1).to_string())
+    for summary, why in apart:
+        typer.echo(f"{summary.model} is shown apart: {why}")
+        _say(summary)
+
+
+def agreement(
+    benchmark: Benchmark,
+    first: Annotated[Path, typer.Argument(help="judgements of one judge")],
+    second: Annotated[Path, typer.Argument(help="judgements of another, of the same answers")],
+) -> None:
+    """Agreement of two judges: raw share and Cohen's kappa."""
+    from wrpo_lib.evaluation.forms import read_judgements
+    from wrpo_lib.evaluation.summary import agreement
+
+    tables = (read_judgements(benchmark, path) for path in (first, second))
+    _say_values("agreement:", agreement(benchmark, *tables))
+
+
+def published(
+    folder: Annotated[Path, typer.Argument(help="holds eval/ with published judgements")],
+) -> None:
+    """Compute results/published anew: what published judgements of real models teach."""
+    from wrpo_lib.evaluation.summary import make_published
+
+    typer.echo(f"wrote {make_published(folder)}")
+
+
+def _summaries(
+    benchmark: str, files: list[Path], state: list[str] | None, **options: Any
+) -> list[Summary]:
+    import pandas as pd
+
+    from wrpo_lib.evaluation.benchmarks import fetch
+    from wrpo_lib.evaluation.forms import read_judgements
+    from wrpo_lib.evaluation.summary import SAME, summarise
+
+    tables = [read_judgements(benchmark, path) for path in files]
+    models = [model for table in tables for model in table["model"].unique()]
+    if twice := {model for model in models if models.count(model) > 1}:
+        raise WRPOError(f"{min(twice)!r} stands in two of the files; give each model once")
+    rows = pd.concat(tables, ignore_index=True)
+    for text in state or []:  # what rows name stays
+        name, _, value = text.partition("=")
+        if name not in SAME or not value:
+            raise WRPOError(f"--state is {text!r}; give one of {', '.join(SAME)} and =VALUE")
+        rows[name] = rows[name].replace("", value)
+    if benchmark == "alpaca-eval":
+        try:
+            options["side"] = pd.read_csv(fetch("alpaca_eval_2/df_gamed.csv"))
+        except WRPOError:
+            options["side"] = None  # a note says how to get it
+    return summarise(benchmark, rows, **options)
+
+
+def _say(summary: Summary) -> None:
+    named = ", ".join(f"{name} {value}" for name, value in summary.setting.items() if value)
+    _say_values(f"{summary.model}: {named or 'judge not named'}", summary.values)
+    for note in summary.notes:
+        typer.echo(f"  note: {note}")
+
+
+def _say_values(of: str, values: dict[str, Any]) -> None:
+    """A line for each value that is there: an interval as text, a number short."""
+    from wrpo_lib.analysis.statistics import Estimate
+
+    typer.echo(of)
+    for name, value in values.items():
+        if isinstance(value, Estimate):
+            value = f"{value.text()} (95 %; {value.n} rows, {value.n_clusters} clusters)"
+        if value is not None:
+            typer.echo(f"  {name}: {f'{value:.4f}' if isinstance(value, float) else value}")

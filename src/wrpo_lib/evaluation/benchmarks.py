@@ -1,23 +1,28 @@
 """What each benchmark asks and how: questions, judge prompts, settings, baselines, decoding.
 
-Real versions read upstream's files through :mod:`wrpo_lib.evaluation.assets`. The version ``nano``
-is ours: a few dozen testbed questions and short judge prompts that come with the package, so that
-everything runs with nothing downloaded. Scores of different versions are never comparable.
+Real versions read upstream's files, which ``assets.yaml`` lists by name and hash. The version
+``nano`` is ours: a few dozen testbed questions and short judge prompts that come with the package,
+so that everything runs with nothing downloaded. Scores of different versions are never comparable.
 """
 
+import gzip
+import hashlib
+import importlib.util
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pooch
 import yaml
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.assets import fetch
-from wrpo_lib.evaluation.verdicts import REFERENCED
-from wrpo_lib.io import iter_rows
+from wrpo_lib.io import iter_rows, open_binary
 
+REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
 TEMPERATURES = {
@@ -41,11 +46,7 @@ CHATML = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt, which no answer changes: system and user turn with ``{placeholders}``.
-
-    Upstream fills one placeholder after the other, so an answer that holds a later one is filled
-    too, and one that holds ``<|im_end|>`` ends the judge's turn.
-    """
+    """A judge prompt, which no answer changes: system and user turn with ``{placeholders}``."""
 
     name: str
     system: str
@@ -57,10 +58,8 @@ class Template:
         return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
 
     def fill(self, values: Mapping[str, str]) -> list[dict[str, str]]:
-        """The chat messages, all placeholders filled in one pass.
-
-        Control tokens and delimiters in ``values`` are broken with an invisible character.
-        """
+        """The chat messages, filled in one pass, so that a placeholder in an answer stays text;
+        control tokens and delimiters in ``values`` are broken with an invisible character."""
         markers = set(MARKER.findall(f"{self.system}\n{self.user}"))
         # wherever one begins, so that of four quotes no three are left
         starts = [rf"{re.escape(m[0])}(?={re.escape(m[1:])})" for m in markers]
@@ -109,16 +108,66 @@ class Benchmark:
         return self.templates[kind if turn == 1 else f"{kind}-multi-turn"]
 
 
+@cache
+def manifest() -> dict[str, dict[str, str]]:
+    """All assets by name, with the fields that ``assets.yaml`` explains."""
+    rows: dict[str, dict[str, str]] = _read_yaml(Path(__file__).with_name("assets.yaml"))
+    return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
+
+
+def _copies(name: str, asset: dict[str, str]) -> Iterator[Path]:
+    """Where a copy of others may lie: in the mirror, in an installed package."""
+    if root := os.environ.get("WRPO_ASSETS"):
+        for inside in (asset.get("mirror", name), name):
+            yield from (Path(root, inside), Path(root, f"{inside}.gz"))
+    top, _, rest = asset.get("package", "").partition("/")
+    spec = importlib.util.find_spec(top) if top else None  # found without importing it
+    for folder in (spec and spec.submodule_search_locations) or []:
+        yield Path(folder, rest)
+
+
+def fetch(name: str) -> Path:
+    """The path of an asset, its hash checked: from the mirror that ``WRPO_ASSETS`` names, from an
+    installed package that carries it, from the cache, else downloaded."""
+    if name not in manifest():
+        raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(manifest())}")
+    asset, cached = manifest()[name], Path(pooch.os_cache("wrpo"), name)
+    for path in filter(Path.is_file, _copies(name, asset)):
+        if _hash(path) != asset["sha256"]:
+            what = f"{path} is not {name} (its sha256 is another)"
+            raise WRPOError(f"{what}; delete it, fetch it again")
+        return path
+    try:
+        if os.environ.get("HF_HUB_OFFLINE") == "1" and not cached.is_file():
+            raise OSError("HF_HUB_OFFLINE=1 forbids it")
+        pooch.get_logger().setLevel("WARNING")
+        pooch.retrieve(asset["url"], f"sha256:{asset['sha256']}", cached.name, cached.parent)
+    except (OSError, ValueError) as error:  # ValueError: a wrong hash
+        reason = "its content has changed" if isinstance(error, ValueError) else error
+        what = f"{name} could not be fetched from {asset['url']} ({reason})"
+        remedy = f"fetch it elsewhere and set WRPO_ASSETS to a folder that holds {name}"
+        raise WRPOError(f"{what}; {remedy}") from error
+    return cached
+
+
+def _hash(path: Path) -> str:
+    try:
+        with open_binary(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (EOFError, gzip.BadGzipFile):
+        return "that of a file cut short"
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def load(name: str, version: str = "nano") -> Benchmark:
     """A benchmark by name and version; unknown ones list what there is."""
     if (name, version) not in LOADERS:
         known = ", ".join(" ".join(both) for both in LOADERS)
         raise WRPOError(f"there is no benchmark {name!r} {version!r}; choose one of {known}")
     return LOADERS[name, version](name, version)
-
-
-def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _alpaca(name: str, version: str) -> Benchmark:

@@ -1,53 +1,86 @@
-"""Answers and judgements as files hold them: ours and the forms that upstream writes.
+"""Answers and judgements as files hold them: our rows, and those of upstream's tools made ours.
 
 Texts of judgements are dropped as they are read, only lengths are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 from pydantic import (
+    AfterValidator,
     AliasChoices,
+    AliasPath,
     BaseModel,
     BeforeValidator,
     Field,
+    TypeAdapter,
     ValidationError,
 )
+from typing_extensions import TypedDict
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import upstream
 from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.replies import split_thought
+from wrpo_lib.replies import join_parts, split_thought
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
 
 ERROR = "error"  # status of a call of ours that failed
-SETTING = ("benchmark", "version", "judge", "metric", "model", "baseline")
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
+REMEDY = "correct the row, or is this another kind of file?"
+BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
+ID = Whole | str
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
 
 
-def _preference(value: float | None) -> float | None:
-    """None for NaN; upstream's older 0 is a tie."""
-    if value != value:
-        return None
-    return 1.5 if value == 0 else value
+def _text(value: Any) -> Any:
+    """What Arena-Hard wraps into an object."""
+    return value.get("content", value.get("answer")) if isinstance(value, dict) else value
+
+
+class _Choice(TypedDict):
+    turns: list[Annotated[str, BeforeValidator(_text)]]
+
+
+class _Message(TypedDict):
+    role: str
+    content: Annotated[str | list[Any], BeforeValidator(_text)]
+
+
+def _answered(messages: list[_Message]) -> list[_Message]:
+    if not messages or messages[-1]["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's")
+    return messages
+
+
+class Upstream(TypedDict, total=False):
+    """What fields that other tools write, and our ``prompt_id``, hold where a row has them."""
+
+    prompt_id: Annotated[str, Field(pattern=r"^[^/ ]+ [^/ ]+/[^/]+/[0-9]+$")]
+    choices: Annotated[list[_Choice], Field(min_length=1)]
+    messages: Annotated[list[_Message], AfterValidator(_answered)]
+    instruction: str
+    output_1: str
+    output_2: str
+    annotator: str | None
+    judge: str | tuple[str, str]
+    games: list[dict[str, Any] | None]
+    winner: str
 
 
 class Answer(BaseModel):
     """An answer; AlpacaEval has no ids, so that the instruction stands for one."""
 
-    question_id: Whole | str = Field(
-        validation_alias=AliasChoices("question_id", "uid", "instruction")
-    )
+    question_id: ID = Field(validation_alias=AliasChoices("question_id", "uid", "instruction"))
     turn: Whole = 1
     model: str = Field(validation_alias=AliasChoices("model", "model_id", "generator"))
     text: str = Field(validation_alias=AliasChoices("text", "output"))
@@ -58,11 +91,12 @@ class Judgement(BaseModel):
     """What every judgement names, empty where a tool does not say; lengths in characters."""
 
     model: str
-    question_id: Whole | str
+    question_id: ID
     baseline: str = ""
-    judge: str = ""
+    # FastChat's judge is a judge and a template
+    judge: str = Field("", validation_alias=AliasChoices(AliasPath("judge", 0), "judge"))
     version: str = ""
-    template: str = ""
+    template: str = Field("", validation_alias=AliasChoices("template", AliasPath("judge", 1)))
     length_model: Number = nan
     length_baseline: Number = nan
 
@@ -70,7 +104,9 @@ class Judgement(BaseModel):
 class Preference(Judgement):
     """AlpacaEval-2: ``preference`` in [1, 2], 2 for the model."""
 
-    preference: Annotated[float | None, Field(ge=1, le=2), BeforeValidator(_preference)]
+    preference: Annotated[
+        float | None, Field(ge=1, le=2), BeforeValidator(lambda x: None if x != x else x)
+    ]
     metric: str = "weighted"
     order: str = ""
 
@@ -91,22 +127,73 @@ class Game(Judgement):
     metric: str = "verdict"
 
 
+def _answers(row: Row) -> list[Row]:
+    """FastChat's have a list of turns, Arena-Hard's of messages; ours a ``prompt_id``."""
+    if "prompt_id" in row:
+        of, question, turn = row["prompt_id"].split("/")
+        benchmark, version = of.split(" ")
+        names = {"benchmark": benchmark, "version": version, "question_id": question}
+        return [{**row, **names, "turn": turn}]
+    if "messages" in row:
+        return [{**row, "text": join_parts(row["messages"][-1]["content"])}]
+    if "choices" not in row:
+        return [row]
+    texts = row["choices"][0]["turns"]
+    return [{**row, "turn": turn, "text": text} for turn, text in enumerate(texts, 1)]
+
+
+@cache
+def instructions() -> dict[str, tuple[int, str]]:
+    """Of AlpacaEval-2 by key: what :func:`instruction` returns."""
+    rows = pd.read_csv(Path(__file__).with_name("alpaca_eval_instructions.csv"), dtype=str)
+    order = rows["model_first"].map({"1": MODEL_FIRST, "0": BASELINE_FIRST})
+    return dict(zip(rows["sha256"], zip(map(int, rows["index"]), order, strict=True), strict=True))
+
+
+def instruction(text: str) -> tuple[int | str, str]:
+    """The index of one of AlpacaEval-2's instructions, and the order that upstream's seeded choice
+    gave it (the model first in 406 of 805); of others a key, and no order."""
+    key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
+    return instructions().get(key, (key, ""))
+
+
+def _preferences(row: Row) -> list[Row]:
+    """alpaca-eval's annotations; they name no version, which the instruction tells."""
+    if "generator_2" not in row:
+        return [row]
+    index, order = instruction(row["instruction"])
+    judge = template = annotator = row.get("annotator") or ""
+    if annotator == "weighted_alpaca_eval_gpt4_turbo":
+        judge, template = "gpt-4-1106-preview", "alpaca_eval_clf"
+    found = {"model": row["generator_2"], "baseline": row["generator_1"], "question_id": index}
+    found |= {"judge": judge, "template": template, "version": "2" if order else ""}
+    found |= {"metric": "weighted" if annotator.startswith("weighted") else "verdict"}
+    found |= {"length_model": len(row["output_2"]), "length_baseline": len(row["output_1"])}
+    preference = 1.5 if row["preference"] == 0 else row["preference"]  # older ties
+    return [found | {"order": order, "preference": preference}]
+
+
+def _games(row: Row) -> list[Row]:
+    """Arena-Hard's judgements of two games; or its battles, a row for each unit of weight. Both
+    games of those name the baseline model_a: all are written as games that show it first."""
+    if "games" in row:
+        labels = [(game or {}).get("score") for game in row["games"]]
+        row["version"] = "v0.1"
+        return [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
+    if "model_a" not in row:
+        return [row]
+    won = {"model_a": "A>B", "model_b": "B>A", "tie": "A=B", "tie (bothbad)": "A=B"}
+    found = {"model": row["model_b"], "baseline": row["model_a"], "judge": row.get("judge", "")}
+    found |= {"version": "v0.1", "metric": "battles", "question_id": row["question_id"]}
+    return [found | {"game": 1, "verdict": won.get(row["winner"])}]
+
+
+UPSTREAM = TypeAdapter(Upstream)
 JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
-    "alpaca-eval": (upstream.alpaca, Preference),
-    "mt-bench": (upstream.mt_bench, Score),
-    "arena-hard": (upstream.arena, Game),
+    "alpaca-eval": (_preferences, Preference),
+    "mt-bench": (lambda row: [row], Score),
+    "arena-hard": (_games, Game),
 }
-
-
-def _field(row: Row, where: tuple[int | str, ...]) -> str:
-    """Of a place that pydantic names the part that the row has: not which type of several."""
-    value: Any = row
-    for k, part in enumerate(where):
-        try:
-            value = value[part]
-        except (LookupError, TypeError):
-            return ".".join(map(str, where[: max(k, 1)]))
-    return ".".join(map(str, where))
 
 
 def _read(
@@ -115,31 +202,28 @@ def _read(
     """(where, row in our form) of a file; of repeated requests the one that counts."""
     rows = enumerate(iter_rows(path), 1)
     for where, row in best_attempts((f"{path}, row {n}", row) for n, row in rows):
-        remedy = "correct the row, or is this another kind of file?"
         try:
-            upstream.UPSTREAM.validate_python(row)
-            for one in ours(row):
+            for one in ours({**row, **UPSTREAM.validate_python(row)}):
                 if (of := one.get("benchmark", benchmark)) != benchmark:
                     raise WRPOError(f"{where} is of {of}, not {benchmark}; give another file")
                 yield where, form.model_validate(one).model_dump()
         except ValidationError as error:
             first = error.errors()[0]
-            field = _field(row, first["loc"])
-            raise WRPOError(f"{where}, field {field!r}: {first['msg']}; {remedy}") from error
+            what = f"{where}, field {str(first['loc'][0])!r}: {first['msg']}"
+            raise WRPOError(f"{what}; {REMEDY}") from error
         except KeyError as error:
-            raise WRPOError(f"{where}, field {error}: is missing; {remedy}") from error
+            raise WRPOError(f"{where}, field {error}: is missing; {REMEDY}") from error
 
 
 def place(row: Row) -> tuple[str, ...]:
     """What a judgement of ours is of; its ``request`` also tells texts and settings apart."""
-    return tuple(str(row.get(name)) for name in (*SETTING, "question_id", "turn", "order"))
+    setting = ("benchmark", "version", "judge", "metric", "model", "baseline")
+    return tuple(str(row.get(name)) for name in (*setting, "question_id", "turn", "order"))
 
 
 def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows that count among (where, row): of each judgement of ours the last good attempt.
-
-    A call that never succeeded stays and counts as missing. Other tools' rows have no ``request``.
-    """
+    """The rows that count among (where, row): of each judgement of ours the last good attempt, or
+    a failed one, which counts as missing. Other tools' rows have no ``request``."""
     best: dict[Any, tuple[str, Row]] = {}
     for where, row in rows:
         key: Any = place(row) if "request" in row else where
@@ -163,9 +247,8 @@ def check_same(before: Row, row: Row, where: str) -> None:
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     """All judgements of a file, one per row; one without a verdict has NaN or None.
 
-    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`.
-
-    :raises WRPOError: with file, row and field, for what is no judgement of ``benchmark``.
+    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`; an error
+    names file, row and field.
     """
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
@@ -183,15 +266,13 @@ class Texts(dict[tuple[int | str, int], str | None]):
 
 
 def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
-    """The answers of each model in a file, joined by id or instruction.
-
-    :raises WRPOError: with file and row, for an unknown question or version, or a second answer.
-    """
+    """The answers of each model in a file, joined by id or instruction; an unknown question or
+    version, or a second answer, is an error that names file and row."""
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}
     known |= {str(q.question_id): q for q in benchmark.questions}
     found: dict[str, Texts] = {}
-    for where, row in _read(path, upstream.answers, Answer, name):
+    for where, row in _read(path, _answers, Answer, name):
         question, turn = known.get(str(row["question_id"])), row["turn"]
         asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
         if row["version"] not in (None, version):

@@ -1,35 +1,47 @@
 """The judge client: every needed call once, its reply kept, whatever happens in between.
 
-Rows go to an append-only file, one for each call, with the hash of the whole request. A run makes
-only the calls that have no reply yet; a call that failed is stored with its error and made again by
-the next run. Replies without a verdict are kept, counted and not asked again.
+Rows go to an append-only file, with the hash of the whole request. A call that failed is stored and
+made again by the next run. A reading never guesses: a reply without a verdict, or with two
+different ones, is kept with the ``problem``, counted and not asked again.
 """
 
 import hashlib
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import numpy as np
+from scipy.special import expit
+
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.evaluation import forms
 from wrpo_lib.evaluation.benchmarks import Benchmark, Question
-from wrpo_lib.evaluation.forms import ERROR, best_attempts, check_same, place
-from wrpo_lib.evaluation.upstream import instruction
-from wrpo_lib.evaluation.verdicts import BASELINE_FIRST, FIELDS, HOPELESS, MODEL_FIRST
-from wrpo_lib.evaluation.verdicts import read_judgement as read
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, ERROR, MODEL_FIRST, Texts
+from wrpo_lib.evaluation.scores import FOR_A
 from wrpo_lib.io import Row, Store
+from wrpo_lib.replies import read_reply
 from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
 NOTHING = dict.fromkeys(("calls", "kept", "identical", "prompt_tokens", "completion_tokens"), 0)
-FIRST = 8  # as many hopeless replies, and nothing else, end the run
+FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}
+"""Benchmark -> the field of a judgement that holds the verdict."""
 
-Texts = Mapping[tuple[int | str, int], str | None]
-Call = tuple[Row, dict[str, Any] | None]
+FIRST = 8  # as many hopeless replies, and nothing else, end the run
+NO_LOGPROBS = "log-probabilities missing"
+THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
+HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
+
+Call = tuple[Row, Row | None]
 """What a judgement is of, and the request; None where both answers are the same text."""
+
+Reading = tuple[float | str | None, str | None]
+"""A preference, a label or a score, or None; why there is none."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,7 @@ class Plan:
         alpaca = self.benchmark.name == "alpaca-eval"
         orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
         if alpaca and self.order == "upstream":
-            orders = [orders[instruction(question.turns[0])[1] == MODEL_FIRST]]
+            orders = [orders[forms.instruction(question.turns[0])[1] == MODEL_FIRST]]
         for order, a, b in orders:
             values = {"output_1": a, "answer_1": a, "output_2": b, "answer_2": b}
             game = {"order": order, "game": 1 if order == BASELINE_FIRST else 2}
@@ -88,12 +100,10 @@ class Plan:
 
     def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
         of, template = self.benchmark, self.benchmark.template(question, row["turn"])
-        metric = "score" if of.name == "mt-bench" else "verdict"
-        settings = of.judge_settings | self.extra_body
-        if of.name == "alpaca-eval" and self.metric == "logprobs":
-            metric = "weighted"
-        else:
-            settings |= {"logprobs": None, "top_logprobs": None}
+        weighted = of.name == "alpaca-eval" and self.metric == "logprobs"
+        metric = "weighted" if weighted else "score" if of.name == "mt-bench" else "verdict"
+        without = {} if weighted else {"logprobs": None, "top_logprobs": None}
+        settings = of.judge_settings | self.extra_body | without
         settings = {name: value for name, value in settings.items() if value is not None}
         values |= {"instruction": question.turns[0], "question": question.turns[0]}
         values |= {f"question_{i}": text for i, text in enumerate(question.turns, 1)}
@@ -101,8 +111,8 @@ class Plan:
         body = {"model": self.judge, "messages": template.fill(values), **settings}
         row |= {"benchmark": of.name, "version": of.version, "judge": self.judge, "metric": metric}
         row |= {"question_id": question.question_id, "settings": without_secrets(settings)}
-        row |= {"template": template.name}
-        row |= {"template_sha256": _hash([("system", template.system), ("user", template.user)])}
+        parts = [("system", template.system), ("user", template.user)]
+        row |= {"template": template.name, "template_sha256": _hash(parts)}
         request = _hash([body, row["model"], question.question_id, row.get("game", 0)])
         return {**row, "request": request}, body
 
@@ -111,8 +121,7 @@ class Run:
     """One run of the client over a store of judgements.
 
     ``prices`` are of a million prompt and completion tokens; ``max_cost`` ends the run when the
-    tokens that the server reported have cost that much, and ``stopped`` then says so. ``status``
-    and ``problems`` count what came of the calls.
+    tokens that the server reported have cost that much, and ``stopped`` then says so.
     """
 
     def __init__(
@@ -122,16 +131,16 @@ class Run:
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
     ) -> None:
-        if max_cost is not None and prices is None:
-            raise WRPOError("--max-cost needs --prices of a million prompt and completion tokens")
+        amounts = (max_cost, *(prices or [math.nan]))
+        if max_cost is not None and not all(0 <= n < math.inf for n in amounts if n is not None):
+            raise WRPOError(
+                "--max-cost needs --prices, of a million tokens; give amounts from 0 on"
+            )
         self.store, self.server, self.max_cost = store, server, max_cost
         self.prices = prices or (0.0, 0.0)
-        if not all(0 <= n < math.inf for n in (*self.prices, max_cost or 0)):
-            raise WRPOError("--prices and --max-cost are amounts of money; give numbers from 0 on")
-        keys = store.keys()
-        self._attempts = Counter(request for request, *_ in keys)
+        self._attempts = Counter(row["request"] for row in store)
         rows = ((str(store.path), row) for row in store)
-        self._made = {place(row): row for _, row in best_attempts(rows)}
+        self._made = {forms.place(row): row for _, row in forms.best_attempts(rows)}
         self.counts, self.status, self.problems = Counter(NOTHING), Counter[str](), Counter[str]()
         self.stopped = ""
 
@@ -147,59 +156,54 @@ class Run:
         for _, body in self._pending(calls, counts):
             if body is not None:
                 size = sum(len(message["content"]) for message in body["messages"])
-                limits = (body.get(name, 0) for name in ("max_tokens", "max_completion_tokens"))
-                most = max(n for n in (*limits, 0) if isinstance(n, int))
+                most = int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
                 # four characters a token: a rule of thumb for English
                 counts.update(calls=1, prompt_tokens=size // 4, completion_tokens=most)
         return counts
 
     def __call__(self, calls: Iterable[Call]) -> Counter[str]:
         """Make every missing call; rows are in the store when this returns or raises."""
-        for row, body, error in complete(self.server, self._requests(calls), stop=self._stop):
-            self._keep(row, body, error)
+        for row, reply, error in complete(self.server, self._requests(calls), stop=self._stop):
+            body = reply or {}
+            usage = _usage(body.get("usage"))
+            self.counts.update(usage, calls=1)  # what a failed one used is paid for all the same
+            try:
+                if error:
+                    raise WRPOError(error)
+                found = read_judgement(row, body)
+                status = "unreadable" if found["problem"] else "ok"
+            except WRPOError as failure:
+                found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
+                status = ERROR
+            served = {"model": str(body.get("model")), "server": self.server.address}
+            self._append({**row, **found, "served": served, "usage": usage}, status)
         return self.counts
 
     def _pending(self, calls: Iterable[Call], counts: Counter[str]) -> Iterator[Call]:
         """The calls without a row; ``counts`` learns how many have one or need no judge."""
         for row, body in calls:
-            before = self._made.get(place(row), {"status": ERROR})
-            if before["status"] != ERROR:
-                check_same(before, row, str(self.store.path))
+            before = self._made.get(forms.place(row))
+            if before is None or before["status"] == ERROR:
+                counts["identical"] += body is None
+                yield row, body
+            else:
+                forms.check_same(before, row, str(self.store.path))
                 counts["kept"] += 1
-                continue
-            counts["identical"] += body is None
-            yield row, body
 
-    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, dict[str, Any]]]:
+    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, Row]]:
         for row, body in self._pending(calls, self.counts):
             if body is None:
-                self._append(row, "ok", {"preference": 1.5, "problem": None})
+                self._append({**row, "preference": 1.5, "problem": None}, "ok")
             else:
                 yield row, body
 
-    def _keep(self, row: Row, body: Row | None, error: str | None) -> None:
-        """A row of what came of a call; what a failed one used is paid for all the same."""
-        body = body or {}
-        usage = _usage(body.get("usage"))
-        self.counts.update(usage, calls=1)
-        try:
-            if error:
-                raise WRPOError(error)
-            found = read(row, body)
-            status = "unreadable" if found["problem"] else "ok"
-        except WRPOError as failure:
-            found = {FIELDS[row["benchmark"]]: None, "judgment": None, "problem": str(failure)}
-            status = ERROR
-        served = {"model": str(body.get("model")), "server": self.server.address}
-        self._append(row, status, {**found, "served": served, "usage": usage})
-
-    def _append(self, row: Row, status: str, found: Row) -> None:
+    def _append(self, row: Row, status: str) -> None:
         self._attempts[row["request"]] += 1
         self.status[status] += 1
-        self.problems.update([found["problem"]] if found["problem"] else [])
+        self.problems.update([row["problem"]] if row["problem"] else [])
         judged = datetime.now(UTC).isoformat(timespec="seconds")
         head = {"attempt": self._attempts[row["request"]], "status": status, "judged": judged}
-        self.store.append({**row, **found, **head})
+        self.store.append(row | head)
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
@@ -221,3 +225,71 @@ def _usage(said: Any) -> dict[str, int]:
     said = said if isinstance(said, dict) else {}
     counts = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
     return {name: n if isinstance(n, int) and 0 <= n < 2**53 else 0 for name, n in counts.items()}
+
+
+def read_judgement(row: Row, body: Row) -> Row:
+    """The verdict in a server's reply by the name in :data:`FIELDS`, ``problem`` and ``judgment``.
+
+    ``row`` says what was judged: ``benchmark``, ``metric``, ``order``.
+
+    :raises WRPOError: for a reply that is a failure (:func:`wrpo_lib.replies.read_reply`).
+    """
+    said = read_reply(body)
+    if row["metric"] == "weighted":
+        value, problem = (None, THOUGHT_FIRST) if said.thought else read_logprobs(body)
+    else:
+        read = {"alpaca-eval": read_token, "mt-bench": read_rating, "arena-hard": read_label}
+        value, problem = read[row["benchmark"]](said.text)
+    if isinstance(value, float) and row.get("order") == MODEL_FIRST:
+        value = 3 - value
+    found = {FIELDS[row["benchmark"]]: value, "problem": problem, "judgment": said.text}
+    return found | ({"thought": said.thought} if said.thought else {})
+
+
+def read_logprobs(body: Row) -> Reading:
+    """AlpacaEval-2: 2 − p(m)/(p(m) + p(M)) from the first token's log-probabilities, in [1, 2].
+
+    2 means that the output shown as M certainly wins. A token that is not listed has probability
+    0; with neither there, the preference is missing (upstream's rule).
+    """
+    try:
+        first = body["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        listed = [(t["token"], float(t["logprob"])) for t in first if t["token"] in ("m", "M")]
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return None, NO_LOGPROBS
+    values = dict(listed)
+    if not first or len(values) < len(listed) or not np.isfinite(list(values.values())).all():
+        return None, NO_LOGPROBS
+    if not values:
+        return None, "neither m nor M among the log-probabilities"
+    return 1 + float(expit(values.get("M", -np.inf) - values.get("m", -np.inf))), None
+
+
+def read_token(text: str) -> Reading:
+    """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
+    word = text.strip(" \t\r\n\"'`*.()[]")
+    if word in ("m", "M"):
+        return 1.0 + (word == "M"), None
+    return None, "two verdicts" if len(set(re.findall(r"\b[mM]\b", text))) == 2 else "no verdict"
+
+
+def read_label(text: str) -> Reading:
+    """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
+    label, problem = _only(set(re.findall(r"\[\[([AB<>=]+)\]\]", text)))
+    return (None, "no verdict") if label and label not in FOR_A else (label, problem)
+
+
+def read_rating(text: str) -> Reading:
+    """MT-Bench's score from 1 to 10: ``[[x]]``, else ``[x]``; all must agree (FastChat: first)."""
+    number = r"\[(\d+\.?\d*)\]"
+    found = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
+    score, problem = _only({float(number) for number in found})
+    if isinstance(score, float) and not 1 <= score <= 10:
+        return None, f"score {score:g} is outside 1 to 10"
+    return score, problem
+
+
+def _only(found: set[Any]) -> Reading:
+    if len(found) == 1:
+        return found.pop(), None
+    return None, "two verdicts" if found else "no verdict"

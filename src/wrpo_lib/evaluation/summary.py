@@ -13,26 +13,37 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.analysis import statistics
-from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval, slope_interval
-from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import alpaca_eval, verdicts
-from wrpo_lib.evaluation.assets import fetch
+from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval
+from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.evaluation import scores
+from wrpo_lib.evaluation.benchmarks import fetch
+from wrpo_lib.evaluation.forms import instructions, read_judgements
+from wrpo_lib.io import Row, file_hash
+from wrpo_lib.records import write_results
 
 SAME = ("judge", "version", "template", "metric", "baseline")
 KINDS: dict[str, tuple[int, str, Any, Any]] = {
-    "alpaca-eval": (805, "order", alpaca_eval.in_percent, alpaca_eval.win_rate),
-    "mt-bench": (80, "turn", verdicts.scored, verdicts.mt_bench),
-    "arena-hard": (500, "game", verdicts.battles, verdicts.arena_hard),
+    "alpaca-eval": (805, "order", scores.in_percent, scores.win_rate),
+    "mt-bench": (80, "turn", scores.scored, scores.mt_bench),
+    "arena-hard": (500, "game", scores.battles, scores.arena_hard),
 }
 """Questions of the real benchmark, what tells two judgements of a question apart, the readable
 rows, their score."""
 
+ARENA_BASELINE = "gpt-4-0314"  # of Arena-Hard v0.1
 BOARD_JUDGE = "gpt-4-1106-preview"
 BOARDS = {
     "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
-    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", verdicts.BASELINE),
+    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", ARENA_BASELINE),
 }
 """Folder of a published board; its version, template, metric ("" is any) and baseline."""
+
+PUBLISHED = {
+    "alpaca_eval2": "eval/alpacaeval2_annotations.csv.gz",  # numbers, the texts are left out
+    "mt_bench": "eval/mtbench_gpt4_judgments.jsonl.gz",
+    "arena_hard": "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz",
+}
+SIDE = "eval/df_gamed.csv"
 
 
 @dataclass(frozen=True)
@@ -53,13 +64,13 @@ class Summary:
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
     """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
 
-    ``options`` of :func:`wrpo_lib.evaluation.alpaca_eval.length_controlled`: ``side``, ``C`` and
+    ``options`` of :func:`wrpo_lib.evaluation.scores.length_controlled`: ``side``, ``C`` and
     ``replicates`` (here 200).
     """
     table = judgements
     if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
         unnamed = (table["baseline"] == "") & (table["version"] == "v0.1")
-        table = table.assign(baseline=table["baseline"].mask(unnamed, verdicts.BASELINE))
+        table = table.assign(baseline=table["baseline"].mask(unnamed, ARENA_BASELINE))
     elif benchmark == "mt-bench":  # templates differ by turn and reference, the version names all
         templates = table.groupby(["model", "judge", "version"])["template"]
         joined = templates.transform(lambda names: ", ".join(sorted({n for n in names if n})))
@@ -84,17 +95,29 @@ def _summary(
     if not setting["judge"]:
         notes.append("the rows do not name their judge; no number compares")
     official = setting["version"] in ("2", "v0.1")
-    if benchmark == "alpaca-eval":
-        values |= _length_control(rows, official, options, notes)
-    elif benchmark == "mt-bench":
+    if benchmark == "mt-bench":
         official = set(rows["question_id"].astype(str)) <= {str(n) for n in range(81, 161)}
     elif setting["metric"] == "battles":  # a row for each unit of weight
         values["n_duplicates"] = 0
+    elif benchmark == "alpaca-eval":
+        if why := _uncontrolled(rows, official, options.get("side")):
+            notes.append(f"no length-controlled win rate: {why}")
+        else:
+            side = options["side"] if official else None
+            values |= scores.length_controlled(rows, **(options | {"side": side}))
+        if not official:
+            notes.append("the questions are not AlpacaEval-2's; its leaderboard does not compare")
     values["n_absent"] = _absent(benchmark, rows) if official else None
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
-    values |= _effects(known)
-    return Summary(model, setting, values, notes, points, questions)
+    return Summary(model, setting, values | _effects(known), notes, points, questions)
+
+
+def _uncontrolled(rows: pd.DataFrame, official: bool, side: pd.DataFrame | None) -> str:
+    """Why there is no length-controlled win rate, empty if there is one."""
+    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
+        return "some rows have no lengths"
+    return "run `wrpo assets fetch`" if official and side is None else ""
 
 
 def _absent(benchmark: str, rows: pd.DataFrame) -> int:
@@ -111,22 +134,6 @@ def _absent(benchmark: str, rows: pd.DataFrame) -> int:
     return int(n_questions * each - seen.sum())
 
 
-def _length_control(
-    rows: pd.DataFrame, official: bool, options: dict[str, Any], notes: list[str]
-) -> dict[str, Any]:
-    """LC, or nothing, and why there is none into ``notes``."""
-    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        notes.append("no length-controlled win rate: some rows have no lengths")
-        return {}
-    if official and options.get("side") is None:
-        notes.append("no length-controlled win rate: run `wrpo assets fetch`")
-        return {}
-    if not official:
-        notes.append("the questions are not AlpacaEval-2's; nothing compares with its leaderboard")
-        options = options | {"side": None}
-    return alpaca_eval.length_controlled(rows, **options)
-
-
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     """Points of win rate, shown second minus first, and per standard deviation of the length."""
     if "turn" in known:  # MT-Bench
@@ -138,10 +145,10 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
     regressors = {"position": second.astype(float), "length": longer / longer.std(ddof=0)}
     effects: dict[str, Estimate | None] = {}
     for name, x in regressors.items():
-        own, effects[f"{name}_effect"] = rows.assign(x=x).dropna(subset="x"), None
+        own, slope = rows.assign(x=x).dropna(subset="x"), None
         if len(own) > 2 and x.nunique() > 1:
-            slope = slope_interval(own["points"], own["x"], own["question_id"])
-            effects[f"{name}_effect"] = slope
+            slope = statistics.slope_interval(own["points"], own["x"], own["question_id"])
+        effects[f"{name}_effect"] = slope
     return effects
 
 
@@ -151,19 +158,23 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
     ``difference``, or the ``reason`` why there is none; ``detectable_difference``: what a test at
     5 % would have found in 80 % of the runs; the same of LC where both have one.
     """
-    return [_difference(other, summaries[0]) for other in summaries[1:]]
-
-
-def _difference(a: Summary, b: Summary) -> dict[str, Any]:
-    shared = len(set(a.questions) & set(b.questions))
-    found = {"model": a.model, "against": b.model, "n_shared_questions": shared}
-    reason = _unlike(a.setting, b.setting)
-    if reason or shared < 2:
-        return {**found, "reason": reason or f"they share {shared} questions"}
-    points = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions)
-    lc = alpaca_eval.length_controlled_difference(a.values, b.values)
-    found |= {"difference": points, "detectable_difference": detectable(points)}
-    return found | {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
+    found, b = [], summaries[0]
+    for a in summaries[1:]:
+        shared = len(set(a.questions) & set(b.questions))
+        row: Row = {"model": a.model, "against": b.model, "n_shared_questions": shared}
+        found.append(row)
+        if (reason := _unlike(a.setting, b.setting)) or shared < 2:
+            row["reason"] = reason or f"they share {shared} questions"
+            continue
+        points, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
+        x, y = (side.values.get("lc_interval") for side in (a, b))
+        if x and y:  # refits on the same resamples
+            low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
+            size = x.n + y.n, x.n_clusters, f"paired {x.method}"
+            lc = Estimate(x.value - y.value, float(low), float(high), *size)
+        row |= {"difference": points, "detectable_difference": detectable(points)}
+        row |= {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
+    return found
 
 
 def _unlike(own: dict[str, str], wanted: dict[str, str]) -> str:
@@ -194,7 +205,7 @@ def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
     same = (a == b).astype(float).rename("points").reset_index()
     constant = pd.concat([a, b]).nunique() == 1  # which leaves nothing beyond chance
     kappa = None if constant else float(cohen_kappa_score(a, b))
-    return {"raw": verdicts.on_scale(same, 0, 1), "kappa": kappa}
+    return {"raw": scores.on_scale(same, 0, 1), "kappa": kappa}
 
 
 def leaderboard(
@@ -209,16 +220,15 @@ def leaderboard(
     if benchmark not in BOARDS:
         raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
     folder, version, template, metric, baseline = BOARDS[benchmark]
-    source, apart = path or fetch(f"{folder}/leaderboard.csv"), []
-    try:
+    source = path or fetch(f"{folder}/leaderboard.csv")
+    with explained(f"{source} cannot be read", f"give a leaderboard of {benchmark}"):
         board = pd.read_csv(source).assign(origin="published")
         if benchmark == "alpaca-eval":
             score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
             board = board.rename(columns={board.columns[0]: "model"})
             board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
         rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
-    except (OSError, EOFError, KeyError, ValueError) as error:
-        raise WRPOError(f"{source} is no leaderboard of {benchmark} ({error})") from error
+    apart = []
     for summary in summaries:
         wanted = (BOARD_JUDGE, version, template, metric or summary.setting["metric"], baseline)
         reason = _unlike(summary.setting, dict(zip(SAME, wanted, strict=True)))
@@ -242,3 +252,39 @@ def _board_row(benchmark: str, summary: Summary) -> list[Any]:
         origin += f"{values['n_absent']} judgements absent, {values['n_missing']} unreadable)"
     bounds = (interval.low, interval.high) if interval else (None, None)
     return [summary.model, score, *bounds, origin]
+
+
+def make_published(folder: Path, replicates: int = 400) -> Path:
+    """Compute ``results/published`` from the judgements under ``folder`` (:data:`PUBLISHED`)."""
+    alpaca, mt_bench, arena = map(folder.joinpath, PUBLISHED.values())
+    rated = summarise("mt-bench", read_judgements("mt-bench", mt_bench))
+    battled = summarise("arena-hard", read_judgements("arena-hard", arena))
+    names = {"index": "question_id", "len_model": "length_model", "len_baseline": "length_baseline"}
+    side, judged = pd.read_csv(folder / SIDE), pd.read_csv(alpaca).rename(columns=names)
+    judged["order"] = judged["question_id"].map(dict(instructions().values()))
+    judged[list(SAME)] = BOARD_JUDGE, *BOARDS["alpaca-eval"][1:]
+    models = summarise("alpaca-eval", judged, side=side, replicates=replicates)
+    for summary in models:  # with the C of the joined fit, so that only the join differs
+        own, c = judged[judged["model"] == summary.model], summary.values["lc_C"]
+        moved = scores.length_controlled(own.assign(question_id=range(len(own))), side, C=c)
+        summary.values["lc_by_position"] = moved["length_controlled_winrate"]
+    groups = dict(zip(PUBLISHED, (models, rated, battled), strict=True))
+    tables = {name: pd.DataFrame(map(numbers, group)) for name, group in groups.items()}
+    # of the paired differences to the first model, the median of what could have been found
+    pairs = [{"benchmark": name, **p} for name, all_ in groups.items() for p in differences(all_)]
+    names = {"detectable_difference": "mean", "lc_detectable_difference": "lc"}
+    wide = pd.DataFrame(pairs).rename(columns=names)
+    seen = wide.melt("benchmark", names.values(), "statistic").dropna()
+    kinds = seen.groupby(["benchmark", "statistic"], sort=False)["value"]
+    found = kinds.agg(n_pairs="count", median="median", smallest="min", largest="max")
+    tables["detectable"] = found.reset_index()
+    hashes = {file: file_hash(folder / file) for file in (*PUBLISHED.values(), SIDE)}
+    return write_results("published", tables, {"judgements": hashes, "replicates": replicates})
+
+
+def numbers(summary: Summary) -> Row:
+    """A row of a table: all values, intervals as three columns; ``naive`` is not clustered."""
+    row: Row = {"model": summary.model}
+    for name, value in {**summary.values, "naive": mean_interval(summary.rows)}.items():
+        row |= value.spread(name) if isinstance(value, Estimate) else {name: value}
+    return row

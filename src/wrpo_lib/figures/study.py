@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wrpo_lib.analysis.outcomes import Results, estimate, spread
-from wrpo_lib.evaluation.alpaca_eval import length_controlled, win_rate
+from wrpo_lib.evaluation.scores import length_controlled, win_rate
 from wrpo_lib.figures.paper import RIGHT
 from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca

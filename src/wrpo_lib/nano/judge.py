@@ -21,11 +21,11 @@ import yaml
 from scipy.special import expit, log_expit
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation import verdicts
+from wrpo_lib.evaluation import scores
 from wrpo_lib.nano.world import quality, read_prompt
 
 MODEL = "nano-judge"
-VERDICTS = tuple(verdicts.FOR_A)  # from strongly for A to strongly for B
+VERDICTS = tuple(scores.FOR_A)  # from strongly for A to strongly for B
 EDGES = (2.5, 0.5, -0.5, -2.5)  # of the latent preference for A
 _FORMS = yaml.safe_load(Path(__file__).with_name("judge_prompts.yaml").read_text("utf-8"))
 
@@ -148,7 +148,7 @@ def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     found = []
     for seed, own in answers.groupby("seed"):
         alpaca = judge_alpaca(own, settings["baseline"], JUDGE)
-        arena = verdicts.battles(judge_arena(own, settings["arena_baseline"], JUDGE))
+        arena = scores.battles(judge_arena(own, settings["arena_baseline"], JUDGE))
         forms = {
             "alpaca_eval": alpaca.assign(value=alpaca["preference"] - 1),
             "arena_hard": arena.assign(value=arena["points"] / 100),

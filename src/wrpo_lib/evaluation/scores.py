@@ -1,7 +1,8 @@
-"""AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC).
+"""The three benchmarks' scores, from rows of judgements.
 
-A judgement is a preference in [1, 2]; 2 means the model certainly wins, 1.5 is a tie. The numbers
-are those of the alpaca-eval package 0.6.6; tests compare the two.
+AlpacaEval-2: win rate over a baseline, raw and length-controlled (LC), from preferences in [1, 2];
+2 means the model certainly wins, 1.5 is a tie. The numbers are those of the alpaca-eval package
+0.6.6; tests compare the two. MT-Bench: means of scores from 1 to 10. Arena-Hard: battles won.
 """
 
 from collections.abc import Hashable, Sequence
@@ -16,28 +17,101 @@ from scipy.special import expit, log_expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval
+from wrpo_lib.analysis.statistics import Estimate, bootstrap_interval, mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.verdicts import counted, with_points
+
+FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
+"""Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
 CS = np.logspace(-4, 4, 10)
 """The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
 
 GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
-FOLDS = 5
-SEED = 123  # upstream's, for liblinear
+
+
+def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
+    """The rows that have a verdict, at least two, with its ``points``."""
+    if (known := points.notna()).sum() < 2:
+        what = f"{known.sum()} of {len(judgements)} judgements have a verdict"
+        raise WRPOError(f"{what}; judge the rest first")
+    return judgements.assign(points=points)[known]
 
 
 def in_percent(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference, at least two, and ``points``: it in percent."""
+    """The rows with a preference, and ``points``: it in percent."""
     return with_points(judgements, 100 * (judgements["preference"].astype(float) - 1))
+
+
+def scored(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a score from 1 to 10 (``points``); −1 is upstream's mark for none."""
+    return with_points(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
+
+
+def battles(judgements: pd.DataFrame) -> pd.DataFrame:
+    """One row for each unit of weight of a readable game, with ``points`` in percent (0, 50, 100).
+
+    Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
+    """
+    for_a = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
+    known = with_points(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
+    weight = known["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
+    return known.iloc[np.arange(len(known)).repeat(weight)]
+
+
+def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
+    """The mean of ``points``; its interval clusters by question and ends where the scale does."""
+    mean = mean_interval(known["points"], known["question_id"])
+    return replace(mean, low=max(mean.low, low), high=min(mean.high, high))
+
+
+def _counted(
+    rows: pd.DataFrame, known: pd.DataFrame, key: str, low: float, high: float
+) -> dict[str, Any]:
+    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
+
+    ``n_duplicates`` rows repeat question and ``key``, and are kept, as upstream keeps them.
+    """
+    return {
+        "interval": on_scale(known, low, high),
+        "n_total": len(known),
+        "n_missing": len(rows) - len(known),
+        "n_duplicates": int(rows.filter(["question_id", key]).duplicated().sum()),
+        "n_questions": known["question_id"].nunique(),
+    }
+
+
+def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Means over all rows of one model, as upstream, from ``question_id``, ``turn``, ``score``."""
+    known = scored(judgements)
+    turns = known.groupby("turn")["score"].mean()
+    return {
+        "first_turn": float(turns.get(1, np.nan)),
+        "second_turn": float(turns.get(2, np.nan)),
+        "overall": float(known["score"].mean()),
+        **_counted(judgements, known, "turn", 1, 10),
+    }
+
+
+def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
+    """Percent of weighted battles won by one model, from rows with ``question_id``, ``game`` and
+    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate.
+
+    ``n_total`` and ``n_ties`` count weighted battles.
+    """
+    known = battles(judgements)
+    return {
+        "score": float(known["points"].mean()),
+        "n_ties": int((known["points"] == 50).sum()),
+        **_counted(judgements, known, "game", 0, 100),
+        "n_missing": int((~judgements["verdict"].isin(FOR_A)).sum()),
+    }
 
 
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
     """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
 
-    :func:`~wrpo_lib.evaluation.verdicts.counted`, and upstream's numbers, with its
-    ``standard_error`` over rows. ``order`` and ``length_model`` (characters) are optional.
+    Upstream's numbers, with its ``standard_error`` over rows, beside the clustered ``interval``.
+    ``order`` and ``length_model`` (characters) are optional.
     """
     known = in_percent(judgements)
     percent = known["points"]
@@ -51,7 +125,7 @@ def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
         "n_draws": int(draws),
         "discrete_win_rate": float(100 * (wins + draws / 2) / len(percent)),
         "avg_length": int(lengths.mean()) if lengths.notna().any() else None,
-        **counted(judgements, known, "order", 0, 100),
+        **_counted(judgements, known, "order", 0, 100),
     }
 
 
@@ -67,9 +141,8 @@ def length_controlled(
 
     A logistic regression of the preference on tanh of the standardised length difference, the
     instruction's difficulty and a constant, with the regularising rows of ``side`` (upstream's
-    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0.
-    Without ``side``, for other questions than AlpacaEval-2's, difficulty and those rows are left
-    out.
+    ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0. Other
+    questions than AlpacaEval-2's have no ``side``, hence neither difficulty nor those rows.
 
     Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
     row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
@@ -79,8 +152,8 @@ def length_controlled(
     """
     n = len(in_percent(judgements))
     if judgements.get("baseline", pd.Series()).equals(judgements["model"]):  # upstream's rule
-        by_rule = {"length_controlled_winrate": 50.0, "lc_standard_error": 0.0}
-        return {**by_rule, "lc_interval": None, "lc_C": None}
+        names = ("length_controlled_winrate", "lc_standard_error", "lc_interval", "lc_C")
+        return dict(zip(names, (50.0, 0.0, None, None), strict=True))
     design, interval = _Design(judgements, side), None
     c, once = design.choose_c() if C is None else C, np.ones(len(judgements))
     if replicates:
@@ -95,16 +168,6 @@ def length_controlled(
         "lc_interval": interval,
         "lc_C": c,
     }
-
-
-def length_controlled_difference(a: dict[str, Any], b: dict[str, Any]) -> Estimate | None:
-    """LC of ``a`` minus ``b``, from refits on the same resamples; None without replicates."""
-    x, y = a.get("lc_interval"), b.get("lc_interval")
-    if x is None or y is None or len(x.drawn) != len(y.drawn):
-        return None
-    low, high = np.quantile(np.subtract(x.drawn, y.drawn), [0.025, 0.975])
-    spread, how = (float(low), float(high)), f"paired {x.method}"
-    return Estimate(x.value - y.value, *spread, x.n + y.n, x.n_clusters, how)
 
 
 class _Design:
@@ -159,8 +222,8 @@ class _Design:
         gamed = [f"gamed {i}" for i in range(len(self.gamed))]
         # codes in order of appearance break ties between folds as upstream's row numbers do
         groups = pd.factorize(np.array([*gamed, *self.question[~np.isnan(self.share)]]))[0]
-        scores = np.zeros((FOLDS, len(CS)))
-        for fold, (train, test) in enumerate(GroupKFold(FOLDS).split(x, groups=groups)):
+        scores = np.zeros((5, len(CS)))
+        for fold, (train, test) in enumerate(GroupKFold(5).split(x, groups=groups)):
             for k, c in enumerate(CS):
                 logit = x[test] @ _fit(x[train], y[train], weight[train], c)
                 loss = y[test] * log_expit(logit) + (1 - y[test]) * log_expit(-logit)
@@ -175,7 +238,7 @@ def _fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, c: float) -> np.ndarr
         l1_ratio=1.0,
         solver="liblinear",
         fit_intercept=False,
-        random_state=SEED,
+        random_state=123,  # upstream's
         max_iter=1000,  # upstream has 100; a fit that converges is the same
     )
     labels, weights = np.repeat([1, 0], len(x)), np.concatenate([y * weight, (1 - y) * weight])

@@ -1,25 +1,29 @@
-"""AlpacaEval-2: published numbers, the package that made them, and what moves them.
+"""Published numbers of the three benchmarks, the packages that made them, and what moves them.
 
-Upstream joins the difficulty by row position: its numbers are ours with positions as ids.
+AlpacaEval's package joins the difficulty by row position: its numbers are ours with positions as
+ids.
 """
 
-import gzip
 import importlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+import evalica
 import numpy as np
 import pandas as pd
 import pytest
 import sklearn
 
+from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.evaluation.alpaca_eval import CS, length_controlled, win_rate
-from wrpo_lib.evaluation.upstream import instruction
+from wrpo_lib.evaluation.forms import MODEL_FIRST, instruction, read_judgements
+from wrpo_lib.evaluation.judging import read_logprobs
+from wrpo_lib.evaluation.scores import CS, arena_hard, battles, length_controlled, win_rate
+from wrpo_lib.io import read_rows
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
+BATTLES = "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz"
 LC = "length_controlled_winrate"
 
 
@@ -82,16 +86,25 @@ def test_the_join_by_instruction_survives_missing_and_shuffled_rows(
         length_controlled(strange, side)
 
 
-def test_order_and_index_of_instructions_are_the_packages(
-    shared: Path, alpaca_package: Any
-) -> None:
-    path = shared / "alpaca_eval" / "gpt4_1106_preview.json.gz"
-    texts = [row["instruction"] for row in json.loads(gzip.decompress(path.read_bytes()))]
+def test_order_index_and_preferences_are_the_packages(shared: Path, alpaca_package: Any) -> None:
+    """Upstream's seeded order, and with it our reading of two tokens over published judgements."""
+    rows = read_rows(shared / "alpaca_eval" / "gpt4_1106_preview.json.gz")
+    texts = [row["instruction"] for row in rows]
     choose = alpaca_package.utils.random_seeded_choice
-    theirs = [choose(f"is_switched_outputs{t}0", choices=[False, True]) for t in texts]
-    orders = ["model first" if switched else "baseline first" for switched in theirs]
+    switched = [choose(f"is_switched_outputs{t}0", choices=[False, True]) for t in texts]
+    orders = [MODEL_FIRST if model_first else "baseline first" for model_first in switched]
     assert [instruction(t) for t in texts] == list(enumerate(orders))
-    assert sum(theirs) == 406
+    assert sum(switched) == 406
+    judged = pd.read_csv(shared / "eval" / "alpacaeval2_annotations.csv.gz")
+    judged = judged.dropna(subset=["logprob_m", "logprob_M", "preference"])
+    assert len(judged) > 10_000
+    for row in judged.sample(5000, random_state=0).itertuples():
+        listed = [{"token": t, "logprob": getattr(row, f"logprob_{t}")} for t in "mM"]
+        body = {"choices": [{"logprobs": {"content": [{"top_logprobs": listed}]}}]}
+        found, _ = read_logprobs(body)
+        assert isinstance(found, float)
+        ours = 3 - found if switched[row.index] else found
+        assert ours == pytest.approx(row.preference, abs=1e-6)
 
 
 @pytest.mark.parametrize("change", ["as published", "three rows missing", "shuffled"])
@@ -103,8 +116,7 @@ def test_the_package_computes_the_same(
         order = np.delete(order, [3, 300, 600])
     elif change == "shuffled":
         order = np.random.default_rng(0).permutation(order)
-    path = shared / "eval" / f"alpacaeval2_annotations_{FUSECHAT}.json.gz"
-    published = json.loads(gzip.decompress(path.read_bytes()))
+    published = read_rows(shared / "eval" / f"alpacaeval2_annotations_{FUSECHAT}.json.gz")
     annotations = pd.DataFrame([published[i] for i in order])
     module = importlib.import_module("alpaca_eval.metrics.glm_winrate")
 
@@ -142,3 +154,28 @@ def test_both_orders_weigh_as_much_as_one(
     assert a[LC] == pytest.approx(b[LC], abs=0.02)
     assert b["n_duplicates"] == 0
     assert a["interval"].low == pytest.approx(b["interval"].low, abs=1e-9)
+
+
+def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
+    judged = read_judgements("arena-hard", shared / BATTLES)
+    found = arena_hard(judged)
+    assert found["score"] == pytest.approx(37.9019, abs=5e-5)
+    assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
+    assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
+    # published -2.30/+2.46, the quantiles of 100 resamples of unclustered rows
+    naive = mean_interval(battles(judged)["points"])
+    assert naive.high - found["score"] == pytest.approx(2.38, abs=0.25)
+    # the weighted mean is the Bradley-Terry win rate
+    rows = pd.read_json(shared / BATTLES, lines=True)
+    winners = {"model_a": evalica.Winner.X, "model_b": evalica.Winner.Y, "tie": evalica.Winner.Draw}
+    sides = rows["model_a"], rows["model_b"], rows["winner"].map(winners).tolist()
+    fit = evalica.bradley_terry(*sides, tolerance=1e-12, limit=1000)
+    a, b = fit.scores["gpt-4-0613"], fit.scores["gpt-4-0314"]
+    assert 100 * a / (a + b) == pytest.approx(found["score"], abs=1e-4)
+
+
+def test_a_strong_verdict_counts_three_times_and_an_unreadable_one_not_at_all() -> None:
+    games = [("q", 1, "B>>A"), ("q", 2, "A>B"), ("r", 1, "A=B"), ("r", 2, "?"), ("r", 2, None)]
+    ours = arena_hard(pd.DataFrame(games, columns=["question_id", "game", "verdict"]))
+    assert ours["score"] == pytest.approx(100 * (3 + 1 + 0.5) / 5)
+    assert (ours["n_total"], ours["n_missing"], ours["interval"].high) == (5, 2, 100)

@@ -1,7 +1,7 @@
-"""`wrpo summarise` and its kin over every format, good and bad."""
+"""`wrpo summarise` and its kin over every format, good and bad; the tracked published numbers."""
 
-import gzip
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,21 @@ from commandline import wrpo
 from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.evaluation.forms import read_judgements
+from wrpo_lib.evaluation.summary import PUBLISHED, SIDE, make_published, numbers, summarise
+from wrpo_lib.io import file_hash, read_rows, write_rows
+from wrpo_lib.records import read_results, read_run
+
+pytestmark = pytest.mark.usefixtures("assets")
 
 Capture = pytest.CaptureFixture[str]
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
 TEXTS = f"eval/alpacaeval2_annotations_{FUSECHAT}.json.gz"
-MT_BENCH = "eval/mtbench_gpt4_judgments.jsonl.gz"
-BATTLES = "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz"
-
-
-@pytest.fixture(autouse=True)
-def _assets(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WRPO_ASSETS", str(shared))
+MT_BENCH, BATTLES = PUBLISHED["mt_bench"], PUBLISHED["arena_hard"]
 
 
 @pytest.fixture(scope="module")
 def annotations(shared: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(gzip.decompress((shared / TEXTS).read_bytes()))
-    return found
+    return read_rows(shared / TEXTS)
 
 
 def said(capsys: Capture, *arguments: Any) -> str:
@@ -52,12 +50,14 @@ def counts(found: dict[str, Any]) -> tuple[int, ...]:
     return tuple(found[f"n_{name}"] for name in ("total", "absent", "missing", "duplicates"))
 
 
+def no_texts(table: pd.DataFrame) -> bool:
+    """Whether a table holds names and ids at most, and no text of others."""
+    texts = table.select_dtypes("object")
+    return bool(texts.map(lambda v: len(str(v)) < 50).all(axis=None))
+
+
 def write(path: Path, rows: list[Any]) -> Path:
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows))
-    else:
-        lines = (r if isinstance(r, str) else json.dumps(r) for r in rows)
-        path.write_text("".join(f"{line}\n" for line in lines))
+    write_rows(rows, path)
     return path
 
 
@@ -70,15 +70,14 @@ def test_annotations_of_a_published_model(
     assert counts(found) == (805, 0, 0, 0)
     assert found["position_effect"]["low"] > 0  # shown second is better
     rows = read_judgements("alpaca-eval", shared / TEXTS)
-    texts = rows.select_dtypes("object")
-    assert texts.map(lambda v: len(str(v)) < 50).all(axis=None), "texts are not kept"
+    assert no_texts(rows)
     numbers = pd.read_csv(shared / "eval" / "alpacaeval2_annotations.csv.gz")
     numbers = numbers[numbers["model"] == FUSECHAT]
     lengths = numbers[["index", "len_model", "len_baseline"]].to_numpy()
     assert (rows[["question_id", "length_model", "length_baseline"]].to_numpy() == lengths).all()
     holed = [*annotations[3:], *annotations[:1] * 2]
     holed[2] = {**holed[2], "preference": None}
-    path = write(tmp_path / "holed.json", holed)
+    path = write(tmp_path / "holed.jsonl", holed)
     found = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"][0]
     assert counts(found) == (803, 2, 1, 1)
 
@@ -94,6 +93,11 @@ def test_fastchat_judgements(shared: Path, tmp_path: Path, capsys: Capture) -> N
     seen = [d["detectable_difference"] for d in found["differences"]]
     assert len(seen) == 7
     assert 0.4 < np.median(seen) < 0.8
+    scores = (6, 85, 9, 0)  # those off the scale are missing
+    rows = [{**OTHER, "question_id": 81 + i, "score": score} for i, score in enumerate(scores)]
+    (model,) = report(capsys, "mt-bench", write(tmp_path / "j.jsonl", rows))["models"]
+    assert (model["overall"], model["n_missing"], model["n_absent"]) == (7.5, 2, 156)
+    assert (model["interval"]["low"], model["interval"]["high"]) == (1, 10)
     copy = tmp_path / "copy.jsonl.gz"
     copy.write_bytes((shared / MT_BENCH).read_bytes())
     wrong = refused(capsys, "summarise", "mt-bench", shared / MT_BENCH, copy)
@@ -160,7 +164,7 @@ def test_a_model_stands_on_the_board_only_if_all_agrees(
     shared: Path, annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
 ) -> None:
     mine = {"annotator": "weighted_alpaca_eval_gpt-4o-mini", "generator_2": "mine"}
-    other = write(tmp_path / "other.json", [{**row, **mine} for row in annotations])
+    other = write(tmp_path / "other.jsonl", [{**row, **mine} for row in annotations])
     out = said(capsys, "leaderboard", "alpaca-eval", shared / TEXTS, other)
     twin, own = (line.split() for line in out.splitlines() if f" {FUSECHAT} " in line)
     assert (twin[-1], own[-1]) == ("published", "ours")
@@ -192,7 +196,7 @@ def test_orders_that_are_missing_are_said(
     annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
 ) -> None:
     """A run in both orders that was stopped has every question, but not every judgement."""
-    rows = read_judgements("alpaca-eval", write(tmp_path / "a.json", annotations))
+    rows = read_judgements("alpaca-eval", write(tmp_path / "a.jsonl", annotations))
     other = rows["order"].map({"baseline first": "model first", "model first": "baseline first"})
     both = pd.concat([rows, rows.assign(order=other)[:5]]).to_dict("records")
     out = said(capsys, "leaderboard", "alpaca-eval", write(tmp_path / "both.jsonl", both))
@@ -227,14 +231,10 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
 @pytest.mark.parametrize(
     ("benchmark", "rows", "sentence"),
     [
-        ("alpaca-eval", [ROW, '{"question_id": "q'], "line 2: not JSON"),
         ("alpaca-eval", [{**ROW, "preference": 3}], "row 1, field 'preference'"),
-        ("alpaca-eval", [{**ROW, "preference": "m"}], "field 'preference'"),
         ("alpaca-eval", [{**ROW, "preference": None}], "0 of 1 judgements have a verdict"),
-        ("alpaca-eval", [OTHER], "row 1, field 'preference'"),
         ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
         ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1, field 'judge"),
-        ("mt-bench", [{**OTHER, "question_id": 10**30}], "row 1, field 'question_id'"),
         ("alpaca-eval", [ANNOTATION], "row 1, field 'output_2'"),
         ("alpaca-eval", [{"generator_2": "m"}], "row 1, field 'instruction': is missing"),
         ("arena-hard", [{"question_id": "q", "model": "m"}], "row 1, field 'game'"),
@@ -250,30 +250,50 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert sentence in refused(capsys, "summarise", benchmark, path)
 
 
-def test_ratings_off_the_scale_are_missing(tmp_path: Path, capsys: Capture) -> None:
-    scores = (6, 85, 9, 0)
-    rows = [{**OTHER, "question_id": 81 + i, "score": score} for i, score in enumerate(scores)]
-    (model,) = report(capsys, "mt-bench", write(tmp_path / "j.jsonl", rows))["models"]
-    assert (model["overall"], model["n_missing"], model["n_absent"]) == (7.5, 2, 156)
-    assert (model["interval"]["low"], model["interval"]["high"]) == (1, 10)
-
-
-def test_other_instructions_are_noticed(
-    annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
+def test_other_instructions_or_a_missing_side_file_are_noticed(
+    shared: Path,
+    annotations: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     changed = [{**r, "instruction": r["instruction"] + " "} for r in annotations[:50]]
-    path = write(tmp_path / "other.json", changed)
+    path = write(tmp_path / "other.jsonl", changed)
     model = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"][0]
     assert model["version"] == ""
     assert any("not AlpacaEval-2's" in note for note in model["notes"])
     assert "shown apart: its version is unnamed" in said(capsys, "leaderboard", "alpaca-eval", path)
-
-
-def test_without_the_side_file_the_rest_is_still_computed(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
     monkeypatch.setenv("WRPO_ASSETS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (model,) = report(capsys, "alpaca-eval", shared / TEXTS)["models"]
     assert "length_controlled_winrate" not in model
     assert any("run `wrpo assets fetch`" in note for note in model["notes"])
+
+
+def test_the_judgements_are_those_of_the_record_and_no_text_is_tracked(shared: Path) -> None:
+    record = read_run("published")["judgements"]
+    assert record == {file: file_hash(shared / file) for file in (*PUBLISHED.values(), SIDE)}
+    for name in (*PUBLISHED, "detectable"):
+        assert no_texts(read_results("published", name))
+
+
+@pytest.mark.parametrize("benchmark", ["mt-bench", "arena-hard"])
+def test_tables_without_refits_are_reproduced(shared: Path, benchmark: str) -> None:
+    name = benchmark.replace("-", "_")
+    found = summarise(benchmark, read_judgements(benchmark, shared / PUBLISHED[name]))
+    table = pd.read_csv(StringIO(pd.DataFrame(map(numbers, found)).to_csv(index=False)))
+    tracked = read_results("published", name)
+    pd.testing.assert_frame_equal(table, tracked, rtol=1e-5, check_dtype=False)
+
+
+@pytest.mark.slow
+def test_everything_is_made_again(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_results("published", "alpaca_eval2").set_index("model")
+    monkeypatch.setenv("WRPO_HOME", str(tmp_path))
+    assert make_published(shared, replicates=20).is_relative_to(tmp_path)
+    again = read_results("published", "alpaca_eval2").set_index("model")
+    for column in ("win_rate", "standard_error", "position_effect", "length_effect"):
+        assert again[column].to_list() == pytest.approx(before[column].to_list(), nan_ok=True)
+    assert (again["lc_interval"] - before["lc_interval"]).abs().max() < 0.16
