@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chat import ZEPHYR, byte_level
 
 from wrpo_lib.io import read_rows
 from wrpo_lib.quadruples import from_official, read_responses, to_official, validate_quadruples
@@ -167,23 +166,26 @@ def bad(field: str, value: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (bad("rejected", None), "row 2, field 'rejected': missing"),
-        (bad("source_rejected", " "), "row 2, field 'source_rejected': is empty"),
-        (bad("prompt", 7), "row 2, field 'prompt': is missing or not a list of messages"),
+        (bad("rejected", None), "row 2, field 'rejected': Input should be a valid string"),
+        (bad("source_rejected", " "), "'source_rejected': String should have at least 1 character"),
+        (bad("prompt", 7), "row 2, field 'prompt': is not a list of messages"),
         (bad("prompt", [turn("user", None)]), "message 1 has no text content"),
         (bad("prompt", [turn("robot")]), "role 'robot'; use one of"),
         (bad("prompt", [turn("assistant")]), "does not end in a user turn"),
         (bad("prompt_id", "p"), "'p' stands in row 1 already"),
-        (bad("rejected_reward", math.nan), "nan should be a finite number"),
-        ([RESPONSE, {**RESPONSE, "text": 3}], "row 2, field 'text': 3 should be a valid string"),
+        (bad("rejected_reward", math.nan), "should be a finite number, not nan"),
+        (
+            [RESPONSE, {**RESPONSE, "text": 3}],
+            "field 'text': Input should be a valid string, not 3",
+        ),
         ([RESPONSE, {**CUT, "prompt": "Else."}], "row 2, field 'prompt': is another one than"),
-        ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': [] should be"),
+        ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': Input should be"),
         ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
         ([{**WHOLE, "prompt": "Else."}], "row 1, field 'chosen': is no conversation of the prompt"),
         ([{"a": 1}], "row 1: the fields a are of no known form"),
         ([{**SIMPO, "all_rm_scores": 7}], "row 1: as many scores as responses are needed"),
         ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt'"),
-        ([{**ALPACA, "output": None}], "row 1, field 'text': missing"),
+        ([{**ALPACA, "output": None}], "row 1, field 'text': Input should be"),
         ([OFFICIAL, {**OFFICIAL, "rejected": []}], "row 2: two chosen and one rejected assistant"),
     ],
 )
@@ -194,20 +196,6 @@ def test_a_bad_file_of_any_kind_is_one_sentence(
     assert (code, out, len(err.strip().splitlines())) == (2, "", 1)
     assert "f.jsonl, " in err
     assert sentence in err
-
-
-def test_what_training_would_cut_is_counted(tmp_path: Path, wrpo: Any) -> None:
-    template = ZEPHYR.replace("messages %}", "messages if m.role != 'system' %}", 1)
-    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>"])
-    tokenizer.save_pretrained(tmp_path / "model")
-    row = {**QUADRUPLE, "prompt": SYSTEM, "target_chosen": "a<|user|>b", "rejected": "b" * 99}
-    rows = jsonl(tmp_path / "q.jsonl", row), jsonl(tmp_path / "p.jsonl", PAIR)
-    limits = ("--tokenizer", tmp_path / "model", "--max-length", 60, "--max-prompt-length", 20)
-    code, out, err = wrpo("data", "check", rows[0], *limits)
-    assert code == 0, err
-    for what in ("truncated in 1 rows: prompt 1, rejected 1", "system turn of 1", "special token"):
-        assert what in out
-    assert "nothing truncated in 1 rows" in wrpo("data", "check", rows[1], *limits)[1]
 
 
 def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(

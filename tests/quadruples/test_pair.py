@@ -189,15 +189,14 @@ def test_the_commands_of_a_run(write: Any, wrpo: Any, tmp_path: Path) -> None:
     sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
     code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
     assert (code, "prompts 10, kept 10" in out) == (0, True)
-    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "known.jsonl"))
-    code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
-    assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
+    code, out, err = wrpo("pair", *files, "--target", "t", *split, "--out", quadruples)
+    assert (code, "prompts 20, kept 20" in out) == (0, True), err
     assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft != Split.draw(prompts, 8).sft
     assert sorted(parts.sft + parts.preference) == prompts
-    assert [r["prompt_id"] for r in read_rows(quadruples)] == parts.preference[1:]
+    assert [r["prompt_id"] for r in read_rows(quadruples)] == parts.preference
     report = json.loads((tmp_path / "q.report.json").read_text())
-    assert (report["kept"], report["part"], report["seed"]) == (19, "preference", 7)
-    assert report["chosen_from"] == {"a": 19}
+    assert (report["kept"], report["part"], report["seed"]) == (20, "preference", 7)
+    assert report["chosen_from"] == {"a": 20}
 
 
 def broken(**changes: Any) -> list[Any]:
@@ -207,8 +206,11 @@ def broken(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (broken(model=" "), "row 7, field 'model': is empty"),
-        (broken(reward=None), "row 7, field 'reward': missing; score it"),
+        (broken(model=" "), "row 7, field 'model': String should have at least 1 character"),
+        (
+            broken(reward=None),
+            "row 7, field 'reward': Input should be a valid number, not None; score it",
+        ),
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
         (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
@@ -239,14 +241,12 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
-        ("--target t --exclude one.jsonl", "row 1, field 'prompt_id': missing"),
     ],
 )
 def test_bad_options_are_one_sentence(
     write: Any, wrpo: Any, monkeypatch: Any, tmp_path: Path, options: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write([{"seed": 1}], "one.jsonl")
     code, _, err = wrpo("pair", write(rows("x")), "--out", "q.jsonl", *options.split())
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert sentence in err

@@ -14,10 +14,10 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, write_json, write_rows
-from wrpo_lib.quadruples.pair import Pairing, write_pairs
-from wrpo_lib.quadruples.responses import Split, read_prompts
+from wrpo_lib.quadruples.pair import Pairing, Split, write_pairs
 from wrpo_lib.quadruples.schema import (
     IMPORTED,
     RESPONSES,
@@ -63,6 +63,24 @@ def open_rows(
 def prompt_hash(text: str) -> str:
     """sha256 of a prompt's text, as UltraFeedback's prompt ids are; ours where there is none."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
+    """(prompt_id, messages) of every row, one at a time; other fields are ignored.
+
+    Text that went through a chat template is refused, since every model has its own. A repeated id
+    is an error, but for the same prompt in a file of responses.
+    """
+    seen: dict[str, Messages] = {}
+    for number, row in enumerate(iter_rows(path), 1):
+        require(row, number, "prompts", str(path))
+        messages = as_messages(row["prompt"], f"{path}, row {number}")
+        first = seen.setdefault(row["prompt_id"], messages)
+        if first is messages:
+            yield row["prompt_id"], messages
+        elif "sample" not in row or first != messages:
+            what = f"{row['prompt_id']!r} stands in an earlier row already; make ids unique"
+            raise WRPOError(f"{path}, row {number}, field 'prompt_id': {what}")
 
 
 def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
