@@ -222,16 +222,31 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def test_files_are_those_that_the_recipes_name(home: Path, tmp_path: Path, wrpo: Any) -> None:
-    files = [tmp_path / f"{name}.parquet" for name in "ab"]
-    for more, path in enumerate(files):
-        said = {"generator": path.stem, "all_generated_responses": [*"vwxyz"]}
-        scores = [[0.1 * ((i + k) % 5) + more for k in range(5)] for i in range(12)]
-        rows = [{"prompt_id": f"id{i}", "prompt": f"{i}?", **said} for i in range(12)]
-        write_rows([r | {"all_rm_scores": s} for r, s in zip(rows, scores, strict=True)], path)
-    code, out, err = wrpo("data", "prepare", "workstation", *files)
+def test_a_download_becomes_the_files_that_the_recipes_name(
+    home: Path, tmp_path: Path, wrpo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeated responses and prompts under a second id are left out; test files are not read."""
+    hub, asked = tmp_path / "hub", dict[str, Any]()
+    for name, model, more in (("train-a", "a", 0), ("train-b", "b", 1), ("train-c", "a", 0)):
+        rows = []
+        for i in range(12):
+            scores = [0.1 * ((i + k) % 5) + more for k in range(5)]
+            said = {"generator": model, "all_generated_responses": [*"vwxyz"]}
+            again = "other" if name == "train-c" and i % 2 else ""
+            head = {"prompt_id": f"{again}id{i}", "prompt": f"{i}?"}
+            rows.append({**head, **said, "all_rm_scores": scores})
+        write_rows(rows, hub / "data" / f"{name}.parquet")
+    write_rows([RESPONSE], hub / "data" / "test-0.parquet")
+
+    def snapshot(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(hub)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    code, out, err = wrpo("data", "prepare", "workstation")
     assert code == 0, err
-    assert "8 prompts for the target to answer" in out
+    assert (asked["name"], asked["repo_type"]) == ("AALF/ultrafeedback_wrpo", "dataset")
+    assert "120 responses, 60 repeated ones left out" in out
     data = {name: load_recipe("workstation", name).data for name in ("sft", "dpo_off")}
     sft, off = (read_rows(str(path)) for path in data.values())
     split = json.loads((home / "data" / "split.json").read_text())
@@ -244,30 +259,6 @@ def test_files_are_those_that_the_recipes_name(home: Path, tmp_path: Path, wrpo:
     assert [r["prompt_id"] for r in off] == [r["prompt_id"] for r in prompts] == split["preference"]
     assert len(read_rows(home / "data" / "source_rewards.jsonl.gz")) == 120
     assert wrpo("data", "check", data["sft"])[0] == 0
-
-
-def test_a_download_is_taken_once_each(
-    home: Path, tmp_path: Path, wrpo: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Repeated responses and a prompt under a second id are left out; test files are not read."""
-    hub, asked = tmp_path / "hub", dict[str, Any]()
-    heads = [{"prompt_id": f"id{i}", "prompt": f"{i}?", "model": "m"} for i in range(6)]
-    tails = [{"sample": k, "text": f"{k}.", "reward": k, "reward_model": "rm"} for k in (0, 1)]
-    rows = [head | tail for head in heads for tail in tails]
-    again = [rows[0], {**rows[2], "prompt_id": "other"}]
-    write_rows([*rows, *again], hub / "data" / "train-0.parquet")
-    write_rows(rows[:2], hub / "data" / "test-0.parquet")
-
-    def snapshot(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        return str(hub)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    code, out, err = wrpo("data", "prepare", "workstation")
-    assert code == 0, err
-    assert (asked["name"], asked["repo_type"]) == ("AALF/ultrafeedback_wrpo", "dataset")
-    assert "12 responses, 2 repeated ones left out" in out
-    assert len(read_rows(home / "data" / "prompts.jsonl")) == 4
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,8 @@ def score_responses(
 ) -> Counter[str]:
     """Each row with its ``reward`` and ``reward_model``, appended to ``out`` (JSONL).
 
-    An empty or blank response gets no reward and no row: it must never be chosen. Counted as in
-    :func:`sample_responses`. A reward that is no finite number stops the run.
+    An empty or blank response gets no reward and no row; a reward that is no finite number stops
+    the run. Arguments and counts are those of :func:`sample_responses`.
     """
     counts = Counter[str]()
     with Store(out, KEY) as store:
@@ -196,9 +196,9 @@ def score_responses(
 
 
 def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
-    """Write the run record of ``out``, or check that the one there has the same settings.
+    """Write the run record of ``out``, if the one there has the same settings but for ``free``.
 
-    The setting ``free`` may differ from run to run; one that is "" is not known.
+    A setting that is "" is not known.
     """
     path, now = out.with_suffix(".run.json"), json.loads(json.dumps(settings))
     if path.is_file() and out.is_file() and out.stat().st_size:  # else there is nothing to mix with
