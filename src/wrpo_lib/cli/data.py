@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import check_output, iter_rows, write_json, write_rows
+from wrpo_lib.io import check_output, write_json, write_rows
 
 app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
@@ -52,11 +52,12 @@ def import_(
 @app.command()
 def export(file: Path, out: Path) -> None:
     """Convert the quadruples of FILE to the official format in OUT."""
-    from wrpo_lib.quadruples import to_official
-    from wrpo_lib.quadruples.schema import checked_rows
+    from wrpo_lib.quadruples.convert import open_rows, to_official
 
-    rows = map(to_official, checked_rows(iter_rows(file), "quadruples", str(file)))
-    write_rows(rows, check_output(out, file))
+    form, rows = open_rows(file)
+    if form != "quadruples":
+        raise WRPOError(f"{file} holds {form}, no quadruples; export takes those alone")
+    write_rows(map(to_official, rows), check_output(out, file))
     typer.echo(f"wrote {out} in the official format")
 
 

@@ -13,4 +13,4 @@ from wrpo_lib.quadruples.pair import (
     read_responses,
     write_pairs,
 )
-from wrpo_lib.quadruples.schema import checked_rows, validate_quadruples
+from wrpo_lib.quadruples.schema import validate_quadruples

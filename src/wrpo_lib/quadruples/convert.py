@@ -1,10 +1,10 @@
 """Published data in their own forms, as what our stages read; the official form out.
 
-:func:`wrpo_lib.quadruples.schema.kind_of` recognises them: the SimPO pipeline's rows (``prompt``,
-``all_generated_responses``, ``all_rm_scores``); alpaca_eval's outputs (``instruction``, ``output``,
-``generator``); the official format of SLIT-AI/WRPO, where order carries the meaning (``chosen`` is
-[source response, target response], ``rejected`` is [target response]); and pairs whose sides are
-whole conversations, as in UltraFeedback-binarized, SimPO's data or ShareGPT.
+They are the SimPO pipeline's rows (``prompt``, ``all_generated_responses``, ``all_rm_scores``);
+alpaca_eval's outputs (``instruction``, ``output``, ``generator``); the official format of
+SLIT-AI/WRPO, where order carries the meaning (``chosen`` is [source response, target response],
+``rejected`` is [target response]); and pairs whose sides are whole conversations, as in
+UltraFeedback-binarized, SimPO's data or ShareGPT.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ from wrpo_lib.quadruples.schema import (
     RESPONSES,
     as_turns,
     as_written,
-    checked_rows,
     kind_of,
     require,
+    validate_quadruples,
 )
 from wrpo_lib.recipes import load_recipe
 
@@ -57,7 +57,10 @@ def open_rows(
     if form in IMPORTED:
         convert = from_official if form == "official" else _as_pair
         rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
-    return form, checked_rows(rows, kind, where)
+    held = list(rows)
+    for problem in validate_quadruples(held, kind):
+        raise WRPOError(problem.sentence(where))
+    return form, held
 
 
 def prompt_hash(text: str) -> str:

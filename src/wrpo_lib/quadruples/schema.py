@@ -154,11 +154,3 @@ def validate_quadruples(rows: Iterable[Row], kind: str = "quadruples") -> Iterat
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
             what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"
             yield Problem(number, "prompt_id", what)
-
-
-def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
-    """All ``rows`` if nothing is wrong with them; the first problem is raised."""
-    found = list(rows)
-    for problem in validate_quadruples(found, kind):
-        raise WRPOError(problem.sentence(where))
-    return found
