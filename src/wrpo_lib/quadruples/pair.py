@@ -1,11 +1,9 @@
 """Choosing by reward which response of each prompt is y_ws, y_wt and y_l (paper section 3.2).
 
 y_ws is the response with the highest reward among all responses of all sources, y_wt the best and
-y_l the worst of the target's own samples. Ties are resolved by a rule that does not depend on the
-order of rows or files (the paper is silent; ours).
-
-A first pass over files of responses checks every row and keeps numbers only (about 40 bytes per
-row); a second one fetches the few rows whose text is wanted.
+y_l the worst of the target's own samples; ties: ``TIE_RULE`` (the paper is silent; ours). A first
+pass over files of responses checks every row and keeps numbers only (about 40 bytes per row); a
+second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
@@ -70,9 +68,8 @@ class Split:
 class ResponseTable:
     """Responses by number, in the order of the files, each of which may also be a list of rows.
 
-    ``frame`` has ``prompt_id``, ``model``, ``sample``, ``reward`` (NaN where there is none),
-    ``length`` in characters, ``truncated`` (by the token limit), and where each row stands:
-    ``file``, from 0, and ``row``, from 1.
+    ``frame``: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length`` in characters,
+    ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1).
     """
 
     frame: pd.DataFrame
@@ -251,8 +248,8 @@ def _row(said: dict[str, Row], pairing: Pairing) -> Row:
 def write_pairs(files: list[Path], out: Path, pairing: Pairing, split: Split | None = None) -> str:
     """Pair the scored responses of ``files`` into ``out``, and write ``<out>.report.json``.
 
-    The prompts are the part of ``split`` that ``pairing`` is for, in its order, or without one all
-    prompts by their ids. Returns the counts of :func:`build_rows` in one line.
+    The prompts are the part of ``split`` that ``pairing`` is for, or all by their ids. Returns the
+    counts of :func:`build_rows` in one line.
     """
     part = "sft" if pairing.pairs == "sft" else "preference"
     asked = getattr(split, part) if split else None
