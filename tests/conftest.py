@@ -2,6 +2,8 @@
 
 import gc
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+import commandline
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.models import packaged_weights
@@ -46,3 +50,9 @@ def smollm2_file() -> Path:
         return packaged_weights()
     except WRPOError as error:
         pytest.skip(f"needs SmolLM2 ({error}; make test installs it)")
+
+
+@pytest.fixture
+def wrpo(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Exit status, stdout and stderr of ``wrpo ...``."""
+    return partial(commandline.wrpo, capsys)

@@ -124,7 +124,7 @@ def test_exactly_one_end_and_nothing_dropped(text: str) -> None:
     tokenizer = byte_level(LINES, [*TURNS, "<|end|>", "<|stop|>"])
     made = render(tokenizer, PROMPT, [text])
     assert tokenizer.decode(made.response_ids[0]) == "fine\n<|end|>"
-    assert (made.edited, made.control) == (0, 0)
+    assert made.edited == 0
 
 
 def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
@@ -133,7 +133,7 @@ def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
     made = render(tokenizer, PROMPT, said)
     assert [tokenizer.decode(ids) for ids in made.response_ids] == [f"{t}<|end|>" for t in said]
     counts.add(made, ["source_chosen", "target_chosen", "rejected"])
-    assert (counts["edited"], counts["control"]) == (3, 1)
+    assert counts["edited"] == 3
     assert "3 responses that the chat template would write otherwise" in counts.report()
 
 
@@ -162,7 +162,7 @@ def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:
     assert row.response_ids == [whole.response_ids[0], whole.response_ids[1][:50]]
     counts.add(row, ["target_chosen", "rejected"])
     assert counts.report() == "truncated in 1 rows: prompt 1, rejected 1"
-    assert not render(tokenizer, prompt, said[:1], 1000, 100).prompt_truncated
+    assert not render(tokenizer, prompt, said[:1], 1000, 100).cut[0]
     with pytest.raises(WRPOError, match="max_prompt_length"):
         render(tokenizer, prompt, said, 30, 30)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -32,35 +31,33 @@ def is_rendered(prompt: Any) -> bool:
     return isinstance(prompt, str) and any(marker in prompt for marker in MARKERS)
 
 
-def prompt_problems(prompt: Any) -> Iterator[str]:
-    """Everything wrong with a prompt: messages that end in a user turn, or text."""
+def check_prompt(prompt: Any) -> Any:
+    """The prompt, if it is text, or messages that end in a user turn; else a ValueError."""
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
-        yield "is missing or not a list of messages; give [{'role': 'user', 'content': ...}]"
-        return
+        raise ValueError("is not a list of messages; give [{'role': 'user', 'content': ...}]")
     for k, message in enumerate(prompt, 1):
         role, text = (message.get(name) if isinstance(message, dict) else None for name in FIELDS)
         if not isinstance(text, str):
-            yield f"message {k} has no text content; give role and content"
-        elif role not in ROLES:
-            yield f"message {k} has the role {role!r}; use one of {', '.join(ROLES)}"
-        elif not text.strip() and role == "user":
-            yield f"message {k} is empty; remove the row"
+            raise ValueError(f"message {k} has no text content; give role and content")
+        if role not in ROLES:
+            raise ValueError(f"message {k} has the role {role!r}; use one of {', '.join(ROLES)}")
+        if not text.strip() and role == "user":
+            raise ValueError(f"message {k} is empty; remove the row")
     if role != "user":
-        yield "does not end in a user turn; drop what follows the last question"
+        raise ValueError("does not end in a user turn; drop what follows the last question")
+    return prompt
 
 
 def as_messages(prompt: Any, where: str) -> Messages:
     """A prompt as chat messages ending in a user turn; ``where`` names it in errors."""
-    problems = [*prompt_problems(prompt)]
-    if is_rendered(prompt):
-        problems += ["went through a chat template already; give messages instead"]
-    if problems:
-        raise WRPOError(f"{where}, field 'prompt': {problems[0]}")
-    if isinstance(prompt, str):
-        return [{"role": "user", "content": prompt}]
-    return [{name: message[name] for name in FIELDS} for message in prompt]
+    try:
+        if is_rendered(prompt):
+            raise ValueError("went through a chat template already; give messages instead")
+        return [{name: message[name] for name in FIELDS} for message in check_prompt(prompt)]
+    except ValueError as error:
+        raise WRPOError(f"{where}, field 'prompt': {error}") from error
 
 
 class Renderer:
@@ -147,17 +144,16 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 class Rendered:
     """Token ids of one prompt and each of its responses, and what was done to them.
 
-    ``folded``: the system turn went into the user turn; ``edited``: responses that the template
-    would write otherwise (it cuts or inserts reasoning); ``control``: those with a special token.
+    ``cut``: whether the prompt and each response lost tokens; ``folded``: the system turn went into
+    the user turn; ``edited``: responses that the template would write otherwise (it cuts or inserts
+    reasoning).
     """
 
     prompt_ids: list[int]
     response_ids: list[list[int]]
-    prompt_truncated: bool
-    response_truncated: list[bool]
+    cut: list[bool]
     folded: int
     edited: int
-    control: int
 
 
 def render(
@@ -185,9 +181,7 @@ def render(
     texts = [before + own_ends.sub("", text).removeprefix(before) + after for text in responses]
     prompt_ids = _token_ids(tokenizer, start)
     response_ids = [_cut(tokenizer, start, prompt_ids, text + end) for text in texts]
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     edited = sum(_edits(tokenizer, turns, text.removesuffix(after), start + text) for text in texts)
-    control = sum(not special.isdisjoint(ids[:-1]) for ids in response_ids)
     kept, left = prompt_ids, max(map(len, response_ids), default=0)
     if max_length is not None and len(prompt_ids) + left > max_length:
         kept = prompt_ids[-(max_prompt_length or len(prompt_ids)) :]
@@ -195,9 +189,8 @@ def render(
     if left < 1 and responses:
         what = f"{len(kept)} tokens leaves no room for a response in max_length {max_length}"
         raise WRPOError(f"a prompt of {what}; raise it or lower max_prompt_length")
-    cut = len(kept) < len(prompt_ids), [len(ids) > left for ids in response_ids]
-    ids = [ids[:left] for ids in response_ids]
-    return Rendered(kept, ids, *cut, renderer.folded, edited, control)
+    cut = [len(kept) < len(prompt_ids), *(len(ids) > left for ids in response_ids)]
+    return Rendered(kept, [ids[:left] for ids in response_ids], cut, renderer.folded, edited)
 
 
 def _cut(
@@ -228,26 +221,22 @@ def _edits(tokenizer: PreTrainedTokenizerBase, turns: Messages, said: str, train
     return not "".join(whole.split()).startswith("".join(trained.split()))
 
 
-NOTES = {
-    "folded": "the system turn of {} prompts put into the user turn",
-    "edited": "{} responses that the chat template would write otherwise, trained as they are",
-    "control": "{} responses with a special token inside",
-}
-
-
 class Truncation(Counter[str]):
-    """Counts of rows, of prompts and responses (by field) that were cut, and of ``NOTES``."""
+    """Counts of rows, of prompts and responses (by field) that were cut, folded and edited."""
 
     def add(self, rendered: Rendered, fields: list[str]) -> None:
         """Count one rendered row whose responses are named by ``fields``."""
-        cut = dict(zip(fields, rendered.response_truncated, strict=True))
-        notes = {name: getattr(rendered, name) for name in NOTES}
+        cut = dict(zip(["prompt", *fields], rendered.cut, strict=True))
         self["rows"] += 1
-        self.update({"prompt": rendered.prompt_truncated, **cut, **notes})
+        self.update({**cut, "folded": rendered.folded, "edited": rendered.edited})
 
     def report(self) -> str:
         """One line for the log."""
-        notes = [said.format(self[name]) for name, said in NOTES.items() if self[name]]
-        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", *NOTES)]
-        what = f"in {self['rows']} rows: {', '.join(cut)}" if cut else f"in {self['rows']} rows"
-        return "; ".join([f"truncated {what}" if cut else f"nothing truncated {what}", *notes])
+        notes = {
+            "folded": "the system turn of {} prompts put into the user turn",
+            "edited": "{} responses that the chat template would write otherwise, trained as is",
+        }
+        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", *notes)]
+        said = [note.format(self[name]) for name, note in notes.items() if self[name]]
+        where = f"truncated in {self['rows']} rows"
+        return "; ".join([f"{where}: {', '.join(cut)}" if cut else f"nothing {where}", *said])

@@ -1,8 +1,7 @@
 """Files of rows: the one place that parses a line, writes whole files, and appends to one.
 
 A file is JSONL (``.jsonl``, ``.ndjson``), a JSON list of objects (``.json``), both also gzipped, or
-parquet. Nothing half-written ever replaces a file. A stage that makes rows one by one appends them
-to a :class:`Store`.
+parquet. Nothing half-written ever replaces a file; a :class:`Store` takes rows one by one.
 """
 
 import fcntl
@@ -158,7 +157,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it over, so no reader sees half a file."""
+    """Replace a file by ``text``."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 

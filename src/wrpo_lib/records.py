@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -38,20 +39,14 @@ def project_root() -> Path:
     raise WRPOError(f"{what}; run from inside one or set WRPO_HOME to its path")
 
 
-def commit() -> str:
-    """The checkout's commit, ``-dirty`` if it has uncommitted changes, ``unknown`` outside git."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
-
-
 def provenance() -> dict[str, Any]:
-    """Versions, commit, machine and time of a run."""
+    """Versions, machine and time of a run, and the checkout's commit (``-dirty`` if changed)."""
+    command, commit = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], ""
+    with suppress(OSError):  # no git
+        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+        commit = done.stdout.strip()
     return {
-        "commit": commit(),
+        "commit": commit or "unknown",
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -65,10 +60,7 @@ def results_dir(profile: str) -> Path:
 
 
 def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[str, Any]) -> Path:
-    """Write all tables of a profile and, last, the ``run.json`` that vouches for them.
-
-    A table's name ends in ``.csv.gz``, ``.parquet`` or nothing, which stands for ``.csv``.
-    """
+    """Write all tables (``.csv`` unless their name ends otherwise) and, last, the ``run.json``."""
     record = {"schema": SCHEMA, "profile": profile, **provenance(), **record}
     folder, files = results_dir(profile), {}
     for name, table in tables.items():
@@ -78,8 +70,7 @@ def write_results(profile: str, tables: dict[str, pd.DataFrame], record: dict[st
                 table.to_parquet(part, index=False, compression="zstd")
             else:  # the same bytes for the same table: an archive records no time
                 packed: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-                how: dict[str, Any] = {"float_format": "%.6g", "lineterminator": "\n"}
-                table.to_csv(part, index=False, compression=packed, **how)
+                table.to_csv(part, index=False, compression=packed, float_format="%.6g")
         files[path.name] = {"rows": len(table), "sha256": file_hash(path)}
     write_json(folder / "run.json", record | {"files": files})
     return folder

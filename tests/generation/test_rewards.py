@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from commandline import wrpo
 from generation_rows import Tiny, prompt_rows, write_rows
 from safetensors.torch import load_file, save_file
 
@@ -115,12 +114,12 @@ def test_code_that_comes_with_a_model_needs_consent(
     assert rewards_of(scorer, rows(5)) == pytest.approx([3 * r for r in plain], abs=1e-4)
 
 
-def test_a_reward_model_from_the_command_line(saved: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_reward_model_from_the_command_line(saved: Path, tmp_path: Path, wrpo: Any) -> None:
     """A blank text gets no reward; a conversation that is too long loses its beginning."""
     long = {**rows(1)[0], "sample": 8, "text": "a b c d e f g h " * 60}
     given = [*rows(4), long, {**long, "sample": 9, "text": " "}]
     made, out = write_rows(tmp_path / "r.jsonl", given), tmp_path / "s.jsonl"
-    code, said, _ = wrpo(capsys, "score", made, "--out", out, "--reward-model", saved)
+    code, said, _ = wrpo("score", made, "--out", out, "--reward-model", saved)
     assert code == 0
     assert "made 9 rewards, 1 empty, 1 cut from the left" in said
     found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}

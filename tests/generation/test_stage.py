@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commandline import Command, wait_until, wrpo
+from commandline import Command, wait_until
 from generation_rows import Tiny, prompt_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
@@ -26,19 +26,20 @@ def prompts(n: int) -> list[tuple[str, list[dict[str, str]]]]:
 
 
 def keys(path: Path) -> list[tuple[str, int]]:
-    return [(r["prompt_id"], r["sample"]) for r in read_rows(path)]
+    return sorted((r["prompt_id"], r["sample"]) for r in read_rows(path))
 
 
-def echo(requests: Iterable[Request]) -> Iterator[Response]:
+def echo(requests: Iterable[Request], failing: Iterable[str] = ()) -> Iterator[Response]:
     """An engine without a model, for what no model is needed to show."""
     for r in requests:
-        yield Response(r.key, r.sample, r.messages[-1]["content"], 3, "stop", r.seed)
+        error = "it hung" if r.key in failing else None
+        yield Response(r.key, r.sample, r.messages[-1]["content"], 3, "stop", r.seed, error)
 
 
 def length(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
     """A scorer: the last row first, to show that order does not matter."""
     for row in reversed(list(rows)):
-        yield row, float(len(row["text"]))
+        yield row, float(len(row["text"])) if row["text"] != "odd" else float("inf")
 
 
 def responses(*texts: str) -> list[dict[str, Any]]:
@@ -58,32 +59,26 @@ def test_only_missing_samples_are_made(tiny: Tiny, tmp_path: Path) -> None:
     assert out.read_bytes().split(b"\n")[:5] == kept
     more = sample_responses(prompts(6), engine, "tiny", Sampling(n=3, max_tokens=8), out)
     assert (more["made"], more["kept"]) == (6, 12)
-    assert sorted(keys(out)) == sorted((f"p{i}", k) for i in range(6) for k in range(3))
+    assert keys(out) == [(f"p{i}", k) for i in range(6) for k in range(3)]
     assert sorted(read_prompts(out)) == sorted(prompts(6))
     record = json.loads((tmp_path / "r.run.json").read_text())
     assert (record["settings"]["temperature"], "torch" in record["versions"]) == (0.8, True)
 
 
-def test_other_settings_do_not_mix(tmp_path: Path) -> None:
-    out = tmp_path / "r.jsonl"
-    known = {"weights": "a"}
-    sample_responses(prompts(1), echo, "m", SHORT, out, settings=known)
+def test_other_settings_prompts_and_texts_do_not_mix(tmp_path: Path) -> None:
+    """Where ids stay and texts change, nothing made of the old ones is kept among the new."""
+    out, scored = tmp_path / "r.jsonl", tmp_path / "s.jsonl"
+    sample_responses(prompts(2), echo, "m", SHORT, out)
+    rows = read_rows(out)
+    score_responses(rows, length, "length", scored)
     hot = Sampling(n=2, max_tokens=8, temperature=1.0)
     with pytest.raises(WRPOError, match=r"was made with temperature 0.8, not 1.0"):
         sample_responses(prompts(2), echo, "m", hot, out)
-    with pytest.raises(WRPOError, match="was made with weights 'a', not 'b'"):
-        sample_responses(prompts(2), echo, "m", SHORT, out, settings={"weights": "b"})
-
-
-def test_rows_of_another_prompt_or_text_are_found(tmp_path: Path) -> None:
-    """The ids stay, the texts change: nothing made of the old ones is kept among the new."""
-    out, scored = tmp_path / "r.jsonl", tmp_path / "s.jsonl"
-    sample_responses(prompts(2), echo, "m", SHORT, out)
-    score_responses(read_rows(out), length, "length", scored)
+    with pytest.raises(WRPOError, match="was made with reward_model 'length', not 'other'"):
+        score_responses(rows, length, "other", scored)
     changed = [(name, [{"role": "user", "content": "new"}]) for name, _ in prompts(2)]
     with pytest.raises(WRPOError, match=r"has \('p0', 'm', 0\) made of another prompt or text"):
         sample_responses(changed, echo, "m", SHORT, out)
-    rows = read_rows(out)
     rows[3]["text"] = "new"
     with pytest.raises(WRPOError, match=r"has \('p1', 'm', 1\) made of another prompt or text"):
         score_responses(rows, length, "length", scored)
@@ -91,69 +86,45 @@ def test_rows_of_another_prompt_or_text_are_found(tmp_path: Path) -> None:
 
 
 def test_weights_replaced_under_the_same_path_are_found(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: Tiny, tmp_path: Path, wrpo: Any
 ) -> None:
     model, out = tmp_path / "model", tmp_path / "r.jsonl"
     shutil.copytree(tiny.folder, model)
     asked = write_rows(tmp_path / "p.jsonl", prompt_rows(1))
     command = ["sample", asked, "--out", out, "--model", model, "--n", 1, "--max-tokens", 4]
-    assert wrpo(capsys, *command)[0] == 0
+    assert wrpo(*command)[0] == 0
     (model / "model.safetensors").touch()
-    code, _, err = wrpo(capsys, *command)
-    assert code == 2
-    assert "was made with weights 'model.safetensors" in err
+    code, _, err = wrpo(*command)
+    assert (code, "was made with weights 'model.safetensors" in err) == (2, True)
 
 
 def test_failed_responses_are_said_and_made_by_a_rerun(tmp_path: Path) -> None:
-    out = tmp_path / "r.jsonl"
-
-    def flaky(requests: Iterable[Request]) -> Iterator[Response]:
-        for r in requests:
-            error = "it hung" if r.key in failing else None
-            yield Response(r.key, r.sample, "text", 3, "stop", r.seed, error)
-
-    failing = {"p1"}
+    out, failing = tmp_path / "r.jsonl", ["p1"]
     said = "2 responses failed, the first for prompt_id 'p1': it hung; the 4 made are kept"
     with pytest.raises(WRPOError, match=said):
-        sample_responses(prompts(3), flaky, "m", SHORT, out)
+        sample_responses(prompts(3), lambda r: echo(r, failing), "m", SHORT, out)
     assert sample_responses(prompts(3), echo, "m", SHORT, out)["made"] == 2
-    failing = {row["prompt_id"] for row in prompt_rows(500)}
+    failing = [name for name, _ in prompts(500)]
+    many = tmp_path / "other.jsonl"
     with pytest.raises(WRPOError, match="200 responses failed"):  # it gives up
-        sample_responses(prompts(500), flaky, "m", SHORT, tmp_path / "other.jsonl")
+        sample_responses(prompts(500), lambda r: echo(r, failing), "m", SHORT, many)
 
 
-def test_empty_responses_are_counted_and_get_no_reward(tmp_path: Path) -> None:
-    rows, out = responses("fine", "", " \n\t", "long"), tmp_path / "rewards.jsonl"
-    for row in rows[2:]:
-        row["finish_reason"] = "length"
+def test_empty_responses_get_no_reward_and_odd_rewards_stop_the_run(tmp_path: Path) -> None:
+    rows, out = responses("fine", "", " \n\t", "odd", "long"), tmp_path / "rewards.jsonl"
+    rows[4]["finish_reason"] = "length"
+    with pytest.raises(WRPOError, match=r"'p3', 'm', 0\) .* holds NaN or infinity"):
+        score_responses(rows, length, "length", out)
+    assert len(read_rows(out)) == 1
+    del rows[3]
     counts = score_responses(rows, length, "length", out)
-    assert counts == {"made": 2, "empty": 2, "truncated": 2}
+    assert counts == {"made": 1, "kept": 1, "empty": 2, "truncated": 1}
     found = [(r["prompt_id"], r["reward"], r["reward_model"]) for r in read_rows(out)]
-    assert found == [("p3", 4.0, "length"), ("p0", 4.0, "length")]
+    assert found == [("p4", 4.0, "length"), ("p0", 4.0, "length")]
     assert len(read_responses([out]).frame) == 2
-    again = score_responses(rows, length, "length", out)
-    assert (again["made"], again["kept"], again["empty"]) == (0, 2, 2)
-    with pytest.raises(WRPOError, match="was made with reward_model 'length', not 'other'"):
-        score_responses(rows, length, "other", out)
 
 
-def test_a_reward_that_is_no_number_names_its_row(tmp_path: Path) -> None:
-    rows, out = responses("a", "b", "c", "d", "e"), tmp_path / "r.jsonl"
-
-    def broken(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
-        for row in rows:
-            yield row, float("inf") if row["prompt_id"] == "p2" else 1.0
-
-    with pytest.raises(WRPOError, match=r"'p2', 'm', 0\) .* holds NaN or infinity"):
-        score_responses(rows, broken, "b", out)
-    assert len(read_rows(out)) == 2
-    counts = score_responses(rows, length, "b", out)
-    assert (counts["made"], counts["kept"]) == (3, 2)
-
-
-def test_killed_and_run_again_from_the_command_line(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path, wrpo: Any) -> None:
     """SIGKILL in the middle of sampling and of scoring; each rerun makes only what is missing."""
     rows = prompt_rows(120)
     for k, row in enumerate(rows):
@@ -174,7 +145,7 @@ def test_killed_and_run_again_from_the_command_line(
         wait_until(lambda out=out, least=least: len(finished(out)) >= least, run)
         run.send(signal.SIGKILL)
         kept = finished(out)
-        code, said, err = wrpo(capsys, *arguments)
+        code, said, err = wrpo(*arguments)
         assert code == 0, err
         assert f"{len(kept)} there already" in said
         assert finished(out)[: len(kept)] == kept, "finished rows must stay as they are"
@@ -183,54 +154,45 @@ def test_killed_and_run_again_from_the_command_line(
     assert len(set(keys(scored))) == len(keys(scored)) == 240 - empty
 
 
-SAMPLING = [
-    ("--engine magic", "unknown engine 'magic'; choose transformers, vllm or server"),
-    ("--engine vllm", "vllm is not installed; install the extra `gpu`"),
-    ("--engine server", "--base-url is no web address"),
-    ("--engine server --base-url http://h/v1 --set speed=9", "unexpected keyword argument 'speed'"),
-    ("--temperature 0", "greedy decoding (temperature 0) gives one response"),
-    ("--out r.parquet", "r.parquet: unknown kind of file; use .jsonl"),
-    ("--extra-body [1]", "--extra-body [1] cannot be read"),
-    ("--model no/such-model", "cannot load 'no/such-model'"),
+CASES = [
+    ("sample", "--engine magic", "unknown engine 'magic'; choose transformers, vllm or server"),
+    ("sample", "--engine vllm", "vllm is not installed; install the extra `gpu`"),
+    ("sample", "--engine server", "--base-url is no web address"),
+    ("sample", "--set speed=9 --engine server --base-url http://h/v1", "keyword argument 'speed'"),
+    ("sample", "--temperature 0", "greedy decoding (temperature 0) gives one response"),
+    ("sample", "--out r.parquet", "r.parquet: unknown kind of file; use .jsonl"),
+    ("sample", "--extra-body [1]", "--extra-body [1] cannot be read"),
+    ("sample", "", "cannot load 'no/model'"),
+    ("score", "", "choose one reward: --reward-model MODEL or --nano"),
+    ("score", "--nano", "'p0' is no prompt of the nano world"),
+    ("score", "--reward-model a/b --trust-remote-code --revision main", "pin it with --revision"),
 ]
-SCORING = [
-    ("", "choose one reward: --reward-model MODEL or --nano"),
-    ("--nano", "'p0' is no prompt of the nano world"),
-    ("--reward-model no/such", "cannot load 'no/such'"),
-    ("--reward-model a/b --trust-remote-code --revision main", "pin it with --revision and the 40"),
-]
-CASES = [("sample", *case) for case in SAMPLING] + [("score", *case) for case in SCORING]
 
 
 @pytest.mark.parametrize(("command", "options", "sentence"), CASES)
 def test_bad_arguments_are_one_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, options: str, sentence: str
+    tmp_path: Path, wrpo: Any, command: str, options: str, sentence: str
 ) -> None:
-    rows = prompt_rows(1) if command == "sample" else responses("a", "b")
-    model = ["--model", "m"] if command == "sample" else []
-    file, out = write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl"
-    code, _, err = wrpo(capsys, command, file, "--out", out, *model, *options.split())
-    assert code == 2
-    assert sentence in err
-    assert len(err.strip().splitlines()) == 1
+    model = ["--model", "no/model"] if command == "sample" else []
+    file, out = write_rows(tmp_path / "r.jsonl", responses("a")), tmp_path / "out.jsonl"
+    code, _, err = wrpo(command, file, "--out", out, *model, *options.split())
+    assert (code, sentence in err, len(err.strip().splitlines())) == (2, True, 1), err
 
 
 @pytest.mark.parametrize(
     ("command", "line", "sentence"),
     [
-        ("sample", '{"prompt_id": "p1"}', "row 2, field 'prompt': is missing"),
+        ("sample", '{"prompt_id": "p1"}', "row 2, field 'prompt': Field required"),
         ("sample", '{"prompt_id": "p0", "prompt": "r"}', "'p0' stands in an earlier row already"),
         ("score", '{"prompt_id": "p", "model": "m", "sample": 0}', "row 2, field 'text'"),
         ("score", json.dumps(responses("a")[0]), "row 2: sample 0 of 'm' for"),
     ],
 )
 def test_bad_rows_are_named_before_anything_is_made(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, line: str, sentence: str
+    tmp_path: Path, wrpo: Any, command: str, line: str, sentence: str
 ) -> None:
     file, out = write_rows(tmp_path / "rows.jsonl", responses("a")), tmp_path / "out.jsonl"
     file.write_text(file.read_text() + line + "\n")
     option = "--model" if command == "sample" else "--reward-model"
-    code, _, err = wrpo(capsys, command, file, "--out", out, option, "no/model")
-    assert (code, out.exists()) == (2, False)
-    assert sentence in err
-    assert str(file) in err
+    code, _, err = wrpo(command, file, "--out", out, option, "no/model")
+    assert (code, out.exists(), sentence in err, str(file) in err) == (2, False, True, True), err

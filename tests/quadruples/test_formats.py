@@ -8,20 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_chat import ZEPHYR, byte_level
 
-from wrpo_lib.io import read_rows
+from wrpo_lib.io import read_rows, write_rows
 from wrpo_lib.quadruples import from_official, read_responses, to_official, validate_quadruples
 from wrpo_lib.quadruples.convert import prompt_hash
+from wrpo_lib.recipes import load_recipe, recipes_dir
 
 
 def turn(role: str, content: Any = "x") -> dict[str, Any]:
     return {"role": role, "content": content}
-
-
-def human(role: str, content: str) -> dict[str, str]:
-    """The same in ShareGPT's words."""
-    return {"from": role, "value": content}
 
 
 PROMPT = [turn("user", "Say it.")]
@@ -49,6 +44,14 @@ SFT = {"prompt_id": "p", "prompt": PROMPT, "source_chosen": "best"}
 QUADRUPLE = {**SFT, "target_chosen": "good", "rejected": "bad", "source_model": "m"}
 WHOLE = {"chosen": [*PROMPT, GOOD], "rejected": [*PROMPT, BAD]}
 SYSTEM = [turn("system", "Be brief."), *PROMPT]
+SHAREGPT = {
+    "conversations": [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "Say it."},
+    ],
+    "chosen": {"from": "gpt", "value": "good"},
+    "rejected": {"from": "gpt", "value": "bad"},
+}
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
@@ -85,14 +88,7 @@ def test_a_form_is_known_by_its_fields(tmp_path: Path, wrpo: Any, rows: Any, sai
         ({**WHOLE, "prompt": "Say it.", "prompt_id": "u0", "score_chosen": 8.5}, PROMPT),
         ({**WHOLE, "prompt": PROMPT, "rejected": [BAD]}, PROMPT),
         ({k: [SYSTEM[0], *WHOLE[k]] for k in WHOLE} | {"prompt": "Say it."}, SYSTEM),
-        (
-            {
-                "conversations": [human("system", "Be brief."), human("human", "Say it.")],
-                "chosen": human("gpt", "good"),
-                "rejected": human("gpt", "bad"),
-            },
-            SYSTEM,
-        ),
+        (SHAREGPT, SYSTEM),
     ],
 )
 def test_whole_conversations_become_pairs(tmp_path: Path, wrpo: Any, row: Any, prompt: Any) -> None:
@@ -167,23 +163,21 @@ def bad(field: str, value: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
-        (bad("rejected", None), "row 2, field 'rejected': missing"),
-        (bad("source_rejected", " "), "row 2, field 'source_rejected': is empty"),
-        (bad("prompt", 7), "row 2, field 'prompt': is missing or not a list of messages"),
+        (bad("rejected", None), "row 2, field 'rejected': Input should be a valid string"),
+        (bad("source_rejected", " "), "'source_rejected': String should have at least 1 character"),
+        (bad("prompt", 7), "row 2, field 'prompt': is not a list of messages"),
         (bad("prompt", [turn("user", None)]), "message 1 has no text content"),
         (bad("prompt", [turn("robot")]), "role 'robot'; use one of"),
         (bad("prompt", [turn("assistant")]), "does not end in a user turn"),
         (bad("prompt_id", "p"), "'p' stands in row 1 already"),
-        (bad("rejected_reward", math.nan), "nan should be a finite number"),
-        ([RESPONSE, {**RESPONSE, "text": 3}], "row 2, field 'text': 3 should be a valid string"),
-        ([RESPONSE, {**CUT, "prompt": "Else."}], "row 2, field 'prompt': is another one than"),
-        ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': [] should be"),
+        (bad("rejected_reward", math.nan), "should be a finite number, not nan"),
+        ([RESPONSE, {**RESPONSE, "text": 3}], "'text': Input should be a valid string, not 3"),
+        ([PAIR, {**PAIR, "chosen": []}], "row 2, field 'chosen': Input should be"),
         ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
         ([{**WHOLE, "prompt": "Else."}], "row 1, field 'chosen': is no conversation of the prompt"),
         ([{"a": 1}], "row 1: the fields a are of no known form"),
         ([{**SIMPO, "all_rm_scores": 7}], "row 1: as many scores as responses are needed"),
-        ([SIMPO, {**SIMPO, "prompt": None}], "row 2, field 'prompt'"),
-        ([{**ALPACA, "output": None}], "row 1, field 'text': missing"),
+        ([{**ALPACA, "output": None}], "row 1, field 'text': Input should be"),
         ([OFFICIAL, {**OFFICIAL, "rejected": []}], "row 2: two chosen and one rejected assistant"),
     ],
 )
@@ -196,26 +190,11 @@ def test_a_bad_file_of_any_kind_is_one_sentence(
     assert sentence in err
 
 
-def test_what_training_would_cut_is_counted(tmp_path: Path, wrpo: Any) -> None:
-    template = ZEPHYR.replace("messages %}", "messages if m.role != 'system' %}", 1)
-    tokenizer = byte_level(template, ["<|user|>", "<|assistant|>"])
-    tokenizer.save_pretrained(tmp_path / "model")
-    row = {**QUADRUPLE, "prompt": SYSTEM, "target_chosen": "a<|user|>b", "rejected": "b" * 99}
-    rows = jsonl(tmp_path / "q.jsonl", row), jsonl(tmp_path / "p.jsonl", PAIR)
-    limits = ("--tokenizer", tmp_path / "model", "--max-length", 60, "--max-prompt-length", 20)
-    code, out, err = wrpo("data", "check", rows[0], *limits)
-    assert code == 0, err
-    for what in ("truncated in 1 rows: prompt 1, rejected 1", "system turn of 1", "special token"):
-        assert what in out
-    assert "nothing truncated in 1 rows" in wrpo("data", "check", rows[1], *limits)[1]
-
-
 def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(
     tmp_path: Path, wrpo: Any
 ) -> None:
-    path = jsonl(tmp_path / "f.jsonl", OFFICIAL)
+    path, split = jsonl(tmp_path / "f.jsonl", OFFICIAL), tmp_path / "split.json"
     before = path.read_bytes()
-    split = tmp_path / "split.json"
     split.write_text(json.dumps([{"prompt_id": "p", "prompt": "x"}]))
     twice = jsonl(tmp_path / "twice.jsonl", *[{"prompt_id": "p", "prompt": "x"}] * 2)
     for command, why in (
@@ -226,4 +205,70 @@ def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(
         code, _, err = wrpo("data", *command)
         assert (code, why in err) == (2, True)
     assert path.read_bytes() == before
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, split.name, twice.name}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# --- `wrpo data prepare`: from published forms to the files that recipes name ---------------------
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project of its own, with the recipes of the real one."""
+    home = tmp_path / "project"
+    home.mkdir()
+    (home / "recipes").symlink_to(recipes_dir())
+    (home / "pyproject.toml").touch()
+    monkeypatch.setenv("WRPO_HOME", str(home))
+    return home
+
+
+def test_a_download_becomes_the_files_that_the_recipes_name(
+    home: Path, tmp_path: Path, wrpo: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeated responses and prompts under a second id are left out; test files are not read."""
+    hub, asked = tmp_path / "hub", dict[str, Any]()
+    for name, model, more in (("train-a", "a", 0), ("train-b", "b", 1), ("train-c", "a", 0)):
+        rows = []
+        for i in range(12):
+            scores = [0.1 * ((i + k) % 5) + more for k in range(5)]
+            said = {"generator": model, "all_generated_responses": [*"vwxyz"]}
+            again = "other" if name == "train-c" and i % 2 else ""
+            head = {"prompt_id": f"{again}id{i}", "prompt": f"{i}?"}
+            rows.append({**head, **said, "all_rm_scores": scores})
+        write_rows(rows, hub / "data" / f"{name}.parquet")
+    write_rows([RESPONSE], hub / "data" / "test-0.parquet")
+
+    def snapshot(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(hub)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    code, out, err = wrpo("data", "prepare", "workstation")
+    assert code == 0, err
+    assert (asked["name"], asked["repo_type"]) == ("AALF/ultrafeedback_wrpo", "dataset")
+    assert "120 responses, 60 repeated ones left out" in out
+    data = {name: load_recipe("workstation", name).data for name in ("sft", "dpo_off")}
+    sft, off = (read_rows(str(path)) for path in data.values())
+    split = json.loads((home / "data" / "split.json").read_text())
+    assert [row["prompt_id"] for row in sft] == split["sft"]
+    assert len(sft) == 4
+    for row in sft:
+        assert row["source_model"] == "b"
+        assert row["source_chosen_reward"] == pytest.approx(1.4)
+    prompts = read_rows(home / "data" / "prompts.jsonl")
+    assert [r["prompt_id"] for r in off] == [r["prompt_id"] for r in prompts] == split["preference"]
+    assert len(read_rows(home / "data" / "source_rewards.jsonl.gz")) == 120
+    assert wrpo("data", "check", data["sft"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [(RESPONSE, "score it (`wrpo score`)"), (SFT, "holds sft, not responses")],
+)
+def test_other_rows_are_refused(
+    home: Path, tmp_path: Path, wrpo: Any, row: dict[str, Any], sentence: str
+) -> None:
+    write_rows([row], tmp_path / "bad.jsonl")
+    code, _, err = wrpo("data", "prepare", "workstation", tmp_path / "bad.jsonl")
+    assert (code, sentence in err) == (2, True)
+    assert not list(home.glob("data/*.json"))

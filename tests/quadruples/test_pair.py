@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,15 +191,14 @@ def test_the_commands_of_a_run(write: Any, wrpo: Any, tmp_path: Path) -> None:
     sft, quadruples = tmp_path / "sft.jsonl", tmp_path / "q.jsonl"
     code, out, _ = wrpo("pair", *files[:2], "--pairs", "sft", *split, "--out", sft)
     assert (code, "prompts 10, kept 10" in out) == (0, True)
-    seen = ("--exclude", write([{"prompt_id": parts.preference[0]}], "known.jsonl"))
-    code, out, err = wrpo("pair", *files, "--target", "t", *split, *seen, "--out", quadruples)
-    assert (code, "prompts 20, kept 19, excluded 1" in out) == (0, True), err
+    code, out, err = wrpo("pair", *files, "--target", "t", *split, "--out", quadruples)
+    assert (code, "prompts 20, kept 20" in out) == (0, True), err
     assert [r["prompt_id"] for r in read_rows(sft)] == parts.sft != Split.draw(prompts, 8).sft
     assert sorted(parts.sft + parts.preference) == prompts
-    assert [r["prompt_id"] for r in read_rows(quadruples)] == parts.preference[1:]
+    assert [r["prompt_id"] for r in read_rows(quadruples)] == parts.preference
     report = json.loads((tmp_path / "q.report.json").read_text())
-    assert (report["kept"], report["part"], report["seed"]) == (19, "preference", 7)
-    assert report["chosen_from"] == {"a": 19}
+    assert (report["kept"], report["part"], report["seed"]) == (20, "preference", 7)
+    assert report["chosen_from"] == {"a": 20}
 
 
 def broken(**changes: Any) -> list[Any]:
@@ -207,8 +208,10 @@ def broken(**changes: Any) -> list[Any]:
 @pytest.mark.parametrize(
     ("bad", "sentence"),
     [
-        (broken(model=" "), "row 7, field 'model': is empty"),
-        (broken(reward=None), "row 7, field 'reward': missing; score it"),
+        (
+            broken(reward=None),
+            "row 7, field 'reward': Input should be a valid number, not None; score it",
+        ),
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
         (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
@@ -239,14 +242,59 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
-        ("--target t --exclude one.jsonl", "row 1, field 'prompt_id': missing"),
     ],
 )
 def test_bad_options_are_one_sentence(
     write: Any, wrpo: Any, monkeypatch: Any, tmp_path: Path, options: str, sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write([{"seed": 1}], "one.jsonl")
     code, _, err = wrpo("pair", write(rows("x")), "--out", "q.jsonl", *options.split())
     assert (code, len(err.strip().splitlines())) == (2, 1)
     assert sentence in err
+
+
+# --- at size: the memory of `wrpo pair` in a process of its own -----------------------------------
+
+MEASURE = r"""
+import re, time
+from wrpo_lib import cli
+cli.app(standalone_mode=False)
+peak = re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())  # maxrss has the parent's
+print(time.process_time(), int(peak.group(1)) / 1024)
+"""
+
+
+def measure(folder: Path, prompts: int) -> tuple[float, float]:
+    """MiB of five responses of 11 models to each prompt, and peak MiB of pairing them.
+
+    Their lengths are like those of UltraFeedback's answers.
+    """
+    data, out, draw = folder / f"{prompts}.jsonl", folder / "q.jsonl", random.Random(0)
+    sea = "".join(draw.choices("etaoin shrdlu,.", k=100_000))
+    with data.open("w", encoding="utf-8") as file:
+        for p, k in ((p, k) for p in range(prompts) for k in range(55)):
+            start, size = draw.randrange(90_000), draw.lognormvariate(7.2, 0.7)  # median 1,340
+            row = {"prompt_id": f"{p:064x}", "model": f"model-{k // 5:02d}", "sample": k % 5}
+            row["prompt"] = [{"role": "user", "content": sea[p : p + 300]}]
+            row["text"] = sea[start : start + min(max(int(size), 40), 8000)]
+            row |= {"finish_reason": "stop", "reward": draw.gauss(0.13, 0.03)}
+            file.write(json.dumps(row) + "\n")
+    command = [sys.executable, "-c", MEASURE, "pair", data, "--target", "model-00", "--out", out]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, memory = map(float, done.stdout.splitlines()[-1].split())
+    size = data.stat().st_size / 2**20
+    print(f"{size:.0f} MiB of responses: {seconds:.0f} s of CPU, {memory:.0f} MiB")
+    with out.open() as file:
+        assert sum(1 for _ in file) == prompts
+    return size, memory
+
+
+def test_pairing_keeps_numbers_not_texts(tmp_path: Path) -> None:
+    """A file four times as large costs a fraction of its size in memory."""
+    small, large = measure(tmp_path, 600), measure(tmp_path, 2400)
+    assert large[1] - small[1] < 0.5 * (large[0] - small[0])
+
+
+@pytest.mark.slow
+def test_sixty_thousand_prompts_with_55_responses(tmp_path: Path) -> None:
+    assert measure(tmp_path, 60_000)[1] < 4096

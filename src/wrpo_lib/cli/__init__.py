@@ -7,30 +7,18 @@ them.
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
 
 import typer
 
-from wrpo_lib import __version__
 from wrpo_lib.cli import data, generate, judge, study, train
 from wrpo_lib.errors import WRPOError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"wrpo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _top(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
-) -> None:
-    """Weighted-Reward Preference Optimization: data, training, evaluation, results."""
-
-
+app = typer.Typer(
+    help="Weighted-Reward Preference Optimization: data, training, evaluation, results.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 app.add_typer(data.app, name="data")
 app.add_typer(judge.assets, name="assets")
 for name, text in train.COMMANDS.items():

@@ -1,24 +1,18 @@
 """``wrpo data``: check, convert and split files of rows; ``wrpo pair``."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, check_output, iter_rows, write_json, write_rows
+from wrpo_lib.io import check_output, write_json, write_rows
 
 app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 
 
 @app.command()
-def check(
-    file: Path,
-    tokenizer: Annotated[str, typer.Option(help="of this model: what training would cut")] = "",
-    max_length: Annotated[int | None, typer.Option(help="tokens of prompt and response")] = None,
-    max_prompt_length: Annotated[int | None, typer.Option(help="tokens of the prompt")] = None,
-) -> None:
+def check(file: Path) -> None:
     """Validate FILE; exit status 2 and the row named when something is wrong.
 
     The kinds of rows and the published forms are told apart by their fields and roles.
@@ -28,36 +22,13 @@ def check(
     from wrpo_lib.quadruples.schema import IMPORTED
 
     form, rows = open_rows(file, "unnamed")
-    kind = IMPORTED.get(form, form)
-    lines = [] if form == kind else [f"`wrpo data import` makes {kind} of them"]
+    said = f"\n  `wrpo data import` makes {IMPORTED[form]} of them" if form in IMPORTED else ""
     if form in ("responses", "rewards"):
         found = read_responses([file], scored=form == "rewards").frame
-        found["empty"], size = found["length"] == 0, len(found)
+        rows, found["empty"] = found.index, found["length"] == 0
         numbers = found.groupby("model", observed=True)[["length", "empty", "truncated", "reward"]]
-        lines = [f"means by model:\n{numbers.mean().to_string()}"]
-    else:
-        rows = list(rows)
-        size = len(rows)
-    if tokenizer:
-        lines.append(_rendered(rows, kind, tokenizer, str(file), max_length, max_prompt_length))
-    typer.echo("\n  ".join([f"{file}: {size} rows ({form}), nothing wrong", *lines]))
-
-
-def _rendered(rows: Iterable[Row], kind: str, model: str, where: str, *limits: int | None) -> str:
-    """What training would cut and change of rows, with the tokenizer of ``model``."""
-    from wrpo_lib.chat import Truncation, render
-    from wrpo_lib.models import load_tokenizer
-    from wrpo_lib.quadruples.schema import KINDS, RESPONSES, side_text
-
-    counts, tokenizer = Truncation(), load_tokenizer(model)
-    fields = [name for name in (*RESPONSES, "chosen", "text") if name in KINDS[kind]]
-    for number, row in enumerate(rows, 1):
-        try:
-            texts = [side_text(row[name]) for name in fields]
-            counts.add(render(tokenizer, row["prompt"], texts, *limits), fields)
-        except WRPOError as error:
-            raise WRPOError(f"{where}, row {number}: {error}") from error
-    return counts.report()
+        said = f"\n  means by model:\n{numbers.mean().to_string()}"
+    typer.echo(f"{file}: {len(list(rows))} rows ({form}), nothing wrong{said}")
 
 
 @app.command("import")
@@ -81,11 +52,12 @@ def import_(
 @app.command()
 def export(file: Path, out: Path) -> None:
     """Convert the quadruples of FILE to the official format in OUT."""
-    from wrpo_lib.quadruples import to_official
-    from wrpo_lib.quadruples.schema import checked_rows
+    from wrpo_lib.quadruples.convert import open_rows, to_official
 
-    rows = map(to_official, checked_rows(iter_rows(file), "quadruples", str(file)))
-    write_rows(rows, check_output(out, file))
+    form, rows = open_rows(file)
+    if form != "quadruples":
+        raise WRPOError(f"{file} holds {form}, no quadruples; export takes those alone")
+    write_rows(map(to_official, rows), check_output(out, file))
     typer.echo(f"wrote {out} in the official format")
 
 
@@ -135,19 +107,13 @@ def pair(
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...", min=1)] = 1,
     dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
     split: Annotated[Path | None, typer.Option(help="split.json: its part for --pairs")] = None,
-    exclude: Annotated[Path | None, typer.Option(help="file of prompt_ids to leave out")] = None,
     min_gap: Annotated[float, typer.Option(help="least difference in reward")] = 0.0,
     drop_truncated: Annotated[bool, typer.Option(help="not what hit the token limit")] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
     from wrpo_lib.quadruples import Pairing, Split, write_pairs
-    from wrpo_lib.quadruples.schema import require
 
     group = tuple(name.strip() for name in sources.split(",")) if sources else None
     pairing = Pairing(target or None, pairs, group, rank, dispreferred, min_gap, drop_truncated)
-    check_output(out, *files, *([exclude] if exclude else []))
-    drawn, excluded = Split.read(split) if split else None, set()
-    for number, row in enumerate(iter_rows(exclude) if exclude else [], 1):
-        require(row, number, "prompt_ids", str(exclude))
-        excluded.add(row["prompt_id"])
-    typer.echo(f"{out}: {write_pairs(files, out, pairing, drawn, excluded)}")
+    check_output(out, *files)
+    typer.echo(f"{out}: {write_pairs(files, out, pairing, Split.read(split) if split else None)}")

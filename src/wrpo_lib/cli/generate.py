@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.io import check_output, check_suffix, iter_rows
+from wrpo_lib.io import check_output, iter_rows
 
 Model = Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")]
 Name = Annotated[str, typer.Option(help="the model's name in the file")]
@@ -73,11 +73,11 @@ def sample(
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
     from wrpo_lib.generation import Sampling
-    from wrpo_lib.generation.cluster import OnCluster
+    from wrpo_lib.generation.engines import OnCluster
     from wrpo_lib.generation.stage import sample_responses
     from wrpo_lib.quadruples import read_prompts
 
-    check_suffix(check_output(out, prompts), (".jsonl",))
+    check_output(out, prompts, suffixes=(".jsonl",))
     sampling = Sampling(n, temperature, top_p, max_tokens, seed)
     total = sum(1 for _ in read_prompts(prompts))  # says all that is wrong with them
     at = (base_url, api_key_env, connections)
@@ -134,14 +134,14 @@ def score(
     gpus: GPUs = None,
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
-    from wrpo_lib.generation.cluster import OnCluster
+    from wrpo_lib.generation.engines import OnCluster
     from wrpo_lib.generation.local import load_reward_model
     from wrpo_lib.generation.stage import score_responses
     from wrpo_lib.models import identity
     from wrpo_lib.nano.live import score_rows
     from wrpo_lib.quadruples import read_responses
 
-    check_suffix(check_output(out, *files), (".jsonl",))
+    check_output(out, *files, suffixes=(".jsonl",))
     if bool(reward_model) == nano:
         raise WRPOError("choose one reward: --reward-model MODEL or --nano")
     total = len(read_responses(files, scored=False).frame)  # says all that is wrong with them

@@ -1,23 +1,29 @@
-"""Engines that answer alike: a model in this process (transformers or vLLM), or one on a server.
+"""Engines that answer alike: a model in this process or on a server, or many of them under Ray.
 
-vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several.
+vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several. Ray Data spreads engines and scorers
+over many machines (extra ``cluster``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+import os
+import pickle
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.generation.local import InProcess, Rendered, TransformersEngine
-from wrpo_lib.generation.stage import Request, Response
+from wrpo_lib.generation.stage import Request, Response, windows
 from wrpo_lib.models import load_causal_lm, load_tokenizer
 from wrpo_lib.replies import read_reply
 from wrpo_lib.server import Server, complete
 
 SAMPLED = ("temperature", "top_p", "max_tokens")
+BLOCKS = 1000  # batches in Ray's memory at once; each such round starts the workers anew
 
 
 def make_engine(
@@ -105,3 +111,57 @@ class VLLMEngine(InProcess):
             said = output.outputs[0]
             n_tokens, reason = len(said.token_ids), str(said.finish_reason)
             yield Response(request.key, request.sample, said.text, n_tokens, reason, request.seed)
+
+
+@dataclass
+class OnCluster:
+    """Stands in for an engine or a scorer: ``make`` (picklable) makes one in each worker's process.
+
+    A worker that dies is started anew and its batch done again. Each takes ``batch_size`` requests
+    or rows at a time and has ``gpus`` GPUs, by default one where the cluster has any. Ray joins the
+    cluster at its RAY_ADDRESS, else starts one here. What comes back is in any order.
+    """
+
+    make: Callable[[], Any]
+    workers: int = 2
+    gpus: float | None = None
+    batch_size: int = 256
+
+    def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
+        """What the workers make of requests, or of rows of responses."""
+        try:
+            import ray.data
+        except ImportError as error:
+            raise WRPOError("Ray is missing: pip install 'wrpo-companion[cluster]'") from error
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+        here = {} if "RAY_ADDRESS" in os.environ else here
+        for blocks in windows(windows(items, self.batch_size), BLOCKS):
+            try:
+                ray.init(logging_level=logging.WARNING, ignore_reinit_error=True, **here)
+                ray.data.DataContext.get_current().enable_progress_bars = False
+                gpus = float("GPU" in ray.cluster_resources()) if self.gpus is None else self.gpus
+                packed = [{"batch": pickle.dumps(block)} for block in blocks]
+                done = ray.data.from_items(packed, override_num_blocks=len(packed)).map(
+                    cast("Any", _Worker),
+                    fn_constructor_args=(self.make,),
+                    compute=ray.data.ActorPoolStrategy(size=self.workers),
+                    num_cpus=0 if gpus else 1,
+                    num_gpus=gpus,
+                )
+                for row in done.iter_rows():
+                    yield from pickle.loads(row["made"])
+            except Exception as error:  # Ray's words, with the worker's among them
+                said = [*re.findall(r"WRPOError: (.+)", str(error)), *str(error).splitlines(), ""]
+                what = f"Ray or a worker failed ({said[0]}); run again to go on"
+                raise WRPOError(what) from error
+
+
+class _Worker:
+    """One process of the pool, with the model loaded once."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.work = make()
+
+    def __call__(self, block: dict[str, Any]) -> dict[str, bytes]:
+        return {"made": pickle.dumps(list(self.work(pickle.loads(block["batch"]))))}

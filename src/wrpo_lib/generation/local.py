@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +17,7 @@ from transformers.models.llama import modeling_llama
 
 from wrpo_lib.chat import Messages, Renderer, as_messages
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.stage import Request, Response, Sampling
+from wrpo_lib.generation.stage import Request, Response, Sampling, windows
 from wrpo_lib.io import Row
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.packing import padded
@@ -38,8 +37,7 @@ class InProcess(ABC):
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Responses window by window; a prompt that cannot be answered fails alone."""
-        source = iter(requests)
-        while window := list(islice(source, self.window)):
+        for window in windows(requests, self.window):
             rendered: Rendered = []
             for request in window:
                 try:
@@ -63,8 +61,8 @@ class TransformersEngine(InProcess):
     """``model.generate`` over batches sorted by length, one row per response.
 
     ``batch_tokens`` bounds rows times (longest prompt + max_tokens). Every batch has a seed derived
-    from ``sampling.seed`` and the keys of its rows, which each response records: the same batch
-    gives the same texts, but a run that is resumed makes the missing rows in other batches.
+    from ``sampling.seed`` and the keys of its rows, which each response records; a resumed run
+    makes the missing rows in other batches.
     """
 
     window = WINDOW
@@ -100,10 +98,7 @@ def context_of(model: PreTrainedModel) -> int:
 def batches(
     rows: list[tuple[T, list[int]]], budget: int, more: int = 0
 ) -> Iterator[list[tuple[T, list[int]]]]:
-    """Rows with token ids by falling length, in batches of at most ``budget`` tokens.
-
-    Each row counts as the longest of its batch and ``more``.
-    """
+    """By falling length, at most ``budget`` tokens; a row counts as the longest and ``more``."""
     rows = sorted(rows, key=lambda row: len(row[1]), reverse=True)
     while rows:
         size = max(1, budget // (len(rows[0][1]) + more))
@@ -178,9 +173,9 @@ def generate(
 class RewardModel:
     """A sequence classifier with one output: Skywork-Reward, TRL's RewardTrainer, ArmoRM.
 
-    Prompt and response are rendered together through the reward model's own chat template; batches
-    hold at most ``batch_tokens`` tokens, padding included. A conversation longer than the context
-    loses its beginning (``cut`` counts them).
+    Prompt and response are rendered together by its own chat template; batches hold at most
+    ``batch_tokens``, padding included. ``cut`` counts conversations longer than the context, which
+    lose their beginning.
     """
 
     def __init__(
@@ -193,8 +188,7 @@ class RewardModel:
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
         """Each row with its reward, batch by batch."""
-        source = iter(rows)
-        while window := list(islice(source, WINDOW)):
+        for window in windows(rows, WINDOW):
             for batch in batches([(row, self._ids(row)) for row in window], self.batch_tokens):
                 rewards = self._scores([ids for _, ids in batch])
                 yield from zip((row for row, _ in batch), rewards, strict=True)

@@ -1,10 +1,9 @@
 """The two stages that cost most, sampling and scoring, from files to files.
 
 An engine is any callable from requests to responses, a scorer one from rows of responses to rows
-with their rewards; both answer in any order. Finished rows are kept whatever happens, and a second
-run makes only the missing ones. Beside each file lies ``<name>.run.json`` with the settings it was
-made with; other settings do not mix with it, nor rows that were made of another prompt or text
-(``made`` is its hash).
+with their rewards; both answer in any order. Finished rows are kept, and a second run makes only
+the missing ones. It must have the settings recorded in ``<name>.run.json``, and the same prompts
+and texts (``made`` is their hash).
 """
 
 import hashlib
@@ -12,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +25,12 @@ from wrpo_lib.records import provenance
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample (paper section 4.1: five responses, temperature 0.8, top-p 0.95).
+    """How to sample; temperature 0 is greedy. Other seeds follow from ``seed`` and the keys."""
 
-    ``max_tokens`` 4096 follows the SimPO pipeline (inferred; the paper is silent). Temperature 0
-    is greedy, and then ``n`` is 1. All other seeds follow from ``seed`` and the requests' keys.
-    """
-
-    n: int = 5
+    n: int = 5  # section 4.1, as the next two
     temperature: float = 0.8
     top_p: float = 0.95
-    max_tokens: int = 4096
+    max_tokens: int = 4096  # the SimPO pipeline (inferred; the paper is silent)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,11 +90,15 @@ KEY = ("prompt_id", "model", "sample")
 HOPELESS = 200  # failures and nothing else, after which going on is pointless
 
 
-def _missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]]) -> Iterator[T]:
-    """Of (row, item) the items whose row is not in the store yet; the others are counted.
+def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, the last of what is left."""
+    source = iter(items)
+    while found := list(islice(source, size)):
+        yield found
 
-    :raises WRPOError: for a row that was made of something else.
-    """
+
+def _missing(store: Store, counts: Counter[str], wanted: Iterable[tuple[Row, T]]) -> Iterator[T]:
+    """Of (row, item) the items whose row is not in the store yet; the others are counted."""
     kept = {tuple(row[name] for name in KEY): row.get("made") for row in store}
     for row, item in wanted:
         key = tuple(row[name] for name in KEY)
@@ -128,11 +128,9 @@ def sample_responses(
 ) -> Counter[str]:
     """Responses of ``model`` to each prompt, appended to ``out`` (JSONL).
 
-    ``settings`` go into the run record and must be the same when the run goes on; ``n`` may grow.
-    Returns how many were ``made``, ``kept`` (finished before), ``empty``, ``truncated`` and with a
-    ``thought``; ``total`` are expected.
-
-    :raises WRPOError: at the end, if some failed.
+    ``settings`` go into the run record and must be the same when the run goes on; ``n`` may grow;
+    ``total`` responses are expected. Returns how many were ``made``, ``kept`` (finished before),
+    ``empty``, ``truncated`` and with a ``thought``. Failed ones are an error at the end.
     """
     counts, heads, failures = Counter[str](), dict[str, Row](), list[str]()
     with Store(out, KEY) as store:
@@ -175,8 +173,8 @@ def score_responses(
 ) -> Counter[str]:
     """Each row with its ``reward`` and ``reward_model``, appended to ``out`` (JSONL).
 
-    An empty or blank response gets no reward and no row: it must never be chosen. Counted as in
-    :func:`sample_responses`. A reward that is no finite number stops the run.
+    An empty or blank response gets no reward and no row; a reward that is no finite number stops
+    the run. Arguments and counts are those of :func:`sample_responses`.
     """
     counts = Counter[str]()
     with Store(out, KEY) as store:
@@ -198,9 +196,9 @@ def score_responses(
 
 
 def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
-    """Write the run record of ``out``, or check that the one there has the same settings.
+    """Write the run record of ``out``, if the one there has the same settings but for ``free``.
 
-    The setting ``free`` may differ from run to run; one that is "" is not known.
+    A setting that is "" is not known.
     """
     path, now = out.with_suffix(".run.json"), json.loads(json.dumps(settings))
     if path.is_file() and out.is_file() and out.stat().st_size:  # else there is nothing to mix with

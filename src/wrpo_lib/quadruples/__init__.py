@@ -2,7 +2,15 @@
 # ruff: noqa: F401 (names for readers of the book and its notebooks)
 
 from wrpo_lib.chat import render
-from wrpo_lib.quadruples.convert import from_official, to_official
-from wrpo_lib.quadruples.pair import Pairing, best, build_quadruples, build_rows, write_pairs
-from wrpo_lib.quadruples.responses import ResponseTable, Split, read_prompts, read_responses
-from wrpo_lib.quadruples.schema import checked_rows, validate_quadruples
+from wrpo_lib.quadruples.convert import from_official, read_prompts, to_official
+from wrpo_lib.quadruples.pair import (
+    Pairing,
+    ResponseTable,
+    Split,
+    best,
+    build_quadruples,
+    build_rows,
+    read_responses,
+    write_pairs,
+)
+from wrpo_lib.quadruples.schema import validate_quadruples

@@ -1,10 +1,10 @@
 """Published data in their own forms, as what our stages read; the official form out.
 
-:func:`wrpo_lib.quadruples.schema.kind_of` recognises them: the SimPO pipeline's rows (``prompt``,
-``all_generated_responses``, ``all_rm_scores``); alpaca_eval's outputs (``instruction``, ``output``,
-``generator``); the official format of SLIT-AI/WRPO, where order carries the meaning (``chosen`` is
-[source response, target response], ``rejected`` is [target response]); and pairs whose sides are
-whole conversations, as in UltraFeedback-binarized, SimPO's data or ShareGPT.
+They are the SimPO pipeline's rows (``prompt``, ``all_generated_responses``, ``all_rm_scores``);
+alpaca_eval's outputs (``instruction``, ``output``, ``generator``); the official format of
+SLIT-AI/WRPO, where order carries the meaning (``chosen`` is [source response, target response],
+``rejected`` is [target response]); and pairs whose sides are whole conversations, as in
+UltraFeedback-binarized, SimPO's data or ShareGPT.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
+from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, write_json, write_rows
-from wrpo_lib.quadruples.pair import Pairing, write_pairs
-from wrpo_lib.quadruples.responses import Split, read_prompts
+from wrpo_lib.quadruples.pair import Pairing, Split, write_pairs
 from wrpo_lib.quadruples.schema import (
     IMPORTED,
     RESPONSES,
     as_turns,
     as_written,
-    checked_rows,
     kind_of,
     require,
+    validate_quadruples,
 )
 from wrpo_lib.recipes import load_recipe
 
@@ -57,12 +57,33 @@ def open_rows(
     if form in IMPORTED:
         convert = from_official if form == "official" else _as_pair
         rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
-    return form, checked_rows(rows, kind, where)
+    held = list(rows)
+    for problem in validate_quadruples(held, kind):
+        raise WRPOError(problem.sentence(where))
+    return form, held
 
 
 def prompt_hash(text: str) -> str:
     """sha256 of a prompt's text, as UltraFeedback's prompt ids are; ours where there is none."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
+    """(prompt_id, messages) of every row, one at a time; other fields are ignored.
+
+    Text that went through a chat template is refused, since every model has its own. A repeated id
+    is an error, but for the same prompt in a file of responses.
+    """
+    seen: dict[str, Messages] = {}
+    for number, row in enumerate(iter_rows(path), 1):
+        require(row, number, "prompts", str(path))
+        messages = as_messages(row["prompt"], f"{path}, row {number}")
+        first = seen.setdefault(row["prompt_id"], messages)
+        if first is messages:
+            yield row["prompt_id"], messages
+        elif "sample" not in row or first != messages:
+            what = f"{row['prompt_id']!r} stands in an earlier row already; make ids unique"
+            raise WRPOError(f"{path}, row {number}, field 'prompt_id': {what}")
 
 
 def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:

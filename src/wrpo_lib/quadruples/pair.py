@@ -1,14 +1,15 @@
 """Choosing by reward which response of each prompt is y_ws, y_wt and y_l (paper section 3.2).
 
 y_ws is the response with the highest reward among all responses of all sources, y_wt the best and
-y_l the worst of the target's own samples. Ties are resolved by a rule that does not depend on the
-order of rows or files (the paper is silent; ours).
+y_l the worst of the target's own samples; ties: ``TIE_RULE`` (the paper is silent; ours). A first
+pass over files of responses checks every row and keeps numbers only (about 40 bytes per row); a
+second one fetches the few rows whose text is wanted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.io import Row, write_json, write_rows
-from wrpo_lib.quadruples.responses import ResponseTable, Split, read_responses
-from wrpo_lib.quadruples.schema import as_written
+from wrpo_lib.io import Row, iter_rows, parse_row, write_json, write_rows
+from wrpo_lib.quadruples.schema import as_written, require
 from wrpo_lib.records import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
 
+KEY = ["prompt_id", "model", "sample"]
+COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
+NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
 OWN = {"target_chosen", "rejected"}  # the roles that the target's samples play
 TIE_RULE = "equal rewards: model name in alphabetical order, then the lowest sample number"
 PAIRS = {
@@ -34,6 +37,100 @@ PAIRS = {
     "sft": ["source_chosen"],
 }
 """What is written -> its roles; the last two are the preferred and the dispreferred one."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which prompts serve SFT and which preference optimisation, each in the order drawn."""
+
+    seed: int
+    sft: list[str]
+    preference: list[str]
+
+    @staticmethod
+    def draw(prompt_ids: Iterable[str], seed: int) -> Split:
+        """A random third for SFT (paper section 4.1), by the set of ids and ``seed`` alone."""
+        ids = sorted(set(prompt_ids))
+        drawn = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
+        cut = round(len(ids) / 3)
+        return Split(seed, drawn[:cut], drawn[cut:])
+
+    @staticmethod
+    def read(path: Path) -> Split:
+        """A recorded split; a file that is none is named."""
+        try:
+            return Split(**parse_row(path.read_bytes(), str(path)))
+        except (OSError, TypeError) as error:
+            raise WRPOError(f"{path} is no recorded split ({error}); draw one") from error
+
+
+@dataclass(frozen=True)
+class ResponseTable:
+    """Responses by number, in the order of the files, each of which may also be a list of rows.
+
+    ``frame``: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length`` in characters,
+    ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1).
+    """
+
+    frame: pd.DataFrame
+    files: Sequence[Path | list[Row]]
+
+    def fetch(self, positions: Iterable[int]) -> dict[int, Row]:
+        """The whole rows at ``positions``, by position; each file is read once."""
+        wanted = self.frame.loc[sorted(set(positions))]
+        found: dict[int, Row] = {}
+        for k, file in enumerate(self.files):
+            here = wanted.index[wanted["file"] == k]
+            at = dict(zip(wanted.loc[here, "row"], here, strict=True))
+            found |= {at[n]: row for n, row in _numbered(file) if n in at}
+        return found
+
+
+def _numbered(file: Path | list[Row]) -> Iterator[tuple[int, Row]]:
+    return enumerate(iter_rows(file) if isinstance(file, Path) else file, 1)
+
+
+def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> ResponseTable:
+    """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
+
+    :raises WRPOError: naming file and row for the first that is malformed, that repeats a
+        prompt_id, model and sample, or whose prompt_id had another prompt or reward model before.
+    """
+    import pandas as pd
+
+    models, asked, judges = dict[str, int](), dict[str, tuple[int, Any]](), dict[str, str]()
+    names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
+
+    def numbers() -> Iterator[tuple[Any, ...]]:
+        for k, file in enumerate(files):
+            for number, row in _numbered(file):
+                require(row, number, "rewards" if scored else "responses", names[k])
+                prompt_id, judge = row["prompt_id"], row.get("reward_model") if scored else None
+                at, prompt = asked.setdefault(prompt_id, (len(asked), row["prompt"]))
+                what = ""
+                if row["prompt"] != prompt and as_written(row["prompt"]) != as_written(prompt):
+                    what = "field 'prompt': is another one than before under this id; rename it"
+                elif judge and judge != judges.setdefault(prompt_id, judge):
+                    before = f"{judges[prompt_id]!r} scored this prompt before; use one only"
+                    what = f"field 'reward_model': {judge!r}, where {before}"
+                if what:
+                    raise WRPOError(f"{names[k]}, row {number}, {what}")
+                model = models.setdefault(row["model"], len(models))
+                length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
+                reward = row["reward"] if scored else np.nan
+                yield at, model, row["sample"], length, k, number, cut, reward
+
+    frame = pd.DataFrame(np.fromiter(numbers(), NUMBERS))
+    if frame.empty:
+        raise WRPOError(f"{', '.join(names)}: no rows; sample responses first")
+    frame["prompt_id"] = pd.Categorical.from_codes(frame["prompt_id"], list(asked))
+    named = pd.Categorical.from_codes(frame["model"], list(models))
+    frame["model"] = named.reorder_categories(sorted(models))
+    for _, row in frame[frame.duplicated(KEY)].iterrows():
+        what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
+        where = f"{names[row['file']]}, row {row['row']}"
+        raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
+    return ResponseTable(frame, files)
 
 
 @dataclass(frozen=True)
@@ -107,10 +204,7 @@ def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
 
 
 def build_rows(
-    table: ResponseTable,
-    pairing: Pairing,
-    asked: list[str] | None = None,
-    excluded: Iterable[str] = (),
+    table: ResponseTable, pairing: Pairing, asked: list[str] | None = None
 ) -> tuple[list[Row], dict[str, int]]:
     """Rows for the prompts ``asked`` (all, by id, if None), in that order, and what was counted.
 
@@ -119,8 +213,7 @@ def build_rows(
     """
     ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
     roles = choose(table.frame, pairing).reindex(ids)
-    reasons = {"excluded": roles.index.isin(list(excluded)), "missing": roles.isna().any(axis=1)}
-    compared = pairing.roles[-2:]
+    reasons, compared = {"missing": roles.isna().any(axis=1)}, pairing.roles[-2:]
     if len(compared) == 2:
         better, worse = (roles[role].map(table.frame["reward"]) for role in compared)
         reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
@@ -136,7 +229,7 @@ def build_rows(
 
 def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     """A quadruple, an SFT row (prompt and y_ws), or a pair in TRL's conversational format."""
-    first = next(iter(said.values()))
+    first, *_ = said.values()
     row = {"prompt_id": first["prompt_id"], "prompt": as_written(first["prompt"])}
     if pairing.pairs.startswith("dpo"):
         for name, response in zip(("chosen", "rejected"), said.values(), strict=True):
@@ -152,21 +245,15 @@ def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     return row
 
 
-def write_pairs(
-    files: list[Path],
-    out: Path,
-    pairing: Pairing,
-    split: Split | None = None,
-    excluded: Iterable[str] = (),
-) -> str:
+def write_pairs(files: list[Path], out: Path, pairing: Pairing, split: Split | None = None) -> str:
     """Pair the scored responses of ``files`` into ``out``, and write ``<out>.report.json``.
 
-    The prompts are the part of ``split`` that ``pairing`` is for, in its order, or without one all
-    prompts by their ids. Returns the counts of :func:`build_rows` in one line.
+    The prompts are the part of ``split`` that ``pairing`` is for, or all by their ids. Returns the
+    counts of :func:`build_rows` in one line.
     """
     part = "sft" if pairing.pairs == "sft" else "preference"
     asked = getattr(split, part) if split else None
-    rows, counts = build_rows(read_responses(files), pairing, asked, excluded)
+    rows, counts = build_rows(read_responses(files), pairing, asked)
     said = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
     if not rows:
         raise WRPOError(f"{', '.join(map(str, files))}: no prompt can be paired ({said})")

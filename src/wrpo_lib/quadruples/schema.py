@@ -11,19 +11,13 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, NamedTuple, get_args
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from wrpo_lib.chat import is_rendered, prompt_problems
+from wrpo_lib.chat import check_prompt, is_rendered
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row
 
 RESPONSES = ("source_chosen", "target_chosen", "rejected")
-
-
-def _prompt(prompt: Any) -> Any:
-    for what in prompt_problems(prompt):
-        raise ValueError(what)
-    return prompt
 
 
 def side_text(side: Any) -> Any:
@@ -32,8 +26,8 @@ def side_text(side: Any) -> Any:
     return one.get("content") if isinstance(one, dict) and one.get("role") == "assistant" else side
 
 
-Text = Annotated[str, Field(pattern=r"\S")]
-Prompt = Annotated[Any, AfterValidator(_prompt)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Prompt = Annotated[Any, AfterValidator(check_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
 Model = Annotated[Text, Field(description="name it (`--model` of `wrpo data import`)")]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
@@ -49,7 +43,6 @@ RESPONSE: dict[str, Any] = {
     "reward_model": str | None,
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "prompt_ids": {"prompt_id": Text},
     "prompts": {"prompt_id": Text, "prompt": Prompt},
     "responses": RESPONSE,
     "rewards": RESPONSE | {"reward": Reward},
@@ -62,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
 """Kind of row -> its fields; one that may be None may be missing, others are never looked at."""
 
 
-def _schema(kind: str) -> type[BaseModel]:
+def _schema(kind: str) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
     for name, held in {"prompt_id": Text | None, **KINDS[kind]}.items():
         fields[name] = (held, None if type(None) in get_args(held) else ...)
@@ -136,18 +129,14 @@ def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
     except pydantic.ValidationError as error:
         form = kind_of(row)
         hint = f" (the row looks like the {form} form: `wrpo data import` converts it)"
-        hint = hint if form in IMPORTED else ""
         for found in error.errors():
-            field = str(found["loc"][0])
-            remedy = SCHEMAS[kind].model_fields[field].description or "correct the row or remove it"
-            what = f"{reprlib.repr(found['input'])} {found['msg'].removeprefix('Input ')}; {remedy}"
-            if found["type"] == "value_error":
-                what = str(found["ctx"]["error"])
-            elif found["type"] == "string_pattern_mismatch":
-                what = f"is empty; {remedy}"
-            elif found["type"] == "missing" or found["input"] is None:
-                what = f"missing; {remedy}"
-            yield Problem(number, field, what + hint)
+            field, what = str(found["loc"][0]), found["msg"].removeprefix("Value error, ")
+            if found["type"] not in ("missing", "value_error"):
+                what += f", not {reprlib.repr(found['input'])}"
+            if found["type"] != "value_error":
+                remedy = SCHEMAS[kind].model_fields[field].description
+                what += f"; {remedy or 'correct the row or remove it'}"
+            yield Problem(number, field, what + (hint if form in IMPORTED else ""))
 
 
 def require(row: Row, number: int, kind: str, where: str) -> None:
@@ -165,11 +154,3 @@ def validate_quadruples(rows: Iterable[Row], kind: str = "quadruples") -> Iterat
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
             what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"
             yield Problem(number, "prompt_id", what)
-
-
-def checked_rows(rows: Iterable[Row], kind: str, where: str) -> list[Row]:
-    """All ``rows`` if nothing is wrong with them; the first problem is raised."""
-    found = list(rows)
-    for problem in validate_quadruples(found, kind):
-        raise WRPOError(problem.sentence(where))
-    return found
