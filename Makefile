@@ -40,9 +40,11 @@ env: $(INSTALLED) ## set up .venv and nothing else
 book: $(BUILT) ## build the site into _build/html
 	@echo "book: open $(SITE)/index.html, or run make serve"
 
-$(BUILT): $(INSTALLED) $(BOOK_INPUTS) $(DRAWN) .ci/checks.py
+# Sphinx takes up the figures as the last thing it does, so they are drawn while it starts.
+$(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
 	rm -rf $(SITE)
-	$(BIN)/jupyter-book build . -W -n --keep-going --quiet
+	$(MAKE) $(DRAWN) & \
+	$(BIN)/jupyter-book build . -W -n --keep-going --quiet; built=$$?; wait $$! && exit $$built
 	$(BIN)/python .ci/checks.py offline $(SITE)
 	$(BIN)/python .ci/checks.py drawn $(SITE)
 	@touch $@
