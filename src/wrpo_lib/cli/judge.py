@@ -169,6 +169,7 @@ def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8
 
     from wrpo_lib.nano.judge import MODEL, Handler
 
+    ThreadingHTTPServer.request_queue_size = 512  # `wrpo judge` opens 64 connections at once
     with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         at = f"http://127.0.0.1:{server.server_port}/v1"
         typer.echo(f"judge {MODEL!r} at {at} (stop with Ctrl-C)")
