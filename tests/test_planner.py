@@ -121,7 +121,7 @@ def test_the_command_names_the_worst_batch(capsys):
     said = [wrpo(capsys, "plan", name)[1] for name in ("workstation/wrpo_4bit", "paper/wrpo")]
     for part in ("312 steps of 8 x 16 x 1", "max_length 2048", "40% of a card's peak", "here: "):
         assert part in said[0]
-    hours = [re.findall("^hours on .*", out, re.M) for out in said]
+    hours = [re.findall("^hours, .*", out, re.M) for out in said]
     assert len(hours[0]) == len(hours[1]) == len(CARDS)
     assert not any("no room" in line for line in hours[0])
     assert {line.endswith("no room") for line in hours[1]} == {True, False}  # on one GPU

@@ -114,17 +114,17 @@ def report(plan: Plan) -> str:
     cases = {"shared": (plan.usual, True), "padded": (plan.usual, False)}
     cases["worst"] = (plan.worst, True)
     table = pd.DataFrame({name: plan.memory(*case) for name, case in cases.items()}) / 2**30
-    table.loc["total, GiB per GPU"] = total = table.sum()
+    table.loc["GiB per GPU"] = total = table.sum()
     longest = sum(x + sum(ys) for x, ys in plan.worst) / len(plan.worst)
     counts = pd.Series([plan.tokens(True), plan.tokens(False), longest * plan.n], cases)
-    table.loc["million tokens per epoch"] = counts / 1e6
+    table.loc["million tokens"] = counts / 1e6
     for card, (peak, room) in CARDS.items():
-        table.loc[f"hours on {card}"] = plan.hours(counts, peak).where(total < room)
+        table.loc[f"hours, {card}"] = plan.hours(counts, peak).where(total < room)
     size = f"{args.per_device_train_batch_size} x {args.gradient_accumulation_steps} x {plan.gpus}"
     return f"""{p.total:,} parameters, {p.trainable:,} trained; reference: {plan.reference}
 {plan.steps} steps of {size} examples, {plan.n:,} in all; {plan.disk / 2**30:.1f} GiB on disk
-{table.to_string(float_format="{:,.2f}".format, na_rep="no room")}
-worst legal batch: each response fills max_length {args.max_length}
+{table.to_string(float_format="{:,.1f}".format, na_rep="no room")}
+tokens are those of an epoch; worst legal batch: each response fills max_length {args.max_length}
 hours are computed with {UTILISATION:.0%} of a card's peak rate assumed, not measured"""
 
 
