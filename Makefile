@@ -40,7 +40,8 @@ env: $(INSTALLED) ## set up .venv and nothing else
 book: $(BUILT) ## build the site into _build/html
 	@echo "book: open $(SITE)/index.html, or run make serve"
 
-# Sphinx takes up the figures as the last thing it does, so they are drawn while it starts.
+# Sphinx links and copies the figures when all pages have run, so they are drawn while it starts;
+# a link that came too early for its figure is found by site-test.
 $(BUILT): $(INSTALLED) $(BOOK_INPUTS) .ci/checks.py
 	rm -rf $(SITE)
 	$(MAKE) $(DRAWN) & \

@@ -125,6 +125,14 @@ def test_what_no_retry_can_mend_stops_everything_at_once(answer: Answer, sentenc
         assert len(local.requests) == 1
 
 
+def test_a_used_up_quota_stops_everything_once_its_retries_are() -> None:
+    answer = Answer({"error": {"code": "insufficient_quota"}}, 429)
+    with LocalServer(bad(answer)) as local:
+        with pytest.raises(WRPOError, match="the quota is used up, add to it"):
+            list(complete(Server(local.url, connections=1, retries=1), requests(100)))
+        assert len(local.requests) == 2
+
+
 def test_nobody_there_is_said_at_once() -> None:
     with LocalServer(echo()) as local:
         url = local.url

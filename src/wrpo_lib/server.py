@@ -24,10 +24,12 @@ NO_KEY = "none"  # local servers ask for no key, but the client insists on a tex
 SECRET = re.compile(
     r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
 )
-REMEDIES = {  # of a status that stops everything
+QUOTA = "insufficient_quota"
+REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota does
     **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
     **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
     404: "check the server's address and the model's name",
+    429: "the quota is used up, add to it",
 }
 
 
@@ -74,7 +76,7 @@ def complete(
     body is for :func:`wrpo_lib.replies.read_reply` to find.
 
     :raises WRPOError: at once, for what no retry can mend: nobody at the address at the start, a
-        refused key, a redirect, an unknown model.
+        refused key, a redirect, an unknown model; and for a used-up quota once its retries are.
     """
     client, source, under_way = _Client(server), iter(requests), set[Future[Reply]]()
     checked = False
@@ -132,7 +134,7 @@ class _Client:
             status = error.status_code
             said = error.response.headers.get("location", error.response.text)
             what = self._said(f"answered {status}: {said}")
-            if status in REMEDIES:
+            if status in REMEDIES and (status != 429 or QUOTA in said):
                 raise WRPOError(f"{what}; {REMEDIES[status]}") from None
             hint = "; --extra-body can leave out a parameter that it refuses"
             return Reply(key, None, what + hint if status == 400 else what)

@@ -119,6 +119,8 @@ def test_every_link_within_the_site_leads_somewhere() -> None:
     for path in PAGES:
         text = path.read_text(encoding="utf-8")
         assert text.count("<figcaption") == text.count('class="figure-links"'), path
+        linked = text.count(">SVG</a>") + text.count(">Code and data</a>")
+        assert linked == text.count('class="figure-links"'), path
         for address in re.findall(r'(?:href|src)="([^"#?]+)[^"]*"', text):
             if not re.match(r"[a-z]+:", address) and not (path.parent / unquote(address)).exists():
                 broken.append(f"{names(path)}: {address}")
