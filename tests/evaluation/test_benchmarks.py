@@ -17,8 +17,7 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import benchmarks
-from wrpo_lib.evaluation.answers import answer
-from wrpo_lib.evaluation.benchmarks import BREAK, Template, fetch, load, manifest
+from wrpo_lib.evaluation.benchmarks import BREAK, Template, answer, fetch, load, manifest
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.io import read_rows, write_rows
@@ -84,7 +83,7 @@ def test_fetching_downloads_checks_and_keeps(
         assert path.read_bytes() == b"right"
         (tmp_path / "right.txt").unlink()
         assert fetch("right.txt") == path  # from the cache
-        with pytest.raises(WRPOError, match="its content has changed"):
+        with pytest.raises(WRPOError, match="does not match the known hash"):
             fetch("wrong.txt")
         server.shutdown()
     assert not path.with_name("wrong.txt").exists()

@@ -240,7 +240,7 @@ def test_odd_log_probabilities_are_missing_values() -> None:
 
 
 READINGS = {
-    judging.read_token: {
+    "alpaca-eval": {
         "m": 1.0,
         " M\n": 2.0,
         '"m".': 1.0,
@@ -248,14 +248,14 @@ READINGS = {
         "m or M": "two verdicts",
         "The best is": "no verdict",
     },
-    judging.read_label: {
+    "arena-hard": {
         "My final verdict is [[A>B]]": "A>B",
         "[[A>B]] as said, [[A>B]]": "A>B",
         "[[A>B]], no: [[B>>A]]": "two verdicts",
         "final: [B>A]": "no verdict",
         "[[A]]": "no verdict",
     },
-    judging.read_rating: {
+    "mt-bench": {
         "Rating: [[7.5]]": 7.5,
         "[[8]], so [[8.0]]": 8.0,
         "[[8]] and later [[2]]": "two verdicts",
@@ -266,10 +266,10 @@ READINGS = {
 }
 
 
-@pytest.mark.parametrize("read", READINGS)
-def test_written_verdicts(read: Any) -> None:
-    for text, expected in READINGS[read].items():
-        value, problem = read(text)
+@pytest.mark.parametrize("name", READINGS)
+def test_written_verdicts(name: str) -> None:
+    for text, expected in READINGS[name].items():
+        value, problem = judging.read_text(name, text)
         assert expected in (value, problem), text
         assert (value is None) != (problem is None)
 

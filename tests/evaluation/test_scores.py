@@ -19,7 +19,7 @@ from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.forms import MODEL_FIRST, instruction, read_judgements
 from wrpo_lib.evaluation.judging import read_logprobs
-from wrpo_lib.evaluation.scores import CS, arena_hard, battles, length_controlled, win_rate
+from wrpo_lib.evaluation.scores import CS, arena_hard, length_controlled, win_rate, with_points
 from wrpo_lib.io import read_rows
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
@@ -163,7 +163,7 @@ def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
     assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
     assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
     # published -2.30/+2.46, the quantiles of 100 resamples of unclustered rows
-    naive = mean_interval(battles(judged)["points"])
+    naive = mean_interval(with_points(judged)["points"])
     assert naive.high - found["score"] == pytest.approx(2.38, abs=0.25)
     # the weighted mean is the Bradley-Terry win rate
     rows = pd.read_json(shared / BATTLES, lines=True)
