@@ -64,11 +64,13 @@ def test_all_published_models(
             assert length_controlled(judged, side)[LC] == 50
             continue
         c = float(CS[np.abs(np.log(CS / theirs.cv_selected_C)).argmin()])  # published: 6 decimals
-        given, chosen = (length_controlled(by_position(judged), side, C=C) for C in (c, None))
+        given = length_controlled(by_position(judged), side, C=c)
         assert given[LC] == pytest.approx(theirs[LC], abs=1e-8)
-        assert chosen[LC] == pytest.approx(theirs[LC], abs=0.16)
         if not np.isnan(theirs.lc_standard_error):
             assert given["lc_standard_error"] == pytest.approx(theirs.lc_standard_error, abs=1e-8)
+        if model.startswith("FuseChat"):  # each takes 50 fits
+            chosen = length_controlled(by_position(judged), side)
+            assert chosen[LC] == pytest.approx(theirs[LC], abs=0.16)
 
 
 def test_the_join_by_instruction_survives_missing_and_shuffled_rows(
@@ -172,10 +174,3 @@ def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
     fit = evalica.bradley_terry(*sides, tolerance=1e-12, limit=1000)
     a, b = fit.scores["gpt-4-0613"], fit.scores["gpt-4-0314"]
     assert 100 * a / (a + b) == pytest.approx(found["score"], abs=1e-4)
-
-
-def test_a_strong_verdict_counts_three_times_and_an_unreadable_one_not_at_all() -> None:
-    games = [("q", 1, "B>>A"), ("q", 2, "A>B"), ("r", 1, "A=B"), ("r", 2, "?"), ("r", 2, None)]
-    ours = arena_hard(pd.DataFrame(games, columns=["question_id", "game", "verdict"]))
-    assert ours["score"] == pytest.approx(100 * (3 + 1 + 0.5) / 5)
-    assert (ours["n_total"], ours["n_missing"], ours["interval"].high) == (5, 2, 100)

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_judge import judgements
 from local_server import TRANSFORMERS, serving
 
 from wrpo_lib.evaluation.benchmarks import Benchmark, load
-from wrpo_lib.evaluation.forms import read_answers
-from wrpo_lib.evaluation.judging import KEY, Plan, Run, Texts
-from wrpo_lib.io import Store, file_hash, write_json
+from wrpo_lib.evaluation.forms import Texts, read_answers
+from wrpo_lib.evaluation.judging import KEY, Plan, Run
+from wrpo_lib.io import Store, file_hash, read_rows, write_json
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.nano.world import read_prompt
 from wrpo_lib.records import project_root, provenance
@@ -58,7 +57,7 @@ def judge(
     with Store(out, KEY) as store:
         run = Run(store, Server(url, connections=2, timeout=300, retries=1))
         run(Plan(bench, NAME, metric=metric).calls(model, texts, baseline))
-    return judgements(out)
+    return read_rows(out)
 
 
 def first_pairs(shared: Path) -> tuple[Benchmark, str, Texts]:

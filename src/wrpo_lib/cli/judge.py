@@ -206,7 +206,7 @@ def leaderboard(benchmark: Benchmark, files: Files) -> None:
     if near.any():
         typer.echo(table[near].round(2).rename(index=lambda i: i + 1).to_string())
     for summary, why in apart:
-        typer.echo(f"{summary.model} cannot stand on the board: {why}")
+        typer.echo(f"{summary.model} is shown apart: {why}")
 
 
 def agreement(

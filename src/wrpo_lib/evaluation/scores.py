@@ -98,8 +98,8 @@ def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
 
 
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Win rate of one model, in percent, from ``question_id`` and ``preference``: upstream's numbers
-    beside the clustered ``interval``; ``order`` and ``length_model`` are optional."""
+    """Win rate of one model, in percent, from ``question_id``, ``preference`` and, where known,
+    ``order`` and ``length_model``: upstream's numbers beside the clustered ``interval``."""
     known = with_points(judgements)
     percent = known["points"]
     wins, losses, draws = ((percent > 50).sum(), (percent < 50).sum(), (percent == 50).sum())
