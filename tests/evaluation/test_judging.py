@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -15,7 +16,7 @@ from local_server import answer_file, judge_at
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import BASELINE_FIRST, MODEL_FIRST, best_attempts, read_answers
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, best_attempts, read_answers
 from wrpo_lib.evaluation.judging import FIELDS, KEY, NO_LOGPROBS, Plan, Run, read_logprobs
 from wrpo_lib.io import Row, Store, iter_rows
 from wrpo_lib.nano.judge import MODEL, Judge, respond
@@ -187,9 +188,9 @@ def test_an_interruption_and_a_kill_lose_and_repeat_nothing(tmp_path: Path) -> N
     assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}
 
 
-def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
+def reply(content: Any, top: Any = None) -> dict[str, Any]:
     logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
-    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    choice = {"message": {"content": content}, "logprobs": logprobs}
     return {"choices": [{**choice, "finish_reason": "stop"}]}
 
 
@@ -208,56 +209,75 @@ def test_odd_log_probabilities_are_missing_values() -> None:
         assert read_logprobs(reply("m", top)) == (None, NO_LOGPROBS)
 
 
-READINGS = {
-    "alpaca-eval": {
-        "m": 1.0,
-        " M\n": 2.0,
-        "**M**": 2.0,
-        "m or M": "two verdicts",
-        "The best is": "no verdict",
-    },
-    "arena-hard": {
-        "My final verdict is [[A>B]]": "A>B",
-        "[[A>B]], no: [[B>>A]]": "two verdicts",
-        "final: [B>A]": "no verdict",
-        "[[A]]": "no verdict",
-    },
-    "mt-bench": {
-        "Rating: [[7.5]]": 7.5,
-        "[[8]], so [[8.0]]": 8.0,
-        "[[8]] and later [[2]]": "two verdicts",
-        "Rating: [[85]]": "score 85 is outside 1 to 10",
-        "Rating: [6], see note 2": 6.0,
-        "Rating: 7": "no verdict",
-    },
-}
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("alpaca-eval", " M\n", 2.0),
+        ("alpaca-eval", "**m**", 1.0),
+        ("alpaca-eval", "m or M", "no verdict"),
+        ("arena-hard", "My final verdict is [[A>B]]", "A>B"),
+        ("arena-hard", "[[A>B]], no: [[B>>A]]", "two verdicts"),
+        ("arena-hard", "final: [B>A]", "no verdict"),
+        ("arena-hard", "[[A]]", "no verdict"),
+        ("mt-bench", "Rating: [[7.5]]", 7.5),
+        ("mt-bench", "[[8]], so [[8.0]]", 8.0),
+        ("mt-bench", "Rating: [[85]]", "score 85 is outside 1 to 10"),
+        ("mt-bench", "Rating: [6], see note 2", 6.0),
+    ],
+)
+def test_written_verdicts(name: str, text: str, expected: Any) -> None:
+    value, problem = judging.read_text(name, text)
+    assert expected in (value, problem)
+    assert (value is None) != (problem is None)
 
 
-@pytest.mark.parametrize("name", READINGS)
-def test_written_verdicts(name: str) -> None:
-    for text, expected in READINGS[name].items():
-        value, problem = judging.read_text(name, text)
-        assert expected in (value, problem), text
-        assert (value is None) != (problem is None)
+def test_a_thought_is_no_part_of_the_verdict() -> None:
+    row = {"benchmark": "mt-bench", "metric": "score"}
+    found = judging.read_judgement(row, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"))
+    assert (found["score"], found["problem"], found["thought"]) == (9.0, None, "[[2]]? No, 9.")
+    row = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+    body = reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0)))
+    found = judging.read_judgement(row, body)
+    assert (found["preference"], found["problem"]) == (None, judging.THOUGHT_FIRST)
 
 
-MT = {"benchmark": "mt-bench", "metric": "score"}
-ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+def words(name: str, folder: Path, url: str = "http://127.0.0.1:9/v1") -> list[Any]:
+    """What `wrpo` is told, but for what a test adds."""
+    common = ["judge", name, "--answers", answer_file(name, folder), "--judge", MODEL]
+    return [*common, "--base-url", url, "--out", folder / "judgements.jsonl"]
+
+
+def test_judge_and_summarise_with_the_judge_that_a_command_serves(
+    wrpo: Any, tmp_path: Path
+) -> None:
+    process, output = Command(tmp_path, "nano-judge", "--port", 0), tmp_path / "stdout"
+    wait_until(lambda: output.is_file() and "Ctrl-C" in output.read_text(), process)
+    (at,) = re.findall(r"http://\S+/v1", output.read_text())
+    common = words("mt-bench", tmp_path, at)
+    common[3].write_text(common[3].read_text().replace('"answer to', '"$ERROR$", "was": "', 1))
+    status, said, _ = wrpo(*common, "--estimate", "--prices", 2, 8)
+    assert (status, ", cost 0." in said) == (0, True)
+    assert "lacks 1 answers of 'mine'" in said
+    assert "46 calls to make" in said  # neither turn of that question
+    assert "46 calls made" in wrpo(*common)[1]
+    assert "0 calls to make" in wrpo(*common)[1]
+    process.send(signal.SIGTERM)
+    status, said, _ = wrpo("summarise", "mt-bench", common[-1])
+    assert (status, "mine: judge nano-judge, version nano" in said) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("row", "body", "value"),
+    ("name", "arguments", "sentence"),
     [
-        (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
-        (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
-        (ALPACA | {"metric": "verdict", "order": MODEL_FIRST}, reply("<think>?</think>M"), 1.0),
-        (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
+        ("mmlu", [], "no benchmark 'mmlu' 'nano'; choose one of"),
+        ("mt-bench", ["--max-cost", "1"], "--max-cost needs"),
+        ("mt-bench", ["--extra-body", '{"max_tokens": "many"}'], "max_tokens are whole numbers"),
+        ("mt-bench", ["--extra-body", '{"messages": 5}', "--estimate"], "messages are fixed"),
     ],
 )
-def test_a_thought_is_no_part_of_the_verdict(
-    row: dict[str, Any], body: dict[str, Any], value: float | None
+def test_bad_arguments_are_one_sentence(
+    name: str, arguments: list[str], sentence: str, wrpo: Any, tmp_path: Path
 ) -> None:
-    found = judging.read_judgement(row, body)
-    assert found[FIELDS[row["benchmark"]]] == value
-    assert found["problem"] == (None if value else judging.THOUGHT_FIRST)
-    assert found["thought"]
+    _, _, *rest = words("mt-bench", tmp_path)
+    status, _, error = wrpo("judge", name, *rest, *arguments)
+    assert (status, error.count("\n"), sentence in error) == (2, 1, True)

@@ -109,15 +109,13 @@ def test_order_index_and_preferences_are_the_packages(shared: Path, alpaca_packa
         assert ours == pytest.approx(row.preference, abs=1e-6)
 
 
-@pytest.mark.parametrize("change", ["as published", "three rows missing", "shuffled"])
+@pytest.mark.parametrize("change", ["three rows missing", "shuffled"])
 def test_the_package_computes_the_same(
     shared: Path, models: dict[str, pd.DataFrame], side: pd.DataFrame, change: str
 ) -> None:
-    order = np.arange(805)
+    order = np.random.default_rng(0).permutation(805)
     if change == "three rows missing":
-        order = np.delete(order, [3, 300, 600])
-    elif change == "shuffled":
-        order = np.random.default_rng(0).permutation(order)
+        order = np.delete(np.arange(805), [3, 300, 600])
     published = read_rows(shared / "eval" / f"alpacaeval2_annotations_{FUSECHAT}.json.gz")
     annotations = pd.DataFrame([published[i] for i in order])
     module = importlib.import_module("alpaca_eval.metrics.glm_winrate")

@@ -26,7 +26,6 @@ Version = Annotated[
     ),
 ]
 Files = Annotated[list[Path], typer.Argument(help="judgements: ours, or upstream's formats")]
-AROUND = 3  # published rows shown above and below a model
 
 assets = typer.Typer(
     help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
@@ -92,7 +91,6 @@ def judge(
     base_url: generate.BaseURL = "https://api.openai.com/v1",
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
-    model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
     baseline: Annotated[Path | None, typer.Option(help="other answers to compare with")] = None,
     order: Annotated[
         Literal["both", "upstream"], typer.Option(help="upstream: alpaca-eval in one seeded order")
@@ -118,7 +116,7 @@ def judge(
     check_output(out, answers, *([baseline] if baseline else []))
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
-    name, texts = _one_model(answers, asked, model)
+    name, texts = _one_model(answers, asked)
     against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
@@ -138,18 +136,17 @@ def judge(
         raise WRPOError(f"stopped: {run.stopped}; {out} keeps what came, run again to go on")
 
 
-def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
-    """The model's name and answers; what is not judged is said."""
+def _one_model(path: Path, asked: Asked) -> tuple[str, Texts]:
+    """The model's name and answers; how many are missing is said."""
     from wrpo_lib.evaluation.forms import read_answers
 
-    models = read_answers(path, asked)
-    name = wanted or next(iter(models))
-    if name not in models or (len(models) > 1 and not wanted):
-        raise WRPOError(f"{path} holds answers of {', '.join(models)}; name one with --model")
-    there = sum(text is not None for text in models[name].values())
+    (name, texts), *others = read_answers(path, asked).items()
+    if others:
+        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
+    there = sum(text is not None for text in texts.values())
     if missing := sum(len(q.turns) for q in asked.questions) - there:
         typer.echo(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
-    return name, models[name]
+    return name, texts
 
 
 def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010) -> None:
@@ -202,7 +199,7 @@ def leaderboard(benchmark: Benchmark, files: Files) -> None:
 
     table, apart = leaderboard(benchmark, _summaries(benchmark, files))
     own = table["origin"] != "published"
-    near = own.rolling(2 * AROUND + 1, center=True, min_periods=1).max() > 0
+    near = own.rolling(7, center=True, min_periods=1).max() > 0  # and three rows either side
     if near.any():
         typer.echo(table[near].round(2).rename(index=lambda i: i + 1).to_string())
     for summary, why in apart:

@@ -31,10 +31,7 @@ if TYPE_CHECKING:
 REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
-TEMPERATURES = {
-    **dict.fromkeys(("extraction", *REFERENCED), 0.0),
-    **dict.fromkeys(("stem", "humanities"), 0.1),
-}
+TEMPERATURES = {"stem": 0.1, "humanities": 0.1, **dict.fromkeys(("extraction", *REFERENCED), 0.0)}
 BREAK = "\u200b"  # zero-width space
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # <|im_end|>, DeepSeek's full-width bars, <s>, <BOS_TOKEN>, <think>, [INST], [gMASK], <<SYS>>
@@ -250,14 +247,13 @@ def answer(
 
     def prompts(own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
         for q in benchmark.questions:
-            before = [text for n in range(1, turn) if (text := own.get((q.question_id, n)))]
-            if turn > len(q.turns) or len(before) < turn - 1:
+            before = [own.get((q.question_id, n)) for n in range(1, turn)]
+            if turn > len(q.turns) or not all(before):
                 continue
-            messages: Messages = []
-            for asked, said in zip(q.turns, before, strict=False):
-                messages += [{"role": "user", "content": asked}]
+            messages = [{"role": "user", "content": q.turns[0]}]
+            for said, asked in zip(before, q.turns[1:], strict=False):
                 messages += [{"role": "assistant", "content": said}]
-            messages += [{"role": "user", "content": q.turns[turn - 1]}]
+                messages += [{"role": "user", "content": asked}]
             yield f"{of}/{q.question_id}/{turn}", messages
 
     how = Sampling(1, 1.0, 1.0, max_tokens, seed)

@@ -28,9 +28,8 @@ FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 REMEDY = "correct the row, or is this another kind of file?"
 BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 
+# a model's answers by (question, turn), None for one that failed (empty, or marked so)
 Texts = dict[tuple[int | str, int], str | None]
-"""A model's answers by (question, turn), None for one that failed (empty, or marked so)."""
-
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
 ID = Whole | str
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
@@ -111,9 +110,8 @@ def _answers(row: Row) -> list[Row]:
     """FastChat's and Arena-Hard's have a list of turns; ours a ``prompt_id``."""
     if "prompt_id" in row:
         of, question, turn = row["prompt_id"].split("/")
-        benchmark, version = of.split(" ")
-        names = {"benchmark": benchmark, "version": version, "question_id": question}
-        return [{**row, **names, "turn": turn}]
+        row["benchmark"], row["version"] = of.split(" ")
+        return [{**row, "question_id": question, "turn": turn}]
     if "choices" not in row:
         return [row]
     texts = row["choices"][0]["turns"]

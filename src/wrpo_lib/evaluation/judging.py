@@ -7,7 +7,6 @@ and not asked again.
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,14 +28,12 @@ from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
 NOTHING = dict.fromkeys(("calls", "kept", "identical", "prompt_tokens", "completion_tokens"), 0)
+# the field of a judgement that holds the verdict
 FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}
-"""Benchmark -> the field of a judgement that holds the verdict."""
-
 FIRST = 8  # as many hopeless replies, and nothing else, end the run
 LIMITS = ("max_completion_tokens", "max_tokens")  # of a reply
 NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
-HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
 
 Call = tuple[Row, Row | None]  # of what; the request, None where both answers are the same text
 Reading = tuple[float | str | None, str | None]  # the verdict, or None; why there is none
@@ -131,8 +128,7 @@ class Run:
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
     ) -> None:
-        amounts = (max_cost, *(prices or [math.nan]))
-        if max_cost is not None and not all(0 <= n < math.inf for n in amounts if n is not None):
+        if max_cost is not None and not (prices and all(n >= 0 for n in (max_cost, *prices))):
             raise WRPOError("--max-cost needs --prices, of a million tokens; give both from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
         self.prices = prices or (0.0, 0.0)
@@ -206,7 +202,7 @@ class Run:
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        hopeless = self.status[ERROR] + sum(self.problems[what] for what in HOPELESS)
+        hopeless = self.status[ERROR] + self.problems[NO_LOGPROBS] + self.problems[THOUGHT_FIRST]
         if self.max_cost is not None and self.cost(self.counts) >= self.max_cost:
             self.stopped = f"--max-cost {self.max_cost:g} is reached"
         elif hopeless == self.counts["calls"] >= FIRST:
@@ -262,10 +258,7 @@ def read_text(benchmark: str, text: str) -> Reading:
     found: set[Any]
     if benchmark == "alpaca-eval":
         word = text.strip(" \t\r\n\"'`*.()[]")
-        if word in ("m", "M"):
-            return 1.0 + (word == "M"), None
-        both = set(re.findall(r"\b[mM]\b", text))
-        found = both if len(both) == 2 else set()
+        found = {1.0 + (word == "M")} if word in ("m", "M") else set()
     elif benchmark == "arena-hard":
         found = set(re.findall(r"\[\[([AB<>=]+)\]\]", text))
         found = set() if len(found) == 1 and not found <= FOR_A.keys() else found

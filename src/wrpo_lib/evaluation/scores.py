@@ -23,9 +23,7 @@ from wrpo_lib.errors import WRPOError
 FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
 """Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
-CS = np.logspace(-4, 4, 10)
-"""Inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
-
+CS = np.logspace(-4, 4, 10)  # L1 strengths that cross-validation chooses from (scikit-learn's)
 GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
 
 
