@@ -247,8 +247,8 @@ def answer(
 
     def prompts(own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
         for q in benchmark.questions:
-            before = [own.get((q.question_id, n)) for n in range(1, turn)]
-            if turn > len(q.turns) or not all(before):
+            before = [text for n in range(1, turn) if (text := own.get((q.question_id, n)))]
+            if turn > len(q.turns) or len(before) < turn - 1:
                 continue
             messages = [{"role": "user", "content": q.turns[0]}]
             for said, asked in zip(before, q.turns[1:], strict=False):

@@ -33,8 +33,6 @@ Texts = dict[tuple[int | str, int], str | None]
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
 ID = Whole | str
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
-
-
 # Arena-Hard wraps a text into an object
 Text = Annotated[str, BeforeValidator(lambda x: x.get("content") if isinstance(x, dict) else x)]
 

@@ -216,7 +216,7 @@ def _hash(value: Any) -> str:
 
 
 def read_judgement(row: Row, body: Row) -> Row:
-    """The verdict in a server's reply by the name in :data:`FIELDS`, ``problem`` and ``judgment``;
+    """The verdict in a server's reply by the name in ``FIELDS``, ``problem`` and ``judgment``;
     ``row`` has ``benchmark``, ``metric``, ``order``. Errors: :func:`wrpo_lib.replies.read_reply`.
     """
     said = read_reply(body)
