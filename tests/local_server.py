@@ -20,6 +20,9 @@ from typing import Any
 
 from commandline import wait_until
 
+from wrpo_lib.evaluation.benchmarks import load
+from wrpo_lib.io import write_rows
+
 TRANSFORMERS = [sys.executable, "-c", "from transformers.cli.transformers import main; main()"]
 """The command of transformers, whose ``serve`` is an OpenAI-compatible server."""
 
@@ -130,3 +133,28 @@ class LocalServer(ThreadingHTTPServer):
 
     def handle_error(self, *_: Any) -> None:
         """A client that went away is no fault."""
+
+
+@contextmanager
+def judge_at(responder: Callable[[dict[str, Any]], Any], latency: float = 0.0) -> Iterator[str]:
+    """The base URL of a server that replies with the status and body that ``responder`` gives,
+    after ``latency`` seconds, as a model would need."""
+
+    async def handler(body: dict[str, Any]) -> Answer:
+        await asyncio.sleep(latency)
+        status, said = responder(body)
+        return Answer(said, status)
+
+    with LocalServer(handler) as server:
+        yield server.url
+
+
+def answer_file(name: str, folder: Path) -> Path:
+    """A file with an answer to every turn of our own questions."""
+    rows = [
+        {"question_id": q.question_id, "turn": turn, "model": "mine", "text": f"answer to {asked}"}
+        for q in load(name).questions
+        for turn, asked in enumerate(q.turns, 1)
+    ]
+    write_rows(rows, folder / f"answers-{name}.jsonl")
+    return folder / f"answers-{name}.jsonl"

@@ -2,10 +2,8 @@
 reply is an answer, a thought or a failure."""
 
 import asyncio
-import json
 import logging
 import re
-from base64 import b64encode, urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,8 +40,9 @@ def ask(handler: Callable[..., Any], n: int = 1, **options: Any) -> tuple[list[R
 
 
 def text(reply: Reply) -> str:
-    assert reply.body is not None, reply.error
-    return str(reply.body["choices"][0]["message"]["content"])
+    _, body, error = reply
+    assert body is not None, error
+    return str(body["choices"][0]["message"]["content"])
 
 
 def echo(seconds: float = 0, only: str = "") -> Callable[..., Any]:
@@ -69,7 +68,7 @@ def bad(answer: Answer, times: int = 100) -> Callable[..., Any]:
 
 def test_every_request_gets_its_own_reply() -> None:
     replies, local = ask(echo(0.02), 50, connections=8)
-    assert {r.key: text(r) for r in replies} == {f"r{k}": f"answer to q{k}" for k in range(50)}
+    assert {r[0]: text(r) for r in replies} == {f"r{k}": f"answer to q{k}" for k in range(50)}
     assert 1 < local.most_active <= 8
     assert f"Bearer {KEY}" in local.headers[0]
 
@@ -79,14 +78,14 @@ def test_every_request_gets_its_own_reply() -> None:
     [
         (Answer(b'{"choices": [{"mess'), "gave no answer .Unterminated"),
         (Answer([1, 2]), "no JSON object"),
-        (Answer({"error": "the context is 8"}, 400), "answered 400: .*context is 8"),
+        (Answer({"error": "context is 8"}, 400), "answered 400: .*context is 8.*--extra-body can"),
     ],
 )
 def test_what_asking_again_does_not_mend_is_an_error_of_its_own(
     answer: Answer, sentence: str
 ) -> None:
     replies, local = ask(bad(answer), 3)
-    assert all(re.search(sentence, r.error or "") for r in replies)
+    assert all(re.search(sentence, error or "") for _, _, error in replies)
     assert len(replies) == len(local.requests) == 3
 
 
@@ -101,7 +100,7 @@ def test_a_broken_answer_is_tried_again(broken: Answer) -> None:
 
 def test_a_server_that_hangs() -> None:
     replies, local = ask(echo(60, only="q1"), 3, timeout=1.0, retries=1)
-    errors = {r.key: r.error for r in replies}
+    errors = {key: error for key, _, error in replies}
     assert errors.pop("r1") == f"{local.url} gave no answer (Request timed out.)"
     assert errors == {"r0": None, "r2": None}
 
@@ -110,27 +109,20 @@ ELSEWHERE = {"Location": f"https://elsewhere.example/v1?key={quote(KEY)}"}
 
 
 @pytest.mark.parametrize(
-    ("answer", "sentence"),
+    ("answer", "sentence", "n"),
     [
-        (Answer({"error": f"Incorrect API key provided: {KEY}"}, 401), "key to a valid one"),
-        (Answer({"error": "no model m"}, 404), "the server's address and the model's name"),
-        (Answer({}, 307, ELSEWHERE), r"elsewhere.example/v1\?key=\*\*\*; give that as --base-url"),
+        (Answer({"error": f"Incorrect API key provided: {KEY}"}, 401), "key to a valid one", 1),
+        (Answer({"error": "no model m"}, 404), "the server's address and the model's name", 1),
+        (Answer({}, 307, ELSEWHERE), r"/v1\?key=\*\*\*; give that as --base-url", 1),
+        (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is used up, add", 2),
     ],
 )
-def test_what_no_retry_can_mend_stops_everything_at_once(answer: Answer, sentence: str) -> None:
+def test_what_no_retry_can_mend_stops_everything(answer: Answer, sentence: str, n: int) -> None:
     with LocalServer(bad(answer)) as local:
         with pytest.raises(WRPOError, match=sentence) as stopped:
-            list(complete(Server(local.url, connections=1, retries=10), requests(100)))
-        assert KEY not in str(stopped.value)
-        assert len(local.requests) == 1
-
-
-def test_a_used_up_quota_stops_everything_once_its_retries_are() -> None:
-    answer = Answer({"error": {"code": "insufficient_quota"}}, 429)
-    with LocalServer(bad(answer)) as local:
-        with pytest.raises(WRPOError, match="the quota is used up, add to it"):
             list(complete(Server(local.url, connections=1, retries=1), requests(100)))
-        assert len(local.requests) == 2
+        assert KEY not in str(stopped.value)
+        assert len(local.requests) == n
 
 
 def test_nobody_there_is_said_at_once() -> None:
@@ -140,26 +132,13 @@ def test_nobody_there_is_said_at_once() -> None:
         list(complete(Server(url, retries=10**6), requests(5)))
 
 
-def spelt() -> list[str]:
-    """The key as it is, in JSON, in JSON twice, escaped, in an address, inside base64."""
-    inside = [f"{'x' * k}{KEY}{'y' * k}".encode() for k in range(3)]
-    coded = [code(text).decode() for text in inside for code in (b64encode, urlsafe_b64encode)]
-    escaped = "".join(f"\\u{ord(c):04X}" for c in KEY)
-    plain = [KEY, json.dumps(KEY), json.dumps(json.dumps(KEY)), escaped]
-    return [*plain, quote(KEY), quote(KEY, safe=""), *coded]
-
-
-@pytest.mark.parametrize("status", [200, 400])
-def test_an_echo_of_the_key_is_struck_out(status: int, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("spelling", [KEY, quote(KEY), quote(KEY, safe="")])
+def test_an_echo_of_the_key_is_struck_out(spelling: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    for spelling in spelt():
-        answer = Answer(said(f"I got {spelling}").body, status)
-        ((_, body, error),), _ = ask(bad(answer))
-        found = str(body or error)
-        assert "I got " in found
-        assert "***" in found
-        core = spelling.strip('"\\')[4:-5]  # the ends of base64 hold bits of what stands around
-        assert core not in found, spelling
+    for status in (200, 400):
+        ((_, body, error),), _ = ask(bad(Answer(said(f"I got {spelling}").body, status)))
+        assert "I got ***" in str(body or error)
+        assert spelling[4:-5] not in str(body or error)
     assert KEY not in caplog.text
 
 
@@ -168,18 +147,9 @@ def test_what_is_recorded_holds_no_secret_and_addresses_are_checked() -> None:
     given = {"max_tokens": 5, "api_key": "abc", "metadata": {"of": ["hf_abcdefgh", "fine"]}}
     kept = {"max_tokens": 5, "api_key": "***", "metadata": {"of": ["***", "fine"]}}
     assert without_secrets(given) == kept
-    for url in ("localhost:8000/v1", "http://host:port/v1", "", "ftp://x/v1"):
+    for url in ("localhost:8000/v1", "http://host:port/v1"):
         with pytest.raises(WRPOError, match="--base-url is no web address"):
             Server(url)
-
-
-def test_stop_sends_no_more_but_keeps_what_was_sent() -> None:
-    found: list[Reply] = []
-    with LocalServer(echo(0.3)) as local:
-        server = Server(local.url, connections=4)
-        for reply in complete(server, requests(10**9), stop=lambda: len(found) >= 3):
-            found.append(reply)
-        assert len(found) == len(local.requests) <= 8
 
 
 @pytest.mark.parametrize(
@@ -188,9 +158,7 @@ def test_stop_sends_no_more_but_keeps_what_was_sent() -> None:
         ("Blue lake.", "", "Blue lake."),
         ("<think>\nshort\n</think>\n\nBlue lake.", "short", "Blue lake."),
         ("Okay, [[3]]?\n</think>\n\nGood. [[8]]", "Okay, [[3]]?", "Good. [[8]]"),
-        ("[THINK]hm[/THINK]Blue", "hm", "Blue"),
         ("<think>never ends [[2]]", "never ends [[2]]", ""),
-        ("<think></think>x", "", "x"),
         ("Write `<think>` first.", "", "Write `<think>` first."),
     ],
 )
@@ -203,11 +171,8 @@ def reply(content: Any, finish: Any = "stop", **message: Any) -> dict[str, Any]:
     return {"choices": [{**choice, "finish_reason": finish}], "usage": {"completion_tokens": 5}}
 
 
-LIST = [{"type": "text", "text": "Blue "}, {"type": "text", "text": "lake."}]
-THINKING = [
-    {"type": "thinking", "thinking": [{"text": "[[2]]"}]},
-    {"type": "text", "text": "[[9]]"},
-]
+THINKING = [{"type": "thinking", "thinking": [{"text": "[[2]]"}]}]
+LIST = [*THINKING, {"type": "text", "text": "Blue "}, {"type": "text", "text": "lake."}]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +180,6 @@ THINKING = [
     [
         (reply("Blue."), Said("Blue.", "", "stop", 5)),
         (reply(LIST), Said("Blue lake.", "", "stop", 5)),
-        (reply(THINKING), Said("[[9]]", "", "stop", 5)),
         (reply("Blue.", "length", reasoning_content="hm"), Said("Blue.", "hm", "length", 5)),
         (reply(None, refusal="I cannot."), Said("I cannot.", "", "stop", 5)),
         ({**reply("Blue.", None), "usage": {"completion_tokens": "many"}}, Said("Blue.")),
@@ -232,16 +196,12 @@ FAILED = {"code": 502, "message": "Upstream provider\nfailed"}
     ("body", "sentence"),
     [
         ({"choices": None, "error": {"code": 429, "message": "Slow"}}, r"failure: Slow \(429\)"),
-        ({"choices": []}, "no reason is given"),
-        (reply("half a", "error"), "reports 'error'"),
         ({"choices": [{"message": {"content": ""}, "error": FAILED}]}, "Upstream provider failed"),
         (reply("", "content_filter"), "content_filter"),
         (reply(""), "an empty text"),
-        (reply("<think>hm", "length"), "raise max_tokens"),
         (reply(" <think>\n", "length"), "nothing but a thought; raise max_tokens"),
         ({"error": {"message": "no key sk-abcdef123456"}}, r"failure: no key \*\*\*"),
         (reply(None, reasoning_content="hm"), "nothing but a thought"),
-        ({"choices": [7]}, "no chat completion"),
         ({"choices": [{"message": {"content": 7}}]}, "no chat completion"),
     ],
 )

@@ -55,21 +55,9 @@ class _Choice(BaseModel):
     error: Any = None
 
 
-def join_parts(content: Any) -> str:
-    """A message's text: a string as it is, of a list of parts the texts joined, thoughts left out;
-    a pydantic ``ValidationError`` for any other form."""
-    parts = _Message(content=content).content or ""
-    if isinstance(parts, str):
-        return parts
-    return "".join(part.text or "" for part in parts if part.type == "text")
-
-
 def read_reply(body: dict[str, Any]) -> Said:
-    """The answer in a chat completion.
-
-    :raises WRPOError: for a failure, in the server's own words: an error in the body or the choice,
-        no choice, a content filter, an empty answer, or a body that is no chat completion.
-    """
+    """The answer in a chat completion; a :class:`WRPOError` in the server's own words for an error
+    in the body or the choice, a content filter, an empty answer, or no chat completion."""
     if body.get("error") or not body.get("choices"):
         raise WRPOError(f"the server reports a failure: {_words(body.get('error'))}")
     try:
@@ -79,7 +67,9 @@ def read_reply(body: dict[str, Any]) -> Said:
     message, reason = choice.message, choice.finish_reason or "stop"
     if choice.error or reason in FAILED:
         raise WRPOError(f"the server reports {reason!r}: {_words(choice.error)}")
-    content = join_parts(message.content)
+    content = message.content or ""
+    if isinstance(content, list):
+        content = "".join(part.text or "" for part in content if part.type == "text")
     thought, answer = split_thought(content)
     thought = message.reasoning_content or message.reasoning or thought
     answer = answer or message.refusal or ""

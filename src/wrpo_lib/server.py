@@ -6,12 +6,12 @@ Retries and waits are the OpenAI client's own. The key reaches neither a file no
 import json
 import os
 import re
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
+from urllib.parse import quote
 
 import openai
 from anyio.from_thread import start_blocking_portal
@@ -20,11 +20,9 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.replies import LIKE_A_KEY
 
 URL = r"(https?://)(?:[^/@]*@)?([^/?:]+|\[[\da-f:]+\])(:\d+)?(/[^?]*)?(?:\?.*)?"
-NO_KEY = "none"  # local servers ask for no key, but the client insists on a text
 SECRET = re.compile(
     r'("[^"]*(?:key|token|secret|password|authorization)[^"]*": )"(?:[^"\\]|\\.)*"', re.IGNORECASE
 )
-QUOTA = "insufficient_quota"
 REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota does
     **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
     **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
@@ -37,8 +35,8 @@ REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota 
 class Server:
     """Where to send requests, and how many at a time.
 
-    ``api_key_env``: the environment variable with the key (unset: none is sent); ``timeout``: how
-    many seconds the server may be silent in one attempt; ``retries``: attempts after the first.
+    ``api_key_env``: the environment variable with the key; ``timeout``: seconds of silence in one
+    attempt; ``retries``: attempts after the first.
     """
 
     base_url: str
@@ -57,12 +55,8 @@ class Server:
         return re.sub(URL, r"\1\2\3\4", self.base_url)
 
 
-class Reply(NamedTuple):
-    """What came of one request: ``body`` as it came, or ``error`` in one sentence."""
-
-    key: Any
-    body: dict[str, Any] | None
-    error: str | None
+Reply = tuple[Any, dict[str, Any] | None, str | None]
+"""The key of a request, the body that came as it came, or the error in one sentence."""
 
 
 def complete(
@@ -72,8 +66,7 @@ def complete(
 ) -> Iterator[Reply]:
     """Send each (key, body) to ``/chat/completions``; yield replies as they arrive, unordered.
 
-    At most ``server.connections`` are under way; after ``stop()`` no more are sent. A failure in a
-    body is for :func:`wrpo_lib.replies.read_reply` to find.
+    At most ``server.connections`` are under way; after ``stop()`` no more are sent.
 
     :raises WRPOError: at once, for what no retry can mend: nobody at the address at the start, a
         refused key, a redirect, an unknown model; and for a used-up quota once its retries are.
@@ -95,13 +88,17 @@ def complete(
 
 
 class _Client:
-    """One request at a time into a :class:`Reply`."""
+    """One request at a time into a :data:`Reply`."""
 
     def __init__(self, server: Server) -> None:
-        self.address, key = server.address, os.environ.get(server.api_key_env, "").strip() or NO_KEY
+        # local servers ask for no key, but the client insists on a text
+        key = os.environ.get(server.api_key_env, "").strip() or "none"
+        self.address = server.address
         if not key.isascii() or not key.isprintable():
             raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
-        self.echo = spellings(key)
+        spelt = (key, json.dumps(key)[1:-1], quote(key), quote(key, safe=""))
+        # fewer than 8 characters are a placeholder such as EMPTY, no secret
+        self.echo = re.compile("|".join(map(re.escape, spelt)) if len(key) >= 8 else r"(?!)")
         self.openai = openai.AsyncOpenAI(
             base_url=server.base_url,
             api_key=key,
@@ -129,43 +126,23 @@ class _Client:
             answer = json.loads(self.echo.sub("***", text))
             if not isinstance(answer, dict):
                 raise ValueError("no JSON object")
-            return Reply(key, answer, None)
+            return key, answer, None
         except openai.APIStatusError as error:
             status = error.status_code
             said = error.response.headers.get("location", error.response.text)
             what = self._said(f"answered {status}: {said}")
-            if status in REMEDIES and (status != 429 or QUOTA in said):
+            if status in REMEDIES and (status != 429 or "insufficient_quota" in said):
                 raise WRPOError(f"{what}; {REMEDIES[status]}") from None
             hint = "; --extra-body can leave out a parameter that it refuses"
-            return Reply(key, None, what + hint if status == 400 else what)
+            return key, None, what + hint if status == 400 else what
         except (openai.APIConnectionError, ValueError) as error:  # no answer in time, or no JSON
             what = f"{error} {error.__cause__ or ''}".strip()
-            return Reply(key, None, self._said(f"gave no answer ({what})"))
+            return key, None, self._said(f"gave no answer ({what})")
 
     def _said(self, what: str) -> str:
         """What the server did, on one line, without the key or what looks like one."""
         what = LIKE_A_KEY.sub("***", self.echo.sub("***", what))
         return f"{self.address} {' '.join(what.split())[:300]}"
-
-
-def spellings(key: str) -> re.Pattern[str]:
-    """Finds a key as it is, escaped for JSON or an address, and inside base64.
-
-    Fewer than 8 characters are a placeholder such as EMPTY, no secret.
-    """
-    forms = [key] if len(key) >= 8 else []
-    for shift in range(3 * len(forms)):
-        raw = b" " * shift + key.encode()
-        whole = b64encode(raw).decode().rstrip("=")
-        # the letters at both ends hold bits of what stands around the key
-        forms.append(whole[(0, 2, 3)[shift] : len(whole) - bool(len(raw) % 3)])
-    forms += [form.replace("+", "-").replace("/", "_") for form in forms[1:]]
-    return re.compile("|".join("".join(map(_spelt, form)) for form in forms) or r"(?!)")
-
-
-def _spelt(letter: str) -> str:
-    number = f"{ord(letter):02x}"
-    return rf"(?:\\*{re.escape(letter)}|(?i:%(?:25)*{number}|\\+u00{number}))"
 
 
 def without_secrets(value: Any) -> Any:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from commandline import wrpo
-from local_judge import judge_at
+from local_server import judge_at
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from wrpo_lib.generation import local

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 import pytest
 from commandline import Command, wait_until
-from local_judge import answer_file, judge_at, judgements
+from local_server import answer_file, judge_at
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
 from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import BASELINE_FIRST, MODEL_FIRST, read_answers
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, best_attempts, read_answers
 from wrpo_lib.evaluation.judging import FIELDS, KEY, NO_LOGPROBS, Plan, Run, read_logprobs
-from wrpo_lib.io import Row, Store
+from wrpo_lib.io import Row, Store, iter_rows
 from wrpo_lib.nano.judge import MODEL, Judge, respond
 from wrpo_lib.server import Server
 
@@ -49,7 +50,7 @@ def run(
     with Store(out, KEY) as store:
         made = Run(store, server, **options)
         made(Plan(bench, MODEL, **dict(how)).calls(model, texts, baseline))
-    return made, judgements(out)
+    return made, [row for _, row in best_attempts((str(out), row) for row in iter_rows(out))]
 
 
 @pytest.mark.parametrize("name", ["alpaca-eval", "mt-bench", "arena-hard"])
@@ -66,20 +67,6 @@ def test_every_call_is_made_once(name: str, tmp_path: Path) -> None:
     assert all(row[field] is not None for row in rows for field in needed)
     if name != "mt-bench":
         assert len({(row["question_id"], row["order"]) for row in rows}) == expected
-
-
-def test_replies_without_a_verdict_are_kept_and_counted(tmp_path: Path) -> None:
-    seen = itertools.count(1)  # the server has a thread per connection
-    bad = "[[A>B]] or rather [[B>A]]"
-    with judge_at(lambda _: chat(bad if next(seen) % 4 == 0 else "so [[A>B]]")) as url:
-        first, rows = run(url, tmp_path, "arena-hard")
-        assert run(url, tmp_path, "arena-hard")[0].counts["calls"] == 0  # not asked again
-    n = 2 * len(load("arena-hard").questions)
-    assert first.status == {"ok": n - n // 4, "unreadable": n // 4}
-    assert first.problems == {"two verdicts": n // 4}
-    left = [row for row in rows if row["status"] == "unreadable"]
-    assert len(rows) == n
-    assert all(row["judgment"] == bad and row["verdict"] is None for row in left)
 
 
 def test_missing_log_probabilities_end_the_run_with_advice(tmp_path: Path) -> None:
@@ -102,22 +89,17 @@ def odd(reply: Any = None, **changes: Any) -> Row:
 
 
 SPOKEN = {"message": {"content": "fine [[7]]"}}
-PARTS = [{"type": "thinking"}, {"type": "text", "text": "[[7]]"}]
 FAILURE = {"code": 502, "message": "Upstream provider failed"}
 FAILED = odd({**SPOKEN, "finish_reason": "error", "error": FAILURE})
 ODD_REPLIES = [
-    (odd(usage={"prompt_tokens": "many", "completion_tokens": float("nan")}), "ok"),
+    (odd(usage={"prompt_tokens": "many", "completion_tokens": 10**400}), "ok"),
     (odd(usage=["many"], model={"name": "m"}), "ok"),
-    (odd(usage={"prompt_tokens": 10**400, "completion_tokens": -5}), "ok"),
     (odd({**SPOKEN, "logprobs": "none"}), "ok"),
     (odd({"message": {"content": "[[7]], half a \ud83d"}}), "ok"),
-    (odd({"message": {"content": PARTS}}), "ok"),
-    (odd({"message": "fine [[7]]"}), "error"),
+    (odd({"message": {"content": "[[7]] or rather [[8]]"}}), "unreadable"),  # not asked again
     (odd({"message": {"content": {"text": "fine"}}}), "error"),
-    (odd({"message": {"content": ""}}), "error"),
     (odd(choices="fine [[7]]"), "error"),
     (FAILED, "error"),
-    ({"choices": None, "error": FAILURE}, "error"),
     ([], "error"),
     ({"error": {"message": "boom"}}, "error"),  # with status 500
 ]
@@ -130,7 +112,8 @@ def test_no_odd_reply_ends_a_run_and_failures_are_asked_again(tmp_path: Path) ->
     n = 2 * len(load("mt-bench").questions)
     expected = Counter(status for _, status in itertools.islice(itertools.cycle(ODD_REPLIES), n))
     assert first.status == expected
-    assert all(words in str(first.problems) for words in ("Upstream provider failed", "boom"))
+    problems = str(first.problems)
+    assert all(words in problems for words in ("two verdicts", "Upstream provider failed", "boom"))
     with judge_at(lambda body: chat("fine [[7]]")) as url:
         again, _ = run(url, tmp_path)
     assert again.status == {"ok": expected["error"]}
@@ -154,10 +137,10 @@ def test_other_settings_and_other_answers_are_not_mixed_with_the_judgements(
             run(url, tmp_path / "extra", **how)
 
 
-@pytest.mark.parametrize("body", [odd(), FAILED], ids=["judged", "failed with status 200"])
-def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) -> None:
-    prices = (1.0, 10.0)  # 0.0011 a call, whatever comes of it
-    with judge_at(lambda _: (200, body)) as url:
+def test_max_cost_stops_and_the_rest_is_made_later(tmp_path: Path) -> None:
+    prices = (1.0, 10.0)  # 0.0011 a call, a failed one too
+    replies = itertools.cycle([odd(), FAILED])
+    with judge_at(lambda _: (200, next(replies))) as url:
         first, _ = run(url, tmp_path, prices=prices, max_cost=0.0065, connections=2)
     with judge_at(lambda _: chat("fine [[7]]")) as url:
         second, _ = run(url, tmp_path, prices=prices)
@@ -170,21 +153,16 @@ def test_max_cost_stops_and_the_rest_is_made_later(body: Any, tmp_path: Path) ->
             run("http://127.0.0.1:9/v1", tmp_path, **{"max_cost": 1.0, **options})
 
 
-def test_identical_outputs_tie_without_a_call(tmp_path: Path) -> None:
+def test_identical_outputs_tie_and_a_twin_is_judged_like_its_model(tmp_path: Path) -> None:
     bench, nobody = load("alpaca-eval"), "http://127.0.0.1:9/v1"
-    made, rows = run(nobody, tmp_path, "alpaca-eval", answers=bench.baseline)
+    made, rows = run(nobody, tmp_path / "same", "alpaca-eval", answers=bench.baseline)
     assert (made.counts["calls"], made.counts["identical"]) == (0, 2 * len(bench.questions))
     assert [row["preference"] for row in rows] == [1.5] * 2 * len(bench.questions)
-
-
-def test_a_second_model_in_the_same_file_is_judged_too(tmp_path: Path) -> None:
-    """Also where both gave the same answer, so that the requests are the same."""
-    bench, plan = load("mt-bench"), Plan(load("mt-bench"), MODEL)
-    (texts,) = read_answers(answer_file("mt-bench", tmp_path), bench).values()
-    with judge_at(NANO) as url, Store(tmp_path / "j.jsonl", KEY) as store:
-        for model in ("mine", "twin"):
-            Run(store, Server(url))(plan.calls(model, texts))
-    rows = judgements(tmp_path / "j.jsonl")
+    path = answer_file("mt-bench", tmp_path)
+    with judge_at(NANO) as url:  # the requests of both models are the same
+        run(url, tmp_path, answers=path)
+        path.write_text(path.read_text().replace('"mine"', '"twin"'))
+        _, rows = run(url, tmp_path, answers=path)
     assert Counter(r["model"] for r in rows) == {"mine": 48, "twin": 48}
 
 
@@ -210,9 +188,9 @@ def test_an_interruption_and_a_kill_lose_and_repeat_nothing(tmp_path: Path) -> N
     assert found == {("ok", "baseline first"): 48, ("ok", "model first"): 48}
 
 
-def reply(content: Any, top: Any = None, **message: Any) -> dict[str, Any]:
+def reply(content: Any, top: Any = None) -> dict[str, Any]:
     logprobs = None if top is None else {"content": [{"top_logprobs": top}]}
-    choice = {"message": {"content": content, **message}, "logprobs": logprobs}
+    choice = {"message": {"content": content}, "logprobs": logprobs}
     return {"choices": [{**choice, "finish_reason": "stop"}]}
 
 
@@ -220,80 +198,86 @@ def listed(*pairs: tuple[Any, Any]) -> list[dict[str, Any]]:
     return [{"token": token, "logprob": value} for token, value in pairs]
 
 
-def test_log_probabilities_are_read_as_the_package_does(alpaca_package: Any) -> None:
-    parser = alpaca_package.completion_parsers.logprob_parser
-    two = [(("m", m), ("M", big)) for m, big in [(-0.1, -2.5), (-14.6, -1e-6), (-800.0, -0.0)]]
-    for pairs in [*two, (("m", -0.2),), (("M", -0.3), ("The", -2.0))]:
-        body = reply("m", listed(*pairs))
-        theirs = parser(body["choices"][0], "m", ["m", "M"], is_binarize=False)[0]
-        assert read_logprobs(body) == (pytest.approx(theirs, abs=1e-12), None)
-
-
 def test_odd_log_probabilities_are_missing_values() -> None:
     assert read_logprobs(reply("m", listed(("m", -0.01), ("the", None), (["x"], 1)))) == (1.0, None)
+    assert read_logprobs(reply("M", listed(("M", -0.3)))) == (2.0, None)
     _, problem = read_logprobs(reply("m", listed(("The", -0.1), ("Both", -3.0))))
     assert problem == "neither m nor M among the log-probabilities"
-    odd = (None, "x", [], 10**400, float("nan"), float("inf"), float("-inf"))
-    tops = [None, [], {"m": -0.1, "M": -3.0}, "m", listed(("m", -0.3), ("M", -1.4), ("m", -9.0))]
+    tops = [None, [], {"m": -0.1, "M": -3.0}, listed(("m", -0.3), ("M", -1.4), ("m", -9.0))]
+    odd = (None, "x", 10**400, float("nan"), float("-inf"))
     for top in [*tops, *(listed(("m", -0.1), ("M", value)) for value in odd)]:
         assert read_logprobs(reply("m", top)) == (None, NO_LOGPROBS)
 
 
-READINGS = {
-    judging.read_token: {
-        "m": 1.0,
-        " M\n": 2.0,
-        '"m".': 1.0,
-        "**M**": 2.0,
-        "m or M": "two verdicts",
-        "The best is": "no verdict",
-    },
-    judging.read_label: {
-        "My final verdict is [[A>B]]": "A>B",
-        "[[A>B]] as said, [[A>B]]": "A>B",
-        "[[A>B]], no: [[B>>A]]": "two verdicts",
-        "final: [B>A]": "no verdict",
-        "[[A]]": "no verdict",
-    },
-    judging.read_rating: {
-        "Rating: [[7.5]]": 7.5,
-        "[[8]], so [[8.0]]": 8.0,
-        "[[8]] and later [[2]]": "two verdicts",
-        "Rating: [[85]]": "score 85 is outside 1 to 10",
-        "Rating: [6], see note 2": 6.0,
-        "Rating: 7": "no verdict",
-    },
-}
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("alpaca-eval", " M\n", 2.0),
+        ("alpaca-eval", "**m**", 1.0),
+        ("alpaca-eval", "m or M", "no verdict"),
+        ("arena-hard", "My final verdict is [[A>B]]", "A>B"),
+        ("arena-hard", "[[A>B]], no: [[B>>A]]", "two verdicts"),
+        ("arena-hard", "final: [B>A]", "no verdict"),
+        ("arena-hard", "[[A]]", "no verdict"),
+        ("mt-bench", "Rating: [[7.5]]", 7.5),
+        ("mt-bench", "[[8]], so [[8.0]]", 8.0),
+        ("mt-bench", "Rating: [[85]]", "score 85 is outside 1 to 10"),
+        ("mt-bench", "Rating: [6], see note 2", 6.0),
+    ],
+)
+def test_written_verdicts(name: str, text: str, expected: Any) -> None:
+    value, problem = judging.read_text(name, text)
+    assert expected in (value, problem)
+    assert (value is None) != (problem is None)
 
 
-@pytest.mark.parametrize("read", READINGS)
-def test_written_verdicts(read: Any) -> None:
-    for text, expected in READINGS[read].items():
-        value, problem = read(text)
-        assert expected in (value, problem), text
-        assert (value is None) != (problem is None)
+def test_a_thought_is_no_part_of_the_verdict() -> None:
+    row = {"benchmark": "mt-bench", "metric": "score"}
+    found = judging.read_judgement(row, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"))
+    assert (found["score"], found["problem"], found["thought"]) == (9.0, None, "[[2]]? No, 9.")
+    row = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+    body = reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0)))
+    found = judging.read_judgement(row, body)
+    assert (found["preference"], found["problem"]) == (None, judging.THOUGHT_FIRST)
 
 
-MT = {"benchmark": "mt-bench", "metric": "score"}
-ALPACA = {"benchmark": "alpaca-eval", "metric": "weighted", "order": BASELINE_FIRST}
+def words(name: str, folder: Path, url: str = "http://127.0.0.1:9/v1") -> list[Any]:
+    """What `wrpo` is told, but for what a test adds."""
+    common = ["judge", name, "--answers", answer_file(name, folder), "--judge", MODEL]
+    return [*common, "--base-url", url, "--out", folder / "judgements.jsonl"]
+
+
+def test_judge_and_summarise_with_the_judge_that_a_command_serves(
+    wrpo: Any, tmp_path: Path
+) -> None:
+    process, output = Command(tmp_path, "nano-judge", "--port", 0), tmp_path / "stdout"
+    wait_until(lambda: output.is_file() and "Ctrl-C" in output.read_text(), process)
+    (at,) = re.findall(r"http://\S+/v1", output.read_text())
+    common = words("mt-bench", tmp_path, at)
+    common[3].write_text(common[3].read_text().replace('"answer to', '"$ERROR$", "was": "', 1))
+    status, said, _ = wrpo(*common, "--estimate", "--prices", 2, 8)
+    assert (status, ", cost 0." in said) == (0, True)
+    assert "lacks 1 answers of 'mine'" in said
+    assert "46 calls to make" in said  # neither turn of that question
+    assert "46 calls made" in wrpo(*common)[1]
+    assert "0 calls to make" in wrpo(*common)[1]
+    process.send(signal.SIGTERM)
+    status, said, _ = wrpo("summarise", "mt-bench", common[-1])
+    assert (status, "mine: judge nano-judge, version nano" in said) == (0, True)
 
 
 @pytest.mark.parametrize(
-    ("row", "body", "value"),
+    ("name", "arguments", "sentence"),
     [
-        (MT, reply("<think>[[2]]? No, 9.</think>\n\nRating: [[9]]"), 9.0),
-        (MT, reply("a first guess is [[3]]\n</think>\n\nRating: [[8]]"), 8.0),
-        (MT, reply("Rating: [[7]]", reasoning_content="[[4]]"), 7.0),
-        (ALPACA | {"metric": "verdict"}, reply("<think>m or M?</think>M"), 2.0),
-        (ALPACA | {"metric": "verdict", "order": MODEL_FIRST}, reply("<think>?</think>M"), 1.0),
-        (ALPACA, reply("<think>m?</think>M", listed(("m", -20.0), ("M", -21.0))), None),
-        (ALPACA, reply("M", listed(("m", -0.1)), reasoning_content="hm"), None),
+        ("mmlu", [], "no benchmark 'mmlu' 'nano'; choose one of"),
+        ("mt-bench", ["--max-cost", "1"], "--max-cost needs"),
+        ("mt-bench", ["--extra-body", '{"max_tokens": "many"}'], "max_tokens are whole numbers"),
+        ("mt-bench", ["--extra-body", '{"messages": 5}', "--estimate"], "messages are fixed"),
     ],
 )
-def test_a_thought_is_no_part_of_the_verdict(
-    row: dict[str, Any], body: dict[str, Any], value: float | None
+def test_bad_arguments_are_one_sentence(
+    name: str, arguments: list[str], sentence: str, wrpo: Any, tmp_path: Path
 ) -> None:
-    found = judging.read_judgement(row, body)
-    assert found[FIELDS[row["benchmark"]]] == value
-    assert found["problem"] == (None if value else judging.THOUGHT_FIRST)
-    assert found["thought"]
+    _, _, *rest = words("mt-bench", tmp_path)
+    status, _, error = wrpo("judge", name, *rest, *arguments)
+    assert (status, error.count("\n"), sentence in error) == (2, 1, True)

@@ -19,7 +19,7 @@ from wrpo_lib.analysis.statistics import mean_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation.forms import MODEL_FIRST, instruction, read_judgements
 from wrpo_lib.evaluation.judging import read_logprobs
-from wrpo_lib.evaluation.scores import CS, arena_hard, battles, length_controlled, win_rate
+from wrpo_lib.evaluation.scores import CS, arena_hard, length_controlled, win_rate, with_points
 from wrpo_lib.io import read_rows
 
 FUSECHAT = "FuseChat-Llama-3.1-8B-Instruct"
@@ -64,11 +64,13 @@ def test_all_published_models(
             assert length_controlled(judged, side)[LC] == 50
             continue
         c = float(CS[np.abs(np.log(CS / theirs.cv_selected_C)).argmin()])  # published: 6 decimals
-        given, chosen = (length_controlled(by_position(judged), side, C=C) for C in (c, None))
+        given = length_controlled(by_position(judged), side, C=c)
         assert given[LC] == pytest.approx(theirs[LC], abs=1e-8)
-        assert chosen[LC] == pytest.approx(theirs[LC], abs=0.16)
         if not np.isnan(theirs.lc_standard_error):
             assert given["lc_standard_error"] == pytest.approx(theirs.lc_standard_error, abs=1e-8)
+        if model.startswith("FuseChat"):  # each takes 50 fits
+            chosen = length_controlled(by_position(judged), side)
+            assert chosen[LC] == pytest.approx(theirs[LC], abs=0.16)
 
 
 def test_the_join_by_instruction_survives_missing_and_shuffled_rows(
@@ -107,15 +109,13 @@ def test_order_index_and_preferences_are_the_packages(shared: Path, alpaca_packa
         assert ours == pytest.approx(row.preference, abs=1e-6)
 
 
-@pytest.mark.parametrize("change", ["as published", "three rows missing", "shuffled"])
+@pytest.mark.parametrize("change", ["three rows missing", "shuffled"])
 def test_the_package_computes_the_same(
     shared: Path, models: dict[str, pd.DataFrame], side: pd.DataFrame, change: str
 ) -> None:
-    order = np.arange(805)
+    order = np.random.default_rng(0).permutation(805)
     if change == "three rows missing":
-        order = np.delete(order, [3, 300, 600])
-    elif change == "shuffled":
-        order = np.random.default_rng(0).permutation(order)
+        order = np.delete(np.arange(805), [3, 300, 600])
     published = read_rows(shared / "eval" / f"alpacaeval2_annotations_{FUSECHAT}.json.gz")
     annotations = pd.DataFrame([published[i] for i in order])
     module = importlib.import_module("alpaca_eval.metrics.glm_winrate")
@@ -163,7 +163,7 @@ def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
     assert (found["n_total"], found["n_ties"], found["n_questions"]) == (1244, 173, 500)
     assert found["interval"].high - found["score"] == pytest.approx(3.9, abs=0.15)
     # published -2.30/+2.46, the quantiles of 100 resamples of unclustered rows
-    naive = mean_interval(battles(judged)["points"])
+    naive = mean_interval(with_points(judged)["points"])
     assert naive.high - found["score"] == pytest.approx(2.38, abs=0.25)
     # the weighted mean is the Bradley-Terry win rate
     rows = pd.read_json(shared / BATTLES, lines=True)
@@ -172,10 +172,3 @@ def test_gpt4_0613_and_both_intervals(shared: Path) -> None:
     fit = evalica.bradley_terry(*sides, tolerance=1e-12, limit=1000)
     a, b = fit.scores["gpt-4-0613"], fit.scores["gpt-4-0314"]
     assert 100 * a / (a + b) == pytest.approx(found["score"], abs=1e-4)
-
-
-def test_a_strong_verdict_counts_three_times_and_an_unreadable_one_not_at_all() -> None:
-    games = [("q", 1, "B>>A"), ("q", 2, "A>B"), ("r", 1, "A=B"), ("r", 2, "?"), ("r", 2, None)]
-    ours = arena_hard(pd.DataFrame(games, columns=["question_id", "game", "verdict"]))
-    assert ours["score"] == pytest.approx(100 * (3 + 1 + 0.5) / 5)
-    assert (ours["n_total"], ours["n_missing"], ours["interval"].high) == (5, 2, 100)

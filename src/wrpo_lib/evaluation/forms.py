@@ -13,21 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    AliasPath,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.replies import join_parts, split_thought
+from wrpo_lib.replies import split_thought
 
 if TYPE_CHECKING:
     from wrpo_lib.evaluation.benchmarks import Benchmark
@@ -37,37 +28,24 @@ FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
 REMEDY = "correct the row, or is this another kind of file?"
 BASELINE_FIRST, MODEL_FIRST = "baseline first", "model first"
 
+# a model's answers by (question, turn), None for one that failed (empty, or marked so)
+Texts = dict[tuple[int | str, int], str | None]
 Whole = Annotated[int, Field(gt=-(2**53), lt=2**53)]  # as tables hold it
 ID = Whole | str
 Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
-
-
-def _text(value: Any) -> Any:
-    """What Arena-Hard wraps into an object."""
-    return value.get("content", value.get("answer")) if isinstance(value, dict) else value
+# Arena-Hard wraps a text into an object
+Text = Annotated[str, BeforeValidator(lambda x: x.get("content") if isinstance(x, dict) else x)]
 
 
 class _Choice(TypedDict):
-    turns: list[Annotated[str, BeforeValidator(_text)]]
-
-
-class _Message(TypedDict):
-    role: str
-    content: Annotated[str | list[Any], BeforeValidator(_text)]
-
-
-def _answered(messages: list[_Message]) -> list[_Message]:
-    if not messages or messages[-1]["role"] != "assistant":
-        raise ValueError("the last message must be the assistant's")
-    return messages
+    turns: list[Text]
 
 
 class Upstream(TypedDict, total=False):
-    """What fields that other tools write, and our ``prompt_id``, hold where a row has them."""
+    """What other tools' fields, and our ``prompt_id``, hold where a row has them."""
 
     prompt_id: Annotated[str, Field(pattern=r"^[^/ ]+ [^/ ]+/[^/]+/[0-9]+$")]
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    messages: Annotated[list[_Message], AfterValidator(_answered)]
     instruction: str
     output_1: str
     output_2: str
@@ -80,7 +58,7 @@ class Upstream(TypedDict, total=False):
 class Answer(BaseModel):
     """An answer; AlpacaEval has no ids, so that the instruction stands for one."""
 
-    question_id: ID = Field(validation_alias=AliasChoices("question_id", "uid", "instruction"))
+    question_id: ID = Field(validation_alias=AliasChoices("question_id", "instruction"))
     turn: Whole = 1
     model: str = Field(validation_alias=AliasChoices("model", "model_id", "generator"))
     text: str = Field(validation_alias=AliasChoices("text", "output"))
@@ -93,10 +71,9 @@ class Judgement(BaseModel):
     model: str
     question_id: ID
     baseline: str = ""
-    # FastChat's judge is a judge and a template
-    judge: str = Field("", validation_alias=AliasChoices(AliasPath("judge", 0), "judge"))
+    judge: str = ""
     version: str = ""
-    template: str = Field("", validation_alias=AliasChoices("template", AliasPath("judge", 1)))
+    template: str = ""
     length_model: Number = nan
     length_baseline: Number = nan
 
@@ -128,14 +105,11 @@ class Game(Judgement):
 
 
 def _answers(row: Row) -> list[Row]:
-    """FastChat's have a list of turns, Arena-Hard's of messages; ours a ``prompt_id``."""
+    """FastChat's and Arena-Hard's have a list of turns; ours a ``prompt_id``."""
     if "prompt_id" in row:
         of, question, turn = row["prompt_id"].split("/")
-        benchmark, version = of.split(" ")
-        names = {"benchmark": benchmark, "version": version, "question_id": question}
-        return [{**row, **names, "turn": turn}]
-    if "messages" in row:
-        return [{**row, "text": join_parts(row["messages"][-1]["content"])}]
+        row["benchmark"], row["version"] = of.split(" ")
+        return [{**row, "question_id": question, "turn": turn}]
     if "choices" not in row:
         return [row]
     texts = row["choices"][0]["turns"]
@@ -173,25 +147,33 @@ def _preferences(row: Row) -> list[Row]:
     return [found | {"order": order, "preference": preference}]
 
 
+def _scores(row: Row) -> list[Row]:
+    """FastChat's ``judge`` is a judge and a template."""
+    if isinstance(judge := row.get("judge"), tuple):
+        return [{**row, "judge": judge[0], "template": judge[1]}]
+    return [row]
+
+
 def _games(row: Row) -> list[Row]:
     """Arena-Hard's judgements of two games; or its battles, a row for each unit of weight. Both
-    games of those name the baseline model_a: all are written as games that show it first."""
+    games of those name the baseline model_a: all are written as games that show it first. v0.1 has
+    one template and one baseline, which neither names."""
+    known = {"version": "v0.1", "template": "arena-hard-v0.1", "baseline": "gpt-4-0314"}
     if "games" in row:
-        labels = [(game or {}).get("score") for game in row["games"]]
-        row["version"] = "v0.1"
-        return [{**row, "game": n, "verdict": label} for n, label in enumerate(labels, 1)]
+        labels = enumerate([(game or {}).get("score") for game in row["games"]], 1)
+        return [{**known, **row, "game": n, "verdict": label} for n, label in labels]
     if "model_a" not in row:
         return [row]
     won = {"model_a": "A>B", "model_b": "B>A", "tie": "A=B", "tie (bothbad)": "A=B"}
     found = {"model": row["model_b"], "baseline": row["model_a"], "judge": row.get("judge", "")}
-    found |= {"version": "v0.1", "metric": "battles", "question_id": row["question_id"]}
-    return [found | {"game": 1, "verdict": won.get(row["winner"])}]
+    found |= {"metric": "battles", "question_id": row["question_id"], "game": 1}
+    return [known | found | {"verdict": won.get(row["winner"])}]
 
 
 UPSTREAM = TypeAdapter(Upstream)
 JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
     "alpaca-eval": (_preferences, Preference),
-    "mt-bench": (lambda row: [row], Score),
+    "mt-bench": (_scores, Score),
     "arena-hard": (_games, Game),
 }
 
@@ -245,11 +227,8 @@ def check_same(before: Row, row: Row, where: str) -> None:
 
 
 def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
-    """All judgements of a file, one per row; one without a verdict has NaN or None.
-
-    The columns are the fields of :class:`Preference`, :class:`Score` or :class:`Game`; an error
-    names file, row and field.
-    """
+    """All judgements of a file, one per row, with the fields of :class:`Preference`, :class:`Score`
+    or :class:`Game` (NaN or None without a verdict); an error names file, row and field."""
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
     rows = [row for _, row in _read(path, *JUDGEMENTS[benchmark], benchmark)]
@@ -258,16 +237,9 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-class Texts(dict[tuple[int | str, int], str | None]):
-    """A model's answers by (question, turn), None for one that failed (empty, or marked as an
-    error); from how many a thought was split off."""
-
-    thoughts = 0
-
-
 def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
-    """The answers of each model in a file, joined by id or instruction; an unknown question or
-    version, or a second answer, is an error that names file and row."""
+    """The answers of each model in a file, joined by id or instruction, without their thoughts; an
+    unknown question or version, or a second answer, is an error that names file and row."""
     name, version = benchmark.name, benchmark.version
     known = {q.turns[0]: q for q in benchmark.questions}
     known |= {str(q.question_id): q for q in benchmark.questions}
@@ -279,11 +251,10 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
             raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
         if question is None or not 1 <= turn <= len(question.turns):
             raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
-        texts = found.setdefault(row["model"], Texts())
+        texts = found.setdefault(row["model"], {})
         if (question.question_id, turn) in texts:
             raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
-        thought, text = split_thought(row["text"])
-        texts.thoughts += bool(thought)
+        _, text = split_thought(row["text"])
         texts[question.question_id, turn] = None if text.strip() in ("", FAILED) else text
     if not found:
         raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")

@@ -1,13 +1,12 @@
 """The judge client: every needed call once, its reply kept, whatever happens in between.
 
-Rows go to an append-only file, with the hash of the whole request. A call that failed is stored and
-made again by the next run. A reading never guesses: a reply without a verdict, or with two
-different ones, is kept with the ``problem``, counted and not asked again.
+Rows have the hash of the whole request. A call that failed is stored and made again by the next
+run. A reply without a verdict, or with two different ones, is kept with the ``problem``, counted
+and not asked again.
 """
 
 import hashlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,19 +28,15 @@ from wrpo_lib.server import Server, complete, without_secrets
 
 KEY = ("request", "attempt", "status")
 NOTHING = dict.fromkeys(("calls", "kept", "identical", "prompt_tokens", "completion_tokens"), 0)
+# the field of a judgement that holds the verdict
 FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}
-"""Benchmark -> the field of a judgement that holds the verdict."""
-
 FIRST = 8  # as many hopeless replies, and nothing else, end the run
+LIMITS = ("max_completion_tokens", "max_tokens")  # of a reply
 NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
-HOPELESS = (NO_LOGPROBS, THOUGHT_FIRST)  # what every reply of a server would lack
 
-Call = tuple[Row, Row | None]
-"""What a judgement is of, and the request; None where both answers are the same text."""
-
-Reading = tuple[float | str | None, str | None]
-"""A preference, a label or a score, or None; why there is none."""
+Call = tuple[Row, Row | None]  # of what; the request, None where both answers are the same text
+Reading = tuple[float | str | None, str | None]  # the verdict, or None; why there is none
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,13 @@ class Plan:
     metric: Literal["logprobs", "text"] = "logprobs"
     extra_body: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        limits = [self.extra_body.get(name) for name in LIMITS]
+        whole = all(n is None or (type(n) is int and n > 0) for n in limits)
+        if not whole or {"model", "messages"} & self.extra_body.keys():
+            remedy = f"{' and '.join(LIMITS)} are whole numbers, model and messages are fixed"
+            raise WRPOError(f"--extra-body {self.extra_body} cannot be sent; {remedy}")
+
     def calls(
         self, model: str, answers: Texts, baseline: tuple[str, Texts] | None = None
     ) -> Iterator[Call]:
@@ -67,36 +69,31 @@ class Plan:
 
         ``baseline``: name and answers of the model to compare with; MT-Bench needs none.
         """
+        alpaca = self.benchmark.name == "alpaca-eval"
         for question in self.benchmark.questions:
             own: list[str] = []
             for turn in range(1, len(question.turns) + 1):
-                if (text := answers.get((question.question_id, turn))) is None:
+                if (ours := answers.get((question.question_id, turn))) is None:
                     break
-                own.append(text)
-                row = {"turn": turn, "model": model, "length_model": len(text)}
+                own.append(ours)
+                row = {"turn": turn, "model": model, "length_model": len(ours)}
                 if baseline is None:
                     values = {f"answer_{t}": text for t, text in enumerate(own, 1)}
                     yield self._call(question, row, {"answer": own[0], **values})
-                else:
-                    yield from self._pair(question, row, text, *baseline)
-
-    def _pair(
-        self, question: Question, row: Row, ours: str, baseline: str, answers: Texts
-    ) -> Iterator[Call]:
-        theirs = answers.get((question.question_id, 1))
-        if theirs is None:
-            asked = question.question_id
-            raise WRPOError(f"{baseline!r} has no answer to question {asked!r}; complete its file")
-        alpaca = self.benchmark.name == "alpaca-eval"
-        orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
-        if alpaca and self.order == "upstream":
-            orders = [orders[forms.instruction(question.turns[0])[1] == MODEL_FIRST]]
-        for order, a, b in orders:
-            values = {"output_1": a, "answer_1": a, "output_2": b, "answer_2": b}
-            game = {"order": order, "game": 1 if order == BASELINE_FIRST else 2}
-            of = {**row, **game, "baseline": baseline, "length_baseline": len(theirs)}
-            judged, body = self._call(question, of, values)
-            yield judged, None if alpaca and ours == theirs else body
+                    continue
+                name, texts = baseline
+                if (theirs := texts.get((question.question_id, 1))) is None:
+                    what = f"{name!r} has no answer to question {question.question_id!r}"
+                    raise WRPOError(f"{what}; complete its file")
+                row |= {"baseline": name, "length_baseline": len(theirs)}
+                orders = [(BASELINE_FIRST, theirs, ours), (MODEL_FIRST, ours, theirs)]
+                if alpaca and self.order == "upstream":
+                    orders = [orders[forms.instruction(question.turns[0])[1] == MODEL_FIRST]]
+                for order, a, b in orders:
+                    game = {"order": order, "game": 1 if order == BASELINE_FIRST else 2}
+                    values = {"output_1": a, "answer_1": a, "output_2": b, "answer_2": b}
+                    judged, body = self._call(question, row | game, values)
+                    yield judged, None if alpaca and ours == theirs else body
 
     def _call(self, question: Question, row: Row, values: dict[str, str]) -> Call:
         of, template = self.benchmark, self.benchmark.template(question, row["turn"])
@@ -131,11 +128,8 @@ class Run:
         prices: tuple[float, float] | None = None,
         max_cost: float | None = None,
     ) -> None:
-        amounts = (max_cost, *(prices or [math.nan]))
-        if max_cost is not None and not all(0 <= n < math.inf for n in amounts if n is not None):
-            raise WRPOError(
-                "--max-cost needs --prices, of a million tokens; give amounts from 0 on"
-            )
+        if max_cost is not None and not (prices and all(n >= 0 for n in (max_cost, *prices))):
+            raise WRPOError("--max-cost needs --prices, of a million tokens; give both from 0 on")
         self.store, self.server, self.max_cost = store, server, max_cost
         self.prices = prices or (0.0, 0.0)
         self._attempts = Counter(row["request"] for row in store)
@@ -153,19 +147,22 @@ class Run:
         """``calls`` and tokens (of the replies at most) that are still needed; ``kept`` calls and
         ``identical`` pairs need none."""
         counts = Counter(NOTHING)
-        for _, body in self._pending(calls, counts):
-            if body is not None:
-                size = sum(len(message["content"]) for message in body["messages"])
-                most = int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
-                # four characters a token: a rule of thumb for English
-                counts.update(calls=1, prompt_tokens=size // 4, completion_tokens=most)
+        for _, body in self._needed(calls, counts, append=False):
+            size = sum(len(message["content"]) for message in body["messages"])
+            most = next((body[name] for name in LIMITS if name in body), 0)
+            # four characters a token: a rule of thumb for English
+            counts.update(calls=1, prompt_tokens=size // 4, completion_tokens=most)
         return counts
 
     def __call__(self, calls: Iterable[Call]) -> Counter[str]:
         """Make every missing call; rows are in the store when this returns or raises."""
-        for row, reply, error in complete(self.server, self._requests(calls), stop=self._stop):
+        requests = self._needed(calls, self.counts)
+        for row, reply, error in complete(self.server, requests, stop=self._stop):
             body = reply or {}
-            usage = _usage(body.get("usage"))
+            used = body["usage"] if isinstance(body.get("usage"), dict) else {}
+            counts = {name: used.get(name) for name in ("prompt_tokens", "completion_tokens")}
+            # what is no count is 0
+            usage = {k: n if type(n) is int and 0 <= n < 2**53 else 0 for k, n in counts.items()}
             self.counts.update(usage, calls=1)  # what a failed one used is paid for all the same
             try:
                 if error:
@@ -179,23 +176,21 @@ class Run:
             self._append({**row, **found, "served": served, "usage": usage}, status)
         return self.counts
 
-    def _pending(self, calls: Iterable[Call], counts: Counter[str]) -> Iterator[Call]:
-        """The calls without a row; ``counts`` learns how many have one or need no judge."""
+    def _needed(
+        self, calls: Iterable[Call], counts: Counter[str], append: bool = True
+    ) -> Iterator[tuple[Row, Row]]:
+        """The calls to make; the others are counted, and identical pairs get their rows."""
         for row, body in calls:
             before = self._made.get(forms.place(row))
-            if before is None or before["status"] == ERROR:
-                counts["identical"] += body is None
-                yield row, body
-            else:
+            if before is not None and before["status"] != ERROR:
                 forms.check_same(before, row, str(self.store.path))
                 counts["kept"] += 1
-
-    def _requests(self, calls: Iterable[Call]) -> Iterator[tuple[Row, Row]]:
-        for row, body in self._pending(calls, self.counts):
-            if body is None:
-                self._append({**row, "preference": 1.5, "problem": None}, "ok")
-            else:
+            elif body is not None:
                 yield row, body
+            else:
+                counts["identical"] += 1
+                if append:
+                    self._append({**row, "preference": 1.5, "problem": None}, "ok")
 
     def _append(self, row: Row, status: str) -> None:
         self._attempts[row["request"]] += 1
@@ -207,7 +202,7 @@ class Run:
 
     def _stop(self) -> bool:
         """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        hopeless = self.status[ERROR] + sum(self.problems[what] for what in HOPELESS)
+        hopeless = self.status[ERROR] + self.problems[NO_LOGPROBS] + self.problems[THOUGHT_FIRST]
         if self.max_cost is not None and self.cost(self.counts) >= self.max_cost:
             self.stopped = f"--max-cost {self.max_cost:g} is reached"
         elif hopeless == self.counts["calls"] >= FIRST:
@@ -220,26 +215,15 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _usage(said: Any) -> dict[str, int]:
-    """The tokens that a server says it used; what is no count is 0."""
-    said = said if isinstance(said, dict) else {}
-    counts = {name: said.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: n if isinstance(n, int) and 0 <= n < 2**53 else 0 for name, n in counts.items()}
-
-
 def read_judgement(row: Row, body: Row) -> Row:
-    """The verdict in a server's reply by the name in :data:`FIELDS`, ``problem`` and ``judgment``.
-
-    ``row`` says what was judged: ``benchmark``, ``metric``, ``order``.
-
-    :raises WRPOError: for a reply that is a failure (:func:`wrpo_lib.replies.read_reply`).
+    """The verdict in a server's reply by the name in ``FIELDS``, ``problem`` and ``judgment``;
+    ``row`` has ``benchmark``, ``metric``, ``order``. Errors: :func:`wrpo_lib.replies.read_reply`.
     """
     said = read_reply(body)
     if row["metric"] == "weighted":
         value, problem = (None, THOUGHT_FIRST) if said.thought else read_logprobs(body)
     else:
-        read = {"alpaca-eval": read_token, "mt-bench": read_rating, "arena-hard": read_label}
-        value, problem = read[row["benchmark"]](said.text)
+        value, problem = read_text(row["benchmark"], said.text)
     if isinstance(value, float) and row.get("order") == MODEL_FIRST:
         value = 3 - value
     found = {FIELDS[row["benchmark"]]: value, "problem": problem, "judgment": said.text}
@@ -265,31 +249,26 @@ def read_logprobs(body: Row) -> Reading:
     return 1 + float(expit(values.get("M", -np.inf) - values.get("m", -np.inf))), None
 
 
-def read_token(text: str) -> Reading:
-    """AlpacaEval-2 without log-probabilities: the reply itself is m (1) or M (2)."""
-    word = text.strip(" \t\r\n\"'`*.()[]")
-    if word in ("m", "M"):
-        return 1.0 + (word == "M"), None
-    return None, "two verdicts" if len(set(re.findall(r"\b[mM]\b", text))) == 2 else "no verdict"
+def read_text(benchmark: str, text: str) -> Reading:
+    """The verdict as written; of several different ones, none counts.
 
-
-def read_label(text: str) -> Reading:
-    """Arena-Hard's label, taken only if all labels in the reply agree (v0.1's rule)."""
-    label, problem = _only(set(re.findall(r"\[\[([AB<>=]+)\]\]", text)))
-    return (None, "no verdict") if label and label not in FOR_A else (label, problem)
-
-
-def read_rating(text: str) -> Reading:
-    """MT-Bench's score from 1 to 10: ``[[x]]``, else ``[x]``; all must agree (FastChat: first)."""
-    number = r"\[(\d+\.?\d*)\]"
-    found = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
-    score, problem = _only({float(number) for number in found})
-    if isinstance(score, float) and not 1 <= score <= 10:
-        return None, f"score {score:g} is outside 1 to 10"
-    return score, problem
-
-
-def _only(found: set[Any]) -> Reading:
-    if len(found) == 1:
-        return found.pop(), None
-    return None, "two verdicts" if found else "no verdict"
+    AlpacaEval-2: the reply itself is m (1) or M (2). Arena-Hard: ``[[label]]`` (v0.1's rule).
+    MT-Bench: ``[[x]]``, else ``[x]``, from 1 to 10 (FastChat takes the first).
+    """
+    found: set[Any]
+    if benchmark == "alpaca-eval":
+        word = text.strip(" \t\r\n\"'`*.()[]")
+        found = {1.0 + (word == "M")} if word in ("m", "M") else set()
+    elif benchmark == "arena-hard":
+        found = set(re.findall(r"\[\[([AB<>=]+)\]\]", text))
+        found = set() if len(found) == 1 and not found <= FOR_A.keys() else found
+    else:
+        number = r"\[(\d+\.?\d*)\]"
+        numbers = re.findall(rf"\[{number}\]", text) or re.findall(number, text)
+        found = {float(number) for number in numbers}
+    if len(found) != 1:
+        return None, "two verdicts" if found else "no verdict"
+    (value,) = found
+    if isinstance(value, float) and not 1 <= value <= 10:
+        return None, f"score {value:g} is outside 1 to 10"
+    return value, None

@@ -23,39 +23,32 @@ from wrpo_lib.errors import WRPOError
 FOR_A = {"A>>B": (1.0, 3), "A>B": (1.0, 1), "A=B": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, 3)}
 """Arena-Hard's verdict -> what A won of a battle, and how many battles it stands for."""
 
-CS = np.logspace(-4, 4, 10)
-"""The grid of inverse L1 strengths that cross-validation chooses from (scikit-learn's own)."""
-
+CS = np.logspace(-4, 4, 10)  # L1 strengths that cross-validation chooses from (scikit-learn's)
 GAMED_WEIGHT = 0.1  # of a regularising row: upstream's lambda 0.2 over two gamed baselines
 
 
-def with_points(judgements: pd.DataFrame, points: pd.Series) -> pd.DataFrame:
-    """The rows that have a verdict, at least two, with its ``points``."""
+def with_points(judgements: pd.DataFrame) -> pd.DataFrame:
+    """The rows that have a verdict, at least two, with its ``points``.
+
+    A preference in percent; a score from 1 to 10 (−1 is upstream's mark for none); a game of
+    Arena-Hard in percent (0, 50, 100) for the model, the baseline being A in game 1, with one row
+    for each unit of the verdict's weight.
+    """
+    if "verdict" in judgements:
+        won = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
+        points = 100 * won.where(judgements["game"] != 1, 1 - won)
+    elif "score" in judgements:
+        points = judgements["score"].where(judgements["score"].between(1, 10))
+    else:
+        points = 100 * (judgements["preference"].astype(float) - 1)
     if (known := points.notna()).sum() < 2:
         what = f"{known.sum()} of {len(judgements)} judgements have a verdict"
         raise WRPOError(f"{what}; judge the rest first")
-    return judgements.assign(points=points)[known]
-
-
-def in_percent(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a preference, and ``points``: it in percent."""
-    return with_points(judgements, 100 * (judgements["preference"].astype(float) - 1))
-
-
-def scored(judgements: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a score from 1 to 10 (``points``); −1 is upstream's mark for none."""
-    return with_points(judgements, judgements["score"].where(judgements["score"].between(1, 10)))
-
-
-def battles(judgements: pd.DataFrame) -> pd.DataFrame:
-    """One row for each unit of weight of a readable game, with ``points`` in percent (0, 50, 100).
-
-    Rows have ``game`` and ``verdict``: in game 1 the baseline is A, in game 2 the model is.
-    """
-    for_a = judgements["verdict"].map({label: won for label, (won, _) in FOR_A.items()})
-    known = with_points(judgements, 100 * for_a.where(judgements["game"] != 1, 1 - for_a))
-    weight = known["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
-    return known.iloc[np.arange(len(known)).repeat(weight)]
+    rows = judgements.assign(points=points)[known]
+    if "verdict" not in rows:
+        return rows
+    weight = rows["verdict"].map({label: times for label, (_, times) in FOR_A.items()})
+    return rows.iloc[np.arange(len(rows)).repeat(weight)]
 
 
 def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
@@ -67,10 +60,8 @@ def on_scale(known: pd.DataFrame, low: float, high: float) -> Estimate:
 def _counted(
     rows: pd.DataFrame, known: pd.DataFrame, key: str, low: float, high: float
 ) -> dict[str, Any]:
-    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``.
-
-    ``n_duplicates`` rows repeat question and ``key``, and are kept, as upstream keeps them.
-    """
+    """What every benchmark reports of its ``rows``, of which ``known`` have ``points``; duplicates
+    repeat question and ``key``, and are kept, as upstream keeps them."""
     return {
         "interval": on_scale(known, low, high),
         "n_total": len(known),
@@ -82,7 +73,7 @@ def _counted(
 
 def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
     """Means over all rows of one model, as upstream, from ``question_id``, ``turn``, ``score``."""
-    known = scored(judgements)
+    known = with_points(judgements)
     turns = known.groupby("turn")["score"].mean()
     return {
         "first_turn": float(turns.get(1, np.nan)),
@@ -94,11 +85,8 @@ def mt_bench(judgements: pd.DataFrame) -> dict[str, Any]:
 
 def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
     """Percent of weighted battles won by one model, from rows with ``question_id``, ``game`` and
-    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate.
-
-    ``n_total`` and ``n_ties`` count weighted battles.
-    """
-    known = battles(judgements)
+    ``verdict``; ties half, which with one baseline is the Bradley–Terry win rate."""
+    known = with_points(judgements)
     return {
         "score": float(known["points"].mean()),
         "n_ties": int((known["points"] == 50).sum()),
@@ -108,12 +96,9 @@ def arena_hard(judgements: pd.DataFrame) -> dict[str, Any]:
 
 
 def win_rate(judgements: pd.DataFrame) -> dict[str, Any]:
-    """Win rate of one model in percent from rows with ``question_id`` and ``preference``.
-
-    Upstream's numbers, with its ``standard_error`` over rows, beside the clustered ``interval``.
-    ``order`` and ``length_model`` (characters) are optional.
-    """
-    known = in_percent(judgements)
+    """Win rate of one model, in percent, from ``question_id``, ``preference`` and, where known,
+    ``order`` and ``length_model``: upstream's numbers beside the clustered ``interval``."""
+    known = with_points(judgements)
     percent = known["points"]
     wins, losses, draws = ((percent > 50).sum(), (percent < 50).sum(), (percent == 50).sum())
     lengths = judgements.get("length_model", pd.Series(dtype=float))
@@ -144,13 +129,13 @@ def length_controlled(
     ``df_gamed.csv``), L1 with ``C`` or a cross-validated one; read off with the length at 0. Other
     questions than AlpacaEval-2's have no ``side``, hence neither difficulty nor those rows.
 
-    Rows need ``question_id`` (with ``side`` the index in the official order; upstream takes the
-    row's position for it), ``preference``, ``length_model`` and ``length_baseline`` (characters).
-    Several judgements of a question share its weight. ``replicates`` refits on as many resamples
-    of ``questions`` (default: those of the rows) give ``lc_interval``; ``lc_standard_error`` is
-    upstream's spread of the predictions, which leaves out that the regression is estimated.
+    Rows need ``question_id`` (with ``side`` the index in the official order, for which upstream
+    takes the row's position), ``preference``, and ``length_model`` and ``length_baseline`` in
+    characters; those of a question share its weight. ``replicates`` refits on resamples of
+    ``questions`` (default: those of the rows) give ``lc_interval``; ``lc_standard_error`` is
+    upstream's, which leaves out that the regression is estimated.
     """
-    n = len(in_percent(judgements))
+    n = len(with_points(judgements))
     if judgements.get("baseline", pd.Series()).equals(judgements["model"]):  # upstream's rule
         names = ("length_controlled_winrate", "lc_standard_error", "lc_interval", "lc_C")
         return dict(zip(names, (50.0, 0.0, None, None), strict=True))

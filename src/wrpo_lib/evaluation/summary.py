@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval
-from wrpo_lib.errors import WRPOError, explained
+from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import scores
 from wrpo_lib.evaluation.benchmarks import fetch
 from wrpo_lib.evaluation.forms import instructions, read_judgements
@@ -22,19 +22,17 @@ from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
 
 SAME = ("judge", "version", "template", "metric", "baseline")
-KINDS: dict[str, tuple[int, str, Any, Any]] = {
-    "alpaca-eval": (805, "order", scores.in_percent, scores.win_rate),
-    "mt-bench": (80, "turn", scores.scored, scores.mt_bench),
-    "arena-hard": (500, "game", scores.battles, scores.arena_hard),
+KINDS: dict[str, tuple[int, str, Any]] = {
+    "alpaca-eval": (805, "order", scores.win_rate),
+    "mt-bench": (80, "turn", scores.mt_bench),
+    "arena-hard": (500, "game", scores.arena_hard),
 }
-"""Questions of the real benchmark, what tells two judgements of a question apart, the readable
-rows, their score."""
+"""Questions of the real benchmark, what tells two judgements of one apart, their score."""
 
-ARENA_BASELINE = "gpt-4-0314"  # of Arena-Hard v0.1
 BOARD_JUDGE = "gpt-4-1106-preview"
 BOARDS = {
     "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
-    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", ARENA_BASELINE),
+    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", "gpt-4-0314"),
 }
 """Folder of a published board; its version, template, metric ("" is any) and baseline."""
 
@@ -62,16 +60,11 @@ class Summary:
 
 
 def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[Summary]:
-    """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`).
-
-    ``options`` of :func:`wrpo_lib.evaluation.scores.length_controlled`: ``side``, ``C`` and
-    ``replicates`` (here 200).
+    """A summary for each model and judge in ``judgements`` (of :func:`read_judgements`). Options:
+    ``side``, ``C``, ``replicates`` (200) of :func:`~wrpo_lib.evaluation.scores.length_controlled`.
     """
     table = judgements
-    if benchmark == "arena-hard":  # v0.1 has one baseline, which upstream's rows do not name
-        unnamed = (table["baseline"] == "") & (table["version"] == "v0.1")
-        table = table.assign(baseline=table["baseline"].mask(unnamed, ARENA_BASELINE))
-    elif benchmark == "mt-bench":  # templates differ by turn and reference, the version names all
+    if benchmark == "mt-bench":  # templates differ by turn and reference, the version names all
         templates = table.groupby(["model", "judge", "version"])["template"]
         joined = templates.transform(lambda names: ", ".join(sorted({n for n in names if n})))
         table = table.assign(template=joined)
@@ -90,48 +83,34 @@ def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[
 def _summary(
     benchmark: str, model: str, setting: dict[str, str], rows: pd.DataFrame, options: dict[str, Any]
 ) -> Summary:
-    _, _, readable, score = KINDS[benchmark]
-    known, values, notes = readable(rows), score(rows), list[str]()
+    n_questions, key, score = KINDS[benchmark]
+    known, values, notes = scores.with_points(rows), score(rows), list[str]()
     if not setting["judge"]:
         notes.append("the rows do not name their judge; no number compares")
-    official = setting["version"] in ("2", "v0.1")
+    official, battles = setting["version"] in ("2", "v0.1"), setting["metric"] == "battles"
     if benchmark == "mt-bench":
         official = set(rows["question_id"].astype(str)) <= {str(n) for n in range(81, 161)}
-    elif setting["metric"] == "battles":  # a row for each unit of weight
+    elif battles:  # a row for each unit of weight
         values["n_duplicates"] = 0
     elif benchmark == "alpaca-eval":
-        if why := _uncontrolled(rows, official, options.get("side")):
-            notes.append(f"no length-controlled win rate: {why}")
+        side = options.get("side") if official else None
+        if rows[["length_model", "length_baseline"]].isna().any(axis=None):
+            notes.append("no length-controlled win rate: some rows have no lengths")
+        elif official and side is None:
+            notes.append("no length-controlled win rate: run `wrpo assets fetch`")
         else:
-            side = options["side"] if official else None
             values |= scores.length_controlled(rows, **(options | {"side": side}))
         if not official:
             notes.append("the questions are not AlpacaEval-2's; its leaderboard does not compare")
-    values["n_absent"] = _absent(benchmark, rows) if official else None
+    # a question has two turns or games; in AlpacaEval-2 two orders if any question has both
+    seen = rows.drop_duplicates(["question_id", key])["question_id"].value_counts()
+    each = seen.max() if benchmark == "alpaca-eval" else 2
+    # battles do not say which game they are of, so there only whole questions are missed
+    there = 2 * len(seen) if battles else seen.sum()
+    values["n_absent"] = int(n_questions * each - there) if official else None
     points, questions = known["points"].to_numpy(float), known["question_id"].astype(str).tolist()
     values["detectable_difference"] = detectable(mean_interval(points, questions))
     return Summary(model, setting, values | _effects(known), notes, points, questions)
-
-
-def _uncontrolled(rows: pd.DataFrame, official: bool, side: pd.DataFrame | None) -> str:
-    """Why there is no length-controlled win rate, empty if there is one."""
-    if rows[["length_model", "length_baseline"]].isna().any(axis=None):
-        return "some rows have no lengths"
-    return "run `wrpo assets fetch`" if official and side is None else ""
-
-
-def _absent(benchmark: str, rows: pd.DataFrame) -> int:
-    """How many judgements the benchmark has and the file has not.
-
-    A question has two turns or games; in AlpacaEval-2 two orders if any question has both. Battles
-    do not say which game they are of, so there only whole questions are missed.
-    """
-    n_questions, key, _, _ = KINDS[benchmark]
-    seen = rows.drop_duplicates(["question_id", key])["question_id"].value_counts()
-    if (rows["metric"] == "battles").any():
-        return 2 * (n_questions - len(seen))
-    each = seen.max() if benchmark == "alpaca-eval" else 2
-    return int(n_questions * each - seen.sum())
 
 
 def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
@@ -153,11 +132,8 @@ def _effects(known: pd.DataFrame) -> dict[str, Estimate | None]:
 
 
 def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
-    """Every summary minus the first one, on the questions that both have.
-
-    ``difference``, or the ``reason`` why there is none; ``detectable_difference``: what a test at
-    5 % would have found in 80 % of the runs; the same of LC where both have one.
-    """
+    """Every summary minus the first: ``difference``, or the ``reason`` why there is none;
+    ``detectable_difference``: what a 5 % test finds in 80 % of runs; of LC where both have one."""
     found, b = [], summaries[0]
     for a in summaries[1:]:
         shared = len(set(a.questions) & set(b.questions))
@@ -185,7 +161,7 @@ def _unlike(own: dict[str, str], wanted: dict[str, str]) -> str:
     return ""
 
 
-def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
+def agreement(*tables: pd.DataFrame) -> dict[str, Any]:
     """How far two judges agree, each in a table of its own, on what both judged.
 
     A verdict is who wins a comparison, both orders or games of it together (a tie where they
@@ -197,7 +173,7 @@ def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
         if table["judge"].nunique() > 1:
             raise WRPOError(f"one file holds judgements of {', '.join(table['judge'].unique())}")
         key = [name for name in ("question_id", "model", "turn") if name in table]
-        means = KINDS[benchmark][2](table).groupby(key)["points"].mean()
+        means = scores.with_points(table).groupby(key)["points"].mean()
         found.append(means.round() if "turn" in table else np.sign(means - 50))
     a, b = (side.astype(str) for side in found[0].align(found[1], "inner"))
     if len(a) < 2:
@@ -209,49 +185,39 @@ def agreement(benchmark: str, *tables: pd.DataFrame) -> dict[str, Any]:
 
 
 def leaderboard(
-    benchmark: str, summaries: list[Summary], path: Path | None = None
+    benchmark: str, summaries: list[Summary]
 ) -> tuple[pd.DataFrame, list[tuple[Summary, str]]]:
-    """The published board (its asset, or ``path``) with the models that may stand on it, by score;
-    the others with the reason why not.
-
-    A model that the board lists keeps its published row, and ours stands below it. AlpacaEval-2's
-    low and high are upstream's 1.96 standard errors, about 2.2 times too narrow.
-    """
+    """The published board with the models that may stand on it, by score, ours below the published
+    row of the same name; the others with the reason why not. AlpacaEval-2's low and high are
+    upstream's 1.96 standard errors, about 2.2 times too narrow."""
     if benchmark not in BOARDS:
         raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
     folder, version, template, metric, baseline = BOARDS[benchmark]
-    source = path or fetch(f"{folder}/leaderboard.csv")
-    with explained(f"{source} cannot be read", f"give a leaderboard of {benchmark}"):
-        board = pd.read_csv(source).assign(origin="published")
-        if benchmark == "alpaca-eval":
-            score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
-            board = board.rename(columns={board.columns[0]: "model"})
-            board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
-        rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
+    board = pd.read_csv(fetch(f"{folder}/leaderboard.csv")).assign(origin="published")
+    if benchmark == "alpaca-eval":
+        score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
+        board = board.rename(columns={board.columns[0]: "model"})
+        board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
+    rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
     apart = []
     for summary in summaries:
+        values, origin = summary.values, "ours"
         wanted = (BOARD_JUDGE, version, template, metric or summary.setting["metric"], baseline)
         reason = _unlike(summary.setting, dict(zip(SAME, wanted, strict=True)))
-        if not reason and benchmark == "alpaca-eval" and "lc_interval" not in summary.values:
+        if not reason and benchmark == "alpaca-eval" and "lc_interval" not in values:
             reason = "it has no length-controlled win rate"
         if reason:
             apart.append((summary, reason))
-        else:
-            rows.append(_board_row(benchmark, summary))
+            continue
+        interval = values.get("lc_interval", values["interval"])
+        score = values.get("length_controlled_winrate", values["interval"].value)
+        if values["n_absent"] or values["n_missing"]:
+            origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions; "
+            origin += f"{values['n_absent']} judgements absent, {values['n_missing']} unreadable)"
+        bounds = (interval.low, interval.high) if interval else (None, None)
+        rows.append([summary.model, score, *bounds, origin])
     table = pd.DataFrame(rows, columns=["model", "score", "low", "high", "origin"])
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True), apart
-
-
-def _board_row(benchmark: str, summary: Summary) -> list[Any]:
-    """The value a board ranks by, its interval, and how much of the benchmark it stands on."""
-    values, origin = summary.values, "ours"
-    interval = values.get("lc_interval", values["interval"])
-    score = values.get("length_controlled_winrate", values["interval"].value)
-    if values["n_absent"] or values["n_missing"]:
-        origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions; "
-        origin += f"{values['n_absent']} judgements absent, {values['n_missing']} unreadable)"
-    bounds = (interval.low, interval.high) if interval else (None, None)
-    return [summary.model, score, *bounds, origin]
 
 
 def make_published(folder: Path, replicates: int = 400) -> Path:

@@ -148,7 +148,7 @@ def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
     found = []
     for seed, own in answers.groupby("seed"):
         alpaca = judge_alpaca(own, settings["baseline"], JUDGE)
-        arena = scores.battles(judge_arena(own, settings["arena_baseline"], JUDGE))
+        arena = scores.with_points(judge_arena(own, settings["arena_baseline"], JUDGE))
         forms = {
             "alpaca_eval": alpaca.assign(value=alpaca["preference"] - 1),
             "arena_hard": arena.assign(value=arena["points"] / 100),
