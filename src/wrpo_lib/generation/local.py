@@ -188,27 +188,27 @@ class RewardModel:
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
         """Each row with its reward, batch by batch."""
-        for window in windows(rows, WINDOW):
-            for batch in batches([(row, self._ids(row)) for row in window], self.batch_tokens):
-                rewards = self._scores([ids for _, ids in batch])
-                yield from zip((row for row, _ in batch), rewards, strict=True)
-
-    def _ids(self, row: Row) -> list[int]:
-        prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
-        ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
         context = context_of(self.model)
-        self.cut += len(ids) > context
-        return ids[-context:]
-
-    def _scores(self, ids: list[list[int]]) -> list[float]:
-        inputs = padded(ids, self.pad or 0, "right", self.model.device)
-        with torch.inference_mode():
-            output = self.model(**inputs, return_dict=True)
-        found = output.score if hasattr(output, "score") else output.logits  # ArmoRM's is a score
-        if found.numel() != len(ids):
-            outputs = f"{found.numel() // len(ids)} outputs per row"
-            raise WRPOError(f"the reward model has {outputs}; choose one with a single output")
-        return list(found.flatten().float().tolist())
+        for window in windows(rows, WINDOW):
+            rendered = []
+            for row in window:
+                prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
+                said = {"role": "assistant", "content": row["text"]}
+                ids = self.renderer.ids([*prompt, said], ask=False)
+                self.cut += len(ids) > context
+                rendered.append((row, ids[-context:]))
+            for batch in batches(rendered, self.batch_tokens):
+                own = [ids for _, ids in batch]
+                inputs = padded(own, self.pad or 0, "right", self.model.device)
+                with torch.inference_mode():
+                    output = self.model(**inputs, return_dict=True)
+                found = output.score if hasattr(output, "score") else output.logits  # ArmoRM: score
+                if found.numel() != len(batch):
+                    outputs = f"{found.numel() // len(batch)} outputs per row"
+                    what = f"the reward model has {outputs}; choose one with a single output"
+                    raise WRPOError(what)
+                rewards = found.flatten().float().tolist()
+                yield from zip((row for row, _ in batch), rewards, strict=True)
 
 
 def load_reward_model(model: str, batch_tokens: int = 16384, **hub: Any) -> RewardModel:

@@ -3,16 +3,16 @@
 They are the SimPO pipeline's rows (``prompt``, ``all_generated_responses``, ``all_rm_scores``);
 alpaca_eval's outputs (``instruction``, ``output``, ``generator``); the official format of
 SLIT-AI/WRPO, where order carries the meaning (``chosen`` is [source response, target response],
-``rejected`` is [target response]); and pairs whose sides are whole conversations, as in
-UltraFeedback-binarized, SimPO's data or ShareGPT.
+``rejected`` is [target response]); and pairs of whole conversations (UltraFeedback-binarized).
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError, explained
@@ -63,11 +63,6 @@ def open_rows(
     return form, held
 
 
-def prompt_hash(text: str) -> str:
-    """sha256 of a prompt's text, as UltraFeedback's prompt ids are; ours where there is none."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
     """(prompt_id, messages) of every row, one at a time; other fields are ignored.
 
@@ -89,26 +84,24 @@ def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
 def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str) -> Iterator[Row]:
     """Rows of the SimPO or alpaca_eval form as response rows, with rewards if there are any.
 
-    A prompt that occurs again under the same model gets the next sample numbers.
+    A prompt without an id gets the sha256 of its text, as UltraFeedback's ids are.
     """
-    seen: Counter[tuple[str, str]] = Counter()
     for number, row in enumerate(rows, 1):
         prompt = row.get("instruction", row.get("prompt"))
         texts = row.get("all_generated_responses", [row.get("output")])
-        rewards, name = row.get("all_rm_scores"), model or row.get("generator")
+        rewards = row.get("all_rm_scores")
         lists = isinstance(texts, list) and isinstance(rewards or texts, list)
         if not lists or len(rewards or texts) != len(texts):
             what = "as many scores as responses are needed; complete the lists"
             raise WRPOError(f"{where}, row {number}: {what}")
-        prompt_id = row.get("prompt_id") or prompt_hash(str(prompt))
+        head = {"prompt_id": row.get("prompt_id") or sha256(str(prompt).encode()).hexdigest()}
+        head |= {"prompt": as_written(prompt), "model": model or row.get("generator")}
         for k, text in enumerate(texts):
-            made = {"prompt_id": prompt_id, "prompt": as_written(prompt), "model": name}
-            made |= {"sample": seen[str(prompt_id), str(name)], "text": text}
+            made = {**head, "sample": k, "text": text}
             if rewards:
                 made |= {"reward_model": reward_model, "reward": rewards[k]}
             require(made, number, "rewards" if rewards else "responses", where)
             yield made
-            seen[str(prompt_id), str(name)] += 1
 
 
 def _as_pair(row: Row, where: str) -> Row:
@@ -116,8 +109,7 @@ def _as_pair(row: Row, where: str) -> Row:
 
     :raises WRPOError: where the turns before a response are not the prompt.
     """
-    made = {name: value for name, value in row.items() if name != "conversations"}
-    prompt = row.get("prompt", row.get("conversations"))
+    made, prompt = dict(row), row.get("prompt")
     asked = [] if prompt is None else as_turns(prompt)
     for side in ("chosen", "rejected"):
         *before, said = as_turns(row.get(side) or "")
@@ -149,39 +141,18 @@ def to_official(row: Row) -> Row:
     return {**rest, "prompt": asked, "chosen": [source, target], "rejected": [rejected]}
 
 
-def download(name: str) -> list[Path]:
-    """The training files of a data set on the hub, in its cache."""
+def download() -> list[Path]:
+    """The training files of the paper's source responses, in the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    hint = f"look at https://huggingface.co/datasets/{name} and the network, or give a file"
+    hint = f"look at https://huggingface.co/datasets/{PUBLISHED} and the network, or give a file"
     kinds = [f"*{suffix}" for suffix in (".parquet", ".jsonl", ".jsonl.gz", ".json")]
-    with explained(f"cannot download the data set {name!r}", hint):
-        folder = Path(snapshot_download(name, repo_type="dataset", allow_patterns=kinds))
+    with explained(f"cannot download the data set {PUBLISHED!r}", hint):
+        folder = Path(snapshot_download(PUBLISHED, repo_type="dataset", allow_patterns=kinds))
     for kind in kinds:  # one form, where a data set comes in several
         if files := [path for path in sorted(folder.rglob(kind)) if "test" not in path.name]:
             return files
-    raise WRPOError(f"the data set {name!r} has no file of rows; give a file instead")
-
-
-def _distinct(
-    files: list[Path], model: str, reward_model: str, counts: Counter[str]
-) -> Iterator[Row]:
-    """Scored responses of ``files``, each once, and each prompt under the first of its ids."""
-    first: dict[str, str] = {}
-    seen: set[tuple[str, str, int]] = set()
-    for file in files:
-        form, rows = open_rows(file, model, reward_model)
-        if IMPORTED.get(form, form) not in ("responses", "rewards"):
-            raise WRPOError(f"{file} holds {form}, not responses; give a file of source responses")
-        for number, row in enumerate(rows, 1):
-            require(row, number, "rewards", str(file))
-            key = row["prompt_id"], row["model"], row["sample"]
-            asked = prompt_hash(repr(as_written(row["prompt"])))
-            again = key in seen or first.setdefault(asked, key[0]) != key[0]
-            counts["repeated" if again else "kept"] += 1
-            if not again:
-                seen.add(key)
-                yield row
+    raise WRPOError(f"the data set {PUBLISHED!r} has no file of rows; give a file instead")
 
 
 def prepare(
@@ -196,8 +167,23 @@ def prepare(
     """
     sft, off = (Path(str(load_recipe(profile, name).data)) for name in ("sft", "dpo_off"))
     rewards, prompts = (sft.with_name(n) for n in ("source_rewards.jsonl.gz", "prompts.jsonl"))
-    counts = Counter[str]()
-    write_rows(_distinct(files or download(PUBLISHED), model, reward_model, counts), rewards)
+    counts, seen = Counter[str](), set[tuple[Any, ...]]()
+
+    def distinct() -> Iterator[Row]:
+        for file in files or download():
+            form, rows = open_rows(file, model, reward_model)
+            if IMPORTED.get(form, form) not in ("responses", "rewards"):
+                what = "not responses; give a file of source responses"
+                raise WRPOError(f"{file} holds {form}, {what}")
+            for number, row in enumerate(rows, 1):
+                require(row, number, "rewards", str(file))
+                key = row["prompt_id"], row["model"], row["sample"]
+                counts["repeated" if key in seen else "kept"] += 1
+                if key not in seen:
+                    seen.add(key)
+                    yield row
+
+    write_rows(distinct(), rewards)
     asked = dict(read_prompts(rewards))
     split = Split.draw(asked, seed)
     write_json(sft.with_name("split.json"), vars(split))

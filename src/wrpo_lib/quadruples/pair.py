@@ -184,25 +184,6 @@ def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.Dat
     return ranked.groupby("prompt_id", observed=True).nth(rank - 1).set_index("prompt_id")
 
 
-def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
-    """The position in ``frame`` of every needed role, by prompt_id; NaN where there is none."""
-    import pandas as pd
-
-    models = sorted(frame["model"].unique())
-    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
-    names = pairing.sources or [name for name in models if name != pairing.target]
-    for name in (*names, *own):
-        if name not in models:
-            raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
-    usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
-    frame, chosen = frame[usable].reset_index(names="position"), {}
-    for role in {"source_chosen", *pairing.roles}:
-        group = frame[frame["model"].isin(names if role.startswith("source") else own)]
-        rank = pairing.rank if role == "source_chosen" else 1
-        chosen[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
-    return pd.DataFrame(chosen)
-
-
 def build_rows(
     table: ResponseTable, pairing: Pairing, asked: list[str] | None = None
 ) -> tuple[list[Row], dict[str, int]]:
@@ -211,11 +192,28 @@ def build_rows(
     Counts are ``prompts``, ``kept``, and how many were left out for which reason. Only the chosen
     texts are ever in memory.
     """
-    ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
-    roles = choose(table.frame, pairing).reindex(ids)
+    import pandas as pd
+
+    frame, found = table.frame, dict[str, pd.Series]()
+    models = sorted(frame["model"].unique())
+    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
+    names = pairing.sources or [name for name in models if name != pairing.target]
+    for name in (*names, *own):
+        if name not in models:
+            raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
+    usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
+    positions = frame[usable].reset_index(names="position")
+    for role in {"source_chosen", *pairing.roles}:
+        group = positions[positions["model"].isin(names if role.startswith("source") else own)]
+        rank = pairing.rank if role == "source_chosen" else 1
+        found[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
+
+    roles = pd.DataFrame(found).reindex(
+        sorted(frame["prompt_id"].unique()) if asked is None else asked
+    )
     reasons, compared = {"missing": roles.isna().any(axis=1)}, pairing.roles[-2:]
     if len(compared) == 2:
-        better, worse = (roles[role].map(table.frame["reward"]) for role in compared)
+        better, worse = (roles[role].map(frame["reward"]) for role in compared)
         reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
     reason = np.select(list(reasons.values()), list(reasons), default="")  # the first that holds
     kept = roles.loc[reason == "", pairing.roles].astype(int)
