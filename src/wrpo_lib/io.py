@@ -219,10 +219,8 @@ class Store(AbstractContextManager["Store"]):
                 try:
                     row = parse_row(line, where)
                 except WRPOError:
-                    # alone in a file, a row of ours begins with its key
-                    head = b"{" if end or not self.key else f'{{"{self.key[0]}": '.encode()
-                    if line.endswith(b"\n") or line[: len(head)] != head[: len(line)]:
-                        raise  # not cut short by a kill, or not ours
+                    if line.endswith(b"\n"):
+                        raise  # not cut short by a kill
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
                 self._keys.add(self._new_key(row, where))

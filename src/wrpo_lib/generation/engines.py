@@ -1,8 +1,4 @@
-"""Engines that answer alike: a model in this process or on a server, or many of them under Ray.
-
-vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several. Ray Data spreads engines and scorers
-over many machines (extra ``cluster``).
-"""
+"""Engines that answer alike: a model in this process or on a server, or many of them under Ray."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The two stages that cost most, sampling and scoring, from files to files.
 
 An engine is any callable from requests to responses, a scorer one from rows of responses to rows
-with their rewards; both answer in any order. Finished rows are kept, and a second run makes only
-the missing ones. It must have the settings recorded in ``<name>.run.json``, and the same prompts
-and texts (``made`` is their hash).
+with their rewards; both answer in any order. A second run makes only the missing rows, with the
+settings recorded in ``<name>.run.json`` and the same prompts and texts (``made`` is their hash).
 """
 
 import hashlib

@@ -17,16 +17,8 @@ from typing import Any
 from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, write_json, write_rows
-from wrpo_lib.quadruples.pair import Pairing, Split, write_pairs
-from wrpo_lib.quadruples.schema import (
-    IMPORTED,
-    RESPONSES,
-    as_turns,
-    as_written,
-    kind_of,
-    require,
-    validate_quadruples,
-)
+from wrpo_lib.quadruples.pair import Pairing, draw_split, write_pairs
+from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
 from wrpo_lib.recipes import load_recipe
 
 PUBLISHED = "AALF/ultrafeedback_wrpo"
@@ -58,8 +50,7 @@ def open_rows(
         convert = from_official if form == "official" else _as_pair
         rows = (convert(row, f"{where}, row {n}") for n, row in enumerate(rows, 1))
     held = list(rows)
-    for problem in validate_quadruples(held, kind):
-        raise WRPOError(problem.sentence(where))
+    require(held, kind, where)
     return form, held
 
 
@@ -71,7 +62,7 @@ def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
     """
     seen: dict[str, Messages] = {}
     for number, row in enumerate(iter_rows(path), 1):
-        require(row, number, "prompts", str(path))
+        require([row], "prompts", str(path), number)
         messages = as_messages(row["prompt"], f"{path}, row {number}")
         first = seen.setdefault(row["prompt_id"], messages)
         if first is messages:
@@ -100,26 +91,18 @@ def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str
             made = {**head, "sample": k, "text": text}
             if rewards:
                 made |= {"reward_model": reward_model, "reward": rewards[k]}
-            require(made, number, "rewards" if rewards else "responses", where)
+            require([made], "rewards" if rewards else "responses", where, number)
             yield made
 
 
 def _as_pair(row: Row, where: str) -> Row:
-    """A preference pair of whole conversations as TRL's: the last turns are the responses.
-
-    :raises WRPOError: where the turns before a response are not the prompt.
-    """
-    made, prompt = dict(row), row.get("prompt")
-    asked = [] if prompt is None else as_turns(prompt)
-    for side in ("chosen", "rejected"):
-        *before, said = as_turns(row.get(side) or "")
-        if not asked or (isinstance(prompt, str) and before[-1:] == asked):
-            asked = before  # a prompt as text is the last question of what came before
-        if before not in ([], asked) or said["role"] != "assistant":
-            what = "is no conversation of the prompt and an assistant's response; correct the row"
-            raise WRPOError(f"{where}, field {side!r}: {what}")
-        made[side] = [said]
-    return {**made, "prompt": asked}
+    """A preference pair of whole conversations as TRL's: the last turns are the responses."""
+    *asked, won = as_turns(row["chosen"])
+    *same, lost = as_turns(row.get("rejected") or "")
+    if asked != same or {won["role"], lost["role"]} != {"assistant"}:
+        what = "are no conversations that differ in the last response alone; correct the row"
+        raise WRPOError(f"{where}: 'chosen' and 'rejected' {what}")
+    return {**row, "prompt": asked, "chosen": [won], "rejected": [lost]}
 
 
 def from_official(row: Row, where: str = "the row") -> Row:
@@ -161,9 +144,8 @@ def prepare(
     """Write what the recipes of ``profile`` read, and what the stages before WRPO need.
 
     Beside the recipes' files: ``source_rewards.jsonl.gz``, every response of ``files`` (default:
-    the paper's data set) once; ``split.json``, a third of the prompts for SFT and the rest, drawn
-    by ``seed``; ``prompts.jsonl``, those of the rest, for the target to answer. Returns a line on
-    each. Quadruples need the target's own samples, so ``wrpo pair`` writes them.
+    the paper's data set) once; ``split.json``, drawn by ``seed``; ``prompts.jsonl``, those that the
+    target is to answer. Returns a line on each.
     """
     sft, off = (Path(str(load_recipe(profile, name).data)) for name in ("sft", "dpo_off"))
     rewards, prompts = (sft.with_name(n) for n in ("source_rewards.jsonl.gz", "prompts.jsonl"))
@@ -176,7 +158,7 @@ def prepare(
                 what = "not responses; give a file of source responses"
                 raise WRPOError(f"{file} holds {form}, {what}")
             for number, row in enumerate(rows, 1):
-                require(row, number, "rewards", str(file))
+                require([row], "rewards", str(file), number)
                 key = row["prompt_id"], row["model"], row["sample"]
                 counts["repeated" if key in seen else "kept"] += 1
                 if key not in seen:
@@ -185,12 +167,12 @@ def prepare(
 
     write_rows(distinct(), rewards)
     asked = dict(read_prompts(rewards))
-    split = Split.draw(asked, seed)
-    write_json(sft.with_name("split.json"), vars(split))
-    write_rows(({"prompt_id": i, "prompt": asked[i]} for i in split.preference), prompts)
+    drawn, split = draw_split(asked, seed), sft.with_name("split.json")
+    write_json(split, drawn)
+    write_rows(({"prompt_id": i, "prompt": asked[i]} for i in drawn["preference"]), prompts)
     said = [
         f"{rewards}: {counts['kept']} responses, {counts['repeated']} repeated ones left out",
-        f"{prompts}: {len(split.preference)} prompts for the target to answer",
+        f"{prompts}: {len(drawn['preference'])} prompts for the target to answer",
         f"{sft}: best source responses: {write_pairs([rewards], sft, Pairing(pairs='sft'), split)}",
     ]
     with suppress(WRPOError):  # one response to each prompt gives no pairs
