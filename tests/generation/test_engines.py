@@ -9,7 +9,7 @@ import pytest
 import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
-from transformers import AutoTokenizer, TopPLogitsWarper
+from transformers import TopPLogitsWarper
 
 from wrpo_lib.generation import Sampling, TransformersEngine, local, make_engine, sample
 from wrpo_lib.generation.stage import Request
@@ -18,11 +18,6 @@ from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
 GREEDY = Sampling(n=1, temperature=0, max_tokens=10)
-SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
-REFUSES = (
-    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no "
-    "tools') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-)
 
 
 def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
@@ -57,10 +52,10 @@ def test_batches_keep_to_the_budget_and_their_seeds_make_them_again(
     assert [r.text for r in made[: len(again)]] == again
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.8, 0.9), (1.2, 1.0)])
-def test_the_distribution_is_the_models_own(tiny: Tiny, temperature: float, top_p: float) -> None:
+def test_the_distribution_is_the_models_own(tiny: Tiny) -> None:
     """First tokens of 4,000 samples; the model's generation defaults (top-k 5) are not applied."""
-    n, engine = 4000, TransformersEngine(tiny.model, tiny.tokenizer)
+    n, temperature, top_p = 4000, 0.8, 0.9
+    engine = TransformersEngine(tiny.model, tiny.tokenizer)
     requests = ask(1, Sampling(n, temperature, top_p, max_tokens=1))
     found = Counter(r.text for r in engine(requests))
     with torch.no_grad():
@@ -113,15 +108,6 @@ def test_prompts_too_long_and_almost_too_long(tiny: Tiny) -> None:
     left = 256 - len(engine.renderer.ids(near.messages))
     assert 0 < left < 200
     assert all(0 < (made.n_tokens or 0) <= left for made in engine([near]))
-
-
-def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny.folder, chat_template=REFUSES)
-    tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
-    engine = TransformersEngine(tiny.model, tokenizer)
-    made = by_name(engine([Request("good", SYSTEM, SHORT), Request("bad", tool, SHORT)]))
-    assert made["good", 0].error is None
-    assert "cannot render the roles (tool, user)" in (made["bad", 0].error or "")
 
 
 def test_a_served_response_is_a_request_of_its_own() -> None:
