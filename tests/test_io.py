@@ -3,7 +3,6 @@
 import codecs
 import gzip
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -165,19 +164,3 @@ def test_any_other_fault_is_named_and_the_file_stays(
     with pytest.raises(WRPOError, match=rf"{name}.*{sentence}"):
         Store(tmp_path / name, KEY)
     assert (tmp_path / name).read_text() == text
-
-
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
-    """Files may grow by ten bytes, so part of a line is written and then no more."""
-    path = filled(tmp_path / "rows.jsonl")
-    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Store(path, KEY) as store:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limit[1]))
-        try:
-            with pytest.raises(WRPOError, match=r"too large.*3 finished rows are kept"):
-                store.append(row(3))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        assert path.read_bytes() == before
-        store.append(row(3))
-    assert len(path.read_text().splitlines()) == 4

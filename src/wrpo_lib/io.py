@@ -181,7 +181,7 @@ class Store(AbstractContextManager["Store"]):
         return self._keys
 
     def append(self, row: Row) -> None:
-        """Write one row as one whole line, its key first; one that does not fit is taken back."""
+        """Write one row as one line, its key first."""
         key = self._new_key(row, f"a row for {self.path}")
         row = {**dict(zip(self.key, key, strict=True)), **row}
         try:
@@ -189,18 +189,12 @@ class Store(AbstractContextManager["Store"]):
         except ValueError as error:
             what = "holds NaN or infinity; make it again"
             raise WRPOError(f"{key} for {self.path} {what}") from error
-        self._write(line.encode("utf-8", "replace") + b"\n")
+        left = line.encode("utf-8", "replace") + b"\n"
+        remedy = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
+        with explained(f"writing {self.path} failed", remedy):
+            while left:  # an unbuffered write may be a partial one
+                left = left[self._file.write(left) :]
         self._keys.add(key)
-
-    def _write(self, line: bytes) -> None:
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while line:  # an unbuffered write may be a partial one
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            self._file.truncate(end)
-            what = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
-            raise WRPOError(f"writing {self.path} failed ({error.strerror}); {what}") from error
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
@@ -226,7 +220,7 @@ class Store(AbstractContextManager["Store"]):
                 self._keys.add(self._new_key(row, where))
                 end += len(line)
         if not line.endswith(b"\n"):
-            self._write(b"\n")
+            self._file.write(b"\n")
 
     def _new_key(self, row: Row, where: str) -> Key:
         """The key of a row that no earlier row has."""

@@ -1,4 +1,4 @@
-"""Engines in process (distribution, seeds, batches) and on servers, a real one among them."""
+"""Engines in process (distribution, seeds, batches) and on a server."""
 
 import json
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
-from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
+from local_server import Answer, LocalServer, said
 from transformers import TopPLogitsWarper
 
 from wrpo_lib.generation import Sampling, TransformersEngine, local, make_engine, sample
@@ -133,17 +133,15 @@ def choice(content: Any, reason: str = "stop", **message: Any) -> Answer:
 
 
 REPLIES = {
-    "p0": (choice("", "error"), None),
-    "p1": (choice("half", "content_filter"), None),
-    "p2": (choice(" \n"), None),
-    "p3": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
+    "p0": (choice("half", "content_filter"), None),
+    "p1": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
 }
 
 
 def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
     tmp_path: Path, wrpo: Any
 ) -> None:
-    rows = prompt_rows(4)
+    rows = prompt_rows(2)
     names = {row["prompt"][-1]["content"]: row["prompt_id"] for row in rows}
     asked, out, well = write_rows(tmp_path / "p.jsonl", rows), tmp_path / "r.jsonl", False
 
@@ -155,13 +153,13 @@ def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
         how += ["--extra-body", json.dumps({"api_key": "secret", "max_tokens": None})]
         code, _, err = wrpo("sample", asked, "--out", out, *how)
         assert code == 2
-        assert "3 responses failed, the first for prompt_id 'p" in err
+        assert "1 responses failed, the first for prompt_id 'p0" in err
         found = {r["prompt_id"]: (r["text"], r.get("thought", "")) for r in read_rows(out)}
         assert found == {k: kept for k, (_, kept) in REPLIES.items() if kept}
         well = True
         code, stdout, _ = wrpo("sample", asked, "--out", out, *how)
     assert code == 0
-    assert "made 3 responses to 4 prompts, 1 there already" in stdout
+    assert "made 1 responses to 2 prompts, 1 there already" in stdout
     assert "secret" not in (tmp_path / "r.run.json").read_text()
     assert local.requests[0]["api_key"] == "secret"
 
@@ -172,25 +170,3 @@ def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.Mon
     made = list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(3, SHORT)))
     assert {r.row()["thought"] for r in made} == {"hm"}
     assert not any("think" in r.text for r in made)
-
-
-def test_a_real_server_from_the_command_line(tiny: Tiny, tmp_path: Path, wrpo: Any) -> None:
-    """``transformers serve``: the same rows as in process; seeds honoured one at a time."""
-    asked, made = write_rows(tmp_path / "prompts.jsonl", prompt_rows(4)), []
-    how = ["--model", tiny.folder, "--name", "tiny", "--n", 2, "--max-tokens", 10]
-    with serving([*TRANSFORMERS, "serve", str(tiny.folder), "--device", "cpu"], tmp_path) as url:
-        for out in (tmp_path / "a.jsonl", tmp_path / "b.jsonl"):
-            server = ["--engine", "server", "--base-url", url, "--connections", 1]
-            code, stdout, stderr = wrpo("sample", asked, "--out", out, *how, *server)
-            assert code == 0, stderr
-            assert "made 8 responses to 4 prompts" in stdout
-            made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
-    assert made[0] == made[1], "the same seeds should give the same texts"
-    sampling = Sampling(n=2, max_tokens=10)
-    expected = by_name(TransformersEngine(tiny.model, tiny.tokenizer)(ask(4, sampling)))
-    assert made[0].keys() == expected.keys()
-    for key, row in made[0].items():
-        assert set(row) == {"prompt_id", "prompt", "model", "made", *expected[key].row()}
-        assert row["seed"] == sampling.seed_of(*key)
-        assert 0 < row["n_tokens"] <= 10
-        assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")

@@ -36,6 +36,7 @@ OFFICIAL = {
     "chosen": [turn("assistant", "best of all"), GOOD],
     "rejected": [BAD],
 }
+PROMPTS = {"prompt_id": "p", "prompt": PROMPT}
 RESPONSE = {"prompt_id": "p", "prompt": PROMPT, "model": "m", "sample": 0, "text": "It."}
 CUT = {**RESPONSE, "sample": 1, "text": "", "finish_reason": "length"}
 REWARD = {**RESPONSE, "reward": 1}
@@ -58,7 +59,7 @@ def jsonl(path: Path, *rows: Any) -> Path:
         ([ALPACA], "1 rows (alpaca_eval)"),
         ([OFFICIAL], "1 rows (official)"),
         ([WHOLE], "1 rows (conversations)"),
-        ([{"prompt_id": "p", "prompt": PROMPT}], "1 rows (prompts)"),
+        ([PROMPTS], "1 rows (prompts)"),
         ([RESPONSE, CUT], "2 rows (responses)"),
         ([REWARD, {**REWARD, "sample": 1}], "2 rows (rewards)"),
         ([PAIR, PAIR], "2 rows (pairs)"),
@@ -174,19 +175,16 @@ def test_a_bad_file_of_any_kind_is_one_sentence(
 def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(
     tmp_path: Path, wrpo: Any
 ) -> None:
-    path, split = jsonl(tmp_path / "f.jsonl", OFFICIAL), tmp_path / "split.json"
-    before = path.read_bytes()
-    split.write_text(json.dumps([{"prompt_id": "p", "prompt": "x"}]))
-    twice = jsonl(tmp_path / "twice.jsonl", *[{"prompt_id": "p", "prompt": "x"}] * 2)
+    path = jsonl(tmp_path / "f.jsonl", OFFICIAL)
+    twice, before = jsonl(tmp_path / "twice.jsonl", *[PROMPTS] * 2), path.read_bytes()
     for command, why in (
         (["import", path, path], "is read and would be overwritten"),
-        (["split", split, tmp_path], "is read and would be overwritten"),
         (["split", twice, tmp_path / "parts"], "row 2, field 'prompt_id': 'p' stands in"),
     ):
         code, _, err = wrpo("data", *command)
         assert (code, why in err) == (2, True)
     assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # --- `wrpo data prepare`: from published forms to the files that recipes name ---------------------
@@ -239,16 +237,5 @@ def test_a_download_becomes_the_files_that_the_recipes_name(
     assert [r["prompt_id"] for r in off] == [r["prompt_id"] for r in prompts] == split["preference"]
     assert len(read_rows(home / "data" / "source_rewards.jsonl.gz")) == 120
     assert wrpo("data", "check", data["sft"])[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("row", "sentence"),
-    [(RESPONSE, "score it (`wrpo score`)"), (SFT, "holds sft, not responses")],
-)
-def test_other_rows_are_refused(
-    home: Path, tmp_path: Path, wrpo: Any, row: dict[str, Any], sentence: str
-) -> None:
-    write_rows([row], tmp_path / "bad.jsonl")
-    code, _, err = wrpo("data", "prepare", "workstation", tmp_path / "bad.jsonl")
-    assert (code, sentence in err) == (2, True)
-    assert not list(home.glob("data/*.json"))
+    code, _, err = wrpo("data", "prepare", "workstation", data["sft"])
+    assert (code, "holds sft, not responses" in err) == (2, True)

@@ -66,8 +66,8 @@ def sample(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
     make, settings = engine_maker(engine, model, option, at, extra_body, **hub)
     gpus = 0.0 if engine == "server" else gpus
-    given_by = OnCluster(make, workers, gpus) if workers else make()
-    given = read_prompts(prompts), given_by, name or model, sampling, out
+    made_by = OnCluster(make, workers, gpus) if workers else make()
+    given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
     _say(f"{out}: made {counts['made']} responses to {total} prompts", counts)
 

@@ -21,8 +21,8 @@ from wrpo_lib.quadruples.schema import as_written, require
 from wrpo_lib.records import provenance
 
 KEY = ["prompt_id", "model", "sample"]
-COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
-NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
+COUNTS = [(name, "i4") for name in (*KEY, "length", "file", "row")]
+NUMBERS = np.dtype([*COUNTS, ("truncated", "?"), ("reward", "f8")])
 OWN = {"target_chosen", "rejected"}  # the roles that the target's samples play
 TIE_RULE = "equal rewards: model name in alphabetical order, then the lowest sample number"
 PAIRS = {
@@ -48,11 +48,8 @@ def draw_split(prompt_ids: Iterable[str], seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """Responses by number, in the order of the files, each of which may also be a list of rows.
-
-    ``frame``: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length`` in characters,
-    ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1).
-    """
+    """Numbers of responses: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length``
+    in characters, ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1)."""
 
     frame: pd.DataFrame
     files: Sequence[Path | list[Row]]
