@@ -112,10 +112,7 @@ def test_empty_responses_get_no_reward_and_odd_rewards_stop_the_run(tmp_path: Pa
 
 
 def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path, wrpo: Any) -> None:
-    """SIGKILL in the middle of sampling and of scoring; each rerun makes only what is missing.
-
-    It does not mix in what other weights under the same path would say.
-    """
+    """SIGKILL amid sampling and scoring: a rerun makes what is missing, but not by other weights."""
     folder = tmp_path / "model"
     shutil.copytree(tiny.folder, folder)
     rows = prompt_rows(60)
@@ -151,7 +148,7 @@ def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path, 
 
 CASES = [
     ("sample", "--engine magic", "unknown engine 'magic'; choose transformers, vllm or server"),
-    ("sample", "--engine vllm", "vllm is not installed; install the extra `gpu`"),
+    ("sample", "--engine vllm", "vLLM did not start (No module named 'vllm'); install the extra"),
     ("sample", "--out r.parquet", "r.parquet: unknown kind of file; use .jsonl"),
     ("sample", "--extra-body [1]", "--extra-body [1] cannot be read"),
     ("sample", "", "cannot load 'no/model'"),

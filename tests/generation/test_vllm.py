@@ -28,8 +28,8 @@ def offline(
     tiny: Tiny, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[tuple[str, int], Response]]:
     """What ``vllm_run.py`` made, by key and sample, with 1 GiB for the cache of keys and values."""
-    here = sys.executable if importlib.util.find_spec("vllm") else ""
-    python = here or os.environ.get("WRPO_VLLM_PYTHON")
+    here = importlib.util.find_spec("vllm")
+    python = sys.executable if here else os.environ.get("WRPO_VLLM_PYTHON")
     if not python:
         pytest.skip("needs vLLM: run make vllm-env and set WRPO_VLLM_PYTHON=.venv-vllm/bin/python")
     out = tmp_path_factory.mktemp("vllm") / "made.json"

@@ -182,10 +182,7 @@ def pair(
 
 @app.command()
 def check(file: Path) -> None:
-    """Validate FILE; exit status 2 and the row named when something is wrong.
-
-    The kinds of rows and the published forms are told apart by their fields and roles.
-    """
+    """Validate FILE of any kind; exit status 2 and the row named when something is wrong."""
     from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import open_rows
 

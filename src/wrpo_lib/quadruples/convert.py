@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from wrpo_lib.quadruples.pair import Pairing, draw_split, write_pairs
 from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
 from wrpo_lib.recipes import load_recipe
 
-PUBLISHED = "AALF/ultrafeedback_wrpo"
-"""The paper's source responses on the hub: five of each of ten sources, not downloaded here yet."""
+PUBLISHED = "AALF/ultrafeedback_wrpo"  # the paper's source responses, not downloaded here yet
 
 
 def open_rows(
@@ -33,11 +31,10 @@ def open_rows(
     ``model`` says whose responses they are (default: the rows' ``generator``). Rows are checked,
     but for responses in our kind, which ``read_responses`` checks.
     """
-    where, rows = str(file), iter_rows(file)
-    first = next(rows, None)
+    where, rows, first = str(file), iter_rows(file), next(iter_rows(file), None)
     if first is None:
         raise WRPOError(f"{file} has no rows; write at least one")
-    form, rows = kind_of(first), chain([first], rows)
+    form = kind_of(first)
     if form is None:
         names = ", ".join(sorted(first))
         raise WRPOError(f"{file}, row 1: the fields {names} are of no known form; rename them")
