@@ -112,7 +112,7 @@ def test_empty_responses_get_no_reward_and_odd_rewards_stop_the_run(tmp_path: Pa
 
 
 def test_killed_and_run_again_from_the_command_line(tiny: Tiny, tmp_path: Path, wrpo: Any) -> None:
-    """SIGKILL amid sampling and scoring: a rerun makes what is missing, but not by other weights."""
+    """SIGKILL amid sampling, then scoring; a rerun makes what is missing, by the same weights."""
     folder = tmp_path / "model"
     shutil.copytree(tiny.folder, folder)
     rows = prompt_rows(60)
