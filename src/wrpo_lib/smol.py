@@ -26,27 +26,8 @@ from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.records import project_root, write_results
 
 TARGET, REFERENCE, SEED = "target", "gpt4_1106_preview.json.gz", 0
+STAGES = ("sources", "target", "scored")
 SAMPLING = Sampling(max_tokens=128)  # the paper's, but for what a CPU makes in minutes
-
-
-def sources(out: Path, published: Path, references: dict[str, str], prompts: int) -> Path:
-    """One response of each source to prompts drawn from those that all files answer once."""
-    files = sorted(published.glob("*.json.gz"))
-    hashes = {path.name: file_hash(path) for path in files}
-    stage.keep_record(out, {"published": hashes, "prompts": prompts, "seed": SEED})
-    if out.is_file():
-        return out
-    given = [path for path in files if path.name != REFERENCE]
-    rows = [row for path in given for row in open_rows(path)[1]]
-    answers = Counter(row["prompt_id"] for row in rows)
-    whole = sorted(i for i, n in answers.items() if n == len(given) and i in references)
-    if len(whole) < prompts:
-        what = f"{len(whole)} prompts that every file answers once, not {prompts}"
-        raise WRPOError(f"{published} has {what}; add prompts to the files that lack them")
-    drawn = set(random.Random(SEED).sample(whole, prompts))
-    kept = (row for row in rows if row["prompt_id"] in drawn)
-    write_rows(({**row, "model": f"source-{row['model']}"} for row in kept), out)
-    return out
 
 
 def run(
@@ -59,14 +40,29 @@ def run(
 ) -> ResponseTable:
     """All stages, whose finished rows are kept in ``folder``; returns the scored responses.
 
-    ``published``: folder of alpaca_eval's outputs, each a source but ``REFERENCE``.
+    ``published``: folder of alpaca_eval's outputs, each a source but ``REFERENCE``; the prompts are
+    drawn from those that all files answer once.
     """
-    reference, own = published / REFERENCE, folder / "target.jsonl"
+    reference, files = published / REFERENCE, sorted(published.glob("*.json.gz"))
     references = {row["prompt_id"]: row["text"] for row in open_rows(reference)[1]}
-    given = sources(folder / "sources.jsonl", published, references, prompts)
+    given, own, scored = (folder / f"{name}.jsonl" for name in STAGES)
+    hashes = {path.name: file_hash(path) for path in files}
+    stage.keep_record(given, {"published": hashes, "prompts": prompts, "seed": SEED})
+    if not given.is_file():
+        sources = [path for path in files if path != reference]
+        rows = [row for path in sources for row in open_rows(path)[1]]
+        answers = Counter(row["prompt_id"] for row in rows)
+        whole = sorted(i for i, n in answers.items() if n == len(sources) and i in references)
+        if len(whole) < prompts:
+            what = f"{len(whole)} prompts that every file answers once, not {prompts}"
+            raise WRPOError(f"{published} has {what}; add prompts to the files that lack them")
+        drawn = set(random.Random(SEED).sample(whole, prompts))
+        kept = (row for row in rows if row["prompt_id"] in drawn)
+        write_rows(({**row, "model": f"source-{row['model']}"} for row in kept), given)
+
     asked = read_prompts(given), engine, TARGET, sampling, own
     stage.sample_responses(*asked, settings={"weights": weights})
-    metric, scored = BLEU(effective_order=True), folder / "scored.jsonl"
+    metric = BLEU(effective_order=True)
     metric.sentence_score("a", ["a"])  # its signature exists after a first score
 
     def bleu(rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
@@ -112,8 +108,8 @@ def make_results(published: Path) -> Path:
     model, folder = packaged_weights(), project_root() / "runs" / "smol"
     table = run(folder, published, make_engine("transformers", str(model)), file_hash(model))
     rows, counts = build_rows(table, Pairing(target=TARGET))
-    tokenizer, files = load_tokenizer(str(model)), ("sources", "target", "scored")
-    stages = [parse_row((folder / f"{n}.run.json").read_bytes(), n) for n in files]
+    tokenizer = load_tokenizer(str(model))
+    stages = [parse_row((folder / f"{n}.run.json").read_bytes(), n) for n in STAGES]
     record = {
         "what": "quadruples of real text: a sampled target, published responses of the sources",
         "target": model.name,

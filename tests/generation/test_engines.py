@@ -1,4 +1,4 @@
-"""Engines in process (distribution, seeds, batches) and on servers, a real one among them."""
+"""Engines in process (distribution, seeds, batches) and on a server."""
 
 import json
 from collections import Counter
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
-from local_server import TRANSFORMERS, Answer, LocalServer, said, serving
-from transformers import AutoTokenizer, TopPLogitsWarper
+from local_server import Answer, LocalServer, said
+from transformers import TopPLogitsWarper
 
 from wrpo_lib.generation import Sampling, TransformersEngine, local, make_engine, sample
 from wrpo_lib.generation.stage import Request
@@ -18,11 +18,6 @@ from wrpo_lib.server import Server
 
 SHORT = Sampling(n=2, max_tokens=8)
 GREEDY = Sampling(n=1, temperature=0, max_tokens=10)
-SYSTEM = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "copy : a b"}]
-REFUSES = (
-    "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no "
-    "tools') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
-)
 
 
 def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
@@ -34,6 +29,8 @@ def test_the_same_requests_give_the_same_responses(tiny: Tiny) -> None:
     assert torch.equal(before, torch.get_rng_state())
     assert first == again
     assert len({r.text for r in first.values()}) > 12, "samples of one prompt should differ"
+    for r in first.values():
+        assert r.n_tokens == 8 if r.finish_reason == "length" else 0 < r.n_tokens <= 8
     other = by_name(engine(ask(8, Sampling(n=2, max_tokens=8, seed=1))))
     assert sum(first[key].text != other[key].text for key in first) > 12
 
@@ -57,10 +54,10 @@ def test_batches_keep_to_the_budget_and_their_seeds_make_them_again(
     assert [r.text for r in made[: len(again)]] == again
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(0.8, 0.9), (1.2, 1.0)])
-def test_the_distribution_is_the_models_own(tiny: Tiny, temperature: float, top_p: float) -> None:
+def test_the_distribution_is_the_models_own(tiny: Tiny) -> None:
     """First tokens of 4,000 samples; the model's generation defaults (top-k 5) are not applied."""
-    n, engine = 4000, TransformersEngine(tiny.model, tiny.tokenizer)
+    n, temperature, top_p = 4000, 0.8, 0.9
+    engine = TransformersEngine(tiny.model, tiny.tokenizer)
     requests = ask(1, Sampling(n, temperature, top_p, max_tokens=1))
     found = Counter(r.text for r in engine(requests))
     with torch.no_grad():
@@ -95,14 +92,6 @@ def test_greedy_is_generate(tiny: Tiny) -> None:
         assert found[request.key, 0].text == row["text"] == text
 
 
-def test_ends_and_token_counts(tiny: Tiny) -> None:
-    made = list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(20, Sampling(max_tokens=30))))
-    assert {r.finish_reason for r in made} == {"stop", "length"}
-    for r in made:
-        assert r.n_tokens == 30 if r.finish_reason == "length" else 0 < r.n_tokens <= 30
-        assert "<end>" not in r.text
-
-
 def test_prompts_too_long_and_almost_too_long(tiny: Tiny) -> None:
     """One longer than the context fails alone; one near it gets the tokens that are left."""
     engine = TransformersEngine(tiny.model, tiny.tokenizer)
@@ -113,15 +102,6 @@ def test_prompts_too_long_and_almost_too_long(tiny: Tiny) -> None:
     left = 256 - len(engine.renderer.ids(near.messages))
     assert 0 < left < 200
     assert all(0 < (made.n_tokens or 0) <= left for made in engine([near]))
-
-
-def test_a_conversation_that_no_template_takes_fails_alone(tiny: Tiny) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny.folder, chat_template=REFUSES)
-    tool = [{"role": "tool", "content": "42"}, {"role": "user", "content": "q"}]
-    engine = TransformersEngine(tiny.model, tokenizer)
-    made = by_name(engine([Request("good", SYSTEM, SHORT), Request("bad", tool, SHORT)]))
-    assert made["good", 0].error is None
-    assert "cannot render the roles (tool, user)" in (made["bad", 0].error or "")
 
 
 def test_a_served_response_is_a_request_of_its_own() -> None:
@@ -147,17 +127,15 @@ def choice(content: Any, reason: str = "stop", **message: Any) -> Answer:
 
 
 REPLIES = {
-    "p0": (choice("", "error"), None),
-    "p1": (choice("half", "content_filter"), None),
-    "p2": (choice(" \n"), None),
-    "p3": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
+    "p0": (choice("half", "content_filter"), None),
+    "p1": (choice("<think>\nhm [[2]]\n</think>\n\nLake \ud83d"), ("Lake ?", "hm [[2]]")),
 }
 
 
 def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
     tmp_path: Path, wrpo: Any
 ) -> None:
-    rows = prompt_rows(4)
+    rows = prompt_rows(2)
     names = {row["prompt"][-1]["content"]: row["prompt_id"] for row in rows}
     asked, out, well = write_rows(tmp_path / "p.jsonl", rows), tmp_path / "r.jsonl", False
 
@@ -169,13 +147,13 @@ def test_failures_inside_200_are_asked_again_and_thoughts_stand_beside_the_text(
         how += ["--extra-body", json.dumps({"api_key": "secret", "max_tokens": None})]
         code, _, err = wrpo("sample", asked, "--out", out, *how)
         assert code == 2
-        assert "3 responses failed, the first for prompt_id 'p" in err
+        assert "1 responses failed, the first for prompt_id 'p0" in err
         found = {r["prompt_id"]: (r["text"], r.get("thought", "")) for r in read_rows(out)}
         assert found == {k: kept for k, (_, kept) in REPLIES.items() if kept}
         well = True
         code, stdout, _ = wrpo("sample", asked, "--out", out, *how)
     assert code == 0
-    assert "made 3 responses to 4 prompts, 1 there already" in stdout
+    assert "made 1 responses to 2 prompts, 1 there already" in stdout
     assert "secret" not in (tmp_path / "r.run.json").read_text()
     assert local.requests[0]["api_key"] == "secret"
 
@@ -186,25 +164,3 @@ def test_thoughts_of_a_model_in_this_process(tiny: Tiny, monkeypatch: pytest.Mon
     made = list(TransformersEngine(tiny.model, tiny.tokenizer)(ask(3, SHORT)))
     assert {r.row()["thought"] for r in made} == {"hm"}
     assert not any("think" in r.text for r in made)
-
-
-def test_a_real_server_from_the_command_line(tiny: Tiny, tmp_path: Path, wrpo: Any) -> None:
-    """``transformers serve``: the same rows as in process; seeds honoured one at a time."""
-    asked, made = write_rows(tmp_path / "prompts.jsonl", prompt_rows(4)), []
-    how = ["--model", tiny.folder, "--name", "tiny", "--n", 2, "--max-tokens", 10]
-    with serving([*TRANSFORMERS, "serve", str(tiny.folder), "--device", "cpu"], tmp_path) as url:
-        for out in (tmp_path / "a.jsonl", tmp_path / "b.jsonl"):
-            server = ["--engine", "server", "--base-url", url, "--connections", 1]
-            code, stdout, stderr = wrpo("sample", asked, "--out", out, *how, *server)
-            assert code == 0, stderr
-            assert "made 8 responses to 4 prompts" in stdout
-            made.append({(r["prompt_id"], r["sample"]): r for r in read_rows(out)})
-    assert made[0] == made[1], "the same seeds should give the same texts"
-    sampling = Sampling(n=2, max_tokens=10)
-    expected = by_name(TransformersEngine(tiny.model, tiny.tokenizer)(ask(4, sampling)))
-    assert made[0].keys() == expected.keys()
-    for key, row in made[0].items():
-        assert set(row) == {"prompt_id", "prompt", "model", "made", *expected[key].row()}
-        assert row["seed"] == sampling.seed_of(*key)
-        assert 0 < row["n_tokens"] <= 10
-        assert row["finish_reason"] == ("length" if row["n_tokens"] == 10 else "stop")

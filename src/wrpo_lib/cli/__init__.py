@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import typer
 
-from wrpo_lib.cli import data, generate, judge, study, train
+from wrpo_lib.cli import generate, judge, study, train
 from wrpo_lib.errors import WRPOError
 
 app = typer.Typer(
@@ -19,12 +19,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(data.app, name="data")
+app.add_typer(generate.app, name="data")
 app.add_typer(judge.assets, name="assets")
 for name, text in train.COMMANDS.items():
     app.command(name, help=f"{text}\n\n{train.FIELDS}", context_settings=train.OPEN)(train.train)
 app.command(context_settings=train.OPEN)(train.plan)
-commands: list[Callable[..., None]] = [generate.sample, generate.score, data.pair, train.merge]
+commands: list[Callable[..., None]] = [generate.sample, generate.score, generate.pair, train.merge]
 commands += [judge.answer, judge.judge, judge.nano_judge, study.results, study.figures]
 commands += [judge.summarise, judge.leaderboard, judge.agreement, judge.published]
 for command in commands:

@@ -1,4 +1,4 @@
-"""``wrpo sample`` and ``wrpo score``: responses of models to prompts, and their rewards."""
+"""``wrpo sample``, ``score`` and ``pair``: from prompts to quadruples; ``data``: their files."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,40 +12,22 @@ import typer
 import yaml
 
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.io import check_output, iter_rows
+from wrpo_lib.io import check_output, iter_rows, write_json, write_rows
 
+app = typer.Typer(help="Check, convert and split files of the data stages.", no_args_is_help=True)
 Model = Annotated[str, typer.Option(help="hub id, folder, .gguf, or the server's name for it")]
 Name = Annotated[str, typer.Option(help="the model's name in the file")]
 Seed = Annotated[int, typer.Option(help="all other seeds follow from it")]
 Revision = Annotated[str | None, typer.Option(help="commit of the model on the hub")]
 Code = Annotated[bool, typer.Option(help="run code that comes with the model")]
 Dtype = Annotated[str, typer.Option(help="auto, bfloat16, float16, float32")]
-
-
-def _engine(kind: str) -> str:
-    """The engine by its name; by default vLLM where it is installed and has a GPU."""
-    if kind != "auto":
-        return kind
-    import torch
-
-    return "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
-
-
-Engine = Annotated[
-    str,
-    typer.Option(
-        callback=_engine,
-        help="transformers, vllm or server; auto is vllm where it is installed and has a GPU",
-    ),
-]
+Engine = Annotated[str, typer.Option(help="transformers, vllm, server; auto: vllm if on a GPU")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the engine's own option")]
 BaseURL = Annotated[str, typer.Option(help="server: http://localhost:8000/v1")]
 ExtraBody = Annotated[str, typer.Option(help="server: JSON added to requests; null drops a field")]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
 Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
-Workers = Annotated[
-    int, typer.Option(help="Ray's, on the cluster at RAY_ADDRESS if set; 0: none", min=0)
-]
+Workers = Annotated[int, typer.Option(help="Ray's, at RAY_ADDRESS or here; 0: none", min=0)]
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
 
 
@@ -84,10 +66,10 @@ def sample(
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
     make, settings = engine_maker(engine, model, option, at, extra_body, **hub)
     gpus = 0.0 if engine == "server" else gpus
-    made_by: Any = OnCluster(make, workers, gpus) if workers else make()
+    made_by = OnCluster(make, workers, gpus) if workers else make()
     given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
-    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
+    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts)
 
 
 def engine_maker(
@@ -103,6 +85,8 @@ def engine_maker(
     ``at``: the server's address, its key's variable and the connections; ``hub``: ``revision``,
     ``trust_remote_code``, ``dtype``.
     """
+    import torch
+
     from wrpo_lib.generation import make_engine
     from wrpo_lib.models import identity
     from wrpo_lib.server import Server, without_secrets
@@ -110,6 +94,8 @@ def engine_maker(
     with explained(f"--set {option} of the {kind} engine cannot be read", "give KEY=VALUE"):
         pairs = (pair.partition("=") for pair in option or [])
         options = {key: yaml.safe_load(text) for key, _, text in pairs}
+    if kind == "auto":
+        kind = "vllm" if torch.cuda.is_available() and find_spec("vllm") else "transformers"
     settings = {"engine": kind, "max_model_len": options.get("max_model_len")}
     settings |= {"revision": hub["revision"], "dtype": hub["dtype"]}
     extra = read_extra_body(extra_body)
@@ -156,7 +142,7 @@ def score(
     rows = chain.from_iterable(map(iter_rows, files))
     given = rows, scorer, reward_model or "nano", out
     counts = score_responses(*given, total=total, settings=settings)
-    _say(f"{out}: made {counts['made']} rewards", counts, scorer)
+    _say(f"{out}: made {counts['made']} rewards", counts)
 
 
 def read_extra_body(text: str) -> dict[str, Any]:
@@ -165,14 +151,109 @@ def read_extra_body(text: str) -> dict[str, Any]:
         return dict(yaml.safe_load(text))
 
 
-def _say(made: str, counts: Counter[str], maker: Any) -> None:
-    renderer = getattr(maker, "renderer", maker)  # a server renders by itself
+def _say(made: str, counts: Counter[str]) -> None:
     notes = {
         "empty": counts["empty"],
         "ended by the token limit": counts["truncated"],
         "with a thought, kept beside the text": counts["thought"],
-        "with the system turn put into the user turn": getattr(renderer, "folded", 0),
-        "cut from the left": getattr(maker, "cut", 0),
         "there already": counts["kept"],
     }
     typer.echo(made + "".join(f", {number} {what}" for what, number in notes.items() if number))
+
+
+def pair(
+    files: Annotated[list[Path], typer.Argument(help="scored responses of sources and target")],
+    out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],
+    target: Annotated[str, typer.Option(help="the model whose samples give y_wt and y_l")] = "",
+    pairs: Annotated[str, typer.Option(help="or sft, dpo-on, dpo-off, dpo-hybrid")] = "quadruples",
+    rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...", min=1)] = 1,
+    dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
+    split: Annotated[Path | None, typer.Option(help="split.json: its part for --pairs")] = None,
+    min_gap: Annotated[float, typer.Option(help="least difference in reward")] = 0.0,
+    drop_truncated: Annotated[bool, typer.Option(help="not what hit the token limit")] = False,
+) -> None:
+    """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
+    from wrpo_lib.quadruples import Pairing, write_pairs
+
+    pairing = Pairing(target or None, pairs, rank, dispreferred, min_gap, drop_truncated)
+    check_output(out, *files)
+    typer.echo(f"{out}: {write_pairs(files, out, pairing, split)}")
+
+
+@app.command()
+def check(file: Path) -> None:
+    """Validate FILE of any kind; exit status 2 and the row named when something is wrong."""
+    from wrpo_lib.quadruples import read_responses
+    from wrpo_lib.quadruples.convert import open_rows
+
+    form, rows = open_rows(file, "unnamed")
+    if form in ("responses", "rewards"):
+        rows = read_responses([file], scored=form == "rewards").frame.index
+    typer.echo(f"{file}: {len(list(rows))} rows ({form}), nothing wrong")
+
+
+@app.command("import")
+def import_(
+    file: Path,
+    out: Path,
+    model: Annotated[str, typer.Option(help="whose responses; default: their generator")] = "",
+    reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
+) -> None:
+    """Convert FILE to quadruples, preference pairs or rows of responses, by what its rows hold."""
+    from wrpo_lib.quadruples.convert import open_rows
+    from wrpo_lib.quadruples.schema import IMPORTED
+
+    form, rows = open_rows(file, model, reward_model)
+    if form not in IMPORTED:
+        raise WRPOError(f"{file} holds {form} already; use it as it is")
+    write_rows(rows, check_output(out, file))
+    typer.echo(f"{file} ({form} form): wrote {IMPORTED[form]} to {out}")
+
+
+@app.command()
+def export(file: Path, out: Path) -> None:
+    """Convert the quadruples of FILE to the official format in OUT."""
+    from wrpo_lib.quadruples.convert import open_rows, to_official
+
+    form, rows = open_rows(file)
+    if form != "quadruples":
+        raise WRPOError(f"{file} holds {form}, no quadruples; export takes those alone")
+    write_rows(map(to_official, rows), check_output(out, file))
+    typer.echo(f"wrote {out} in the official format")
+
+
+@app.command()
+def split(
+    prompts: Path,
+    out: Annotated[Path, typer.Argument(help="folder for split.json and the two parts")],
+    seed: Annotated[int, typer.Option(help="of the draw; the paper states none")] = 42,
+) -> None:
+    """Split PROMPTS (or the prompts of responses): a third for SFT, the rest for preference."""
+    from wrpo_lib.quadruples import draw_split, read_prompts
+
+    found = dict(read_prompts(prompts))
+    made = draw_split(found, seed)
+    record = check_output(out / "split.json", prompts, suffixes=(".json",))
+    parts = {name: check_output(out / f"{name}.jsonl", prompts) for name in ("sft", "preference")}
+    for name, path in parts.items():
+        write_rows(({"prompt_id": i, "prompt": found[i]} for i in made[name]), path)
+    write_json(record, made)
+    sizes = f"{len(made['sft'])} prompts for SFT, {len(made['preference'])} for preference"
+    typer.echo(f"{out}: {sizes}")
+
+
+@app.command()
+def prepare(
+    profile: Annotated[str, typer.Argument(help="whose recipes name the files, e.g. workstation")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="source responses; or the hub's")
+    ] = None,
+    model: Annotated[str, typer.Option(help="whose responses, where the rows do not say")] = "",
+    reward_model: Annotated[str, typer.Option(help="what gave the scores, if any")] = "unknown",
+    seed: Annotated[int, typer.Option(help="of the split; the paper states none")] = 42,
+) -> None:
+    """Write the files that the recipes of PROFILE read, from published source responses."""
+    from wrpo_lib.quadruples.convert import prepare
+
+    for line in prepare(profile, files or [], model, reward_model, seed):
+        typer.echo(line)

@@ -1,8 +1,4 @@
-"""Engines that answer alike: a model in this process or on a server, or many of them under Ray.
-
-vLLM 0.30.0 has run on a CPU; not on a GPU, nor on several. Ray Data spreads engines and scorers
-over many machines (extra ``cluster``).
-"""
+"""Engines that answer alike: a model in this process or on a server, or many of them under Ray."""
 
 from __future__ import annotations
 
@@ -86,14 +82,12 @@ class VLLMEngine(InProcess):
     def __init__(
         self, model: str, revision: str | None = None, trust_remote_code: bool = False, **own: Any
     ) -> None:
-        try:
-            from vllm import LLM
-        except ImportError as error:
-            raise WRPOError("vllm is not installed; install the extra `gpu`") from error
         hub: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-        self.renderer = Renderer(load_tokenizer(model, **hub))
         own = {"load_format": "safetensors", "enable_prefix_caching": True, **own, **hub}
-        with explained("vLLM did not start", "see its own words above, and its options"):
+        with explained("vLLM did not start", "install the extra `gpu`, or see its own words above"):
+            from vllm import LLM
+
+            self.renderer = Renderer(load_tokenizer(model, **hub))
             self.llm = LLM(model, tokenizer_revision=revision, **own)
         self.context = self.llm.llm_engine.model_config.max_model_len
 
@@ -117,9 +111,9 @@ class VLLMEngine(InProcess):
 class OnCluster:
     """Stands in for an engine or a scorer: ``make`` (picklable) makes one in each worker's process.
 
-    A worker that dies is started anew and its batch done again. Each takes ``batch_size`` requests
-    or rows at a time and has ``gpus`` GPUs, by default one where the cluster has any. Ray joins the
-    cluster at its RAY_ADDRESS, else starts one here. What comes back is in any order.
+    A worker that dies is started anew and its batch of ``batch_size`` requests or rows done again.
+    Each has ``gpus`` GPUs, by default one where the cluster has any. Ray joins the cluster at its
+    RAY_ADDRESS, else starts one here. What comes back is in any order.
     """
 
     make: Callable[[], Any]

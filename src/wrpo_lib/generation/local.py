@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.llama import modeling_llama
 
 from wrpo_lib.chat import Messages, Renderer, as_messages
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.generation.stage import Request, Response, Sampling, windows
 from wrpo_lib.io import Row
 from wrpo_lib.models import load_causal_lm
@@ -26,6 +26,7 @@ from wrpo_lib.replies import split_thought
 T = TypeVar("T")
 Rendered = list[tuple[Request, list[int]]]
 WINDOW = 10240  # requests or rows held in memory and sorted by length together
+UNLIMITED = 10**9  # the context of a model whose configuration names none
 
 
 class InProcess(ABC):
@@ -70,7 +71,8 @@ class TransformersEngine(InProcess):
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 32768
     ) -> None:
-        self.renderer, self.context = Renderer(tokenizer), context_of(model)
+        self.renderer = Renderer(tokenizer)
+        self.context = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, int(batch_tokens)
 
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
@@ -88,11 +90,6 @@ class TransformersEngine(InProcess):
                     made = list(generate(self.model, self.tokenizer, prompts, sampling))
                 for (request, _), found in zip(batch, made, strict=True):
                     yield Response(request.key, request.sample, *found, seed)
-
-
-def context_of(model: PreTrainedModel) -> int:
-    """How many tokens a model takes; without end where its configuration names no limit."""
-    return getattr(model.config, "max_position_embeddings", None) or 10**9
 
 
 def batches(
@@ -141,12 +138,10 @@ def generate(
     """One response to each prompt, in order: text, number of tokens, finish reason.
 
     Draws from the global generator, without the model's own sampling defaults. The model is left
-    in evaluation mode. A batch that does not fit into memory is a :class:`WRPOError`.
+    in evaluation mode.
     """
     given = model.generation_config.eos_token_id if model.generation_config else None
     ends = {tokenizer.eos_token_id, *(given if isinstance(given, list) else [given])} - {None}
-    if not ends:
-        raise WRPOError("neither tokenizer nor model has an end token; set tokenizer.eos_token")
     inputs, drawn = padded(ids, min(ends), "left", model.device), sampling.temperature > 0
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     settings = GenerationConfig(
@@ -158,12 +153,9 @@ def generate(
         # what is not said here comes from the model's defaults
         **{"num_beams": 1, "repetition_penalty": 1.0, "use_cache": True, "max_length": None},
     )
-    try:
-        with torch.inference_mode():
-            output = model.eval().generate(**inputs, generation_config=settings)
-    except torch.OutOfMemoryError as error:
-        sizes = f"{len(ids)} responses of {sampling.max_tokens} tokens do not fit into memory"
-        raise WRPOError(f"{sizes}; lower batch_tokens or max_tokens") from error
+    remedy = "if memory is short, lower batch_tokens or max_tokens"
+    with explained(f"sampling {len(ids)} responses failed", remedy), torch.inference_mode():
+        output = model.eval().generate(**inputs, generation_config=settings)
     for tokens in output[:, inputs["input_ids"].shape[1] :].tolist():
         end = next((k for k, token in enumerate(tokens) if token in ends), None)
         text = tokenizer.decode(tokens[:end], skip_special_tokens=True)
@@ -173,42 +165,37 @@ def generate(
 class RewardModel:
     """A sequence classifier with one output: Skywork-Reward, TRL's RewardTrainer, ArmoRM.
 
-    Prompt and response are rendered together by its own chat template; batches hold at most
-    ``batch_tokens``, padding included. ``cut`` counts conversations longer than the context, which
-    lose their beginning.
+    Prompt and response are rendered together by its own chat template; a conversation longer than
+    the context loses its beginning. Batches hold at most ``batch_tokens``, padding included.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
-        self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
+        self.model, self.renderer = model.eval(), Renderer(tokenizer)
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
         self.batch_tokens = 0 if self.pad is None else batch_tokens
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[tuple[Row, float]]:
         """Each row with its reward, batch by batch."""
+        context = getattr(self.model.config, "max_position_embeddings", None) or UNLIMITED
         for window in windows(rows, WINDOW):
-            for batch in batches([(row, self._ids(row)) for row in window], self.batch_tokens):
-                rewards = self._scores([ids for _, ids in batch])
+            rendered = []
+            for row in window:
+                prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
+                said = {"role": "assistant", "content": row["text"]}
+                rendered.append((row, self.renderer.ids([*prompt, said], ask=False)[-context:]))
+            for batch in batches(rendered, self.batch_tokens):
+                own = [ids for _, ids in batch]
+                inputs = padded(own, self.pad or 0, "right", self.model.device)
+                with torch.inference_mode():
+                    output = self.model(**inputs, return_dict=True)
+                found = output.score if hasattr(output, "score") else output.logits  # ArmoRM: score
+                if found.numel() != len(batch):
+                    raise WRPOError("the reward model has several outputs; choose one with a score")
+                rewards = found.flatten().float().tolist()
                 yield from zip((row for row, _ in batch), rewards, strict=True)
-
-    def _ids(self, row: Row) -> list[int]:
-        prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
-        ids = self.renderer.ids([*prompt, {"role": "assistant", "content": row["text"]}], ask=False)
-        context = context_of(self.model)
-        self.cut += len(ids) > context
-        return ids[-context:]
-
-    def _scores(self, ids: list[list[int]]) -> list[float]:
-        inputs = padded(ids, self.pad or 0, "right", self.model.device)
-        with torch.inference_mode():
-            output = self.model(**inputs, return_dict=True)
-        found = output.score if hasattr(output, "score") else output.logits  # ArmoRM's is a score
-        if found.numel() != len(ids):
-            outputs = f"{found.numel() // len(ids)} outputs per row"
-            raise WRPOError(f"the reward model has {outputs}; choose one with a single output")
-        return list(found.flatten().float().tolist())
 
 
 def load_reward_model(model: str, batch_tokens: int = 16384, **hub: Any) -> RewardModel:

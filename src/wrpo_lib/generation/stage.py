@@ -1,9 +1,8 @@
 """The two stages that cost most, sampling and scoring, from files to files.
 
 An engine is any callable from requests to responses, a scorer one from rows of responses to rows
-with their rewards; both answer in any order. Finished rows are kept, and a second run makes only
-the missing ones. It must have the settings recorded in ``<name>.run.json``, and the same prompts
-and texts (``made`` is their hash).
+with their rewards; both answer in any order. A second run makes only the missing rows, with the
+settings recorded in ``<name>.run.json`` and the same prompts and texts (``made`` is their hash).
 """
 
 import hashlib
@@ -196,15 +195,12 @@ def score_responses(
 
 
 def keep_record(out: Path, settings: dict[str, Any], free: str = "") -> None:
-    """Write the run record of ``out``, if the one there has the same settings but for ``free``.
-
-    A setting that is "" is not known.
-    """
+    """Write the run record of ``out``, if the one there has the same settings but for ``free``."""
     path, now = out.with_suffix(".run.json"), json.loads(json.dumps(settings))
     if path.is_file() and out.is_file() and out.stat().st_size:  # else there is nothing to mix with
         before = parse_row(path.read_bytes(), str(path)).get("settings", {})
         for name in sorted(now.keys() & before.keys() - {free}):
-            if before[name] != now[name] and "" not in (before[name], now[name]):
+            if before[name] != now[name] and "" not in (before[name], now[name]):  # "": not known
                 what = f"{out} was made with {name} {before[name]!r}, not {now[name]!r}"
                 raise WRPOError(f"{what}; choose another file or delete it")
     write_json(path, {"settings": now, **provenance()})

@@ -6,10 +6,10 @@ from wrpo_lib.quadruples.convert import from_official, read_prompts, to_official
 from wrpo_lib.quadruples.pair import (
     Pairing,
     ResponseTable,
-    Split,
     best,
     build_quadruples,
     build_rows,
+    draw_split,
     read_responses,
     write_pairs,
 )

@@ -6,27 +6,23 @@ pass over files of responses checks every row and keeps numbers only (about 40 b
 second one fetches the few rows whose text is wanted.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, parse_row, write_json, write_rows
 from wrpo_lib.quadruples.schema import as_written, require
 from wrpo_lib.records import provenance
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 KEY = ["prompt_id", "model", "sample"]
-COUNTED = [(name, "i4") for name in (*KEY, "length", "file", "row")]
-NUMBERS = np.dtype([*COUNTED, ("truncated", "?"), ("reward", "f8")])
+COUNTS = [(name, "i4") for name in (*KEY, "length", "file", "row")]
+NUMBERS = np.dtype([*COUNTS, ("truncated", "?"), ("reward", "f8")])
 OWN = {"target_chosen", "rejected"}  # the roles that the target's samples play
 TIE_RULE = "equal rewards: model name in alphabetical order, then the lowest sample number"
 PAIRS = {
@@ -39,38 +35,21 @@ PAIRS = {
 """What is written -> its roles; the last two are the preferred and the dispreferred one."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Which prompts serve SFT and which preference optimisation, each in the order drawn."""
+def draw_split(prompt_ids: Iterable[str], seed: int) -> dict[str, Any]:
+    """``seed``, ``sft`` and ``preference``: a random third of the ids for SFT (paper section 4.1).
 
-    seed: int
-    sft: list[str]
-    preference: list[str]
-
-    @staticmethod
-    def draw(prompt_ids: Iterable[str], seed: int) -> Split:
-        """A random third for SFT (paper section 4.1), by the set of ids and ``seed`` alone."""
-        ids = sorted(set(prompt_ids))
-        drawn = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
-        cut = round(len(ids) / 3)
-        return Split(seed, drawn[:cut], drawn[cut:])
-
-    @staticmethod
-    def read(path: Path) -> Split:
-        """A recorded split; a file that is none is named."""
-        try:
-            return Split(**parse_row(path.read_bytes(), str(path)))
-        except (OSError, TypeError) as error:
-            raise WRPOError(f"{path} is no recorded split ({error}); draw one") from error
+    Each part is in the order drawn, by the set of ids and ``seed`` alone.
+    """
+    ids = sorted(set(prompt_ids))
+    drawn = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids))]
+    cut = round(len(ids) / 3)
+    return {"seed": seed, "sft": drawn[:cut], "preference": drawn[cut:]}
 
 
 @dataclass(frozen=True)
 class ResponseTable:
-    """Responses by number, in the order of the files, each of which may also be a list of rows.
-
-    ``frame``: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length`` in characters,
-    ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1).
-    """
+    """Numbers of responses: ``prompt_id``, ``model``, ``sample``, ``reward`` (or NaN), ``length``
+    in characters, ``truncated`` (by the token limit), ``file`` (from 0) and ``row`` (from 1)."""
 
     frame: pd.DataFrame
     files: Sequence[Path | list[Row]]
@@ -94,26 +73,18 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
 
     :raises WRPOError: naming file and row for the first that is malformed, that repeats a
-        prompt_id, model and sample, or whose prompt_id had another prompt or reward model before.
+        prompt_id, model and sample, or whose prompt_id had another prompt before.
     """
-    import pandas as pd
-
-    models, asked, judges = dict[str, int](), dict[str, tuple[int, Any]](), dict[str, str]()
+    models, asked = dict[str, int](), dict[str, tuple[int, Any]]()
     names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
 
     def numbers() -> Iterator[tuple[Any, ...]]:
         for k, file in enumerate(files):
             for number, row in _numbered(file):
-                require(row, number, "rewards" if scored else "responses", names[k])
-                prompt_id, judge = row["prompt_id"], row.get("reward_model") if scored else None
-                at, prompt = asked.setdefault(prompt_id, (len(asked), row["prompt"]))
-                what = ""
+                require([row], "rewards" if scored else "responses", names[k], number)
+                at, prompt = asked.setdefault(row["prompt_id"], (len(asked), row["prompt"]))
                 if row["prompt"] != prompt and as_written(row["prompt"]) != as_written(prompt):
                     what = "field 'prompt': is another one than before under this id; rename it"
-                elif judge and judge != judges.setdefault(prompt_id, judge):
-                    before = f"{judges[prompt_id]!r} scored this prompt before; use one only"
-                    what = f"field 'reward_model': {judge!r}, where {before}"
-                if what:
                     raise WRPOError(f"{names[k]}, row {number}, {what}")
                 model = models.setdefault(row["model"], len(models))
                 length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
@@ -137,10 +108,10 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
 class Pairing:
     """What to pair and what to leave out.
 
-    ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
-    ``sources``: the models that may give y_ws, every other one if None; ``rank``: 2 for the second
-    best source response (Table 9); ``dispreferred``: also the worst source response (Table 10);
-    ``rejected_from="source"``: that one in place of y_l, for DPO-off (paper Figure 1; inferred).
+    ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none), all
+    others are sources; ``rank``: 2 for the second best source response (Table 9); ``dispreferred``:
+    also the worst source response (Table 10); ``rejected_from="source"``: that one in place of y_l,
+    for DPO-off (paper Figure 1; inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
     or differ in reward by less than ``min_gap``. An empty response is never chosen, nor with
@@ -149,7 +120,6 @@ class Pairing:
 
     target: str | None = None
     pairs: str = "quadruples"
-    sources: tuple[str, ...] | None = None
     rank: int = 1
     dispreferred: bool = False
     min_gap: float = 0.0
@@ -161,8 +131,6 @@ class Pairing:
             raise WRPOError(f"cannot pair {self.pairs!r}; choose one of {', '.join(PAIRS)}")
         if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
-        if self.target in (self.sources or ()):
-            raise WRPOError(f"{self.target!r} is target and source; take it out of --sources")
 
     @property
     def roles(self) -> list[str]:
@@ -184,25 +152,6 @@ def best(responses: pd.DataFrame, rank: int = 1, lowest: bool = False) -> pd.Dat
     return ranked.groupby("prompt_id", observed=True).nth(rank - 1).set_index("prompt_id")
 
 
-def choose(frame: pd.DataFrame, pairing: Pairing) -> pd.DataFrame:
-    """The position in ``frame`` of every needed role, by prompt_id; NaN where there is none."""
-    import pandas as pd
-
-    models = sorted(frame["model"].unique())
-    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
-    names = pairing.sources or [name for name in models if name != pairing.target]
-    for name in (*names, *own):
-        if name not in models:
-            raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
-    usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
-    frame, chosen = frame[usable].reset_index(names="position"), {}
-    for role in {"source_chosen", *pairing.roles}:
-        group = frame[frame["model"].isin(names if role.startswith("source") else own)]
-        rank = pairing.rank if role == "source_chosen" else 1
-        chosen[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
-    return pd.DataFrame(chosen)
-
-
 def build_rows(
     table: ResponseTable, pairing: Pairing, asked: list[str] | None = None
 ) -> tuple[list[Row], dict[str, int]]:
@@ -211,11 +160,25 @@ def build_rows(
     Counts are ``prompts``, ``kept``, and how many were left out for which reason. Only the chosen
     texts are ever in memory.
     """
-    ids = sorted(table.frame["prompt_id"].unique()) if asked is None else asked
-    roles = choose(table.frame, pairing).reindex(ids)
+    frame, found = table.frame, dict[str, pd.Series]()
+    models = sorted(frame["model"].unique())
+    own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
+    names = [name for name in models if name != pairing.target]
+    if own and pairing.target not in models:
+        what = f"no response of {pairing.target!r} in the files"
+        raise WRPOError(f"{what}; they have {', '.join(models)}")
+    usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
+    positions = frame[usable].reset_index(names="position")
+    for role in {"source_chosen", *pairing.roles}:
+        group = positions[positions["model"].isin(names if role.startswith("source") else own)]
+        rank = pairing.rank if role == "source_chosen" else 1
+        found[role] = best(group, rank, lowest=role.endswith("rejected"))["position"]
+
+    ids = sorted(frame["prompt_id"].unique()) if asked is None else asked
+    roles = pd.DataFrame(found).reindex(ids)
     reasons, compared = {"missing": roles.isna().any(axis=1)}, pairing.roles[-2:]
     if len(compared) == 2:
-        better, worse = (roles[role].map(table.frame["reward"]) for role in compared)
+        better, worse = (roles[role].map(frame["reward"]) for role in compared)
         reasons |= {"tied": better <= worse, "small_gap": better - worse < pairing.min_gap}
     reason = np.select(list(reasons.values()), list(reasons), default="")  # the first that holds
     kept = roles.loc[reason == "", pairing.roles].astype(int)
@@ -245,14 +208,18 @@ def _row(said: dict[str, Row], pairing: Pairing) -> Row:
     return row
 
 
-def write_pairs(files: list[Path], out: Path, pairing: Pairing, split: Split | None = None) -> str:
+def write_pairs(files: list[Path], out: Path, pairing: Pairing, split: Path | None = None) -> str:
     """Pair the scored responses of ``files`` into ``out``, and write ``<out>.report.json``.
 
-    The prompts are the part of ``split`` that ``pairing`` is for, or all by their ids. Returns the
-    counts of :func:`build_rows` in one line.
+    The prompts are the part that ``pairing`` is for of the one recorded in the file ``split``, or
+    all by their ids. Returns the counts of :func:`build_rows` in one line.
     """
-    part = "sft" if pairing.pairs == "sft" else "preference"
-    asked = getattr(split, part) if split else None
+    part, seed, asked = "all", None, None
+    if split:
+        part = "sft" if pairing.pairs == "sft" else "preference"
+        with explained(f"{split} is no recorded split", "draw one with `wrpo data split`"):
+            held = parse_row(split.read_bytes(), str(split))
+            seed, asked = held["seed"], held[part]
     rows, counts = build_rows(read_responses(files), pairing, asked)
     said = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in counts.items() if n)
     if not rows:
@@ -263,8 +230,8 @@ def write_pairs(files: list[Path], out: Path, pairing: Pairing, split: Split | N
         "pairing": asdict(pairing),
         "tie_rule": TIE_RULE,
         "files": [str(file) for file in files],
-        "part": part if split else "all",
-        "seed": split.seed if split else None,
+        "part": part,
+        "seed": seed,
         **counts,
         "chosen_from": dict(won.most_common()) if "source_chosen" in pairing.roles else {},
         "provenance": provenance(),

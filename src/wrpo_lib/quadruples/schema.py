@@ -8,7 +8,7 @@ user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``t
 
 import reprlib
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -32,15 +32,15 @@ Side = Annotated[Text, BeforeValidator(side_text)]
 Model = Annotated[Text, Field(description="name it (`--model` of `wrpo data import`)")]
 Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
 Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
-REWARDS: dict[str, Any] = {f"{name}_reward": Reward | None for name in (*RESPONSES, "chosen")}
+REWARDS = {f"{name}_reward": (Reward | None, None) for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
     "model": Model,
     "sample": Sample,
     "text": str,  # may be empty
     "prompt": Prompt,
-    "finish_reason": str | None,
-    "reward_model": str | None,
+    "finish_reason": (str | None, None),
+    "reward_model": (str | None, None),
 }
 KINDS: dict[str, dict[str, Any]] = {
     "prompts": {"prompt_id": Text, "prompt": Prompt},
@@ -49,20 +49,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
     "quadruples": REWARDS
     | {"prompt_id": Text, "prompt": Prompt, **dict.fromkeys(RESPONSES, Text)}
-    | {"source_rejected": Text | None, "source_model": str | None},
+    | {"source_rejected": (Text | None, None), "source_model": (str | None, None)},
     "pairs": REWARDS | {"prompt": Prompt, "chosen": Side, "rejected": Side},
 }
-"""Kind of row -> its fields; one that may be None may be missing, others are never looked at."""
-
-
-def _schema(kind: str) -> type[pydantic.BaseModel]:
-    fields: dict[str, Any] = {}
-    for name, held in {"prompt_id": Text | None, **KINDS[kind]}.items():
-        fields[name] = (held, None if type(None) in get_args(held) else ...)
-    return pydantic.create_model(kind, __config__=pydantic.ConfigDict(strict=True), **fields)
-
-
-SCHEMAS = {kind: _schema(kind) for kind in KINDS}
+"""Kind of row -> its fields, with a default where one may be missing; others may hold anything."""
+STRICT = pydantic.ConfigDict(strict=True)
+SCHEMAS = {
+    kind: pydantic.create_model(
+        kind, __config__=STRICT, **{"prompt_id": (Text | None, None)} | held
+    )
+    for kind, held in KINDS.items()
+}
 IMPORTED = {
     "simpo": "responses",
     "alpaca_eval": "responses",
@@ -93,17 +90,12 @@ def kind_of(row: Row) -> str | None:
 
 
 def as_turns(side: Any) -> list[Row]:
-    """A conversation or a turn of one as messages, from ShareGPT's ``from`` and ``value`` too.
-
-    Text that went through no chat template is one user turn.
-    """
-    found = []
-    for turn in side if isinstance(side, list) else [side]:
-        turn = turn if isinstance(turn, dict) else {"role": "user", "content": turn}
-        role = str(turn.get("role", turn.get("from")))
-        role = {"human": "user", "gpt": "assistant"}.get(role, role)
-        found.append({"role": role, "content": turn.get("content", turn.get("value"))})
-    return found
+    """A conversation or a turn of one as messages; text is one user turn."""
+    found = side if isinstance(side, list) else [side]
+    found = [
+        turn if isinstance(turn, dict) else {"role": "user", "content": turn} for turn in found
+    ]
+    return [{"role": str(turn.get("role")), "content": turn.get("content")} for turn in found]
 
 
 def as_written(prompt: Any) -> Any:
@@ -123,34 +115,35 @@ class Problem(NamedTuple):
         return f"{where}, row {self.row}, field {self.field!r}: {self.what}"
 
 
-def _row_problems(row: Row, number: int, kind: str) -> Iterator[Problem]:
-    try:
-        SCHEMAS[kind].model_validate(row)
-    except pydantic.ValidationError as error:
-        form = kind_of(row)
-        hint = f" (the row looks like the {form} form: `wrpo data import` converts it)"
-        for found in error.errors():
-            field, what = str(found["loc"][0]), found["msg"].removeprefix("Value error, ")
-            if found["type"] not in ("missing", "value_error"):
-                what += f", not {reprlib.repr(found['input'])}"
-            if found["type"] != "value_error":
-                remedy = SCHEMAS[kind].model_fields[field].description
-                what += f"; {remedy or 'correct the row or remove it'}"
-            yield Problem(number, field, what + (hint if form in IMPORTED else ""))
+def validate_quadruples(
+    rows: Iterable[Row], kind: str = "quadruples", start: int = 1
+) -> Iterator[Problem]:
+    """Every problem of ``rows`` of a ``kind`` in order, repeated prompt_ids included.
 
-
-def require(row: Row, number: int, kind: str, where: str) -> None:
-    """Raise the first thing wrong with one row."""
-    for problem in _row_problems(row, number, kind):
-        raise WRPOError(problem.sentence(where))
-
-
-def validate_quadruples(rows: Iterable[Row], kind: str = "quadruples") -> Iterator[Problem]:
-    """Every problem of ``rows`` of a ``kind`` in order, repeated prompt_ids included."""
+    ``start`` is the number of the first row.
+    """
     seen: dict[str, int] = {}
-    for number, row in enumerate(rows, 1):
-        yield from _row_problems(row, number, kind)
+    for number, row in enumerate(rows, start):
+        try:
+            SCHEMAS[kind].model_validate(row)
+        except pydantic.ValidationError as error:
+            form = kind_of(row)
+            hint = f" (the row looks like the {form} form: `wrpo data import` converts it)"
+            for found in error.errors():
+                field, what = str(found["loc"][0]), found["msg"].removeprefix("Value error, ")
+                if found["type"] not in ("missing", "value_error"):
+                    what += f", not {reprlib.repr(found['input'])}"
+                if found["type"] != "value_error":
+                    remedy = SCHEMAS[kind].model_fields[field].description
+                    what += f"; {remedy or 'correct the row or remove it'}"
+                yield Problem(number, field, what + (hint if form in IMPORTED else ""))
         prompt_id = row.get("prompt_id")
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
             what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"
             yield Problem(number, "prompt_id", what)
+
+
+def require(rows: Iterable[Row], kind: str, where: str, start: int = 1) -> None:
+    """Raise the first thing wrong with ``rows``."""
+    for problem in validate_quadruples(rows, kind, start):
+        raise WRPOError(problem.sentence(where))
