@@ -204,6 +204,10 @@ def broken(**changes: Any) -> list[Any]:
         (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
         ([], "no rows"),
         (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
+        (
+            [said("x", model, 0, 0.3, reward_model=model) for model in "ab"],
+            "row 2, field 'reward_model': 'a' scored this prompt before",
+        ),
         (rows("x", rewards={**REWARDS, "t": (1.0, 1.0)}), "(prompts 1, tied 1)"),
     ],
 )

@@ -148,7 +148,7 @@ def score(
 def read_extra_body(text: str) -> dict[str, Any]:
     """The fields in ``--extra-body``."""
     with explained(f"--extra-body {text} cannot be read", 'give JSON such as {"top_k": 20}'):
-        return dict(yaml.safe_load(text))
+        return dict(json.loads(text))
 
 
 def _say(made: str, counts: Counter[str]) -> None:
@@ -182,14 +182,20 @@ def pair(
 
 @app.command()
 def check(file: Path) -> None:
-    """Validate FILE of any kind; exit status 2 and the row named when something is wrong."""
+    """Validate FILE of any kind; exit status 2 and the row named when something is wrong.
+
+    Of responses it prints each model's mean length and reward: are the winners merely longer?
+    """
     from wrpo_lib.quadruples import read_responses
     from wrpo_lib.quadruples.convert import open_rows
 
-    form, rows = open_rows(file, "unnamed")
+    (form, rows), means = open_rows(file, "unnamed"), ""
     if form in ("responses", "rewards"):
-        rows = read_responses([file], scored=form == "rewards").frame.index
-    typer.echo(f"{file}: {len(list(rows))} rows ({form}), nothing wrong")
+        found = read_responses([file], scored=form == "rewards").frame
+        rows, found["empty"] = found.index, found["length"] == 0
+        numbers = found.groupby("model", observed=True)[["length", "empty", "truncated", "reward"]]
+        means = f"\n  means by model:\n{numbers.mean().to_string()}"
+    typer.echo(f"{file}: {len(list(rows))} rows ({form}), nothing wrong{means}")
 
 
 @app.command("import")

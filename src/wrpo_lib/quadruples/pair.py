@@ -73,19 +73,24 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     """The numbers of all responses in ``files``; with ``scored`` each needs a reward.
 
     :raises WRPOError: naming file and row for the first that is malformed, that repeats a
-        prompt_id, model and sample, or whose prompt_id had another prompt before.
+        prompt_id, model and sample, or whose prompt_id had another prompt or reward model before.
     """
-    models, asked = dict[str, int](), dict[str, tuple[int, Any]]()
+    models, asked = dict[str, int](), dict[str, tuple[int, Any, Any]]()
     names = [str(file) if isinstance(file, Path) else "the responses" for file in files]
 
     def numbers() -> Iterator[tuple[Any, ...]]:
         for k, file in enumerate(files):
             for number, row in _numbered(file):
                 require([row], "rewards" if scored else "responses", names[k], number)
-                at, prompt = asked.setdefault(row["prompt_id"], (len(asked), row["prompt"]))
+                first = len(asked), row["prompt"], row.get("reward_model")
+                at, prompt, judge = asked.setdefault(row["prompt_id"], first)
+                where = f"{names[k]}, row {number}, field"
                 if row["prompt"] != prompt and as_written(row["prompt"]) != as_written(prompt):
-                    what = "field 'prompt': is another one than before under this id; rename it"
-                    raise WRPOError(f"{names[k]}, row {number}, {what}")
+                    what = "is another one than before under this id; rename it"
+                    raise WRPOError(f"{where} 'prompt': {what}")
+                if scored and judge and row.get("reward_model") != judge:
+                    what = f"{judge!r} scored this prompt before; score all rows with one model"
+                    raise WRPOError(f"{where} 'reward_model': {what}")
                 model = models.setdefault(row["model"], len(models))
                 length, cut = len(row["text"].strip()), row.get("finish_reason") == "length"
                 reward = row["reward"] if scored else np.nan
