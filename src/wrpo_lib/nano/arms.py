@@ -9,20 +9,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from wrpo_lib.nano.batch import score
 from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, tokenizer
 from wrpo_lib.nano.preference import Arm, Run
-from wrpo_lib.nano.world import Prompt, World, letters, quality, repeats, reward_noise, source_style
+from wrpo_lib.nano.world import LENGTH, Prompt, World, letters, quality, reward_noise, source_style
 from wrpo_lib.recipes import checked
 
 ANSWERS, FIRST = 8, 5
@@ -43,37 +40,22 @@ class Answered:
     dynamics: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass
 class Stage:
-    """S worlds side by side, and the folder of what they have finished."""
+    """S worlds of one recipe side by side, and the folder of what they have finished.
 
-    worlds: list[World]
-    folder: Path
+    ``arms``: the preference runs, each with the settings of its form. ``names``: every policy and
+    collective row, in the order they can be made.
+    """
 
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe, the same for all worlds."""
-        return self.worlds[0].recipe
-
-    @cached_property
-    def arms(self) -> dict[str, Arm]:
-        """The preference runs, each with the settings of its form."""
-        found = {}
+    def __init__(self, worlds: list[World], folder: Path) -> None:
+        self.worlds, self.folder, self.recipe = worlds, folder, worlds[0].recipe
+        self.sources = [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
+        self.arms: dict[str, Arm] = {}
         for name, spec in self.recipe["arms"].items():
             known = checked(Arm, spec, "recipes/nano/world.yaml", f"arms.{name}.")
             settings = self.recipe["forms"][known.get("form", "dpo")] | known.get("settings", {})
-            found[name] = Arm(**{"id": name, **known, "settings": settings})
-        return found
-
-    @cached_property
-    def sources(self) -> list[str]:
-        """Names of the sources."""
-        return [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Every policy and collective row, in the order they can be made."""
-        return ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
+            self.arms[name] = Arm(**{"id": name, **known, "settings": settings})
+        self.names = ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
         """What ``make`` returned when it was first called; a kill leaves no half of a file."""
@@ -84,11 +66,6 @@ class Stage:
             torch.save(value, part)
             os.replace(part, path)
         return torch.load(path, weights_only=False)
-
-    def make(self, names: list[str]) -> None:
-        """Make the answers of some policies, showing the time that is left."""
-        for name in tqdm(names, f"worlds {self.folder.name}", mininterval=5):
-            self.answers(name)
 
     def model(self, name: str) -> Model:
         """The target, a source, or a policy trained from the target."""
@@ -106,9 +83,12 @@ class Stage:
         if name == "target" or name in self.sources:
             pairs, train = [0] * n, partial(pretrained, self.worlds, name)
         elif name in self.recipe["sft"]:
-            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
-            rows = self.sft_rows
-            pairs, train = [rows.shape[1]] * n, partial(sft, self.model("target"), rows, spec, rngs)
+            target, rngs = self.model("target"), [w.rng(12) for w in self.worlds]
+            texts = {source: self.samples(source, "sft") for source in self.sources}
+            found = pool(self.worlds, "sft", target, texts)  # y_ws is trained on (section 4.1)
+            rows = found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
+            spec = self.recipe["sft"][name]
+            pairs, train = [rows.shape[1]] * n, partial(sft, target, rows, spec, rngs)
         else:
             arm = self.arms[name]
             pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
@@ -116,12 +96,13 @@ class Stage:
             pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
         model = train()
+        params = model.params.values()
         cost = {
             "train_seconds": (time.perf_counter() - wall) / n,
             "cpu_seconds": (time.process_time() - cpu) / n,
             "pairs": pairs,
             "models_held": 1,
-            "diverged": model.broken.tolist(),
+            "diverged": [not all(p[s].isfinite().all() for p in params) for s in range(n)],
         }
         said = [model.responses(self.worlds, "heldout", k, 0) for k in (ANSWERS, 0)]
         return Answered(said[0], said[1], cost, model, dynamics)
@@ -132,7 +113,7 @@ class Stage:
         for of_source in found:  # in nats a prompt, since tokens differ between vocabularies
             model = of_source.model
             ids = torch.stack([model.prompt_ids(w.splits["heldout"]) for w in self.worlds])
-            familiar.append(score(model.params, ids, 1, model.shape.heads).tolist())
+            familiar.append(model.score(ids, 1).tolist())
         sigma, said = self.recipe["reward"]["sigma"], []
         for kind in ("sampled", "greedy"):
             texts: Texts = []
@@ -146,13 +127,6 @@ class Stage:
             said.append(texts)
         cost = {"train_seconds": 0.0, "cpu_seconds": 0.0, "pairs": 0, "diverged": False}
         return Answered(said[0], said[1], cost | {"models_held": len(found)})
-
-    @property
-    def sft_rows(self) -> Tensor:
-        """The SFT prompts with y_ws (paper section 4.1): rows (S, N, T)."""
-        texts = {source: self.samples(source, "sft") for source in self.sources}
-        found = pool(self.worlds, "sft", self.model("target"), texts)
-        return found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
 
     def samples(self, name: str, split: str) -> Texts:
         """Samples that pairing chooses from: five a prompt, and some more of a policy."""
@@ -188,7 +162,7 @@ def choose(
     if rule == "sources_perplexity":
         return int(np.argmax(familiar))
     if rule == "sources_vote":
-        said = [letters(text) for text in texts]
+        said = ["".join(letters(text)[:1]) for text in texts]
         return said.index(Counter(said).most_common(1)[0][0])
     scores = np.array([quality(prompt, text) for text in texts])
     if rule == "sources_reward":
@@ -223,7 +197,7 @@ def outcomes(stage: Stage, name: str) -> pd.DataFrame:
                     "any5": int(any(right[:FIRST])),
                     "style": sum(map(source_style, texts)),
                     "length": sum(len(tok.tokenize(t)) + 1 for t in texts),
-                    "repeats": sum(map(repeats, texts)),
+                    "repeats": sum(len("".join(letters(t))) > LENGTH for t in texts),
                     "prompt_text": prompt.text,
                     "response": greedy,
                 }

@@ -84,51 +84,40 @@ def _rotate(x: Tensor, start: int) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def _attention(
-    params: Params, layer: str, x: Tensor, heads: int, past: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    s, n, t, width = x.shape
-    q, k, v = (
-        _linear(x, params[f"{layer}self_attn.{p}_proj.weight"])
-        .view(s * n, t, heads, width // heads)
-        .transpose(1, 2)
-        for p in "qkv"
-    )
-    start = past[0].shape[2] if past else 0
-    q, k = _rotate(q, start), _rotate(k, start)
-    if past:
-        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-    found = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
-    found = found.transpose(1, 2).reshape(s, n, t, width)
-    return _linear(found, params[f"{layer}self_attn.o_proj.weight"]), (k, v)
-
-
-def hidden_states(
-    params: Params, ids: Tensor, heads: int, past: Cache | None = None
+def forward(
+    params: Params, ids: Tensor, heads: int, past: Cache | None = None, first: int = 0
 ) -> tuple[Tensor, Cache]:
-    """Last hidden states (S, N, T, width) of ids (S, N, T), and the keys and values.
+    """Logits (S, N, T - first, vocab) of ids (S, N, T) from token ``first`` on, keys and values.
 
     With ``past``, T is 1: one token more for every row.
     """
     table = params["model.embed_tokens.weight"]
-    s, vocab, width = table.shape
-    first = torch.arange(s).view(-1, 1, 1) * vocab
-    x, cache = F.embedding(ids + first, table.reshape(s * vocab, width)), Cache()
-    for k in range(sum(name.endswith("q_proj.weight") for name in params)):
-        layer = f"model.layers.{k}."
-        normed = _norm(x, params[f"{layer}input_layernorm.weight"])
-        found, kept = _attention(params, layer, normed, heads, past[k] if past else None)
-        x, cache = x + found, [*cache, kept]
-        normed = _norm(x, params[f"{layer}post_attention_layernorm.weight"])
-        gate = F.silu(_linear(normed, params[f"{layer}mlp.gate_proj.weight"]))
-        up = _linear(normed, params[f"{layer}mlp.up_proj.weight"])
-        x = x + _linear(gate * up, params[f"{layer}mlp.down_proj.weight"])
-    return _norm(x, params["model.norm.weight"]), cache
+    (s, vocab, width), (_, n, t) = table.shape, ids.shape
+    member = torch.arange(s).view(-1, 1, 1) * vocab
+    x, cache = F.embedding(ids + member, table.reshape(s * vocab, width)), Cache()
+    for layer in range(sum(name.endswith("q_proj.weight") for name in params)):
+        name = f"model.layers.{layer}."
+        normed = _norm(x, params[f"{name}input_layernorm.weight"])
+        q, k, v = (
+            _linear(normed, params[f"{name}self_attn.{p}_proj.weight"])
+            .view(s * n, t, heads, width // heads)
+            .transpose(1, 2)
+            for p in "qkv"
+        )
+        start = past[layer][0].shape[2] if past else 0
+        q, k = _rotate(q, start), _rotate(k, start)
+        if past:
+            k, v = torch.cat([past[layer][0], k], dim=2), torch.cat([past[layer][1], v], dim=2)
+        cache.append((k, v))
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        found = found.transpose(1, 2).reshape(s, n, t, width)
+        x = x + _linear(found, params[f"{name}self_attn.o_proj.weight"])
 
-
-def logits(params: Params, hidden: Tensor) -> Tensor:
-    """(S, N, T, vocab) by the tied embedding."""
-    return _linear(hidden, params["model.embed_tokens.weight"])
+        normed = _norm(x, params[f"{name}post_attention_layernorm.weight"])
+        gate = F.silu(_linear(normed, params[f"{name}mlp.gate_proj.weight"]))
+        up = _linear(normed, params[f"{name}mlp.up_proj.weight"])
+        x = x + _linear(gate * up, params[f"{name}mlp.down_proj.weight"])
+    return _linear(_norm(x, params["model.norm.weight"])[:, :, first:], table), cache
 
 
 def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
@@ -136,18 +125,10 @@ def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
 
     ``ids`` (S, N, T) hold a prompt of ``prompt`` tokens and a response padded on the right.
     """
-    hidden, _ = hidden_states(params, ids[..., :-1], heads)
-    found = logits(params, hidden[:, :, prompt - 1 :])
+    found, _ = forward(params, ids[..., :-1], heads, first=prompt - 1)
     labels = ids[..., prompt:]
     logps = found.gather(-1, labels[..., None])[..., 0] - found.logsumexp(-1)
     return logps * (labels != PAD)
-
-
-@torch.no_grad()
-def score(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
-    """log π(y|x) (S, N) without gradient, 512 rows of each member at a time."""
-    parts = [token_logps(params, part, prompt, heads).sum(-1) for part in ids.split(512, 1)]
-    return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
@@ -166,33 +147,29 @@ def sample(
     ``temperature`` 0 is greedy.
     """
     s, p, n, length = noise.shape
-    hidden, cache = hidden_states(params, prompts, heads)
-    last = logits(params, hidden[:, :, -1:])[:, :, 0].repeat_interleave(n, dim=1)  # (S, P·n, V)
+    last, cache = forward(params, prompts, heads, first=-1)
+    last = last.repeat_interleave(n, dim=1)  # (S, P·n, 1, V)
     cache = [(k.repeat_interleave(n, dim=0), v.repeat_interleave(n, dim=0)) for k, v in cache]
     drawn, over = [], torch.zeros(s, p * n, dtype=torch.bool)
     for k in range(length):
-        token = _draw(last, noise.view(s, p * n, length)[..., k], temperature, top_p)
+        if temperature == 0:
+            token = last[:, :, 0].argmax(-1)
+        else:
+            probs = (last[:, :, 0] / temperature).softmax(-1)
+            ordered, order = probs.sort(-1, descending=True)
+            above = ordered.cumsum(-1) - ordered  # the mass above each token
+            kept = torch.zeros_like(probs).scatter(-1, order, (above < top_p).float())
+            reached = (probs * kept).cumsum(-1)
+            mass = noise.view(s, p * n, length)[..., k, None] * reached[..., -1:]
+            token = (reached <= mass).sum(-1).clamp(max=probs.shape[-1] - 1)
         token = token.masked_fill(over, PAD)
         drawn.append(token)
         over = over | (token == END)
         if k == length - 1 or bool(over.all()):
             break
-        hidden, cache = hidden_states(params, token[..., None], heads, cache)
-        last = logits(params, hidden)[:, :, 0]
+        last, cache = forward(params, token[..., None], heads, cache)
     found = torch.stack(drawn, dim=-1)
     return F.pad(found, (0, length - found.shape[-1]), value=PAD).view(s, p, n, length)
-
-
-def _draw(last: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row from logits (..., V) and noise (...)."""
-    if temperature == 0:
-        return last.argmax(-1)
-    probs = (last / temperature).softmax(-1)
-    ordered, order = probs.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered  # the mass above each token
-    kept = probs * torch.zeros_like(probs).scatter(-1, order, (before < top_p).float())
-    reached = kept.cumsum(-1)
-    return (reached <= noise[..., None] * reached[..., -1:]).sum(-1).clamp(max=last.shape[-1] - 1)
 
 
 def fit(

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.models import SPECIAL, TEMPLATE
-from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, score, token_logps
+from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, token_logps
 from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS, Prompt, World, quality, reward_noise
 
 Texts = list[list[list[str]]]
@@ -65,30 +65,20 @@ class Model:
     kind: str
 
     @property
-    def tokenizer(self) -> Any:
-        """The vocabulary's tokenizer."""
-        return tokenizer(self.kind)
-
-    @property
     def prompt(self) -> int:
         """Tokens of a rendered prompt, of which all have one length in any vocabulary."""
         return int(self.prompt_ids([Prompt("blend", "ABCD")]).shape[1])
 
-    @property
-    def broken(self) -> Tensor:
-        """Which members (S,) have a parameter that is not finite."""
-        whole = [p.isfinite().flatten(1).all(1) for p in self.params.values()]
-        return ~torch.stack(whole).all(0)
-
     def prompt_ids(self, prompts: list[Prompt]) -> Tensor:
         """Rendered prompts (N, T)."""
-        render = {"add_generation_prompt": True, "tokenize": False}
-        texts = self.tokenizer.apply_chat_template([p.messages for p in prompts], **render)
-        return torch.tensor(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        render: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+        tok = tokenizer(self.kind)
+        texts = tok.apply_chat_template([p.messages for p in prompts], **render)
+        return torch.tensor(tok(texts, add_special_tokens=False)["input_ids"])
 
     def response_ids(self, responses: list[str], length: int) -> Tensor:
         """Responses with their end token (N, length), padded, or cut to ``length``."""
-        rows = self.tokenizer(responses, add_special_tokens=False)["input_ids"]
+        rows = tokenizer(self.kind)(responses, add_special_tokens=False)["input_ids"]
         found = torch.full((len(rows), length), PAD)
         for row, ids in zip(found, rows, strict=True):
             ids = [*ids, END][:length]
@@ -108,19 +98,23 @@ class Model:
         parts = zip(prompts.split(256, 1), torch.from_numpy(noise).split(256, 1), strict=True)
         drawn = [sample(self.params, *(p, self.shape.heads, u), **options) for p, u in parts]
         ids = torch.cat(drawn, dim=1)
-        texts = self.tokenizer.batch_decode(ids.flatten(0, 2), skip_special_tokens=True)
+        texts = tokenizer(self.kind).batch_decode(ids.flatten(0, 2), skip_special_tokens=True)
         return np.array(texts, dtype=object).reshape(ids.shape[:3]).tolist()
 
-    def score(self, rows: Tensor) -> Tensor:
-        """log π(y|x) (S, N) of prompts and responses (S, N, T)."""
-        return score(self.params, rows, self.prompt, self.shape.heads)
+    @torch.no_grad()
+    def score(self, rows: Tensor, prompt: int | None = None) -> Tensor:
+        """log π (S, N) of what follows ``prompt`` tokens in rows (S, N, T): of the responses, 512
+        rows of each member at a time."""
+        given = prompt or self.prompt, self.shape.heads
+        parts = [token_logps(self.params, part, *given).sum(-1) for part in rows.split(512, 1)]
+        return torch.cat(parts, dim=1)
 
     def export(self, member: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
         """One member as a transformers model with its tokenizer; logits agree to 1e-5."""
         model = self.shape.llama()
         state = {name: value[member].detach().clone() for name, value in self.params.items()}
         model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
-        return model, self.tokenizer
+        return model, tokenizer(self.kind)
 
 
 def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:

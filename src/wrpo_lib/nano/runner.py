@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from tqdm import tqdm
 
 from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
 from wrpo_lib.io import file_hash, write_atomically
@@ -53,14 +54,17 @@ def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
     """Every arm of a stage, and the tables of its worlds."""
     torch.set_num_threads(1)
-    stage.make(stage.names)
     found: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_ARM}
-    for name in stage.names:
-        of_arm = outcomes(stage, name)
+    for name in tqdm(stage.names, f"worlds {stage.folder.name}", mininterval=5):
+        of_arm, answered = outcomes(stage, name), stage.answers(name)
         said = of_arm[TEXTS].rename(columns={"greedy": "right"})
         found["outcomes.parquet"].append(of_arm.drop(columns=["prompt_text", "response"]))
-        found["dynamics.csv.gz"].append(pd.DataFrame(stage.answers(name).dynamics))
-        found["arms"].append(costs(stage, name, of_arm))
+        found["dynamics.csv.gz"].append(pd.DataFrame(answered.dynamics))
+        if name in COLLECTIVE:  # samples of all models that a row holds, in the target's tokens
+            of_arm = pd.concat([outcomes(stage, source) for source in stage.sources])
+        tokens = of_arm.groupby("seed")["length"].sum()
+        spent = {"arm": name, "seed": tokens.index, "tokens_generated": tokens.to_numpy()}
+        found["arms"].append(pd.DataFrame(spent).assign(**answered.cost).round(3))
         found["responses.csv.gz"].append(said[said["prompt"] < SHOWN])
         if name in stage.recipe["evaluation"]["models"]:
             found["answers.csv.gz"].append(said)
@@ -69,16 +73,6 @@ def run(stage: Stage) -> dict[str, pd.DataFrame]:
         "headroom": headroom(stage),
         "sources": source_table(stage),
     }
-
-
-def costs(stage: Stage, name: str, answered: pd.DataFrame) -> pd.DataFrame:
-    """What an arm took in each world; ``tokens_generated``: by all models that it holds, for the
-    samples of the held-out prompts, in the target's tokens."""
-    if name in COLLECTIVE:
-        answered = pd.concat([outcomes(stage, source) for source in stage.sources])
-    tokens = answered.groupby("seed")["length"].sum()
-    table = pd.DataFrame({"arm": name, "seed": tokens.index, "tokens_generated": tokens.to_numpy()})
-    return table.assign(**stage.answers(name).cost).round(3)
 
 
 def deviation(stage: Stage) -> pd.DataFrame:
@@ -130,6 +124,10 @@ def headroom(stage: Stage) -> pd.DataFrame:
     b = [[w.classes[p.skill] == "B" for p in w.splits["preference"]] for w in stage.worlds]
     rows = [pool.rows(slots) for slots in (ws, wt)]
     tokens = [(x[..., model.prompt :] != PAD).sum((1, 2)) for x in rows]
+    spearman = []  # of rewards (N, K) with the truth, the mean over prompts
+    for pair in zip(pool.quality, pool.rewards(sigma), strict=True):
+        x, y = (pd.DataFrame(values.T).rank() for values in pair)
+        spearman.append(x.corrwith(y).mean())
     table = pd.DataFrame(
         {
             "target_greedy": greedy["target"],
@@ -141,17 +139,11 @@ def headroom(stage: Stage) -> pd.DataFrame:
             "b_source_right": [r[of].mean() for r, of in zip(pool.right(ws), b, strict=True)],
             "gap_nats": (model.score(rows[1]) - model.score(rows[0])).mean(1).numpy(),
             "length_ratio": (tokens[0] / tokens[1]).numpy(),
-            "rank_correlation": list(map(rank_correlation, pool.quality, pool.rewards(sigma))),
+            "rank_correlation": spearman,
         },
         index=pd.Index([w.seed for w in stage.worlds], name="seed"),
     )
     return table.reset_index()
-
-
-def rank_correlation(truth: np.ndarray, rewards: np.ndarray) -> float:
-    """Mean over prompts of Spearman's correlation of rewards (N, K) with the truth."""
-    x, y = (pd.DataFrame(values.T).rank() for values in (truth, rewards))
-    return float(x.corrwith(y).mean())
 
 
 def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -176,21 +168,13 @@ def develop(stage: Stage) -> dict[str, pd.DataFrame]:
     """The rules' table, and the exactness of every arm of the grids, a row per arm and world."""
     torch.set_num_threads(1)
     arms, rows = stage.arms, []
-    stage.make(["target", *stage.sources, "target_sft", *arms])
-    for name in ("target_sft", *arms):
+    for name in tqdm(["target_sft", *arms], f"worlds {stage.folder.name}", mininterval=5):
         answered = outcomes(stage, name)
         answered["sampled"] = answered["right"] / answered["n"]
         means = answered.groupby("seed")[["greedy", "sampled"]].mean().reset_index()
         how = {"alpha": arms[name].alpha, **arms[name].settings} if name in arms else {}
         rows.append(means.assign(arm=name, method=name.partition("/")[0], **how))
     return {"headroom": headroom(stage), "grid": pd.concat(rows, ignore_index=True)}
-
-
-def moved(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
-    """Which arms' mean sampled exactness moved beyond the tolerance since the tracked run."""
-    old, new = ((d["right"] / d["n"]).groupby(d["arm"].astype(str)).mean() for d in (before, after))
-    names = (new - old).abs()[lambda change: change > TOLERANCE].index
-    return [f"{name}: {old[name]:.3f} -> {new[name]:.3f}" for name in names]
 
 
 def make_results(profile: str, workers: int) -> Path:
@@ -207,14 +191,15 @@ def make_results(profile: str, workers: int) -> Path:
     record["seconds"] = round(time.perf_counter() - start)
     if profile == "development":
         return write_results(profile, found, record)
-    for column in ("arm", "class"):
-        found["outcomes.parquet"][column] = found["outcomes.parquet"][column].astype("category")
-    tracked, changed = results_dir("nano") / "outcomes.parquet", []
-    if tracked.is_file():
-        changed = moved(pd.read_parquet(tracked), found["outcomes.parquet"])
+    made, tracked = found["outcomes.parquet"], results_dir("nano") / "outcomes.parquet"
+    before = pd.read_parquet(tracked) if tracked.is_file() else made
+    old, new = ((d["right"] / d["n"]).groupby(d["arm"].astype(str)).mean() for d in (before, made))
+    moved = (new - old).abs()[lambda change: change > TOLERANCE].index
+    found["outcomes.parquet"] = made.astype({"arm": "category", "class": "category"})
     found["judged.csv.gz"] = judged(found["answers.csv.gz"], recipe["evaluation"])
     folder = write_results("nano", found, record | {"plan": file_hash(PLAN)})
     rows = verdict_table(verdicts(Results())).to_csv(index=False, lineterminator="\n")
     write_atomically(folder / "verdicts.csv", rows)
-    print("\n".join([f"{len(changed)} tracked means moved by more than {TOLERANCE}", *changed]))
+    print(f"{len(moved)} tracked means moved by more than {TOLERANCE}")
+    print(*(f"{name}: {old[name]:.3f} -> {new[name]:.3f}" for name in moved), sep="\n")
     return folder

@@ -62,7 +62,6 @@ RULES = {
 KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
 """Form of the objective -> the setting that its grid varies beside the learning rate."""
 
-_ANSWER = re.compile(f"[{LETTERS}]+")
 _ORDERS = list(permutations(range(LENGTH)))
 
 
@@ -114,28 +113,23 @@ def read_prompt(text: str) -> Prompt:
     return Prompt(skill, letters)
 
 
+def letters(response: str) -> list[str]:
+    """Every run of letters that a response says."""
+    return re.findall(f"[{LETTERS}]+", response)
+
+
 def quality(prompt: Prompt, response: str) -> float:
     """The truth in [0, 1]: 1 for the right letters said once, else half the share in place.
 
     Letters said again halve what the first ones earn. Wording earns nothing.
     """
-    said = _ANSWER.findall(response)
+    said = letters(response)
     if not said:
         return 0.0
     places = zip(said[0], prompt.answer, strict=False)
     hits = sum(a == b for a, b in places) / max(len(said[0]), LENGTH)
     score = 1.0 if said[0] == prompt.answer else hits / 2
     return score / 2 if len(said) > 1 else score
-
-
-def letters(response: str) -> str:
-    """The first letters that a response says."""
-    return next(iter(_ANSWER.findall(response)), "")
-
-
-def repeats(response: str) -> bool:
-    """Whether a response says more letters than an answer has."""
-    return sum(map(len, _ANSWER.findall(response))) > LENGTH
 
 
 def source_style(response: str) -> bool:
@@ -168,21 +162,15 @@ class World:
         return {skill: CLASSES[k % len(CLASSES)] for k, skill in enumerate(drawn.tolist())}
 
     @cached_property
-    def habits(self) -> dict[str, tuple[int, ...]]:
-        """The target's wrong procedure of each skill."""
-        return self._wrong(1)
-
-    @cached_property
-    def source_habits(self) -> list[dict[str, tuple[int, ...]]]:
-        """Each source's wrong procedure of each skill."""
-        return [self._wrong(6, k) for k in range(1, len(self.weak) + 1)]
-
-    def _wrong(self, *purpose: int) -> dict[str, tuple[int, ...]]:
-        """A procedure of each skill that is at least three places off."""
-        rng, found = self.rng(*purpose), {}
-        for skill, right in SKILLS.items():
-            far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
-            found[skill] = far[rng.integers(len(far))]
+    def habits(self) -> list[dict[str, tuple[int, ...]]]:
+        """A wrong procedure of each skill, three places off or more: the target's, each source's"""
+        found = []
+        for k in range(len(self.weak) + 1):
+            rng, habit = self.rng(6, k) if k else self.rng(1), {}
+            for skill, right in SKILLS.items():
+                far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
+                habit[skill] = far[rng.integers(len(far))]
+            found.append(habit)
         return found
 
     @cached_property
@@ -228,7 +216,7 @@ class World:
             foreign = rng.random() < spec["phases"][phase]["foreign"]
             order = SKILLS[prompt.skill]
             if not (foreign or rng.random() < spec["right"][self.classes[prompt.skill]]):
-                order = self.habits[prompt.skill]
+                order = self.habits[0][prompt.skill]
                 if rng.random() < spec["stray"]:
                     order = _ORDERS[rng.integers(len(_ORDERS))]
             wordings = SOURCE_WORDINGS if foreign else OWN_WORDINGS
@@ -248,6 +236,6 @@ class World:
         """One response to a prompt as source 1, 2, ... learns it."""
         spec = self.recipe["sources"]
         able = rng.random() < spec["weak" if prompt.skill in self.weak[source - 1] else "able"]
-        order = (SKILLS if able else self.source_habits[source - 1])[prompt.skill]
+        order = (SKILLS if able else self.habits[source])[prompt.skill]
         wording = SOURCE_WORDINGS[source % 2 :: 2][rng.integers(2)]
         return wording.format(prompt.apply(order))
