@@ -67,10 +67,6 @@ class Stage:
             os.replace(part, path)
         return torch.load(path, weights_only=False)
 
-    def model(self, name: str) -> Model:
-        """The target, a source, or a policy trained from the target."""
-        return self.answers(name).model
-
     def answers(self, name: str) -> Answered:
         """A policy's or a collective row's answers, made once."""
         make = self._collective if name in COLLECTIVE else self._trained
@@ -83,7 +79,7 @@ class Stage:
         if name == "target" or name in self.sources:
             pairs, train = [0] * n, partial(pretrained, self.worlds, name)
         elif name in self.recipe["sft"]:
-            target, rngs = self.model("target"), [w.rng(12) for w in self.worlds]
+            target, rngs = self.answers("target").model, [w.rng(12) for w in self.worlds]
             texts = {source: self.samples(source, "sft") for source in self.sources}
             found = pool(self.worlds, "sft", target, texts)  # y_ws is trained on (section 4.1)
             rows = found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
@@ -92,7 +88,9 @@ class Stage:
         else:
             arm = self.arms[name]
             pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
-            run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
+            run = Run(
+                self.worlds, arm, self.answers(arm.start).model, pools, self.recipe["training"]
+            )
             pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
         model = train()
@@ -136,7 +134,9 @@ class Stage:
         if name in self.sources:
             n, purpose = FIRST, 11 + self.sources.index(name)
         given = self.worlds, split, n, purpose
-        return self.keep(f"samples/{name}-{split}", lambda: self.model(name).responses(*given))
+        return self.keep(
+            f"samples/{name}-{split}", lambda: self.answers(name).model.responses(*given)
+        )
 
     def pool(self, split: str, own: str) -> Pool:
         """Scored responses of all sources and of ``own`` to the prompts of a split: the first five
@@ -144,9 +144,8 @@ class Stage:
         said = {name: self.samples(name, split) for name in (*self.sources, own)}
         texts = {n: [[r[:FIRST] for r in world] for world in t] for n, t in said.items()}
         texts[f"{own}_spare"] = [[r[FIRST:] for r in world] for world in said[own]]
-        return self.keep(
-            f"pools/{own}-{split}", lambda: pool(self.worlds, split, self.model("target"), texts)
-        )
+        given = self.worlds, split, self.answers("target").model, texts
+        return self.keep(f"pools/{own}-{split}", lambda: pool(*given))
 
 
 def choose(

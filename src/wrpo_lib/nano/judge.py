@@ -76,10 +76,6 @@ def _read(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(length=rows["text"].str.len())
 
 
-def _noise(protocol: str, keys: pd.DataFrame) -> np.ndarray:
-    return np.array([normal(protocol, *key) for key in keys.itertuples(index=False)])
-
-
 def _both_orders(
     answers: pd.DataFrame, baseline: str, judge: Judge, protocol: str, orders: tuple[Any, Any]
 ) -> pd.DataFrame:
@@ -92,11 +88,12 @@ def _both_orders(
     rest, suffixes = rows[rows["model"] != baseline], ("_model", "_baseline")
     both = rest.merge(base, on="question_id", suffixes=suffixes, validate="many_to_one")
     both = both.merge(pd.DataFrame({"order": orders}), how="cross")
+    keys = both[["question_id", "model", "order"]].itertuples(index=False)
     both["logit"] = judge.prefers(
         both["quality_model"] - both["quality_baseline"],
         both["length_model"] - both["length_baseline"],
         both["order"] == orders[0],
-        _noise(protocol, both[["question_id", "model", "order"]]),
+        np.array([normal(protocol, *key) for key in keys]),
     )
     return both
 
@@ -134,7 +131,8 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
     skill = rows["question_id"].str.partition(" ")[0]
     place = rows.groupby(["model", skill]).cumcount()
     question = skill + "-" + (place // 2).astype(str)
-    noise = _noise("mt", rows[["question_id", "model"]])
+    keys = rows[["question_id", "model"]].itertuples(index=False)
+    noise = np.array([normal("mt", *key) for key in keys])
     score = judge.rating(rows["quality"], rows["length"], noise)
     return rows[["model"]].assign(question_id=question, turn=place % 2 + 1, score=score)
 
@@ -187,22 +185,21 @@ def recognise(prompt: str) -> Seen | None:
     return None
 
 
-def true_quality(seen: Seen, text: str) -> float:
-    """Quality in [0, 1]: the truth of a testbed prompt, else uniform by the text's hash."""
-    try:
-        return quality(read_prompt(seen.second or seen.question), text)
-    except WRPOError:
-        return float(np.random.default_rng(zlib.crc32(text.encode())).uniform())
-
-
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
-    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token."""
+    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token.
+
+    Quality is the truth of a testbed prompt, else uniform in [0, 1] by the text's hash.
+    """
     noise = normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
-    quality_a = true_quality(seen, seen.a)
+    try:
+        prompt = read_prompt(seen.second or seen.question)
+        a, b = (quality(prompt, text) for text in (seen.a, seen.b))
+    except WRPOError:
+        seeds = (zlib.crc32(text.encode()) for text in (seen.a, seen.b))
+        a, b = (float(np.random.default_rng(seed).uniform()) for seed in seeds)
     if seen.protocol == "mt":
-        return f"Rating: [[{judge.rating(quality_a, len(seen.a), noise)}]]", None
-    gap = quality_a - true_quality(seen, seen.b)
-    for_a = float(judge.prefers(gap, len(seen.a) - len(seen.b), False, noise))
+        return f"Rating: [[{judge.rating(a, len(seen.a), noise)}]]", None
+    for_a = float(judge.prefers(a - b, len(seen.a) - len(seen.b), False, noise))
     if seen.protocol == "arena":
         return f"My final verdict is: [[{verdict(for_a)}]]", None
     chances = {"m": float(log_expit(for_a)), "M": float(log_expit(-for_a))}

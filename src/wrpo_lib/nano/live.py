@@ -4,7 +4,9 @@ The study trains its sources; here their responses are drawn as their training t
 notebook needs one model only. ``wrpo score --nano`` gives any file of responses the same reward.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,11 @@ from typing import Any
 import pandas as pd
 import torch
 from filelock import FileLock
-from joblib import Memory
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.io import file_hash
-from wrpo_lib.nano.arms import FIRST
-from wrpo_lib.nano.fusion import Model, pretrained
+from wrpo_lib.nano.arms import FIRST, Stage
+from wrpo_lib.nano.fusion import pretrained
 from wrpo_lib.nano.world import Prompt, World, nano_recipe, quality, read_prompt, reward_noise
 from wrpo_lib.records import project_root
 
@@ -36,15 +37,12 @@ def live_target(steps: float = inf) -> tuple[World, LlamaForCausalLM, PreTrained
     for phase in recipe["target"]["phases"]:
         phase["steps"] = min(phase["steps"], steps)
     code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
-    kept = project_root() / "runs" / "live"
-    kept.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept / ".lock"):  # a notebook beside this one waits for its target
-        model = Memory(kept, verbose=0).cache(_target)(recipe, code)
-    return World(SEED, recipe), *model.export(0)
-
-
-def _target(recipe: dict[str, Any], _code: list[str]) -> Model:
-    return pretrained([World(SEED, recipe)], "target")
+    known = hashlib.sha256(f"{recipe} {code}".encode()).hexdigest()[:12]
+    stage = Stage([World(SEED, recipe)], project_root() / "runs" / "live" / known)
+    stage.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(stage.folder / ".lock"):  # a notebook beside this one waits for its target
+        model = stage.keep("target", partial(pretrained, stage.worlds, "target"))
+    return stage.worlds[0], *model.export(0)
 
 
 def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:

@@ -125,20 +125,13 @@ def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: 
     return torch.stack(found)
 
 
-def mixed(worlds: list[World], rows: Tensor, alphas: np.ndarray) -> Tensor:
-    """Rows whose y_wt is y_ws with the probability ``alphas`` (n,) of their place."""
-    swap = torch.from_numpy(np.stack([w.rng(11).random(len(alphas)) < alphas for w in worlds]))
-    chosen = torch.where(swap[..., None], rows[:, :, WS], rows[:, :, WT])
-    return torch.cat([rows[:, :, :1], chosen[:, :, None], rows[:, :, 2:]], dim=2)
-
-
 class Run:
     """One arm in S worlds: quadruples, reference, training, dynamics."""
 
     def __init__(
         self, worlds: list[World], arm: Arm, start: Model, pools: dict[str, Pool], how: Any
     ) -> None:
-        self.worlds, self.arm, self.start, self.heads = worlds, arm, start, start.shape.heads
+        self.worlds, self.arm, self.start = worlds, arm, start
         self.steps, self.batch = how["steps"], how["batch"]
         sigma = worlds[0].recipe["reward"]["sigma"] if arm.sigma is None else arm.sigma
         rows, kept = quadruples(worlds, pools["preference"], arm, sigma)
@@ -149,8 +142,10 @@ class Run:
             "heldout": drawn(worlds, *quadruples(worlds, pools["heldout"], arm, sigma), PROBE, 1),
         }
         if arm.mix:
-            at = [arm.alpha_at(k, self.steps) for k in range(self.steps)]
-            self.rows = mixed(worlds, self.rows, np.repeat(at, self.batch))
+            at = np.repeat([arm.alpha_at(k, self.steps) for k in range(self.steps)], self.batch)
+            swap = torch.from_numpy(np.stack([w.rng(11).random(len(at)) < at for w in worlds]))
+            chosen = torch.where(swap[..., None], self.rows[:, :, WS], self.rows[:, :, WT])
+            self.rows = self.rows.index_copy(2, torch.tensor([WT]), chosen[:, :, None])
         self.rows = self.rows[:, :, arm.roles]  # what has no weight is not computed
         self.other = {name: self.second(rows) for name, rows in self.probes.items()}
         self.reference = self.second(self.rows)
@@ -159,8 +154,8 @@ class Run:
     def logps(self, params: Params, rows: Tensor) -> Tensor:
         """log π (S, B, roles) with gradient."""
         s, b, roles, t = rows.shape
-        found = token_logps(params, rows.view(s, b * roles, t), self.start.prompt, self.heads)
-        return found.sum(-1).view(s, b, roles)
+        given = self.start.prompt, self.start.shape.heads
+        return token_logps(params, rows.view(s, b * roles, t), *given).sum(-1).view(s, b, roles)
 
     def second(self, rows: Tensor) -> Tensor:
         """What the loss takes beside log π (S, B, roles)."""
@@ -170,9 +165,9 @@ class Run:
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
         """The arm's loss of each world (S,) at a step."""
-        part = slice(step * self.batch, (step + 1) * self.batch)
-        found, other = self.logps(params, batch), self.reference[:, part]
-        roles = self.arm.roles  # what has no weight is read from another role
+        found, roles = self.logps(params, batch), self.arm.roles
+        other = self.reference[:, step * self.batch : (step + 1) * self.batch]
+        # what has no weight is read from another role
         place = [roles.index(role) if role in roles else 0 for role in (WS, WT, L, LS)]
         result = self.arm.loss(found[..., place], other[..., place], step, self.steps)
         return result.losses.view(found.shape[:2]).mean(1)

@@ -82,7 +82,7 @@ def deviation(stage: Stage) -> pd.DataFrame:
     source = found.best([stage.sources], stage.recipe["reward"]["sigma"])
     seeds = np.array([[w.seed] * first.shape[1] for w in stage.worlds])
     for (whose, slots), name in product({"source": source, "own": first}.items(), DEVIATION):
-        model, ids = stage.model(name), found.rows(slots)
+        model, ids = stage.answers(name).model, found.rows(slots)
         columns = {
             "seed": seeds,
             "response": np.broadcast_to(np.arange(first.shape[1]), first.shape),
@@ -118,7 +118,7 @@ def headroom(stage: Stage) -> pd.DataFrame:
     exact = found.groupby(["seed", "arm"])[["greedy", "sampled"]].mean().unstack("arm")
     of_b = found[found["class"] == "B"].groupby(["seed", "arm"])[["sampled", "any5"]].mean()
     of_b, greedy = of_b.unstack("arm"), exact["greedy"]
-    pool, model = stage.pool("preference", "target_sft"), stage.model("target_sft")
+    pool, model = stage.pool("preference", "target_sft"), stage.answers("target_sft").model
     sigma = stage.recipe["reward"]["sigma"]
     ws, wt = (pool.best([names], sigma) for names in (stage.sources, ["target_sft"]))
     b = [[w.classes[p.skill] == "B" for p in w.splits["preference"]] for w in stage.worlds]
