@@ -4,7 +4,6 @@ Worlds are run a few at a time (:class:`Stage`). A finished step is one file and
 again, so a study that was killed goes on where it stopped.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,13 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, tokenizer
+from wrpo_lib.nano.fusion import SAMPLES, Model, Pool, Texts, keep, pool, pretrained, sft, tokenizer
 from wrpo_lib.nano.preference import Arm, Run
 from wrpo_lib.nano.world import LENGTH, Prompt, World, letters, quality, reward_noise, source_style
 from wrpo_lib.recipes import checked
 
-ANSWERS, FIRST = 8, 5
-"""Samples of every policy on a held-out prompt; the first of them are for pass@5 and pairing."""
+ANSWERS = 8
+"""Samples of every policy on a held-out prompt; the first five are for pass@5 and pairing."""
 
 COLLECTIVE = ("sources_reward", "sources_pairwise", "sources_perplexity", "sources_vote")
 """Rows of Table 2 that train nothing: every source answers, and a rule chooses."""
@@ -57,20 +56,10 @@ class Stage:
             self.arms[name] = Arm(**{"id": name, **known, "settings": settings})
         self.names = ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
 
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` returned when it was first called; a kill leaves no half of a file."""
-        path = self.folder / f"{name}.pt"
-        if not path.is_file():
-            value, part = make(), path.with_suffix(".part")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(value, part)
-            os.replace(part, path)
-        return torch.load(path, weights_only=False)
-
     def answers(self, name: str) -> Answered:
         """A policy's or a collective row's answers, made once."""
         make = self._collective if name in COLLECTIVE else self._trained
-        return self.keep(f"arms/{name}", lambda: make(name))
+        return keep(self.folder / "arms" / f"{name}.pt", lambda: make(name))
 
     def _trained(self, name: str) -> Answered:
         """A model that is trained; what its training needs is made before, not timed with it."""
@@ -130,22 +119,21 @@ class Stage:
         """Samples that pairing chooses from: five a prompt, and some more of a policy."""
         if split == "heldout":
             return self.answers(name).sampled
-        n, purpose = 2 * FIRST, 10
+        n, purpose = 2 * SAMPLES, 10
         if name in self.sources:
-            n, purpose = FIRST, 11 + self.sources.index(name)
+            n, purpose = SAMPLES, 11 + self.sources.index(name)
         given = self.worlds, split, n, purpose
-        return self.keep(
-            f"samples/{name}-{split}", lambda: self.answers(name).model.responses(*given)
-        )
+        path = self.folder / "samples" / f"{name}-{split}.pt"
+        return keep(path, lambda: self.answers(name).model.responses(*given))
 
     def pool(self, split: str, own: str) -> Pool:
         """Scored responses of all sources and of ``own`` to the prompts of a split: the first five
         samples, and the rest of ``own``'s as its spare ones."""
         said = {name: self.samples(name, split) for name in (*self.sources, own)}
-        texts = {n: [[r[:FIRST] for r in world] for world in t] for n, t in said.items()}
-        texts[f"{own}_spare"] = [[r[FIRST:] for r in world] for world in said[own]]
+        texts = {n: [[r[:SAMPLES] for r in world] for world in t] for n, t in said.items()}
+        texts[f"{own}_spare"] = [[r[SAMPLES:] for r in world] for world in said[own]]
         given = self.worlds, split, self.answers("target").model, texts
-        return self.keep(f"pools/{own}-{split}", lambda: pool(*given))
+        return keep(self.folder / "pools" / f"{own}-{split}.pt", lambda: pool(*given))
 
 
 def choose(
@@ -193,7 +181,7 @@ def outcomes(stage: Stage, name: str) -> pd.DataFrame:
                     "greedy": int(quality(prompt, greedy) == 1),
                     "right": sum(right),
                     "n": len(right),
-                    "any5": int(any(right[:FIRST])),
+                    "any5": int(any(right[:SAMPLES])),
                     "style": sum(map(source_style, texts)),
                     "length": sum(len(tok.tokenize(t)) + 1 for t in texts),
                     "repeats": sum(len("".join(letters(t))) > LENGTH for t in texts),

@@ -6,8 +6,9 @@ another's. Parameters have the names and layouts of transformers' ``LlamaForCaus
 leading S, so that any member exports as one (:meth:`wrpo_lib.nano.fusion.Model.export`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,27 +177,23 @@ def fit(
     params: Params,
     batches: Iterator[Tensor],
     loss: Callable[[Params, Tensor, int], Tensor],
-    steps: int,
-    learning_rate: float,
-    *,
-    warmup: float = 0.1,
-    weight_decay: float = 0.0,
-    beta2: float = 0.999,
+    spec: Mapping[str, Any],
     before: Callable[[Params, int], object] = lambda params, step: None,
 ) -> tuple[Params, Tensor]:
     """Train copies of all members; returns them and the losses (steps, S).
 
     ``loss(params, batch, step)`` gives one loss a member; their sum is differentiated, so members
     do not interact, and gradients are clipped member by member to a norm of 1. AdamW with a cosine
-    schedule, as transformers' ``Trainer`` has it. ``before`` sees the parameters before each step,
-    and after the last.
+    schedule, as transformers' ``Trainer`` has it; ``spec``: steps, learning_rate, and its warmup,
+    weight_decay, beta2. ``before`` sees the parameters before each step, and after the last.
     """
+    steps, betas = spec["steps"], (0.9, spec.get("beta2", 0.999))
     params = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     tensors = list(params.values())
-    optimizer = torch.optim.AdamW(
-        tensors, learning_rate, (0.9, beta2), weight_decay=weight_decay, fused=True
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, -int(-warmup * steps // 1), steps)
+    options = {"weight_decay": spec.get("weight_decay", 0.0), "fused": True}
+    optimizer = torch.optim.AdamW(tensors, spec["learning_rate"], betas, **options)
+    warmup = -int(-spec.get("warmup", 0.1) * steps // 1)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     losses = []
     for step, batch in zip(range(steps), batches, strict=False):
         before(params, step)

@@ -1,28 +1,48 @@
-"""From pretrained nano models to scored responses, for S worlds side by side.
+"""From pretrained nano models to scored responses, for S worlds side by side or live for one.
 
 Text is all that crosses from one model to another: a response is sampled in its model's
 vocabulary, read as text, scored as text, and written in the target's vocabulary where it trains.
 """
 
+import hashlib
+import os
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+from filelock import FileLock
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from wrpo_lib.io import file_hash
 from wrpo_lib.models import SPECIAL, TEMPLATE
 from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, token_logps
-from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS, Prompt, World, quality, reward_noise
+from wrpo_lib.nano.world import (
+    LETTERS,
+    SKILLS,
+    WORDINGS,
+    Prompt,
+    World,
+    nano_recipe,
+    quality,
+    reward_noise,
+    score_rows,
+)
+from wrpo_lib.records import project_root
 
 Texts = list[list[list[str]]]
 """Responses [S][N][n]."""
+
+SAMPLES = 5
+"""Responses of a model to a prompt that pairing chooses from (paper section 4.1)."""
 
 PATTERNS = {
     "phrase": "[a-z]+ |.",  # a word with the space behind it
@@ -120,8 +140,8 @@ class Model:
 def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:
     """A model trained on rows (S, N, T) by −log π per token, each member in an order of its own.
 
-    ``spec``: steps, batch, learning_rate, the weight of the prompt's tokens (``on_prompt``, 0), and
-    options of :func:`~wrpo_lib.nano.batch.fit`.
+    ``spec``: what :func:`~wrpo_lib.nano.batch.fit` takes, ``batch``, and the weight of the prompt's
+    tokens, ``on_prompt`` (0).
     """
     on_prompt = spec.get("on_prompt", 0.0)
     start = 1 if on_prompt else model.prompt
@@ -140,9 +160,7 @@ def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Mo
         weights[..., : model.prompt - start] = on_prompt
         return -(logps * weights).sum((1, 2)) / weights.sum((1, 2))
 
-    options = {name: spec[name] for name in ("warmup", "weight_decay", "beta2") if name in spec}
-    how = spec["steps"], spec["learning_rate"]
-    return replace(model, params=fit(model.params, batches(), loss, *how, **options)[0])
+    return replace(model, params=fit(model.params, batches(), loss, spec)[0])
 
 
 def pretrained(worlds: list[World], name: str) -> Model:
@@ -221,3 +239,49 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
         errors.append([reward_noise(p, r) for p, r in zip(prompts, joined, strict=True)])
     asked = torch.stack([target.prompt_ids(w.splits[split]) for w in worlds])
     return Pool(asked, torch.stack(ids), np.array(scores), np.array(errors), slots)
+
+
+def keep(path: Path, make: Callable[[], Any]) -> Any:
+    """What ``make`` returned when it was first called; a kill leaves no half of a file."""
+    if not path.is_file():
+        value, part = make(), path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(value, part)
+        os.replace(part, path)
+    return torch.load(path, weights_only=False)
+
+
+def live_target() -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The world of seed 0, which the study does not report, and its target as a transformers model.
+
+    Half a minute on one core, once per recipe and state of the testbed's code.
+    """
+    torch.set_num_threads(1)  # suits models this small
+    world = World(0, nano_recipe())
+    code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    known = hashlib.sha256(f"{world.recipe} {code}".encode()).hexdigest()[:12]
+    kept = project_root() / "runs" / "live" / f"{known}.pt"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):  # a notebook beside this one waits for its target
+        model = keep(kept, lambda: pretrained([world], "target"))
+    return world, *model.export(0)
+
+
+def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
+    """Five scored responses of every source to each prompt, drawn as its training texts are, so
+    that a notebook needs one model only."""
+    rng, tables = world.rng(14), []
+    for k in range(1, len(world.weak) + 1):
+        texts = [[world.source_says(k, p, rng) for _ in range(SAMPLES)] for p in prompts]
+        tables.append(scored(f"source_{k}", prompts, texts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:
+    """Responses of ``model``, a list for each prompt, with their rewards, as pairing reads them."""
+    rows = [
+        {"prompt_id": prompt.prompt_id, "model": model, "sample": k, "text": text}
+        for prompt, own in zip(prompts, texts, strict=True)
+        for k, text in enumerate(own)
+    ]
+    return pd.DataFrame(rows).assign(reward=[reward for _, reward in score_rows(rows)])

@@ -175,8 +175,8 @@ class Run:
     def train(self) -> Model:
         """The trained members; ``losses`` (steps, S) and ``dynamics`` are kept."""
         batches = iter(self.rows.split(self.batch, dim=1))
-        how = self.steps, self.arm.settings["learning_rate"]
-        params, self.losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
+        spec = self.arm.settings | {"steps": self.steps}
+        params, self.losses = fit(self.start.params, batches, self.loss, spec, self.log)
         return replace(self.start, params=params)
 
     def log(self, params: Params, step: int) -> None:

@@ -146,22 +146,19 @@ def headroom(stage: Stage) -> pd.DataFrame:
     return table.reset_index()
 
 
-def grid(recipe: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Arms of the grids: learning rate by β (or τ), as many points for every method; then α."""
-    found, asked, arms = {}, recipe["development"], recipe["arms"]
+def for_development(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with development seeds, and in place of its arms what δ and the rules need, the
+    grids of learning rate by β (or τ), as many points for every method, and that of α."""
+    asked, arms = recipe["development"], recipe["arms"]
+    found = {name: arms[name] for name in ("dpo_on", "sft_true")}
     for arm, values in asked["grid"].items():
         spec = arms[arm] | ({"alpha": asked["grid_alpha"]} if arm.startswith("wrpo") else {})
         knob = KNOBS[spec.get("form", "dpo")]
         for rate, value in product(values["learning_rate"], values[knob]):
             settings = spec.get("settings", {}) | {"learning_rate": rate, knob: value}
             found[f"{arm}/{rate:g}/{value:g}"] = spec | {"settings": settings}
-    return found | {f"alpha/{a:g}": arms["wrpo"] | {"alpha": a} for a in asked["alpha"]}
-
-
-def for_development(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with the arms of the grids, and what δ and the rules need, in place of its own."""
-    arms = {name: recipe["arms"][name] for name in ("dpo_on", "sft_true")}
-    return recipe | {"arms": arms | grid(recipe), "seeds": recipe["development"]["seeds"]}
+    found |= {f"alpha/{a:g}": arms["wrpo"] | {"alpha": a} for a in asked["alpha"]}
+    return recipe | {"arms": found, "seeds": asked["seeds"]}
 
 
 def develop(stage: Stage) -> dict[str, pd.DataFrame]:

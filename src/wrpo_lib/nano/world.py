@@ -4,13 +4,12 @@ A prompt names a skill and four letters; the skill is one rearrangement of them,
 is computed. What a world draws at random is who can do what. The target is right half the time in
 class A, has a wrong habit in class B, is right in class C; class D never occurs in preference data.
 The sources word their answers in another way, are each weak in a few skills, and know class B.
-Nothing of this size is in the paper: all of it is ours, the values stand in
-``recipes/nano/world.yaml``.
+All of it is ours; the values stand in ``recipes/nano/world.yaml``.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -102,10 +101,7 @@ class Prompt(NamedTuple):
 
 
 def read_prompt(text: str) -> Prompt:
-    """The prompt that a user turn holds.
-
-    :raises WRPOError: for text that is none of this world.
-    """
+    """The prompt that a user turn holds; a :class:`WRPOError` if it is none of this world."""
     skill, _, letters = text.partition(" ")
     if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
         what = f"is no prompt of the nano world; write a skill and {LENGTH} letters"
@@ -142,6 +138,19 @@ def reward_noise(prompt: Prompt, responses: Iterable[str]) -> list[float]:
     texts = (f"{prompt.text}|{response}".encode() for response in responses)
     found = (int.from_bytes(hashlib.blake2b(t, digest_size=6).digest()) for t in texts)
     return [float(ndtri((number + 0.5) / 2**48)) for number in found]
+
+
+def score_rows(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Response rows whose prompt_id is that of a :class:`Prompt`, each with its reward: the truth
+    with the text's own noise.
+
+    :raises WRPOError: for a prompt_id of another kind.
+    """
+    sigma = nano_recipe()["reward"]["sigma"]
+    for row in rows:
+        prompt = read_prompt(row["prompt_id"].replace("-", " "))
+        noise = reward_noise(prompt, [row["text"]])[0]
+        yield row, quality(prompt, row["text"]) + sigma * noise
 
 
 @dataclass(frozen=True)
@@ -186,11 +195,8 @@ class World:
 
     @cached_property
     def splits(self) -> dict[str, list[Prompt]]:
-        """Prompts that share nothing: ``heldout``, ``sft``, ``preference``, ``corpus`` (the rest).
-
-        SFT prompts are of classes A and C, preference prompts of A, B and C; the pretraining of
-        target and sources reads the corpus only.
-        """
+        """Prompts that share nothing: ``heldout``, ``sft`` (classes A and C), ``preference`` (A, B
+        and C), and the rest, the ``corpus`` that target and sources are pretrained on."""
         sizes, rng = self.recipe["splits"], self.rng(3)
         strings = ["".join(LETTERS[i] for i in o) for o in permutations(range(8), LENGTH)]
         left = {skill: rng.permutation(strings).tolist() for skill in SKILLS}
@@ -205,9 +211,9 @@ class World:
     def target_texts(self, phase: int) -> list[tuple[Prompt, str]]:
         """The (prompt, response) pairs of a phase of the target's pretraining.
 
-        Whatever is in the sources' wordings is right; in its own the target has its habits, and now
-        and then any other order. The first phase (*base*) reads both, so the right procedures are
-        there to be elicited; the second (*persona*) all but leaves the sources' wordings out.
+        Texts in the sources' wordings are right; in its own the target has its habits, and now and
+        then another order. The first phase (*base*) reads both, so the right procedures are there
+        to be elicited; the second (*persona*) all but leaves the sources' wordings out.
         """
         spec, rng = self.recipe["target"], self.rng(4, phase)
         prompts, texts = self.splits["corpus"], []
