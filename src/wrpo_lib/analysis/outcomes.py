@@ -1,6 +1,4 @@
-"""The study's tracked results, estimates over worlds, and what they say of each claim.
-
-Results are refused unless they fit the plan. The paper has no tests; all is ours.
+"""The study's tracked results, estimates over worlds, and what they say of each claim (ours).
 
 A world (seed) is the unit. An estimate is a weighted sum of arms, prompt by prompt, averaged within
 each world and then over worlds. Its standard error is the larger of that over worlds and that of a
@@ -21,8 +19,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.paper import JUDGED, SHARES, Claim, Comparison, Plan, Weights, read_plan
 from wrpo_lib.records import read_results, read_run
 
-COUNTS = ("right", "style", "length", "repeats")
-"""Columns of the outcomes that are totals over ``n`` samples."""
+COUNTS = ("right", "style", "length", "repeats")  # totals over ``n`` samples in the outcomes
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,9 @@ class Results:
         return self.table("arms").groupby("arm")["diverged"].sum().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
-        """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
-
+        """A row per (seed, prompt or response) and a column per arm, of the measure ``of`` on
         ``prompts``: all, a class of skills, or ``unsampled``. Measures of training are means over
-        the last tenth of the steps on held-out quadruples.
-        """
+        the last tenth of the steps on held-out quadruples."""
         if of not in self._wide:
             index, value = ["seed"], of
             if of == "logp":
@@ -157,10 +152,8 @@ def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its status, what that leaves out, and what was found.
-
-    ``adjusted``: the interval that excludes 0 exactly where the corrected ``p`` is below 0.05.
-    """
+    """A claim, its status, what that leaves out, and what was found; ``adjusted``: the interval
+    that excludes 0 exactly where the corrected ``p`` is below 0.05."""
 
     claim: Claim
     status: str

@@ -1,7 +1,4 @@
-"""Every number that the book's prose shows, computed from tracked results by name.
-
-Pages glue what :func:`numbers` returns; no number is typed into prose.
-"""
+"""Every number that the book's prose shows, computed from tracked results by name."""
 
 import json
 from collections.abc import Callable
@@ -59,10 +56,8 @@ DEVELOPMENT = ("n_development", "n_settings", "development_gain")
 
 
 def numbers(profile: str = "nano") -> dict[str, Number]:
-    """Values to glue: of the study, of the development runs, and of published judgements.
-
-    Where results are refused, words that say so stand in for theirs.
-    """
+    """Values to glue: of the study, of the development runs, and of published judgements; where
+    results are refused, words that say so."""
     ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
     names = [*STUDY, *ids, *(f"status_{name}" for name in ids), *DEVELOPMENT]
     found: dict[str, Number] = dict.fromkeys(names, "(no valid results)")

@@ -1,7 +1,6 @@
 """The arms of the nano study: what each trains on, and what every policy answers.
 
-Worlds are run a few at a time (:class:`Stage`). A finished step is one file and is never made
-again, so a study that was killed goes on where it stopped.
+A finished step is one file and is never made again, so a killed study goes on where it stopped.
 """
 
 import time
@@ -42,8 +41,7 @@ class Answered:
 class Stage:
     """S worlds of one recipe side by side, and the folder of what they have finished.
 
-    ``arms``: the preference runs, each with the settings of its form. ``names``: every policy and
-    collective row, in the order they can be made.
+    ``arms``: the preference runs, each with its form's settings. ``names``: all that is compared.
     """
 
     def __init__(self, worlds: list[World], folder: Path) -> None:
@@ -141,10 +139,9 @@ def choose(
 ) -> int:
     """Whose answer a rule takes, of ``texts``, one a source (Table 2; how each errs is ours).
 
-    The best by the reward model, whose noise has the s.d. ``sigma``; the one that wins most
-    comparisons in pairs, each with an error of its own; that of the source to which the prompt is
-    the most probable, by ``familiar`` log-probabilities; the one that most give, in the words of
-    the first that gives it.
+    The best by the reward model, whose noise has s.d. ``sigma``; the winner of most comparisons in
+    pairs, each with its own noise; that of the source to which the prompt is the most probable
+    (``familiar``, log-probabilities); the one that most give, in the words of the first.
     """
     if rule == "sources_perplexity":
         return int(np.argmax(familiar))
@@ -161,10 +158,8 @@ def choose(
 
 
 def outcomes(stage: Stage, name: str) -> pd.DataFrame:
-    """One row a held-out prompt: how many of a policy's answers are right, and how they read.
-
-    The last two columns are the prompt and the greedy answer as text.
-    """
+    """One row a held-out prompt: how many of a policy's answers are right, and how they read; at
+    last the prompt and the greedy answer as text."""
     said, rows = stage.answers(name), []
     tok = tokenizer(stage.recipe["target"]["vocabulary"])
     for s, world in enumerate(stage.worlds):

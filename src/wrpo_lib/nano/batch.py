@@ -1,9 +1,8 @@
 """Small Llamas, several at a time: parameters stacked over S members, one member a world.
 
-A model of 100,000 parameters spends its time in overhead, so the members of a stack are trained and
-sampled together. They share shape and vocabulary and nothing else: no number of one member enters
-another's. Parameters have the names and layouts of transformers' ``LlamaForCausalLM`` with a
-leading S, so that any member exports as one (:meth:`wrpo_lib.nano.fusion.Model.export`).
+A model of 100,000 parameters spends its time in overhead, so members are trained and sampled
+together. They share shape and vocabulary; no number of one enters another's. Parameters have the
+names and layouts of transformers' ``LlamaForCausalLM`` with a leading S.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,8 +18,7 @@ Params = dict[str, Tensor]
 Cache = list[tuple[Tensor, Tensor]]
 
 EPS, THETA = 1e-6, 20.0  # of RMSNorm; of rotary positions, small because a row has few
-PAD, END = 0, 1
-"""Token ids that every vocabulary of the testbed begins with."""
+PAD, END = 0, 1  # the ids that every vocabulary of the testbed begins with
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,10 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def _rotate(x: Tensor, start: int) -> Tensor:
     """Rotary positions from ``start`` on for (R, heads, T, head width)."""
-    half = x.shape[-1] // 2
-    frequencies = THETA ** (-torch.arange(half) / half)
+    a, b = x.chunk(2, dim=-1)
+    frequencies = THETA ** (-torch.arange(a.shape[-1]) / a.shape[-1])
     angles = torch.arange(start, start + x.shape[-2])[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
-    a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
@@ -144,8 +141,7 @@ def sample(
     """Responses (S, P, n, L) to prompts (S, P, T), padded after the end token.
 
     ``noise`` (S, P, n, L), uniform in [0, 1), picks each token by the inverse of the cumulative
-    distribution, so policies sampled with the same noise are as alike as they can be.
-    ``temperature`` 0 is greedy.
+    distribution, so that policies with the same noise differ little. ``temperature`` 0 is greedy.
     """
     s, p, n, length = noise.shape
     last, cache = forward(params, prompts, heads, first=-1)

@@ -55,10 +55,8 @@ PATTERNS = {
 
 @cache
 def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of the testbed's words that can spell any other; the same in every world.
-
-    Its chat template renders a prompt as ``<user>blend BDAC<assistant>``.
-    """
+    """A tokenizer of the testbed's words that can spell any other; it renders a prompt as
+    ``<user>blend BDAC<assistant>``."""
     texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
     words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
     names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
@@ -106,10 +104,8 @@ class Model:
         return found
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
-        """``n`` samples [S][N][n] a prompt, a purpose with noise of its own; greedy with ``n`` 0.
-
-        How is the ``sampling`` of the recipe: temperature, top_p, the most tokens of a response.
-        """
+        """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with
+        noise of its own; greedy with ``n`` 0."""
         how = worlds[0].recipe["sampling"]
         prompts = torch.stack([self.prompt_ids(w.splits[split]) for w in worlds])
         sizes = (prompts.shape[1], n or 1, how["tokens"][self.kind])
@@ -184,10 +180,8 @@ def pretrained(worlds: list[World], name: str) -> Model:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scored responses to N prompts of S worlds: K slots a prompt, named by their model.
-
-    ``ids`` (S, N, K, L) in the target's vocabulary, ``quality`` and ``noise`` (S, N, K).
-    """
+    """Scored responses to N prompts of S worlds in K slots a prompt: ``ids`` (S, N, K, L) in the
+    target's vocabulary, ``quality`` and ``noise`` (S, N, K); ``slots`` of each model."""
 
     prompts: Tensor
     ids: Tensor
@@ -202,11 +196,8 @@ class Pool:
     def best(
         self, names: list[list[str]], sigma: float, rank: int = 1, lowest: bool = False
     ) -> Tensor:
-        """Slot (S, N) of the best response of some models by reward, or the second, or the worst.
-
-        ``names``: the models of each world, or one list for all. Equal rewards: the first slot, as
-        models and samples are numbered.
-        """
+        """Slot (S, N) of the best response of some models by reward, or the second, or the worst;
+        of equals the first. ``names``: the models of each world, or one list for all."""
         slots = np.array([[k for name in own for k in self.slots[name]] for own in names])
         found = np.take_along_axis(self.rewards(sigma), slots[:, None], -1)
         order = np.argsort(found if lowest else -found, axis=-1, kind="stable")[..., rank - 1]
@@ -252,10 +243,8 @@ def keep(path: Path, make: Callable[[], Any]) -> Any:
 
 
 def live_target() -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """The world of seed 0, which the study does not report, and its target as a transformers model.
-
-    Half a minute on one core, once per recipe and state of the testbed's code.
-    """
+    """The world of seed 0, which the study does not report, and its target for transformers: half a
+    minute on one core, once per recipe and state of the testbed's code."""
     torch.set_num_threads(1)  # suits models this small
     world = World(0, nano_recipe())
     code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]

@@ -1,10 +1,8 @@
 """The testbed's judge: the truth seen through known biases (ours).
 
-A logistic judge that answers in the forms of the three benchmarks, so that the statistics for real
-judgements run on its own and can be held against the truth. Behind HTTP it is an OpenAI-compatible
-server that reads the benchmarks' real judge prompts; what answers no testbed prompt has a quality
-drawn from its hash. Every draw depends on texts and names alone: a repeated request gets the same
-reply.
+It answers in the forms of the three benchmarks, so that the statistics for real judgements can be
+held against the truth. Behind HTTP it is an OpenAI-compatible server that reads the benchmarks'
+real judge prompts. Every draw depends on texts and names alone.
 """
 
 import http.server
@@ -58,8 +56,7 @@ class Judge:
         return np.clip(np.round(score), 1, 10).astype(int)
 
 
-JUDGE = Judge()
-"""The judge of the study and of ``wrpo nano-judge``."""
+JUDGE = Judge()  # of the study and of ``wrpo nano-judge``
 
 
 def verdict(for_a: float) -> str:
@@ -79,10 +76,8 @@ def _read(answers: pd.DataFrame) -> pd.DataFrame:
 def _both_orders(
     answers: pd.DataFrame, baseline: str, judge: Judge, protocol: str, orders: tuple[Any, Any]
 ) -> pd.DataFrame:
-    """Answers beside the baseline's, once an order: ``logit``, the preference for the model.
-
-    In the first of ``orders`` the baseline is shown first.
-    """
+    """Answers beside the baseline's, once in each of ``orders``, of which in the first the baseline
+    is shown first, with ``logit``, the preference for the model."""
     rows = _read(answers)
     base = rows[rows["model"] == baseline].drop(columns="model")
     rest, suffixes = rows[rows["model"] != baseline], ("_model", "_baseline")
@@ -99,10 +94,8 @@ def _both_orders(
 
 
 def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
-    """AlpacaEval-2's form: preference in [1, 2] for the model, both orders.
-
-    ``answers``: rows of one world in ``results/nano/answers``, the baseline's among them.
-    """
+    """AlpacaEval-2's form: preference in [1, 2] for the model, both orders. ``answers``: those of
+    one world in ``results/nano/answers``, the baseline's among them."""
     judged = _both_orders(answers, baseline, judge, "alpaca", ("baseline first", "model first"))
     same = judged["text_model"] == judged["text_baseline"]
     judged["preference"] = np.where(same, 1.5, 1.0 + expit(judged["logit"]))
@@ -111,10 +104,8 @@ def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataF
 
 
 def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
-    """Arena-Hard's form: two games, positions swapped, five verdicts (game 1: baseline is A).
-
-    Its hard prompts are those of class B.
-    """
+    """Arena-Hard's form: two games, positions swapped, five verdicts (game 1: baseline is A). Its
+    hard prompts are those of class B."""
     hard = answers[answers["class"] == "B"]
     judged = _both_orders(hard, baseline, judge, "arena", (1, 2))
     for_a = judged["logit"].mask(judged["order"] == 1, -judged["logit"])
@@ -123,10 +114,8 @@ def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFr
 
 
 def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
-    """MT-Bench's form: a score from 1 to 10 for each turn.
-
-    Nano models answer single prompts, so the turns of a question are two prompts of one skill.
-    """
+    """MT-Bench's form: a score from 1 to 10 for each turn; the turns of a question are two prompts
+    of one skill."""
     rows = _read(answers)
     skill = rows["question_id"].str.partition(" ")[0]
     place = rows.groupby(["model", skill]).cumcount()
@@ -138,10 +127,8 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 
 def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """What the judge says of tracked answers: a row per protocol, seed, question and arm.
-
-    ``value``: the share of the games won against the baseline, or the mean score of the two turns.
-    ``settings``: the recipe's ``evaluation``.
+    """What the judge says of tracked answers: a row per protocol, seed, question and arm, the value
+    a share of games won or the mean score of the turns. ``settings``: the recipe's ``evaluation``.
     """
     found = []
     for seed, own in answers.groupby("seed"):
@@ -186,10 +173,8 @@ def recognise(prompt: str) -> Seen | None:
 
 
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
-    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token.
-
-    Quality is the truth of a testbed prompt, else uniform in [0, 1] by the text's hash.
-    """
+    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token; quality is
+    the truth of a testbed prompt, else uniform in [0, 1] by the text's hash."""
     noise = normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
     try:
         prompt = read_prompt(seen.second or seen.question)

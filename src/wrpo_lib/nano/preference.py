@@ -70,10 +70,8 @@ class Arm:
         return [role for role, is_used in enumerate(used) if is_used]
 
     def loss(self, logps: Tensor, other: Tensor, step: int, steps: int) -> objective.Objective:
-        """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,).
-
-        ``other``: log π of the reference; lengths for SimPO and SFT.
-        """
+        """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,); ``other``: the
+        reference's log π, or lengths (SimPO, SFT)."""
         function, names = FORMS[self.form]
         tensors = [x[..., r].flatten() for x in (logps, other) for r in (WS, WT, L)]
         options: dict[str, Any] = {name: self.settings[name] for name in names}
@@ -89,10 +87,8 @@ class Arm:
 def quadruples(
     worlds: list[World], pool: Pool, arm: Arm, sigma: float
 ) -> tuple[Tensor, np.ndarray]:
-    """Rows (S, N, 4, T) of y_ws, y_wt, y_l, y_ls, and which of them (S, N) are kept.
-
-    A prompt whose preferred and dispreferred response are one text is left out.
-    """
+    """Rows (S, N, 4, T) of y_ws, y_wt, y_l, y_ls, and which of them (S, N) are kept: those whose
+    preferred and dispreferred response differ."""
     sources = []
     for world in worlds:  # fewer random sources are among the more
         order = world.rng(13).permutation(arm.sources).tolist()
@@ -114,10 +110,8 @@ def quadruples(
 
 
 def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: int) -> Tensor:
-    """``n`` kept rows of each world (S, n, 4, T) in an order that a world and a purpose fix.
-
-    So every arm sees the prompts that it keeps in one order; where they are too few, they repeat.
-    """
+    """``n`` kept rows of each world (S, n, 4, T) in an order that is the same for every arm; where
+    they are too few, they repeat."""
     found = []
     for world, of_world, keep in zip(worlds, rows, kept, strict=True):
         order = world.rng(10, purpose).permutation(len(keep))

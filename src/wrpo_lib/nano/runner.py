@@ -1,13 +1,13 @@
 """``wrpo results nano`` and ``development``: all worlds, all arms, and the files of their results.
 
-``outcomes.parquet`` has one row per arm, world and held-out prompt: all means and intervals are
-recomputed from it. ``results/development`` has what was settled on development seeds: whether a
-world has room for fusion, and the methods' settings. No reported seed enters there.
+``outcomes.parquet`` has one row per arm, world and held-out prompt; all means and intervals come
+from it. ``results/development`` has what was settled on development seeds alone.
 """
 
 import hashlib
 import json
 import time
+from collections import defaultdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,15 @@ from wrpo_lib.nano.world import KNOBS, World, nano_recipe
 from wrpo_lib.paper import PLAN
 from wrpo_lib.records import project_root, results_dir, write_results
 
-PER_ARM = ("outcomes.parquet", "dynamics.csv.gz", "arms", "responses.csv.gz", "answers.csv.gz")
 DEVIATION = ("target", "target_sft", "target_dpo_on", "dpo_off", "dpo_on", "wrpo")
 TEXTS = ["arm", "seed", "prompt", "prompt_text", "class", "response", "greedy"]
-SHOWN = 4
-"""Held-out prompts of each world, in their random order, that every arm's answers are kept of."""
-TOLERANCE = 0.02
-"""A mean exactness that moved by more, between two runs of the study, is reported."""
+SHOWN = 4  # held-out prompts of each world, in random order, that every arm's answers are kept of
+TOLERANCE = 0.02  # a mean exactness that moved by more, between two runs of the study, is reported
 
 
 def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
-    """The worlds of a recipe's seeds, a few side by side, kept under ``runs/nano``.
-
-    What was kept of another recipe is not taken up: the folder is named after the recipe.
-    """
+    """The worlds of a recipe's seeds, a few side by side, kept in a folder named after the recipe
+    under ``runs/nano``."""
     known = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
     folder = folder or project_root() / "runs" / "nano" / known[:12]
     seeds, n = recipe["seeds"], recipe["at_once"]
@@ -54,7 +49,7 @@ def stages(recipe: dict[str, Any], folder: Path | None = None) -> list[Stage]:
 def run(stage: Stage) -> dict[str, pd.DataFrame]:
     """Every arm of a stage, and the tables of its worlds."""
     torch.set_num_threads(1)
-    found: dict[str, list[pd.DataFrame]] = {name: [] for name in PER_ARM}
+    found = defaultdict[str, list[pd.DataFrame]](list)
     for name in tqdm(stage.names, f"worlds {stage.folder.name}", mininterval=5):
         of_arm, answered = outcomes(stage, name), stage.answers(name)
         said = of_arm[TEXTS].rename(columns={"greedy": "right"})
@@ -175,10 +170,8 @@ def develop(stage: Stage) -> dict[str, pd.DataFrame]:
 
 
 def make_results(profile: str, workers: int) -> Path:
-    """Run the study, or the grids and rules of ``development``, and write its results.
-
-    A stage takes a process; finished arms are kept.
-    """
+    """Run the study, or the grids and rules of ``development``, a stage in each process, and write
+    its results."""
     start, recipe, job = time.perf_counter(), nano_recipe(), run
     if profile == "development":
         recipe, job = for_development(recipe), develop
