@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wrpo_lib.nano.fusion import SAMPLES, Model, Pool, Texts, keep, pool, pretrained, sft, tokenizer
+from wrpo_lib.nano.batch import tokenizer
+from wrpo_lib.nano.fusion import SAMPLES, Model, Pool, Texts, keep, pool, pretrained, sft
 from wrpo_lib.nano.preference import Arm, Run
 from wrpo_lib.nano.world import LENGTH, Prompt, World, letters, quality, reward_noise, source_style
 from wrpo_lib.recipes import checked
@@ -117,10 +118,9 @@ class Stage:
         """Samples that pairing chooses from: five a prompt, and some more of a policy."""
         if split == "heldout":
             return self.answers(name).sampled
-        n, purpose = 2 * SAMPLES, 10
+        given = self.worlds, split, 2 * SAMPLES, 10
         if name in self.sources:
-            n, purpose = SAMPLES, 11 + self.sources.index(name)
-        given = self.worlds, split, n, purpose
+            given = self.worlds, split, SAMPLES, 11 + self.sources.index(name)
         path = self.folder / "samples" / f"{name}-{split}.pt"
         return keep(path, lambda: self.answers(name).model.responses(*given))
 

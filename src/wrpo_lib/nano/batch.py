@@ -5,20 +5,56 @@ together. They share shape and vocabulary; no number of one enters another's. Pa
 names and layouts of transformers' ``LlamaForCausalLM`` with a leading S.
 """
 
+import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+
+from wrpo_lib.models import SPECIAL, TEMPLATE
+from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS
 
 Params = dict[str, Tensor]
 Cache = list[tuple[Tensor, Tensor]]
 
 EPS, THETA = 1e-6, 20.0  # of RMSNorm; of rotary positions, small because a row has few
 PAD, END = 0, 1  # the ids that every vocabulary of the testbed begins with
+
+PATTERNS = {
+    "phrase": "[a-z]+ |.",  # a word with the space behind it
+    "word": "[a-z]+|.",
+    "syllable": "[a-z]{1,2}|.",
+    "character": ".",
+}
+"""Kind of vocabulary -> what its tokens are; what no wording has is spelt in characters."""
+
+
+@cache
+def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of the testbed's words that can spell any other; it renders a prompt as
+    ``<user>blend BDAC<assistant>``."""
+    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
+    words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
+    names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
+    made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))
+    known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
+    made.decoder = decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="<end>",
+        additional_special_tokens=SPECIAL[2:],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -31,9 +67,9 @@ class Shape:
     heads: int = 4
     hidden: int = 128
 
-    def llama(self) -> LlamaForCausalLM:
+    def llama(self) -> transformers.LlamaForCausalLM:
         """One member as a transformers model, its weights to be loaded."""
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             vocab_size=self.vocab,
             hidden_size=self.width,
             intermediate_size=self.hidden,
@@ -47,7 +83,7 @@ class Shape:
             eos_token_id=END,
             pad_token_id=PAD,
         )
-        return LlamaForCausalLM(config).eval()
+        return transformers.LlamaForCausalLM(config).eval()
 
 
 def build(shape: Shape, seeds: list[int]) -> Params:
@@ -189,7 +225,7 @@ def fit(
     options = {"weight_decay": spec.get("weight_decay", 0.0), "fused": True}
     optimizer = torch.optim.AdamW(tensors, spec["learning_rate"], betas, **options)
     warmup = -int(-spec.get("warmup", 0.1) * steps // 1)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     losses = []
     for step, batch in zip(range(steps), batches, strict=False):
         before(params, step)

@@ -6,11 +6,8 @@ vocabulary, read as text, scored as text, and written in the target's vocabulary
 
 import hashlib
 import os
-import re
-import string
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +15,16 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from wrpo_lib.io import file_hash
-from wrpo_lib.models import SPECIAL, TEMPLATE
-from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, token_logps
-from wrpo_lib.nano.world import (
-    LETTERS,
-    SKILLS,
-    WORDINGS,
-    Prompt,
-    World,
-    nano_recipe,
-    quality,
-    reward_noise,
-    score_rows,
-)
+from wrpo_lib.nano.batch import PAD, Params, Shape, build, fit, sample, token_logps, tokenizer
+from wrpo_lib.nano.world import Prompt, World, nano_recipe, quality, reward_noise, score_rows
 from wrpo_lib.records import project_root
 
-Texts = list[list[list[str]]]
-"""Responses [S][N][n]."""
-
-SAMPLES = 5
-"""Responses of a model to a prompt that pairing chooses from (paper section 4.1)."""
-
-PATTERNS = {
-    "phrase": "[a-z]+ |.",  # a word with the space behind it
-    "word": "[a-z]+|.",
-    "syllable": "[a-z]{1,2}|.",
-    "character": ".",
-}
-"""Kind of vocabulary -> what its tokens are; what no wording has is spelt in characters."""
-
-
-@cache
-def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of the testbed's words that can spell any other; it renders a prompt as
-    ``<user>blend BDAC<assistant>``."""
-    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
-    words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
-    names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
-    made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))
-    known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
-    made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<pad>",
-        eos_token="<end>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+Texts = list[list[list[str]]]  # responses [S][N][n]
+SAMPLES = 5  # of a model to a prompt, from which pairing chooses (paper section 4.1)
 
 
 @dataclass(frozen=True)
@@ -96,12 +49,10 @@ class Model:
 
     def response_ids(self, responses: list[str], length: int) -> Tensor:
         """Responses with their end token (N, length), padded, or cut to ``length``."""
-        rows = tokenizer(self.kind)(responses, add_special_tokens=False)["input_ids"]
-        found = torch.full((len(rows), length), PAD)
-        for row, ids in zip(found, rows, strict=True):
-            ids = [*ids, END][:length]
-            row[: len(ids)] = torch.tensor(ids)
-        return found
+        how = {"padding": "max_length", "truncation": True, "max_length": length}
+        ended = [f"{response}<end>" for response in responses]
+        found = tokenizer(self.kind)(ended, add_special_tokens=False, return_tensors="pt", **how)
+        return found["input_ids"]
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
         """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with
@@ -250,7 +201,6 @@ def live_target() -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
     code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
     known = hashlib.sha256(f"{world.recipe} {code}".encode()).hexdigest()[:12]
     kept = project_root() / "runs" / "live" / f"{known}.pt"
-    kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")):  # a notebook beside this one waits for its target
         model = keep(kept, lambda: pretrained([world], "target"))
     return world, *model.export(0)

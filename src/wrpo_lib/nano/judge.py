@@ -127,9 +127,8 @@ def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
 
 
 def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """What the judge says of tracked answers: a row per protocol, seed, question and arm, the value
-    a share of games won or the mean score of the turns. ``settings``: the recipe's ``evaluation``.
-    """
+    """What the judge says of tracked answers: a row per protocol, seed, question and arm, with the
+    share of games won or the mean score of the turns. ``settings``: the recipe's evaluation."""
     found = []
     for seed, own in answers.groupby("seed"):
         alpaca = judge_alpaca(own, settings["baseline"], JUDGE)

@@ -42,8 +42,7 @@ SKILLS: dict[str, tuple[int, ...]] = {
 
 OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
 SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
-WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS
-"""Eight tokens of the target with the end token, whoever speaks."""
+WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS  # eight tokens of the target with the end token
 
 RULES = {
     "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
@@ -104,8 +103,7 @@ def read_prompt(text: str) -> Prompt:
     """The prompt that a user turn holds; a :class:`WRPOError` if it is none of this world."""
     skill, _, letters = text.partition(" ")
     if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
-        what = f"is no prompt of the nano world; write a skill and {LENGTH} letters"
-        raise WRPOError(f"{text!r} {what}")
+        raise WRPOError(f"{text!r} is no prompt of the nano world; write a skill and 4 letters")
     return Prompt(skill, letters)
 
 
