@@ -64,11 +64,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
     nats["logp"] = rng.normal(nats["whose"].map({"source": -8.0, "own": -3.0}))
     sources = product(seed=seeds, source=[f"source_{k}" for k in range(1, 7)])
     sources["share"] = rng.dirichlet(np.ones(6) * 8, len(seeds)).ravel()
-    names = [*RULES, "target_greedy", "sft_sampled"]
-    room, tuned_room = (
-        pd.DataFrame(rng.random((len(of), len(names))), columns=names).assign(seed=of)
-        for of in (seeds, tuned)
-    )
+    room = dict.fromkeys([*RULES, "target_greedy", "sft_sampled"], 0.5)
     said = answers(recipe["evaluation"]["models"], seeds, rng)
     tables = {
         "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, seeds),
@@ -79,10 +75,10 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
         "answers.csv.gz": said,
         "judged.csv.gz": judged(said, recipe["evaluation"]),
         "sources": sources.assign(right=0.9, reward=0.8),
-        "headroom": room,
+        "headroom": product(seed=seeds).assign(**room),
     }
     record = {"commit": "0123456789ab", "seeds": list(seeds), "seconds": 1200, "world": recipe}
-    development = {"headroom": tuned_room, "grid": grid(recipe, rng)}
+    development = {"headroom": product(seed=tuned).assign(**room), "grid": grid(recipe, rng)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WRPO_HOME", str(root))
         write_results("development", development, {"seeds": tuned})

@@ -20,11 +20,10 @@ from wrpo_lib.nano.runner import develop, for_development
 from wrpo_lib.nano.world import Prompt, World
 from wrpo_lib.records import read_results
 
-KEPT = (
+KEPT = (  # one arm of each kind
     *("dpo_on", "dpo_off", "target_dpo_on", "wrpo", "wrpo_simpo", "wrpo_ipo", "wrpo_k1"),
     *("wrpo_dispreferred", "sft_true", "dpo_mix"),
 )
-"""One arm of each kind."""
 
 Tables = dict[str, pd.DataFrame]
 
@@ -69,12 +68,11 @@ def test_the_tables_have_the_columns_that_readers_are_tested_on(
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     for name, table in tables.items():
         assert set(read_results("nano", name.partition(".")[0])) == set(table), name
-    knob = {"wrpo": "beta", "wrpo_simpo": "beta", "wrpo_ipo": "tau"}
-    points = {arm: {"learning_rate": [3e-4], name: [0.5]} for arm, name in knob.items()}
-    seeds = [world.seed for world in stage.worlds]
-    asked = {"grid": points, "grid_alpha": 0.3, "alpha": [0.5], "seeds": seeds}
+    knobs = {"wrpo_simpo": "beta", "wrpo_ipo": "tau"}
+    points = {arm: {"learning_rate": [3e-4], knob: [0.5]} for arm, knob in knobs.items()}
+    asked = {"grid": points, "grid_alpha": 0.3, "alpha": [], "seeds": [100, 101]}
     recipe = for_development(stage.recipe | {"development": asked})
-    worlds = [World(seed, recipe) for seed in seeds]
+    worlds = [World(seed, recipe) for seed in recipe["seeds"]]
     for name, table in develop(Stage(worlds, stage.folder)).items():
         assert set(read_results("development", name)) == set(table), name
 
@@ -102,7 +100,6 @@ def test_roles_are_what_their_names_say(stage: Stage, tables: Tables) -> None:
     rewards = torch.from_numpy(pool.rewards(0.3))
     own, spare = pool.slots["target_sft"], pool.slots["target_sft_spare"]
     sources = [k for name in stage.sources for k in pool.slots[name]]
-
     for setting, role, of, sign in (
         ({}, WS, sources, 1),
         ({}, WT, own, 1),
@@ -140,7 +137,7 @@ def test_every_arm_of_the_recipe_is_one(recipe: dict[str, Any], tmp_path: Path) 
     arms = Stage([World(100, recipe)], tmp_path).arms
     assert all({arm.start, arm.own} <= starts for arm in arms.values())
     with pytest.raises(WRPOError, match=r"arms\.dpo_on\.alhpa.*did you mean 'alpha'"):
-        _ = Stage([World(100, recipe | {"arms": {"dpo_on": {"alhpa": 0.1}}})], tmp_path).arms
+        Stage([World(100, recipe | {"arms": {"dpo_on": {"alhpa": 0.1}}})], tmp_path)
 
 
 def test_what_has_no_weight_is_left_out_of_the_loss_alone(stage: Stage, tables: Tables) -> None:

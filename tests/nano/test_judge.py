@@ -9,9 +9,8 @@ import pytest
 from scipy.special import expit
 
 from wrpo_lib.analysis.statistics import Estimate
-from wrpo_lib.evaluation.benchmarks import OWN, load
+from wrpo_lib.evaluation.benchmarks import load
 from wrpo_lib.evaluation.scores import length_controlled, mt_bench, win_rate
-from wrpo_lib.io import read_rows
 from wrpo_lib.nano.judge import (
     JUDGE,
     MODEL,
@@ -120,19 +119,8 @@ def test_an_answer_is_judged_by_its_true_quality_and_log_probabilities_say_so() 
     assert p["m"] / (p["m"] + p["M"]) == pytest.approx(truth)
     assert sum(p.values()) == pytest.approx(1.0)
     assert text == "m"
-
-
-def test_other_prompts_get_no_verdict() -> None:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "What is love?"}]}
-    assert respond(body)[1]["choices"][0]["message"]["content"] == "I cannot tell."
-
-
-def test_the_committed_baselines_are_wrong_in_every_second_answer() -> None:
-    for name in ("alpaca-eval", "arena-hard"):
-        for k, row in enumerate(read_rows(OWN / f"baseline-{name}.jsonl")):
-            prompt = read_prompt(row["question_id"].replace("-", " "))
-            right = quality(prompt, row["text"]) == 1
-            assert right == (k % 2 == 0)
+    other = {"model": MODEL, "messages": [{"role": "user", "content": "What is love?"}]}
+    assert respond(other)[1]["choices"][0]["message"]["content"] == "I cannot tell."
 
 
 def test_an_interval_holds_the_truth_at_its_rate_when_two_turns_share_a_question() -> None:
@@ -145,7 +133,7 @@ def test_an_interval_holds_the_truth_at_its_rate_when_two_turns_share_a_question
         columns = {"turn": np.repeat([1, 2], n), "score": np.concatenate(scores)}
         return mt_bench(pd.DataFrame({"question_id": np.tile(range(n), 2), **columns}))["interval"]
 
-    truth, found = interval(400_000), [interval(100) for _ in range(400)]
+    truth, found = interval(100_000), [interval(100) for _ in range(400)]
     width = np.mean([i.high - i.low for i in found])
     assert truth.high - truth.low < 0.05 * width
     # 0.95 ± 3.3 standard errors of a share of 400: one test in a thousand is outside

@@ -31,7 +31,6 @@ from wrpo_lib.quadruples import build_quadruples, validate_quadruples
     ("response", "value"),
     [
         ("it is BCDA.", 1.0),
-        ("we get BCDA!", 1.0),
         ("it is BCAD.", 0.25),
         ("it is BCDABCDA.", 0.25),  # four of eight letters in place
         ("it is BCDA. it is BCDA.", 0.5),
