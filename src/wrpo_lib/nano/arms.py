@@ -127,11 +127,14 @@ class Stage:
     def pool(self, split: str, own: str) -> Pool:
         """Scored responses of all sources and of ``own`` to the prompts of a split: the first five
         samples, and the rest of ``own``'s as its spare ones."""
-        said = {name: self.samples(name, split) for name in (*self.sources, own)}
-        texts = {n: [[r[:SAMPLES] for r in world] for world in t] for n, t in said.items()}
-        texts[f"{own}_spare"] = [[r[SAMPLES:] for r in world] for world in said[own]]
-        given = self.worlds, split, self.answers("target").model, texts
-        return keep(self.folder / "pools" / f"{own}-{split}.pt", lambda: pool(*given))
+
+        def make() -> Pool:
+            said = {name: self.samples(name, split) for name in (*self.sources, own)}
+            texts = {n: [[r[:SAMPLES] for r in world] for world in t] for n, t in said.items()}
+            texts[f"{own}_spare"] = [[r[SAMPLES:] for r in world] for world in said[own]]
+            return pool(self.worlds, split, self.answers("target").model, texts)
+
+        return keep(self.folder / "pools" / f"{own}-{split}.pt", make)
 
 
 def choose(
@@ -178,7 +181,7 @@ def outcomes(stage: Stage, name: str) -> pd.DataFrame:
                     "n": len(right),
                     "any5": int(any(right[:SAMPLES])),
                     "style": sum(map(source_style, texts)),
-                    "length": sum(len(tok.tokenize(t)) + 1 for t in texts),
+                    "length": sum(map(len, tok(texts)["input_ids"])) + len(texts),
                     "repeats": sum(len("".join(letters(t))) > LENGTH for t in texts),
                     "prompt_text": prompt.text,
                     "response": greedy,

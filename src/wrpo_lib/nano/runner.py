@@ -56,7 +56,7 @@ def run(stage: Stage) -> dict[str, pd.DataFrame]:
         found["outcomes.parquet"].append(of_arm.drop(columns=["prompt_text", "response"]))
         found["dynamics.csv.gz"].append(pd.DataFrame(answered.dynamics))
         if name in COLLECTIVE:  # samples of all models that a row holds, in the target's tokens
-            of_arm = pd.concat([outcomes(stage, source) for source in stage.sources])
+            of_arm = pd.concat(found["outcomes.parquet"][1 : 1 + len(stage.sources)])
         tokens = of_arm.groupby("seed")["length"].sum()
         spent = {"arm": name, "seed": tokens.index, "tokens_generated": tokens.to_numpy()}
         found["arms"].append(pd.DataFrame(spent).assign(**answered.cost).round(3))
