@@ -100,7 +100,7 @@ class Prompt(NamedTuple):
 
 
 def read_prompt(text: str) -> Prompt:
-    """The prompt that a user turn holds; a :class:`WRPOError` if it is none of this world."""
+    """The prompt that a user turn holds; an error for text that is none of this world."""
     skill, _, letters = text.partition(" ")
     if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
         raise WRPOError(f"{text!r} is no prompt of the nano world; write a skill and 4 letters")
