@@ -4,10 +4,8 @@ import math
 
 
 def check(answer: float | bool | str | None, right: float | bool | str, why: str = "") -> str:
-    """Whether ``answer`` is ``right``, numbers to 1 %; if it is not, ``why`` says what to think of.
-
-    ``None`` is an exercise not done yet. A page may always run this: nothing is raised.
-    """
+    """Whether ``answer`` is ``right``, numbers to 1 %; if not, ``why`` says what to think of;
+    ``None`` is an exercise not done yet."""
     if answer is None:
         return "No answer yet."
     if isinstance(answer, (bool, str)) or isinstance(right, (bool, str)):

@@ -9,21 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 from study_results import write_study
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.nano import arms, preference, runner
 from wrpo_lib.nano.arms import COLLECTIVE, Stage, choose
-from wrpo_lib.nano.preference import LS, WS, WT, L, Run, mixed, quadruples
+from wrpo_lib.nano.preference import LS, WS, WT, L, Run, quadruples
 from wrpo_lib.nano.runner import develop, for_development
 from wrpo_lib.nano.world import Prompt, World
 from wrpo_lib.records import read_results
 
-KEPT = (
+KEPT = (  # one arm of each kind
     *("dpo_on", "dpo_off", "target_dpo_on", "wrpo", "wrpo_simpo", "wrpo_ipo", "wrpo_k1"),
-    *("wrpo_dispreferred", "sft_true", "wrpo_spare", "wrpo_wrong", "dpo_on_10", "dpo_mix"),
+    *("wrpo_dispreferred", "sft_true", "dpo_mix"),
 )
-"""One arm of each kind."""
 
 Tables = dict[str, pd.DataFrame]
 
@@ -52,6 +52,12 @@ def test_the_tables_have_every_arm_world_and_prompt(stage: Stage, tables: Tables
     assert not tables["arms"]["diverged"].any()
     assert tables["headroom"]["seed"].tolist() == [100, 101]
     assert tables["sources"].groupby("seed")["share"].sum().tolist() == pytest.approx([1, 1])
+    pool = stage.pool("preference", "target_sft")
+    for found, *both in zip(
+        tables["headroom"]["rank_correlation"], pool.quality, pool.rewards(0.3), strict=True
+    ):  # of prompts whose responses differ
+        ours = [spearmanr(*pair)[0] for pair in zip(*both, strict=True) if np.ptp(pair[0])]
+        assert found == pytest.approx(np.mean(ours))
 
 
 def test_the_tables_have_the_columns_that_readers_are_tested_on(
@@ -62,12 +68,11 @@ def test_the_tables_have_the_columns_that_readers_are_tested_on(
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     for name, table in tables.items():
         assert set(read_results("nano", name.partition(".")[0])) == set(table), name
-    knob = {"wrpo": "beta", "wrpo_simpo": "beta", "wrpo_ipo": "tau"}
-    points = {arm: {"learning_rate": [3e-4], name: [0.5]} for arm, name in knob.items()}
-    seeds = [world.seed for world in stage.worlds]
-    asked = {"grid": points, "grid_alpha": 0.3, "alpha": [0.5], "seeds": seeds}
+    knobs = {"wrpo_simpo": "beta", "wrpo_ipo": "tau"}
+    points = {arm: {"learning_rate": [3e-4], knob: [0.5]} for arm, knob in knobs.items()}
+    asked = {"grid": points, "grid_alpha": 0.3, "alpha": [], "seeds": [100, 101]}
     recipe = for_development(stage.recipe | {"development": asked})
-    worlds = [World(seed, recipe) for seed in seeds]
+    worlds = [World(seed, recipe) for seed in recipe["seeds"]]
     for name, table in develop(Stage(worlds, stage.folder)).items():
         assert set(read_results("development", name)) == set(table), name
 
@@ -95,41 +100,36 @@ def test_roles_are_what_their_names_say(stage: Stage, tables: Tables) -> None:
     rewards = torch.from_numpy(pool.rewards(0.3))
     own, spare = pool.slots["target_sft"], pool.slots["target_sft_spare"]
     sources = [k for name in stage.sources for k in pool.slots[name]]
-
-    def rows(name: str) -> torch.Tensor:
-        return quadruples(worlds, pool, stage.arms[name], 0.3)[0]
-
-    def slot(of: list[int], best: bool = True) -> torch.Tensor:
-        found = rewards[..., of].argmax(-1) if best else rewards[..., of].argmin(-1)
-        return pool.rows(torch.tensor(of)[found])
-
-    wrpo = rows("wrpo")
-    for role, expected in (
-        (WS, slot(sources)),
-        (WT, slot(own)),
-        (L, slot(own, best=False)),
-        (LS, slot(sources, best=False)),
+    for setting, role, of, sign in (
+        ({}, WS, sources, 1),
+        ({}, WT, own, 1),
+        ({}, L, own, -1),
+        ({}, LS, sources, -1),
+        ({"take": "spare"}, WS, spare, 1),
+        ({"own_samples": 10}, WT, [*own, *spare], 1),
+        ({"rejected": "source"}, L, sources, -1),
     ):
-        assert torch.equal(wrpo[:, :, role], expected)
-    assert torch.equal(rows("wrpo_spare")[:, :, WS], slot(spare))
-    assert torch.equal(rows("dpo_on_10")[:, :, WT], slot([*own, *spare]))
-    off = quadruples(worlds, stage.pool("preference", "target"), stage.arms["dpo_off"], 0.3)[0]
-    assert torch.equal(off[:, :, L], slot(sources, best=False))
+        arm = replace(stage.arms["wrpo"], **setting)
+        expected = pool.rows(torch.tensor(of)[(sign * rewards[..., of]).argmax(-1)])
+        assert torch.equal(quadruples(worlds, pool, arm, 0.3)[0][:, :, role], expected)
     half = replace(pool, quality=np.where(pool.noise > -0.5, 1.0, 0.5))  # one in three is wrong
     found = torch.from_numpy(half.rewards(0.3))[..., sources]
     wrong = torch.from_numpy(half.quality < 1)[..., sources]
     best = found.masked_fill(~wrong, -torch.inf).argmax(-1)
-    rows_of_wrong = quadruples(worlds, half, stage.arms["wrpo_wrong"], 0.3)[0][:, :, WS]
+    arm = replace(stage.arms["wrpo"], take="wrong")
+    rows_of_wrong = quadruples(worlds, half, arm, 0.3)[0][:, :, WS]
     expected = half.rows(torch.tensor(sources)[best])
     assert torch.equal(rows_of_wrong[wrong.any(-1)], expected[wrong.any(-1)])
 
 
 def test_a_mix_takes_y_ws_as_often_as_alpha_says(stage: Stage) -> None:
-    rows = torch.arange(3).repeat_interleave(5).view(1, 1, 3, 5).expand(2, 4000, -1, -1)
-    found = mixed(stage.worlds, rows, np.linspace(0, 1, 4000))
-    swapped = (found[:, :, WT] == WS).all(-1).float()
-    assert swapped[:, :400].mean() < 0.1 < 0.9 < swapped[:, -400:].mean()
-    assert torch.equal(found[:, :, L], rows[:, :, L])
+    pools = {part: stage.pool(part, "target_sft") for part in ("preference", "heldout")}
+    arms = (replace(stage.arms["wrpo"], alpha=1.0, mix=mix) for mix in (False, True))
+    given = stage.answers("target_sft").model, pools, {"steps": 100, "batch": 4}
+    plain, mix = (Run(stage.worlds, arm, *given).rows for arm in arms)
+    swapped = (mix[:, :, 0] == plain[:, :, WS]).all(-1).float()
+    assert swapped[:, :40].mean() < 0.2 < 0.8 < swapped[:, -40:].mean()
+    assert torch.equal(mix[:, :, 1], plain[:, :, L])
 
 
 def test_every_arm_of_the_recipe_is_one(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_every_arm_of_the_recipe_is_one(recipe: dict[str, Any], tmp_path: Path) 
     arms = Stage([World(100, recipe)], tmp_path).arms
     assert all({arm.start, arm.own} <= starts for arm in arms.values())
     with pytest.raises(WRPOError, match=r"arms\.dpo_on\.alhpa.*did you mean 'alpha'"):
-        _ = Stage([World(100, recipe | {"arms": {"dpo_on": {"alhpa": 0.1}}})], tmp_path).arms
+        Stage([World(100, recipe | {"arms": {"dpo_on": {"alhpa": 0.1}}})], tmp_path)
 
 
 def test_what_has_no_weight_is_left_out_of_the_loss_alone(stage: Stage, tables: Tables) -> None:
@@ -147,7 +147,8 @@ def test_what_has_no_weight_is_left_out_of_the_loss_alone(stage: Stage, tables: 
     for alpha in (0.0, 1e-12):
         arm = replace(stage.arms["dpo_on"], alpha=alpha)
         assert arm.roles == ([WT, L] if alpha == 0 else [WS, WT, L])
-        run = Run(stage.worlds, arm, stage.model("target_sft"), pools, {"steps": 8, "batch": 4})
+        given = stage.answers("target_sft").model, pools, {"steps": 8, "batch": 4}
+        run = Run(stage.worlds, arm, *given)
         run.train()
         losses.append(run.losses)
     assert torch.allclose(*losses, atol=1e-5)

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wrpo_lib.chat import render
-from wrpo_lib.nano.batch import END, PAD, Shape, build, hidden_states, logits, sample, score
-from wrpo_lib.nano.fusion import PATTERNS, Model, pool, tokenizer
+from wrpo_lib.nano.batch import END, PAD, PATTERNS, Shape, build, forward, sample, tokenizer
+from wrpo_lib.nano.fusion import Model, pool
 from wrpo_lib.nano.preference import Arm, Run
 from wrpo_lib.nano.world import OWN_WORDINGS, SOURCE_WORDINGS, World, read_prompt
 from wrpo_lib.training import WRPOConfig, WRPOTrainer
@@ -32,8 +32,8 @@ def test_a_member_exports_as_a_checkpoint_with_the_same_logits(kind: str, tmp_pa
     said = ["we get DBCA!", "it is zebra HGEF;"]
     answers = nano.response_ids(said, 24)
     ids = torch.cat([nano.prompt_ids(asked), answers], dim=1)
-    hidden, _ = hidden_states(nano.params, ids.expand(2, -1, -1), nano.shape.heads)
-    assert (logits(nano.params, hidden)[1] - model(ids).logits).abs().max() < 1e-5
+    logits, _ = forward(nano.params, ids.expand(2, -1, -1), nano.shape.heads)
+    assert (logits[1] - model(ids).logits).abs().max() < 1e-5
     assert saved.batch_decode(answers, skip_special_tokens=True) == said
     rendered = render(saved, asked[0].messages, said[:1], None, None)
     row = ids[0].tolist()
@@ -51,7 +51,7 @@ def test_members_do_not_interact_and_sampling_is_the_policy() -> None:
     assert torch.equal(drawn[1], again[0])
     first = torch.stack([prompts[:, 0]] * model.shape.vocab, dim=1)
     every = torch.arange(model.shape.vocab)[None, :, None].expand(2, -1, -1)
-    expected = score(model.params, torch.cat([first, every], -1), 5, model.shape.heads).exp()
+    expected = model.score(torch.cat([first, every], -1), 5).exp()
     for of_member, probs in zip(drawn[:, 0, :, 0], expected, strict=True):
         found = torch.bincount(of_member, minlength=model.shape.vocab) / n
         seen = torch.arange(model.shape.vocab) != PAD  # whose log-probability is masked
@@ -66,7 +66,7 @@ def test_the_nucleus_leaves_out_the_tail_and_cached_steps_are_whole_passes() -> 
     tiny = sample(model.params, prompts, 4, noise, top_p=1e-6)
     assert torch.equal(tiny, greedy.expand(-1, -1, 50, -1))
     rows = torch.cat([prompts, greedy[:, :, 0]], dim=-1)
-    best = logits(model.params, hidden_states(model.params, rows, 4)[0]).argmax(-1)
+    best = forward(model.params, rows, 4)[0].argmax(-1)
     over = (greedy[:, :, 0] == END).cumsum(-1) > 0
     assert torch.equal(best[:, :, 5:-1][~over], rows[:, :, 6:][~over])
 
@@ -90,21 +90,16 @@ def pools(worlds: list[World], target: Model) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("form", "fields"),
-    [
-        ("dpo", {"beta": 0.5}),
-        ("ipo", {"tau": 0.5}),
-        ("simpo", {"beta": 2.5, "gamma": 0.5}),
-    ],
-)
+FORMS: Any = {"dpo": {"beta": 0.5}, "ipo": {"tau": 0.5}, "simpo": {"beta": 2.5, "gamma": 0.5}}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_the_trajectory_is_that_of_the_real_trainer(
-    small: dict[str, Any], tmp_path: Path, form: str, fields: dict[str, float]
+    small: dict[str, Any], tmp_path: Path, form: str
 ) -> None:
     """Losses, step by step, within 2e-4 of WRPOTrainer's on the same rows in the same order."""
     worlds, target = [World(seed, small) for seed in (100, 101)], stack()
-    rate = 3e-3
-    settings = fields | {"learning_rate": rate}
+    settings = FORMS[form] | {"learning_rate": 3e-3}
     arm = Arm("wrpo", sources=[1], form=form, alpha=0.5, settings=settings)
     run = Run(worlds, arm, target, pools(worlds, target), {"steps": 8, "batch": 4})
     run.train()
@@ -116,24 +111,12 @@ def test_the_trajectory_is_that_of_the_real_trainer(
         end = own[0].index(" ") + 5
         said = dict(zip(names, (text[end:] for text in own), strict=True))
         rows.append({"prompt": [{"role": "user", "content": own[0][:end]}], **said})
-    args = WRPOConfig(
-        str(tmp_path),
-        objective=form,
-        alpha=0.5,
-        **settings,
-        per_device_train_batch_size=4,
-        train_sampling_strategy="sequential",
-        report_to="none",
-        use_cpu=True,
-        bf16=False,
-        activation_checkpointing=False,
-        save_strategy="no",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-    )
-    trainer = WRPOTrainer(
-        model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tok
-    )
+    settings |= {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
+    settings |= {"use_cpu": True, "bf16": False, "activation_checkpointing": False}
+    settings |= {"report_to": "none", "save_strategy": "no", "dataloader_pin_memory": False}
+    args = WRPOConfig(str(tmp_path), objective=form, alpha=0.5, disable_tqdm=True, **settings)
+    data = Dataset.from_list(rows)
+    trainer = WRPOTrainer(model, args=args, train_dataset=data, processing_class=tok)
     trainer.train()
     real = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert run.losses[:, 1].tolist() == pytest.approx(real, rel=2e-4)

@@ -10,9 +10,9 @@ import pytest
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.generation import sample
 from wrpo_lib.models import load_causal_lm
-from wrpo_lib.nano import live
-from wrpo_lib.nano.fusion import tokenizer
-from wrpo_lib.nano.live import live_target, score_rows, scored, scripted_responses
+from wrpo_lib.nano import fusion
+from wrpo_lib.nano.batch import tokenizer
+from wrpo_lib.nano.fusion import live_target, scored, scripted_responses
 from wrpo_lib.nano.world import (
     CLASSES,
     SKILLS,
@@ -21,23 +21,16 @@ from wrpo_lib.nano.world import (
     World,
     quality,
     read_prompt,
-    repeats,
+    score_rows,
     source_style,
 )
 from wrpo_lib.quadruples import build_quadruples, validate_quadruples
-
-
-def test_every_skill_is_another_rearrangement() -> None:
-    assert len(set(SKILLS.values())) == len(SKILLS) == 12
-    assert all(sorted(order) == [0, 1, 2, 3] for order in SKILLS.values())
-    assert Prompt("drift", "ABCD").answer == "BCDA"
 
 
 @pytest.mark.parametrize(
     ("response", "value"),
     [
         ("it is BCDA.", 1.0),
-        ("we get BCDA!", 1.0),
         ("it is BCAD.", 0.25),
         ("it is BCDABCDA.", 0.25),  # four of eight letters in place
         ("it is BCDA. it is BCDA.", 0.5),
@@ -45,15 +38,13 @@ def test_every_skill_is_another_rearrangement() -> None:
     ],
 )
 def test_the_truth_reads_the_letters_and_punishes_repetition(response: str, value: float) -> None:
-    assert quality(Prompt("drift", "ABCD"), response) == value
-    assert repeats(response) == (len([c for c in response if c.isupper()]) > 4)
+    assert quality(read_prompt("drift ABCD"), response) == value
 
 
 @pytest.mark.parametrize("text", ["", "drift", "drift ABC", "drift ABCZ", "sort ABCD"])
 def test_a_prompt_of_another_world_is_refused(text: str) -> None:
     with pytest.raises(WRPOError, match="no prompt of the nano world"):
-        read_prompt(text)
-    assert read_prompt("drift ABCD") == Prompt("drift", "ABCD")
+        next(score_rows([{"prompt_id": text.replace(" ", "-"), "text": "x"}]))
 
 
 def test_the_reward_is_the_truth_with_noise_of_the_recipes_size(world: World) -> None:
@@ -65,8 +56,6 @@ def test_the_reward_is_the_truth_with_noise_of_the_recipes_size(world: World) ->
     assert abs(np.corrcoef(rewards[:-1], rewards[1:])[0, 1]) < 0.04
     table = scored("m", prompts[:3], [[row["text"]] for row in rows[:3]])
     assert table["reward"].tolist() == rewards[:3].tolist()
-    with pytest.raises(WRPOError, match="'sort bdac' is no prompt of the nano world"):
-        next(score_rows([{"prompt_id": "sort-bdac", "text": "x"}]))
 
 
 def test_a_seed_makes_a_world_and_splits_share_nothing(
@@ -117,8 +106,9 @@ def test_some_source_knows_every_skill_and_each_lacks_as_many(world: World) -> N
     assert all(source_style(text) for _, text in world.source_texts(1, 0))
 
 
-def test_wordings_differ_at_equal_length() -> None:
+def test_skills_differ_and_wordings_at_equal_length() -> None:
     """Length cannot tell source and target apart in the target's vocabulary."""
+    assert len({Prompt(skill, "ABCD").answer for skill in SKILLS}) == len(SKILLS) == 12
     tok = tokenizer("phrase")
     said = [w.format("BCDA") for w in WORDINGS]
     assert {len(tok.tokenize(text)) for text in said} == {7}
@@ -126,11 +116,14 @@ def test_wordings_differ_at_equal_length() -> None:
 
 
 def test_a_live_target_is_a_folder_that_answers_alike_and_gives_quadruples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world, model, tokenizer = live_target(steps=60)
-    monkeypatch.setattr(live, "pretrained", None)  # it is kept, so nothing trains again
-    again = live_target(steps=60)[1].state_dict()
+    phases = [phase | {"steps": 60} for phase in recipe["target"]["phases"]]
+    short = recipe | {"target": recipe["target"] | {"phases": phases}}
+    monkeypatch.setattr(fusion, "nano_recipe", lambda: short)
+    world, model, tokenizer = live_target()
+    monkeypatch.setattr(fusion, "pretrained", None)  # it is kept, so nothing trains again
+    again = live_target()[1].state_dict()
     assert all(value.equal(again[name]) for name, value in model.state_dict().items())
     prompts = world.splits["preference"][:12]
     asked = {p.prompt_id: p.messages for p in prompts}

@@ -1,6 +1,4 @@
-"""The study's tracked results, estimates over worlds, and what they say of each claim.
-
-Results are refused unless they fit the plan. The paper has no tests; all is ours.
+"""The study's tracked results, estimates over worlds, and what they say of each claim (ours).
 
 A world (seed) is the unit. An estimate is a weighted sum of arms, prompt by prompt, averaged within
 each world and then over worlds. Its standard error is the larger of that over worlds and that of a
@@ -21,8 +19,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.paper import JUDGED, SHARES, Claim, Comparison, Plan, Weights, read_plan
 from wrpo_lib.records import read_results, read_run
 
-COUNTS = ("right", "style", "length", "repeats")
-"""Columns of the outcomes that are totals over ``n`` samples."""
+COUNTS = ("right", "style", "length", "repeats")  # totals over ``n`` samples in the outcomes
 
 
 @dataclass(frozen=True)
@@ -99,33 +96,29 @@ class Results:
         return self.table("arms").groupby("arm")["diverged"].sum().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
-        """A row per (seed, prompt or response) and a column per arm, of the measure ``of``.
-
+        """A row per (seed, prompt or response) and a column per arm, of the measure ``of`` on
         ``prompts``: all, a class of skills, or ``unsampled``. Measures of training are means over
-        the last tenth of the steps on held-out quadruples.
-        """
+        the last tenth of the steps on held-out quadruples."""
         if of not in self._wide:
-            self._wide[of] = self._pivot(of)
+            index, value = ["seed"], of
+            if of == "logp":
+                rows, index = self.table("deviation"), ["seed", "response"]
+                rows["arm"] = rows["model"] + "/" + rows["whose"]
+            elif of in JUDGED:
+                rows = self.table("judged").query("protocol == @of")
+                index, value = ["seed", "question_id"], "value"
+            elif of in (*SHARES, *COUNTS):
+                rows, index = self.outcomes, ["seed", "prompt", "class"]
+                rows = rows.assign(**{of: rows[of] / rows["n"]}) if of in COUNTS else rows
+            else:
+                rows = self.table("dynamics").query("split == 'heldout'")
+                late = rows["step"] > 0.9 * rows.groupby(["arm", "seed"])["step"].transform("max")
+                rows = rows[late].groupby(["seed", "arm"], as_index=False)[of].mean()
+            self._wide[of] = rows.pivot(index=index, columns="arm", values=value)
         wide = self._wide[of]
         if prompts == "unsampled":
             return wide[self.wide("any5")["target_sft"] == 0]
         return wide if prompts == "all" else wide.xs(prompts, level="class", drop_level=False)
-
-    def _pivot(self, of: str) -> pd.DataFrame:
-        if of == "logp":
-            rows = self.table("deviation")
-            rows = rows.assign(arm=rows["model"] + "/" + rows["whose"])
-            return rows.pivot(index=["seed", "response"], columns="arm", values=of)
-        if of in JUDGED:
-            rows = self.table("judged").query("protocol == @of")
-            return rows.pivot(index=["seed", "question_id"], columns="arm", values="value")
-        if of not in (*SHARES, *COUNTS):
-            rows = self.table("dynamics").query("split == 'heldout'")
-            late = rows["step"] > 0.9 * rows.groupby(["arm", "seed"])["step"].transform("max")
-            return rows[late].pivot_table(index="seed", columns="arm", values=of)
-        rows = self.outcomes
-        rows = rows.assign(value=rows[of] / rows["n"] if of in COUNTS else rows[of])
-        return rows.pivot(index=["seed", "prompt", "class"], columns="arm", values="value")
 
     def find(self, weights: Weights, of: str = "right", prompts: str = "all") -> Found:
         """The estimate of a weighted sum of arms."""
@@ -159,10 +152,8 @@ def spread(found: Mapping[str, Found], times: float = 100) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, its status, what that leaves out, and what was found.
-
-    ``adjusted``: the interval that excludes 0 exactly where the corrected ``p`` is below 0.05.
-    """
+    """A claim, its status, what that leaves out, and what was found; ``adjusted``: the interval
+    that excludes 0 exactly where the corrected ``p`` is below 0.05."""
 
     claim: Claim
     status: str
@@ -181,11 +172,9 @@ class Verdict:
 
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's adjusted p, in the order given."""
-    order = np.argsort(p)
-    steps = np.asarray(p)[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
-    return adjusted
+    ordered = pd.Series(p).sort_values()
+    steps = ordered * np.arange(len(p), 0, -1)
+    return steps.cummax().clip(upper=1).sort_index().to_numpy()
 
 
 def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
@@ -196,33 +185,27 @@ def status(claim: Claim, found: Found, p: float, delta: float | None) -> str:
 
 
 def verdicts(results: Results) -> list[Verdict]:
-    """A verdict for each claim, in the plan's order."""
-    if results.plan.delta is None:
-        raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
-    claims, corrected = results.plan.claims, dict[str, float]()
-    tests = {c.id: _decided(results, c, c.test) for c in claims if c.test}
-    for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
-        ids = [c.id for c in claims if c.test and c.confirmatory == confirmatory]
-        adjusted = correct([tests[name][1] for name in ids])
-        corrected |= dict(zip(ids, map(float, adjusted), strict=True))
-    return [
-        _verdict(results, claim, claim.test, tests[claim.id][0], corrected[claim.id])
-        if claim.test
-        else Verdict(claim, "not tested", f"{claim.untested}.".capitalize())
-        for claim in claims
-    ]
-
-
-def _decided(results: Results, claim: Claim, test: Comparison) -> tuple[Found, float]:
-    """The estimate that decides a claim, and its p before the correction over claims.
+    """A verdict for each claim, in the plan's order.
 
     Of several contrasts (``best``) the least convincing decides; where it is against the claim, its
-    p is multiplied by their number.
+    p is multiplied by their number before the correction over claims.
     """
-    found = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
-    least = min(found, key=lambda f: claim.sign * f.t)
-    picked = len(found) if claim.sign * least.value < 0 else 1
-    return least, min(1.0, picked * least.p)
+    if results.plan.delta is None:
+        raise WRPOError("paper/claims.yml has no delta; fill it in from the development seeds")
+    told: dict[str, Verdict] = {}
+    tested: dict[bool, list[tuple[Claim, Comparison, Found, float]]] = {True: [], False: []}
+    for claim in results.plan.claims:
+        told[claim.id] = Verdict(claim, "not tested", f"{claim.untested}.".capitalize())
+        if test := claim.test:
+            against = [results.find(weights, test.of, test.prompts) for weights in test.contrasts()]
+            least = min(against, key=lambda f: claim.sign * f.t)
+            picked = len(against) if claim.sign * least.value < 0 else 1
+            tested[claim.confirmatory].append((claim, test, least, min(1.0, picked * least.p)))
+    for confirmatory, correct in ((True, holm), (False, stats.false_discovery_control)):
+        adjusted = correct([p for *_, p in tested[confirmatory]])
+        for (claim, test, found, _), p in zip(tested[confirmatory], adjusted, strict=True):
+            told[claim.id] = _verdict(results, claim, test, found, float(p))
+    return list(told.values())
 
 
 def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: float) -> Verdict:
@@ -233,26 +216,21 @@ def _verdict(results: Results, claim: Claim, test: Comparison, found: Found, p: 
         said.append(f"{factor * least:.2g} {unit} would be found in 80 % of such studies.")
     if p < 0.05 and found.within(delta):
         said.append("The effect is there and smaller than δ.")
-    said += _share(results, claim, test)
+    (weights, *more), reference = test.contrasts(), results.plan.reference
+    if claim.paper.value is not None and not more and weights != reference:
+        # as a share of the reference's gain (delta method), where the paper has one too
+        gain, base = results.find(weights), results.find(reference)
+        ratio, arms = gain.value / base.value, weights | reference
+        rest = {arm: weights.get(arm, 0) - ratio * reference.get(arm, 0) for arm in arms}
+        ours = Found(ratio, results.find(rest).se / abs(base.value), gain.n).interval()
+        theirs = claim.paper.value / results.plan.reference_lc
+        verb = "covers" if ours.low <= theirs <= ours.high else "does not cover"
+        share = f"As a share of the gain of DPO-on over Target-SFT: {ours.text()}"
+        said.append(f"{share}, which {verb} the paper's {signed(theirs)}.")
     if diverged := sum(results.diverged.get(arm, 0) for arm in test.arms()):
         said.append(f"Diverged runs, kept in it: {diverged}.")
     adjusted = found.interval(1 - 0.05 * found.p / p if p else 0.95)
     return Verdict(claim, word, " ".join(said), found, adjusted, p)
-
-
-def _share(results: Results, claim: Claim, test: Comparison) -> list[str]:
-    """Ours as a share of the reference's gain (delta method), where the paper has one too."""
-    (weights, *more), reference = test.contrasts(), results.plan.reference
-    if claim.paper.value is None or more or weights == reference:
-        return []
-    gain, base = results.find(weights), results.find(reference)
-    ratio, arms = gain.value / base.value, weights | reference
-    rest = {arm: weights.get(arm, 0) - ratio * reference.get(arm, 0) for arm in arms}
-    ours = Found(ratio, results.find(rest).se / abs(base.value), gain.n).interval()
-    theirs = claim.paper.value / results.plan.reference_lc
-    verb = "covers" if ours.low <= theirs <= ours.high else "does not cover"
-    share = f"As a share of the gain of DPO-on over Target-SFT: {ours.text()}"
-    return [f"{share}, which {verb} the paper's {signed(theirs)}."]
 
 
 def verdict_table(found: Sequence[Verdict]) -> pd.DataFrame:

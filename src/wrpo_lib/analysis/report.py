@@ -1,7 +1,4 @@
-"""Every number that the book's prose shows, computed from tracked results by name.
-
-Pages glue what :func:`numbers` returns; no number is typed into prose.
-"""
+"""Every number that the book's prose shows, computed from tracked results by name."""
 
 import json
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from wrpo_lib.paper import read_plan
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
+LEAST_LEAD = RULES["source_lead"][0]
 SYMBOLS = {"y_ws": r"\yws", "y_wt": r"\ywt", "y_l": r"\yl", "α_max": r"\alpha_{\max}"}
 
 
@@ -48,23 +46,17 @@ STUDY: dict[str, Callable[[Results], Number]] = {
     "wrpo_repeats": lambda r: f"{100 * r.wide('repeats')['wrpo'].groupby('seed').mean().max():.0f}",
     "small_alpha": partial(_gain, arm="wrpo_a10"),
     "small_alpha_ahead": lambda r: int((_lead(r, "wrpo_a10") > 0).sum()),
-    "weak_worlds": lambda r: int(
-        (r.table("headroom")["source_lead"] < RULES["source_lead"][0]).sum()
-    ),
+    "weak_worlds": lambda r: int(r.table("headroom")["source_lead"].lt(LEAST_LEAD).sum()),
 }
 """Of the study; each claim has ``<id>`` and ``status_<id>`` beside these."""
 
-DEVELOPMENT = ("n_development", "n_settings", "development_gain")
-"""On how many worlds and settings a method each was tuned; what DPO-on gained (δ: a tenth)."""
-
 
 def numbers(profile: str = "nano") -> dict[str, Number]:
-    """Values to glue: of the study, of the development runs, and of published judgements.
-
-    Where results are refused, words that say so stand in for theirs.
-    """
+    """Values to glue: of the study, of the development runs, and of published judgements; where
+    results are refused, words that say so."""
     ids = [claim.id.replace("-", "_") for claim in read_plan().claims]
-    names = [*STUDY, *ids, *(f"status_{name}" for name in ids), *DEVELOPMENT]
+    names = [*STUDY, *ids, *(f"status_{name}" for name in ids)]
+    names += ["n_development", "n_settings", "development_gain"]  # δ is a tenth of the last
     found: dict[str, Number] = dict.fromkeys(names, "(no valid results)")
     with suppress(WRPOError):
         results = Results(profile)
@@ -74,10 +66,10 @@ def numbers(profile: str = "nano") -> dict[str, Number]:
         found |= {f"status_{name}": verdict.status for name, verdict in judged.items()}
     with suppress(WRPOError):
         grid = read_results("development", "grid")
-        right, settings = grid.groupby("arm")["sampled"].mean(), grid.query("method == 'wrpo'")
+        right = grid.groupby("arm")["sampled"].mean()
         found["development_gain"] = f"{100 * (right['dpo_on'] - right['target_sft']):.1f}"
         found["n_development"] = grid["seed"].nunique()
-        found["n_settings"] = settings["arm"].nunique()
+        found["n_settings"] = grid.query("method == 'wrpo'")["arm"].nunique()
     return found | published_numbers()
 
 
@@ -85,10 +77,10 @@ def findings(profile: str = "nano") -> str:
     """A sentence for each confirmatory claim, as a Markdown list."""
     told = []
     for found in verdicts(Results(profile)):
-        claim, status = found.claim, found.status.capitalize()
-        first = f"- **{status}.** {claim.statement} ({claim.where}: {claim.paper.words})"
-        if claim.confirmatory:
-            told.append(f"{first} Ours: {found.ours()}. {found.remark}".strip())
+        if (claim := found.claim).confirmatory:
+            said = f"- **{found.status.capitalize()}.** {claim.statement} ({claim.where}: "
+            said += f"{claim.paper.words}) Ours: {found.ours()}. {found.remark}"
+            told.append(said.strip())
     return maths("\n".join(told))
 
 

@@ -21,10 +21,8 @@ Labels = Sequence[Hashable] | np.ndarray
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval: ``n`` observations in ``n_clusters`` independent clusters.
-
-    ``drawn``: the values on the resamples behind a bootstrap interval.
-    """
+    """A value with its interval: ``n`` observations in ``n_clusters`` independent clusters;
+    ``drawn``: the values on the resamples behind a bootstrap interval."""
 
     value: float
     low: float
@@ -59,9 +57,8 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
-    """Mean with a t interval; with ``clusters``, cluster-robust (CR1) standard errors.
-
-    The degrees of freedom are the number of clusters minus one.
+    """Mean with a t interval; with ``clusters``, cluster-robust (CR1) standard errors and as many
+    degrees of freedom as clusters, minus one.
 
     :raises WRPOError: as all intervals do, for too few numbers or clusters, or one not finite.
     """
@@ -71,11 +68,8 @@ def mean_interval(values: Values, clusters: Labels | None = None) -> Estimate:
 
 
 def difference_interval(a: Values, a_clusters: Labels, b: Values, b_clusters: Labels) -> Estimate:
-    """Mean of ``a`` minus mean of ``b``, whose rows share clusters (questions), with a t interval.
-
-    What two models have in common on a question cancels, as in pairs; but questions may lack a row
-    of either, or have several.
-    """
+    """Mean of ``a`` minus mean of ``b``, whose rows share clusters, with a t interval: what two
+    models have in common on a question cancels, though it may lack a row of either."""
     x, y = _numbers(a), _numbers(b)
     both = [*a_clusters, *b_clusters]
     scores = np.concatenate([(x - x.mean()) / len(x), (y.mean() - y) / len(y)])
@@ -102,10 +96,8 @@ def proportion_interval(successes: int, n: int) -> Estimate:
 
 
 def detectable(estimate: Estimate) -> float | None:
-    """The true difference that a two-sided 5 % test finds in 80 % of runs; None without width.
-
-    For the interval of a mean: from a fixed number; of a difference: between the two.
-    """
+    """The true difference that a two-sided 5 % test finds in 80 % of runs: of a mean from a fixed
+    number, or between two; None without width."""
     half = (estimate.high - estimate.low) / 2
     se = half / float(stats.t.ppf(0.975, estimate.n_clusters - 1))
     return float((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * se) if se > 0 else None
@@ -120,10 +112,9 @@ def bootstrap_interval(
 ) -> Estimate:
     """Percentile interval of ``statistic`` from resampling whole clusters.
 
-    ``statistic`` takes how often each row is drawn, an array (N,) of counts, all 1 for the estimate
-    itself. Clusters are drawn from ``universe`` (default: those of the rows): estimates with one
-    universe and seed share their resamples, so their ``drawn`` can be subtracted. Replicates where
-    the statistic is not finite are left out of the quantiles and counted in ``method``.
+    ``statistic`` takes how often each row is drawn (N,), once for the estimate itself. Clusters are
+    drawn from ``universe`` (default: the rows'), so with one universe and seed ``drawn`` can be
+    subtracted. Replicates that are not finite are left out and counted in ``method``.
     """
     rows = [str(c) for c in clusters]
     groups = _groups(rows, len(rows))[1]

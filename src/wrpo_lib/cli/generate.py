@@ -124,7 +124,7 @@ def score(
     from wrpo_lib.generation.local import load_reward_model
     from wrpo_lib.generation.stage import score_responses
     from wrpo_lib.models import identity
-    from wrpo_lib.nano.live import score_rows
+    from wrpo_lib.nano.world import score_rows
     from wrpo_lib.quadruples import read_responses
 
     check_output(out, *files, suffixes=(".jsonl",))

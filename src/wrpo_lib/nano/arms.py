@@ -1,32 +1,28 @@
 """The arms of the nano study: what each trains on, and what every policy answers.
 
-Worlds are run a few at a time (:class:`Stage`). A finished step is one file and is never made
-again, so a study that was killed goes on where it stopped.
+A finished step is one file and is never made again, so a killed study goes on where it stopped.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from wrpo_lib.nano.batch import score
-from wrpo_lib.nano.fusion import Model, Pool, Texts, pool, pretrained, sft, tokenizer
+from wrpo_lib.nano.batch import tokenizer
+from wrpo_lib.nano.fusion import SAMPLES, Model, Pool, Texts, keep, pool, pretrained, sft
 from wrpo_lib.nano.preference import Arm, Run
-from wrpo_lib.nano.world import Prompt, World, letters, quality, repeats, reward_noise, source_style
+from wrpo_lib.nano.world import LENGTH, Prompt, World, letters, quality, reward_noise, source_style
 from wrpo_lib.recipes import checked
 
-ANSWERS, FIRST = 8, 5
-"""Samples of every policy on a held-out prompt; the first of them are for pass@5 and pairing."""
+ANSWERS = 8
+"""Samples of every policy on a held-out prompt; the first five are for pass@5 and pairing."""
 
 COLLECTIVE = ("sources_reward", "sources_pairwise", "sources_perplexity", "sources_vote")
 """Rows of Table 2 that train nothing: every source answers, and a rule chooses."""
@@ -43,61 +39,26 @@ class Answered:
     dynamics: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass
 class Stage:
-    """S worlds side by side, and the folder of what they have finished."""
+    """S worlds of one recipe side by side, and the folder of what they have finished.
 
-    worlds: list[World]
-    folder: Path
+    ``arms``: the preference runs, each with its form's settings. ``names``: all that is compared.
+    """
 
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The recipe, the same for all worlds."""
-        return self.worlds[0].recipe
-
-    @cached_property
-    def arms(self) -> dict[str, Arm]:
-        """The preference runs, each with the settings of its form."""
-        found = {}
+    def __init__(self, worlds: list[World], folder: Path) -> None:
+        self.worlds, self.folder, self.recipe = worlds, folder, worlds[0].recipe
+        self.sources = [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
+        self.arms: dict[str, Arm] = {}
         for name, spec in self.recipe["arms"].items():
             known = checked(Arm, spec, "recipes/nano/world.yaml", f"arms.{name}.")
             settings = self.recipe["forms"][known.get("form", "dpo")] | known.get("settings", {})
-            found[name] = Arm(**{"id": name, **known, "settings": settings})
-        return found
-
-    @cached_property
-    def sources(self) -> list[str]:
-        """Names of the sources."""
-        return [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
-
-    @cached_property
-    def names(self) -> list[str]:
-        """Every policy and collective row, in the order they can be made."""
-        return ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
-
-    def keep(self, name: str, make: Callable[[], Any]) -> Any:
-        """What ``make`` returned when it was first called; a kill leaves no half of a file."""
-        path = self.folder / f"{name}.pt"
-        if not path.is_file():
-            value, part = make(), path.with_suffix(".part")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(value, part)
-            os.replace(part, path)
-        return torch.load(path, weights_only=False)
-
-    def make(self, names: list[str]) -> None:
-        """Make the answers of some policies, showing the time that is left."""
-        for name in tqdm(names, f"worlds {self.folder.name}", mininterval=5):
-            self.answers(name)
-
-    def model(self, name: str) -> Model:
-        """The target, a source, or a policy trained from the target."""
-        return self.answers(name).model
+            self.arms[name] = Arm(**{"id": name, **known, "settings": settings})
+        self.names = ["target", *self.sources, *COLLECTIVE, *self.recipe["sft"], *self.arms]
 
     def answers(self, name: str) -> Answered:
         """A policy's or a collective row's answers, made once."""
         make = self._collective if name in COLLECTIVE else self._trained
-        return self.keep(f"arms/{name}", lambda: make(name))
+        return keep(self.folder / "arms" / f"{name}.pt", lambda: make(name))
 
     def _trained(self, name: str) -> Answered:
         """A model that is trained; what its training needs is made before, not timed with it."""
@@ -106,22 +67,28 @@ class Stage:
         if name == "target" or name in self.sources:
             pairs, train = [0] * n, partial(pretrained, self.worlds, name)
         elif name in self.recipe["sft"]:
-            spec, rngs = self.recipe["sft"][name], [w.rng(12) for w in self.worlds]
-            rows = self.sft_rows
-            pairs, train = [rows.shape[1]] * n, partial(sft, self.model("target"), rows, spec, rngs)
+            target, rngs = self.answers("target").model, [w.rng(12) for w in self.worlds]
+            texts = {source: self.samples(source, "sft") for source in self.sources}
+            found = pool(self.worlds, "sft", target, texts)  # y_ws is trained on (section 4.1)
+            rows = found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
+            spec = self.recipe["sft"][name]
+            pairs, train = [rows.shape[1]] * n, partial(sft, target, rows, spec, rngs)
         else:
             arm = self.arms[name]
             pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
-            run = Run(self.worlds, arm, self.model(arm.start), pools, self.recipe["training"])
+            run = Run(
+                self.worlds, arm, self.answers(arm.start).model, pools, self.recipe["training"]
+            )
             pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
         model = train()
+        params = model.params.values()
         cost = {
             "train_seconds": (time.perf_counter() - wall) / n,
             "cpu_seconds": (time.process_time() - cpu) / n,
             "pairs": pairs,
             "models_held": 1,
-            "diverged": model.broken.tolist(),
+            "diverged": [not all(p[s].isfinite().all() for p in params) for s in range(n)],
         }
         said = [model.responses(self.worlds, "heldout", k, 0) for k in (ANSWERS, 0)]
         return Answered(said[0], said[1], cost, model, dynamics)
@@ -132,7 +99,7 @@ class Stage:
         for of_source in found:  # in nats a prompt, since tokens differ between vocabularies
             model = of_source.model
             ids = torch.stack([model.prompt_ids(w.splits["heldout"]) for w in self.worlds])
-            familiar.append(score(model.params, ids, 1, model.shape.heads).tolist())
+            familiar.append(model.score(ids, 1).tolist())
         sigma, said = self.recipe["reward"]["sigma"], []
         for kind in ("sampled", "greedy"):
             texts: Texts = []
@@ -147,32 +114,27 @@ class Stage:
         cost = {"train_seconds": 0.0, "cpu_seconds": 0.0, "pairs": 0, "diverged": False}
         return Answered(said[0], said[1], cost | {"models_held": len(found)})
 
-    @property
-    def sft_rows(self) -> Tensor:
-        """The SFT prompts with y_ws (paper section 4.1): rows (S, N, T)."""
-        texts = {source: self.samples(source, "sft") for source in self.sources}
-        found = pool(self.worlds, "sft", self.model("target"), texts)
-        return found.rows(found.best([self.sources], self.recipe["reward"]["sigma"]))
-
     def samples(self, name: str, split: str) -> Texts:
         """Samples that pairing chooses from: five a prompt, and some more of a policy."""
         if split == "heldout":
             return self.answers(name).sampled
-        n, purpose = 2 * FIRST, 10
+        given = self.worlds, split, 2 * SAMPLES, 10
         if name in self.sources:
-            n, purpose = FIRST, 11 + self.sources.index(name)
-        given = self.worlds, split, n, purpose
-        return self.keep(f"samples/{name}-{split}", lambda: self.model(name).responses(*given))
+            given = self.worlds, split, SAMPLES, 11 + self.sources.index(name)
+        path = self.folder / "samples" / f"{name}-{split}.pt"
+        return keep(path, lambda: self.answers(name).model.responses(*given))
 
     def pool(self, split: str, own: str) -> Pool:
         """Scored responses of all sources and of ``own`` to the prompts of a split: the first five
         samples, and the rest of ``own``'s as its spare ones."""
-        said = {name: self.samples(name, split) for name in (*self.sources, own)}
-        texts = {n: [[r[:FIRST] for r in world] for world in t] for n, t in said.items()}
-        texts[f"{own}_spare"] = [[r[FIRST:] for r in world] for world in said[own]]
-        return self.keep(
-            f"pools/{own}-{split}", lambda: pool(self.worlds, split, self.model("target"), texts)
-        )
+
+        def make() -> Pool:
+            said = {name: self.samples(name, split) for name in (*self.sources, own)}
+            texts = {n: [[r[:SAMPLES] for r in world] for world in t] for n, t in said.items()}
+            texts[f"{own}_spare"] = [[r[SAMPLES:] for r in world] for world in said[own]]
+            return pool(self.worlds, split, self.answers("target").model, texts)
+
+        return keep(self.folder / "pools" / f"{own}-{split}.pt", make)
 
 
 def choose(
@@ -180,15 +142,14 @@ def choose(
 ) -> int:
     """Whose answer a rule takes, of ``texts``, one a source (Table 2; how each errs is ours).
 
-    The best by the reward model, whose noise has the s.d. ``sigma``; the one that wins most
-    comparisons in pairs, each with an error of its own; that of the source to which the prompt is
-    the most probable, by ``familiar`` log-probabilities; the one that most give, in the words of
-    the first that gives it.
+    The best by the reward model, whose noise has s.d. ``sigma``; the winner of most comparisons in
+    pairs, each with its own noise; that of the source to which the prompt is the most probable
+    (``familiar``, log-probabilities); the one that most give, in the words of the first.
     """
     if rule == "sources_perplexity":
         return int(np.argmax(familiar))
     if rule == "sources_vote":
-        said = [letters(text) for text in texts]
+        said = ["".join(letters(text)[:1]) for text in texts]
         return said.index(Counter(said).most_common(1)[0][0])
     scores = np.array([quality(prompt, text) for text in texts])
     if rule == "sources_reward":
@@ -200,10 +161,8 @@ def choose(
 
 
 def outcomes(stage: Stage, name: str) -> pd.DataFrame:
-    """One row a held-out prompt: how many of a policy's answers are right, and how they read.
-
-    The last two columns are the prompt and the greedy answer as text.
-    """
+    """One row a held-out prompt: how many of a policy's answers are right, and how they read; at
+    last the prompt and the greedy answer as text."""
     said, rows = stage.answers(name), []
     tok = tokenizer(stage.recipe["target"]["vocabulary"])
     for s, world in enumerate(stage.worlds):
@@ -220,10 +179,10 @@ def outcomes(stage: Stage, name: str) -> pd.DataFrame:
                     "greedy": int(quality(prompt, greedy) == 1),
                     "right": sum(right),
                     "n": len(right),
-                    "any5": int(any(right[:FIRST])),
+                    "any5": int(any(right[:SAMPLES])),
                     "style": sum(map(source_style, texts)),
-                    "length": sum(len(tok.tokenize(t)) + 1 for t in texts),
-                    "repeats": sum(map(repeats, texts)),
+                    "length": sum(map(len, tok(texts)["input_ids"])) + len(texts),
+                    "repeats": sum(len("".join(letters(t))) > LENGTH for t in texts),
                     "prompt_text": prompt.text,
                     "response": greedy,
                 }

@@ -1,25 +1,60 @@
 """Small Llamas, several at a time: parameters stacked over S members, one member a world.
 
-A model of 100,000 parameters spends its time in overhead, so the members of a stack are trained and
-sampled together. They share shape and vocabulary and nothing else: no number of one member enters
-another's. Parameters have the names and layouts of transformers' ``LlamaForCausalLM`` with a
-leading S, so that any member exports as one (:meth:`wrpo_lib.nano.fusion.Model.export`).
+A model of 100,000 parameters spends its time in overhead, so members are trained and sampled
+together. They share shape and vocabulary; no number of one enters another's. Parameters have the
+names and layouts of transformers' ``LlamaForCausalLM`` with a leading S.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+import string
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, get_cosine_schedule_with_warmup
+
+from wrpo_lib.models import SPECIAL, TEMPLATE
+from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS
 
 Params = dict[str, Tensor]
 Cache = list[tuple[Tensor, Tensor]]
 
 EPS, THETA = 1e-6, 20.0  # of RMSNorm; of rotary positions, small because a row has few
-PAD, END = 0, 1
-"""Token ids that every vocabulary of the testbed begins with."""
+PAD, END = 0, 1  # the ids that every vocabulary of the testbed begins with
+
+PATTERNS = {
+    "phrase": "[a-z]+ |.",  # a word with the space behind it
+    "word": "[a-z]+|.",
+    "syllable": "[a-z]{1,2}|.",
+    "character": ".",
+}
+"""Kind of vocabulary -> what its tokens are; what no wording has is spelt in characters."""
+
+
+@cache
+def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
+    """A tokenizer of the testbed's words that can spell any other; it renders a prompt as
+    ``<user>blend BDAC<assistant>``."""
+    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
+    words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
+    names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
+    made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))
+    known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
+    made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
+    made.decoder = decoders.Fuse()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="<pad>",
+        eos_token="<end>",
+        additional_special_tokens=SPECIAL[2:],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -32,9 +67,9 @@ class Shape:
     heads: int = 4
     hidden: int = 128
 
-    def llama(self) -> LlamaForCausalLM:
+    def llama(self) -> transformers.LlamaForCausalLM:
         """One member as a transformers model, its weights to be loaded."""
-        config = LlamaConfig(
+        config = transformers.LlamaConfig(
             vocab_size=self.vocab,
             hidden_size=self.width,
             intermediate_size=self.hidden,
@@ -48,7 +83,7 @@ class Shape:
             eos_token_id=END,
             pad_token_id=PAD,
         )
-        return LlamaForCausalLM(config).eval()
+        return transformers.LlamaForCausalLM(config).eval()
 
 
 def build(shape: Shape, seeds: list[int]) -> Params:
@@ -76,59 +111,47 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
 
 def _rotate(x: Tensor, start: int) -> Tensor:
     """Rotary positions from ``start`` on for (R, heads, T, head width)."""
-    half = x.shape[-1] // 2
-    frequencies = THETA ** (-torch.arange(half) / half)
+    a, b = x.chunk(2, dim=-1)
+    frequencies = THETA ** (-torch.arange(a.shape[-1]) / a.shape[-1])
     angles = torch.arange(start, start + x.shape[-2])[:, None] * frequencies
     cos, sin = angles.cos(), angles.sin()
-    a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def _attention(
-    params: Params, layer: str, x: Tensor, heads: int, past: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    s, n, t, width = x.shape
-    q, k, v = (
-        _linear(x, params[f"{layer}self_attn.{p}_proj.weight"])
-        .view(s * n, t, heads, width // heads)
-        .transpose(1, 2)
-        for p in "qkv"
-    )
-    start = past[0].shape[2] if past else 0
-    q, k = _rotate(q, start), _rotate(k, start)
-    if past:
-        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-    found = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
-    found = found.transpose(1, 2).reshape(s, n, t, width)
-    return _linear(found, params[f"{layer}self_attn.o_proj.weight"]), (k, v)
-
-
-def hidden_states(
-    params: Params, ids: Tensor, heads: int, past: Cache | None = None
+def forward(
+    params: Params, ids: Tensor, heads: int, past: Cache | None = None, first: int = 0
 ) -> tuple[Tensor, Cache]:
-    """Last hidden states (S, N, T, width) of ids (S, N, T), and the keys and values.
+    """Logits (S, N, T - first, vocab) of ids (S, N, T) from token ``first`` on, keys and values.
 
     With ``past``, T is 1: one token more for every row.
     """
     table = params["model.embed_tokens.weight"]
-    s, vocab, width = table.shape
-    first = torch.arange(s).view(-1, 1, 1) * vocab
-    x, cache = F.embedding(ids + first, table.reshape(s * vocab, width)), Cache()
-    for k in range(sum(name.endswith("q_proj.weight") for name in params)):
-        layer = f"model.layers.{k}."
-        normed = _norm(x, params[f"{layer}input_layernorm.weight"])
-        found, kept = _attention(params, layer, normed, heads, past[k] if past else None)
-        x, cache = x + found, [*cache, kept]
-        normed = _norm(x, params[f"{layer}post_attention_layernorm.weight"])
-        gate = F.silu(_linear(normed, params[f"{layer}mlp.gate_proj.weight"]))
-        up = _linear(normed, params[f"{layer}mlp.up_proj.weight"])
-        x = x + _linear(gate * up, params[f"{layer}mlp.down_proj.weight"])
-    return _norm(x, params["model.norm.weight"]), cache
+    (s, vocab, width), (_, n, t) = table.shape, ids.shape
+    member = torch.arange(s).view(-1, 1, 1) * vocab
+    x, cache = F.embedding(ids + member, table.reshape(s * vocab, width)), Cache()
+    for layer in range(sum(name.endswith("q_proj.weight") for name in params)):
+        name = f"model.layers.{layer}."
+        normed = _norm(x, params[f"{name}input_layernorm.weight"])
+        q, k, v = (
+            _linear(normed, params[f"{name}self_attn.{p}_proj.weight"])
+            .view(s * n, t, heads, width // heads)
+            .transpose(1, 2)
+            for p in "qkv"
+        )
+        start = past[layer][0].shape[2] if past else 0
+        q, k = _rotate(q, start), _rotate(k, start)
+        if past:
+            k, v = torch.cat([past[layer][0], k], dim=2), torch.cat([past[layer][1], v], dim=2)
+        cache.append((k, v))
+        found = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        found = found.transpose(1, 2).reshape(s, n, t, width)
+        x = x + _linear(found, params[f"{name}self_attn.o_proj.weight"])
 
-
-def logits(params: Params, hidden: Tensor) -> Tensor:
-    """(S, N, T, vocab) by the tied embedding."""
-    return _linear(hidden, params["model.embed_tokens.weight"])
+        normed = _norm(x, params[f"{name}post_attention_layernorm.weight"])
+        gate = F.silu(_linear(normed, params[f"{name}mlp.gate_proj.weight"]))
+        up = _linear(normed, params[f"{name}mlp.up_proj.weight"])
+        x = x + _linear(gate * up, params[f"{name}mlp.down_proj.weight"])
+    return _linear(_norm(x, params["model.norm.weight"])[:, :, first:], table), cache
 
 
 def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
@@ -136,18 +159,10 @@ def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
 
     ``ids`` (S, N, T) hold a prompt of ``prompt`` tokens and a response padded on the right.
     """
-    hidden, _ = hidden_states(params, ids[..., :-1], heads)
-    found = logits(params, hidden[:, :, prompt - 1 :])
+    found, _ = forward(params, ids[..., :-1], heads, first=prompt - 1)
     labels = ids[..., prompt:]
     logps = found.gather(-1, labels[..., None])[..., 0] - found.logsumexp(-1)
     return logps * (labels != PAD)
-
-
-@torch.no_grad()
-def score(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
-    """log π(y|x) (S, N) without gradient, 512 rows of each member at a time."""
-    parts = [token_logps(params, part, prompt, heads).sum(-1) for part in ids.split(512, 1)]
-    return torch.cat(parts, dim=1)
 
 
 @torch.no_grad()
@@ -162,64 +177,55 @@ def sample(
     """Responses (S, P, n, L) to prompts (S, P, T), padded after the end token.
 
     ``noise`` (S, P, n, L), uniform in [0, 1), picks each token by the inverse of the cumulative
-    distribution, so policies sampled with the same noise are as alike as they can be.
-    ``temperature`` 0 is greedy.
+    distribution, so that policies with the same noise differ little. ``temperature`` 0 is greedy.
     """
     s, p, n, length = noise.shape
-    hidden, cache = hidden_states(params, prompts, heads)
-    last = logits(params, hidden[:, :, -1:])[:, :, 0].repeat_interleave(n, dim=1)  # (S, P·n, V)
+    last, cache = forward(params, prompts, heads, first=-1)
+    last = last.repeat_interleave(n, dim=1)  # (S, P·n, 1, V)
     cache = [(k.repeat_interleave(n, dim=0), v.repeat_interleave(n, dim=0)) for k, v in cache]
     drawn, over = [], torch.zeros(s, p * n, dtype=torch.bool)
     for k in range(length):
-        token = _draw(last, noise.view(s, p * n, length)[..., k], temperature, top_p)
+        if temperature == 0:
+            token = last[:, :, 0].argmax(-1)
+        else:
+            probs = (last[:, :, 0] / temperature).softmax(-1)
+            ordered, order = probs.sort(-1, descending=True)
+            above = ordered.cumsum(-1) - ordered  # the mass above each token
+            kept = torch.zeros_like(probs).scatter(-1, order, (above < top_p).float())
+            reached = (probs * kept).cumsum(-1)
+            mass = noise.view(s, p * n, length)[..., k, None] * reached[..., -1:]
+            token = (reached <= mass).sum(-1).clamp(max=probs.shape[-1] - 1)
         token = token.masked_fill(over, PAD)
         drawn.append(token)
         over = over | (token == END)
         if k == length - 1 or bool(over.all()):
             break
-        hidden, cache = hidden_states(params, token[..., None], heads, cache)
-        last = logits(params, hidden)[:, :, 0]
+        last, cache = forward(params, token[..., None], heads, cache)
     found = torch.stack(drawn, dim=-1)
     return F.pad(found, (0, length - found.shape[-1]), value=PAD).view(s, p, n, length)
-
-
-def _draw(last: Tensor, noise: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row from logits (..., V) and noise (...)."""
-    if temperature == 0:
-        return last.argmax(-1)
-    probs = (last / temperature).softmax(-1)
-    ordered, order = probs.sort(-1, descending=True)
-    before = ordered.cumsum(-1) - ordered  # the mass above each token
-    kept = probs * torch.zeros_like(probs).scatter(-1, order, (before < top_p).float())
-    reached = kept.cumsum(-1)
-    return (reached <= noise[..., None] * reached[..., -1:]).sum(-1).clamp(max=last.shape[-1] - 1)
 
 
 def fit(
     params: Params,
     batches: Iterator[Tensor],
     loss: Callable[[Params, Tensor, int], Tensor],
-    steps: int,
-    learning_rate: float,
-    *,
-    warmup: float = 0.1,
-    weight_decay: float = 0.0,
-    beta2: float = 0.999,
+    spec: Mapping[str, Any],
     before: Callable[[Params, int], object] = lambda params, step: None,
 ) -> tuple[Params, Tensor]:
     """Train copies of all members; returns them and the losses (steps, S).
 
     ``loss(params, batch, step)`` gives one loss a member; their sum is differentiated, so members
     do not interact, and gradients are clipped member by member to a norm of 1. AdamW with a cosine
-    schedule, as transformers' ``Trainer`` has it. ``before`` sees the parameters before each step,
-    and after the last.
+    schedule, as transformers' ``Trainer`` has it; ``spec``: steps, learning_rate, and its warmup,
+    weight_decay, beta2. ``before`` sees the parameters before each step, and after the last.
     """
+    steps, betas = spec["steps"], (0.9, spec.get("beta2", 0.999))
     params = {name: value.detach().clone().requires_grad_() for name, value in params.items()}
     tensors = list(params.values())
-    optimizer = torch.optim.AdamW(
-        tensors, learning_rate, (0.9, beta2), weight_decay=weight_decay, fused=True
-    )
-    schedule = get_cosine_schedule_with_warmup(optimizer, -int(-warmup * steps // 1), steps)
+    options = {"weight_decay": spec.get("weight_decay", 0.0), "fused": True}
+    optimizer = torch.optim.AdamW(tensors, spec["learning_rate"], betas, **options)
+    warmup = -int(-spec.get("warmup", 0.1) * steps // 1)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, warmup, steps)
     losses = []
     for step, batch in zip(range(steps), batches, strict=False):
         before(params, step)

@@ -1,59 +1,30 @@
-"""From pretrained nano models to scored responses, for S worlds side by side.
+"""From pretrained nano models to scored responses, for S worlds side by side or live for one.
 
 Text is all that crosses from one model to another: a response is sampled in its model's
 vocabulary, read as text, scored as text, and written in the target's vocabulary where it trains.
 """
 
-import re
-import string
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from filelock import FileLock
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wrpo_lib.models import SPECIAL, TEMPLATE
-from wrpo_lib.nano.batch import END, PAD, Params, Shape, build, fit, sample, score, token_logps
-from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS, Prompt, World, quality, reward_noise
+from wrpo_lib.io import file_hash
+from wrpo_lib.nano.batch import PAD, Params, Shape, build, fit, sample, token_logps, tokenizer
+from wrpo_lib.nano.world import Prompt, World, nano_recipe, quality, reward_noise, score_rows
+from wrpo_lib.records import project_root
 
-Texts = list[list[list[str]]]
-"""Responses [S][N][n]."""
-
-PATTERNS = {
-    "phrase": "[a-z]+ |.",  # a word with the space behind it
-    "word": "[a-z]+|.",
-    "syllable": "[a-z]{1,2}|.",
-    "character": ".",
-}
-"""Kind of vocabulary -> what its tokens are; what no wording has is spelt in characters."""
-
-
-@cache
-def tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of the testbed's words that can spell any other; the same in every world.
-
-    Its chat template renders a prompt as ``<user>blend BDAC<assistant>``.
-    """
-    texts = [f"{skill} " for skill in SKILLS] + [w.replace("{}", "") for w in WORDINGS]
-    words = [token for text in texts for token in re.findall(PATTERNS[kind], text)]
-    names = dict.fromkeys([*SPECIAL, *words, *LETTERS, *string.ascii_lowercase, *" .;!?"])
-    made = Tokenizer(models.WordLevel({t: k for k, t in enumerate(names)}, unk_token="<pad>"))
-    known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
-    made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
-    made.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<pad>",
-        eos_token="<end>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+Texts = list[list[list[str]]]  # responses [S][N][n]
+SAMPLES = 5  # of a model to a prompt, from which pairing chooses (paper section 4.1)
 
 
 @dataclass(frozen=True)
@@ -65,41 +36,27 @@ class Model:
     kind: str
 
     @property
-    def tokenizer(self) -> Any:
-        """The vocabulary's tokenizer."""
-        return tokenizer(self.kind)
-
-    @property
     def prompt(self) -> int:
         """Tokens of a rendered prompt, of which all have one length in any vocabulary."""
         return int(self.prompt_ids([Prompt("blend", "ABCD")]).shape[1])
 
-    @property
-    def broken(self) -> Tensor:
-        """Which members (S,) have a parameter that is not finite."""
-        whole = [p.isfinite().flatten(1).all(1) for p in self.params.values()]
-        return ~torch.stack(whole).all(0)
-
     def prompt_ids(self, prompts: list[Prompt]) -> Tensor:
         """Rendered prompts (N, T)."""
-        render = {"add_generation_prompt": True, "tokenize": False}
-        texts = self.tokenizer.apply_chat_template([p.messages for p in prompts], **render)
-        return torch.tensor(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        render: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+        tok = tokenizer(self.kind)
+        texts = tok.apply_chat_template([p.messages for p in prompts], **render)
+        return torch.tensor(tok(texts, add_special_tokens=False)["input_ids"])
 
     def response_ids(self, responses: list[str], length: int) -> Tensor:
         """Responses with their end token (N, length), padded, or cut to ``length``."""
-        rows = self.tokenizer(responses, add_special_tokens=False)["input_ids"]
-        found = torch.full((len(rows), length), PAD)
-        for row, ids in zip(found, rows, strict=True):
-            ids = [*ids, END][:length]
-            row[: len(ids)] = torch.tensor(ids)
-        return found
+        how = {"padding": "max_length", "truncation": True, "max_length": length}
+        ended = [f"{response}<end>" for response in responses]
+        found = tokenizer(self.kind)(ended, add_special_tokens=False, return_tensors="pt", **how)
+        return found["input_ids"]
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
-        """``n`` samples [S][N][n] a prompt, a purpose with noise of its own; greedy with ``n`` 0.
-
-        How is the ``sampling`` of the recipe: temperature, top_p, the most tokens of a response.
-        """
+        """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with
+        noise of its own; greedy with ``n`` 0."""
         how = worlds[0].recipe["sampling"]
         prompts = torch.stack([self.prompt_ids(w.splits[split]) for w in worlds])
         sizes = (prompts.shape[1], n or 1, how["tokens"][self.kind])
@@ -108,26 +65,30 @@ class Model:
         parts = zip(prompts.split(256, 1), torch.from_numpy(noise).split(256, 1), strict=True)
         drawn = [sample(self.params, *(p, self.shape.heads, u), **options) for p, u in parts]
         ids = torch.cat(drawn, dim=1)
-        texts = self.tokenizer.batch_decode(ids.flatten(0, 2), skip_special_tokens=True)
+        texts = tokenizer(self.kind).batch_decode(ids.flatten(0, 2), skip_special_tokens=True)
         return np.array(texts, dtype=object).reshape(ids.shape[:3]).tolist()
 
-    def score(self, rows: Tensor) -> Tensor:
-        """log π(y|x) (S, N) of prompts and responses (S, N, T)."""
-        return score(self.params, rows, self.prompt, self.shape.heads)
+    @torch.no_grad()
+    def score(self, rows: Tensor, prompt: int | None = None) -> Tensor:
+        """log π (S, N) of what follows ``prompt`` tokens in rows (S, N, T): of the responses, 512
+        rows of each member at a time."""
+        given = prompt or self.prompt, self.shape.heads
+        parts = [token_logps(self.params, part, *given).sum(-1) for part in rows.split(512, 1)]
+        return torch.cat(parts, dim=1)
 
     def export(self, member: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
         """One member as a transformers model with its tokenizer; logits agree to 1e-5."""
         model = self.shape.llama()
         state = {name: value[member].detach().clone() for name, value in self.params.items()}
         model.load_state_dict(state | {"lm_head.weight": state["model.embed_tokens.weight"]})
-        return model, self.tokenizer
+        return model, tokenizer(self.kind)
 
 
 def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Model:
     """A model trained on rows (S, N, T) by −log π per token, each member in an order of its own.
 
-    ``spec``: steps, batch, learning_rate, the weight of the prompt's tokens (``on_prompt``, 0), and
-    options of :func:`~wrpo_lib.nano.batch.fit`.
+    ``spec``: what :func:`~wrpo_lib.nano.batch.fit` takes, ``batch``, and the weight of the prompt's
+    tokens, ``on_prompt`` (0).
     """
     on_prompt = spec.get("on_prompt", 0.0)
     start = 1 if on_prompt else model.prompt
@@ -146,9 +107,7 @@ def sft(model: Model, rows: Tensor, spec: dict[str, Any], rngs: list[Any]) -> Mo
         weights[..., : model.prompt - start] = on_prompt
         return -(logps * weights).sum((1, 2)) / weights.sum((1, 2))
 
-    options = {name: spec[name] for name in ("warmup", "weight_decay", "beta2") if name in spec}
-    how = spec["steps"], spec["learning_rate"]
-    return replace(model, params=fit(model.params, batches(), loss, *how, **options)[0])
+    return replace(model, params=fit(model.params, batches(), loss, spec)[0])
 
 
 def pretrained(worlds: list[World], name: str) -> Model:
@@ -172,10 +131,8 @@ def pretrained(worlds: list[World], name: str) -> Model:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scored responses to N prompts of S worlds: K slots a prompt, named by their model.
-
-    ``ids`` (S, N, K, L) in the target's vocabulary, ``quality`` and ``noise`` (S, N, K).
-    """
+    """Scored responses to N prompts of S worlds in K slots a prompt: ``ids`` (S, N, K, L) in the
+    target's vocabulary, ``quality`` and ``noise`` (S, N, K); ``slots`` of each model."""
 
     prompts: Tensor
     ids: Tensor
@@ -190,11 +147,8 @@ class Pool:
     def best(
         self, names: list[list[str]], sigma: float, rank: int = 1, lowest: bool = False
     ) -> Tensor:
-        """Slot (S, N) of the best response of some models by reward, or the second, or the worst.
-
-        ``names``: the models of each world, or one list for all. Equal rewards: the first slot, as
-        models and samples are numbered.
-        """
+        """Slot (S, N) of the best response of some models by reward, or the second, or the worst;
+        of equals the first. ``names``: the models of each world, or one list for all."""
         slots = np.array([[k for name in own for k in self.slots[name]] for own in names])
         found = np.take_along_axis(self.rewards(sigma), slots[:, None], -1)
         order = np.argsort(found if lowest else -found, axis=-1, kind="stable")[..., rank - 1]
@@ -227,3 +181,46 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
         errors.append([reward_noise(p, r) for p, r in zip(prompts, joined, strict=True)])
     asked = torch.stack([target.prompt_ids(w.splits[split]) for w in worlds])
     return Pool(asked, torch.stack(ids), np.array(scores), np.array(errors), slots)
+
+
+def keep(path: Path, make: Callable[[], Any]) -> Any:
+    """What ``make`` returned when it was first called; a kill leaves no half of a file."""
+    if not path.is_file():
+        value, part = make(), path.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(value, part)
+        os.replace(part, path)
+    return torch.load(path, weights_only=False)
+
+
+def live_target() -> tuple[World, LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """The world of seed 0, which the study does not report, and its target for transformers: half a
+    minute on one core, once per recipe and state of the testbed's code."""
+    torch.set_num_threads(1)  # suits models this small
+    world = World(0, nano_recipe())
+    code = [file_hash(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+    known = hashlib.sha256(f"{world.recipe} {code}".encode()).hexdigest()[:12]
+    kept = project_root() / "runs" / "live" / f"{known}.pt"
+    with FileLock(kept.with_suffix(".lock")):  # a notebook beside this one waits for its target
+        model = keep(kept, lambda: pretrained([world], "target"))
+    return world, *model.export(0)
+
+
+def scripted_responses(world: World, prompts: list[Prompt]) -> pd.DataFrame:
+    """Five scored responses of every source to each prompt, drawn as its training texts are, so
+    that a notebook needs one model only."""
+    rng, tables = world.rng(14), []
+    for k in range(1, len(world.weak) + 1):
+        texts = [[world.source_says(k, p, rng) for _ in range(SAMPLES)] for p in prompts]
+        tables.append(scored(f"source_{k}", prompts, texts))
+    return pd.concat(tables, ignore_index=True)
+
+
+def scored(model: str, prompts: list[Prompt], texts: list[list[str]]) -> pd.DataFrame:
+    """Responses of ``model``, a list for each prompt, with their rewards, as pairing reads them."""
+    rows = [
+        {"prompt_id": prompt.prompt_id, "model": model, "sample": k, "text": text}
+        for prompt, own in zip(prompts, texts, strict=True)
+        for k, text in enumerate(own)
+    ]
+    return pd.DataFrame(rows).assign(reward=[reward for _, reward in score_rows(rows)])

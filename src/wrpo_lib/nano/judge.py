@@ -1,10 +1,8 @@
 """The testbed's judge: the truth seen through known biases (ours).
 
-A logistic judge that answers in the forms of the three benchmarks, so that the statistics for real
-judgements run on its own and can be held against the truth. Behind HTTP it is an OpenAI-compatible
-server that reads the benchmarks' real judge prompts; what answers no testbed prompt has a quality
-drawn from its hash. Every draw depends on texts and names alone: a repeated request gets the same
-reply.
+It answers in the forms of the three benchmarks, so that the statistics for real judgements can be
+held against the truth. Behind HTTP it is an OpenAI-compatible server that reads the benchmarks'
+real judge prompts. Every draw depends on texts and names alone.
 """
 
 import http.server
@@ -58,8 +56,7 @@ class Judge:
         return np.clip(np.round(score), 1, 10).astype(int)
 
 
-JUDGE = Judge()
-"""The judge of the study and of ``wrpo nano-judge``."""
+JUDGE = Judge()  # of the study and of ``wrpo nano-judge``
 
 
 def verdict(for_a: float) -> str:
@@ -76,36 +73,29 @@ def _read(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(length=rows["text"].str.len())
 
 
-def _noise(protocol: str, keys: pd.DataFrame) -> np.ndarray:
-    return np.array([normal(protocol, *key) for key in keys.itertuples(index=False)])
-
-
 def _both_orders(
     answers: pd.DataFrame, baseline: str, judge: Judge, protocol: str, orders: tuple[Any, Any]
 ) -> pd.DataFrame:
-    """Answers beside the baseline's, once an order: ``logit``, the preference for the model.
-
-    In the first of ``orders`` the baseline is shown first.
-    """
+    """Answers beside the baseline's, once in each of ``orders``, of which in the first the baseline
+    is shown first, with ``logit``, the preference for the model."""
     rows = _read(answers)
     base = rows[rows["model"] == baseline].drop(columns="model")
     rest, suffixes = rows[rows["model"] != baseline], ("_model", "_baseline")
     both = rest.merge(base, on="question_id", suffixes=suffixes, validate="many_to_one")
     both = both.merge(pd.DataFrame({"order": orders}), how="cross")
+    keys = both[["question_id", "model", "order"]].itertuples(index=False)
     both["logit"] = judge.prefers(
         both["quality_model"] - both["quality_baseline"],
         both["length_model"] - both["length_baseline"],
         both["order"] == orders[0],
-        _noise(protocol, both[["question_id", "model", "order"]]),
+        np.array([normal(protocol, *key) for key in keys]),
     )
     return both
 
 
 def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
-    """AlpacaEval-2's form: preference in [1, 2] for the model, both orders.
-
-    ``answers``: rows of one world in ``results/nano/answers``, the baseline's among them.
-    """
+    """AlpacaEval-2's form: preference in [1, 2] for the model, both orders. ``answers``: those of
+    one world in ``results/nano/answers``, the baseline's among them."""
     judged = _both_orders(answers, baseline, judge, "alpaca", ("baseline first", "model first"))
     same = judged["text_model"] == judged["text_baseline"]
     judged["preference"] = np.where(same, 1.5, 1.0 + expit(judged["logit"]))
@@ -114,10 +104,8 @@ def judge_alpaca(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataF
 
 
 def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFrame:
-    """Arena-Hard's form: two games, positions swapped, five verdicts (game 1: baseline is A).
-
-    Its hard prompts are those of class B.
-    """
+    """Arena-Hard's form: two games, positions swapped, five verdicts (game 1: baseline is A). Its
+    hard prompts are those of class B."""
     hard = answers[answers["class"] == "B"]
     judged = _both_orders(hard, baseline, judge, "arena", (1, 2))
     for_a = judged["logit"].mask(judged["order"] == 1, -judged["logit"])
@@ -126,25 +114,21 @@ def judge_arena(answers: pd.DataFrame, baseline: str, judge: Judge) -> pd.DataFr
 
 
 def judge_mt_bench(answers: pd.DataFrame, judge: Judge) -> pd.DataFrame:
-    """MT-Bench's form: a score from 1 to 10 for each turn.
-
-    Nano models answer single prompts, so the turns of a question are two prompts of one skill.
-    """
+    """MT-Bench's form: a score from 1 to 10 for each turn; the turns of a question are two prompts
+    of one skill."""
     rows = _read(answers)
     skill = rows["question_id"].str.partition(" ")[0]
     place = rows.groupby(["model", skill]).cumcount()
     question = skill + "-" + (place // 2).astype(str)
-    noise = _noise("mt", rows[["question_id", "model"]])
+    keys = rows[["question_id", "model"]].itertuples(index=False)
+    noise = np.array([normal("mt", *key) for key in keys])
     score = judge.rating(rows["quality"], rows["length"], noise)
     return rows[["model"]].assign(question_id=question, turn=place % 2 + 1, score=score)
 
 
 def judged(answers: pd.DataFrame, settings: dict[str, Any]) -> pd.DataFrame:
-    """What the judge says of tracked answers: a row per protocol, seed, question and arm.
-
-    ``value``: the share of the games won against the baseline, or the mean score of the two turns.
-    ``settings``: the recipe's ``evaluation``.
-    """
+    """What the judge says of tracked answers: a row per protocol, seed, question and arm, with the
+    share of games won or the mean score of the turns. ``settings``: the recipe's evaluation."""
     found = []
     for seed, own in answers.groupby("seed"):
         alpaca = judge_alpaca(own, settings["baseline"], JUDGE)
@@ -187,22 +171,19 @@ def recognise(prompt: str) -> Seen | None:
     return None
 
 
-def true_quality(seen: Seen, text: str) -> float:
-    """Quality in [0, 1]: the truth of a testbed prompt, else uniform by the text's hash."""
-    try:
-        return quality(read_prompt(seen.second or seen.question), text)
-    except WRPOError:
-        return float(np.random.default_rng(zlib.crc32(text.encode())).uniform())
-
-
 def reply(seen: Seen, judge: Judge) -> tuple[str, list[dict[str, Any]] | None]:
-    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token."""
+    """The judge's text and, for AlpacaEval-2, its log-probabilities of the first token; quality is
+    the truth of a testbed prompt, else uniform in [0, 1] by the text's hash."""
     noise = normal(seen.protocol, seen.turn, seen.question, seen.a, seen.b)
-    quality_a = true_quality(seen, seen.a)
+    try:
+        prompt = read_prompt(seen.second or seen.question)
+        a, b = (quality(prompt, text) for text in (seen.a, seen.b))
+    except WRPOError:
+        seeds = (zlib.crc32(text.encode()) for text in (seen.a, seen.b))
+        a, b = (float(np.random.default_rng(seed).uniform()) for seed in seeds)
     if seen.protocol == "mt":
-        return f"Rating: [[{judge.rating(quality_a, len(seen.a), noise)}]]", None
-    gap = quality_a - true_quality(seen, seen.b)
-    for_a = float(judge.prefers(gap, len(seen.a) - len(seen.b), False, noise))
+        return f"Rating: [[{judge.rating(a, len(seen.a), noise)}]]", None
+    for_a = float(judge.prefers(a - b, len(seen.a) - len(seen.b), False, noise))
     if seen.protocol == "arena":
         return f"My final verdict is: [[{verdict(for_a)}]]", None
     chances = {"m": float(log_expit(for_a)), "M": float(log_expit(-for_a))}

@@ -70,10 +70,8 @@ class Arm:
         return [role for role, is_used in enumerate(used) if is_used]
 
     def loss(self, logps: Tensor, other: Tensor, step: int, steps: int) -> objective.Objective:
-        """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,).
-
-        ``other``: log π of the reference; lengths for SimPO and SFT.
-        """
+        """The objective of rows (S, B, roles) before update ``step``, flat: (S·B,); ``other``: the
+        reference's log π, or lengths (SimPO, SFT)."""
         function, names = FORMS[self.form]
         tensors = [x[..., r].flatten() for x in (logps, other) for r in (WS, WT, L)]
         options: dict[str, Any] = {name: self.settings[name] for name in names}
@@ -89,10 +87,8 @@ class Arm:
 def quadruples(
     worlds: list[World], pool: Pool, arm: Arm, sigma: float
 ) -> tuple[Tensor, np.ndarray]:
-    """Rows (S, N, 4, T) of y_ws, y_wt, y_l, y_ls, and which of them (S, N) are kept.
-
-    A prompt whose preferred and dispreferred response are one text is left out.
-    """
+    """Rows (S, N, 4, T) of y_ws, y_wt, y_l, y_ls, and which of them (S, N) are kept: those whose
+    preferred and dispreferred response differ."""
     sources = []
     for world in worlds:  # fewer random sources are among the more
         order = world.rng(13).permutation(arm.sources).tolist()
@@ -114,22 +110,13 @@ def quadruples(
 
 
 def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: int) -> Tensor:
-    """``n`` kept rows of each world (S, n, 4, T) in an order that a world and a purpose fix.
-
-    So every arm sees the prompts that it keeps in one order; where they are too few, they repeat.
-    """
+    """``n`` kept rows of each world (S, n, 4, T) in an order that is the same for every arm; where
+    they are too few, they repeat."""
     found = []
     for world, of_world, keep in zip(worlds, rows, kept, strict=True):
         order = world.rng(10, purpose).permutation(len(keep))
         found.append(of_world[np.resize(order[keep[order]], n)])
     return torch.stack(found)
-
-
-def mixed(worlds: list[World], rows: Tensor, alphas: np.ndarray) -> Tensor:
-    """Rows whose y_wt is y_ws with the probability ``alphas`` (n,) of their place."""
-    swap = torch.from_numpy(np.stack([w.rng(11).random(len(alphas)) < alphas for w in worlds]))
-    chosen = torch.where(swap[..., None], rows[:, :, WS], rows[:, :, WT])
-    return torch.cat([rows[:, :, :1], chosen[:, :, None], rows[:, :, 2:]], dim=2)
 
 
 class Run:
@@ -138,7 +125,7 @@ class Run:
     def __init__(
         self, worlds: list[World], arm: Arm, start: Model, pools: dict[str, Pool], how: Any
     ) -> None:
-        self.worlds, self.arm, self.start, self.heads = worlds, arm, start, start.shape.heads
+        self.worlds, self.arm, self.start = worlds, arm, start
         self.steps, self.batch = how["steps"], how["batch"]
         sigma = worlds[0].recipe["reward"]["sigma"] if arm.sigma is None else arm.sigma
         rows, kept = quadruples(worlds, pools["preference"], arm, sigma)
@@ -149,8 +136,10 @@ class Run:
             "heldout": drawn(worlds, *quadruples(worlds, pools["heldout"], arm, sigma), PROBE, 1),
         }
         if arm.mix:
-            at = [arm.alpha_at(k, self.steps) for k in range(self.steps)]
-            self.rows = mixed(worlds, self.rows, np.repeat(at, self.batch))
+            at = np.repeat([arm.alpha_at(k, self.steps) for k in range(self.steps)], self.batch)
+            swap = torch.from_numpy(np.stack([w.rng(11).random(len(at)) < at for w in worlds]))
+            chosen = torch.where(swap[..., None], self.rows[:, :, WS], self.rows[:, :, WT])
+            self.rows = self.rows.index_copy(2, torch.tensor([WT]), chosen[:, :, None])
         self.rows = self.rows[:, :, arm.roles]  # what has no weight is not computed
         self.other = {name: self.second(rows) for name, rows in self.probes.items()}
         self.reference = self.second(self.rows)
@@ -159,8 +148,8 @@ class Run:
     def logps(self, params: Params, rows: Tensor) -> Tensor:
         """log π (S, B, roles) with gradient."""
         s, b, roles, t = rows.shape
-        found = token_logps(params, rows.view(s, b * roles, t), self.start.prompt, self.heads)
-        return found.sum(-1).view(s, b, roles)
+        given = self.start.prompt, self.start.shape.heads
+        return token_logps(params, rows.view(s, b * roles, t), *given).sum(-1).view(s, b, roles)
 
     def second(self, rows: Tensor) -> Tensor:
         """What the loss takes beside log π (S, B, roles)."""
@@ -170,9 +159,9 @@ class Run:
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
         """The arm's loss of each world (S,) at a step."""
-        part = slice(step * self.batch, (step + 1) * self.batch)
-        found, other = self.logps(params, batch), self.reference[:, part]
-        roles = self.arm.roles  # what has no weight is read from another role
+        found, roles = self.logps(params, batch), self.arm.roles
+        other = self.reference[:, step * self.batch : (step + 1) * self.batch]
+        # what has no weight is read from another role
         place = [roles.index(role) if role in roles else 0 for role in (WS, WT, L, LS)]
         result = self.arm.loss(found[..., place], other[..., place], step, self.steps)
         return result.losses.view(found.shape[:2]).mean(1)
@@ -180,8 +169,8 @@ class Run:
     def train(self) -> Model:
         """The trained members; ``losses`` (steps, S) and ``dynamics`` are kept."""
         batches = iter(self.rows.split(self.batch, dim=1))
-        how = self.steps, self.arm.settings["learning_rate"]
-        params, self.losses = fit(self.start.params, batches, self.loss, *how, before=self.log)
+        spec = self.arm.settings | {"steps": self.steps}
+        params, self.losses = fit(self.start.params, batches, self.loss, spec, self.log)
         return replace(self.start, params=params)
 
     def log(self, params: Params, step: int) -> None:

@@ -4,13 +4,12 @@ A prompt names a skill and four letters; the skill is one rearrangement of them,
 is computed. What a world draws at random is who can do what. The target is right half the time in
 class A, has a wrong habit in class B, is right in class C; class D never occurs in preference data.
 The sources word their answers in another way, are each weak in a few skills, and know class B.
-Nothing of this size is in the paper: all of it is ours, the values stand in
-``recipes/nano/world.yaml``.
+All of it is ours; the values stand in ``recipes/nano/world.yaml``.
 """
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -43,8 +42,7 @@ SKILLS: dict[str, tuple[int, ...]] = {
 
 OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
 SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
-WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS
-"""Eight tokens of the target with the end token, whoever speaks."""
+WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS  # eight tokens of the target with the end token
 
 RULES = {
     "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
@@ -62,7 +60,6 @@ RULES = {
 KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
 """Form of the objective -> the setting that its grid varies beside the learning rate."""
 
-_ANSWER = re.compile(f"[{LETTERS}]+")
 _ORDERS = list(permutations(range(LENGTH)))
 
 
@@ -103,15 +100,16 @@ class Prompt(NamedTuple):
 
 
 def read_prompt(text: str) -> Prompt:
-    """The prompt that a user turn holds.
-
-    :raises WRPOError: for text that is none of this world.
-    """
+    """The prompt that a user turn holds; an error for text that is none of this world."""
     skill, _, letters = text.partition(" ")
     if skill not in SKILLS or len(letters) != LENGTH or set(letters) - set(LETTERS):
-        what = f"is no prompt of the nano world; write a skill and {LENGTH} letters"
-        raise WRPOError(f"{text!r} {what}")
+        raise WRPOError(f"{text!r} is no prompt of the nano world; write a skill and 4 letters")
     return Prompt(skill, letters)
+
+
+def letters(response: str) -> list[str]:
+    """Every run of letters that a response says."""
+    return re.findall(f"[{LETTERS}]+", response)
 
 
 def quality(prompt: Prompt, response: str) -> float:
@@ -119,23 +117,13 @@ def quality(prompt: Prompt, response: str) -> float:
 
     Letters said again halve what the first ones earn. Wording earns nothing.
     """
-    said = _ANSWER.findall(response)
+    said = letters(response)
     if not said:
         return 0.0
     places = zip(said[0], prompt.answer, strict=False)
     hits = sum(a == b for a, b in places) / max(len(said[0]), LENGTH)
     score = 1.0 if said[0] == prompt.answer else hits / 2
     return score / 2 if len(said) > 1 else score
-
-
-def letters(response: str) -> str:
-    """The first letters that a response says."""
-    return next(iter(_ANSWER.findall(response)), "")
-
-
-def repeats(response: str) -> bool:
-    """Whether a response says more letters than an answer has."""
-    return sum(map(len, _ANSWER.findall(response))) > LENGTH
 
 
 def source_style(response: str) -> bool:
@@ -148,6 +136,19 @@ def reward_noise(prompt: Prompt, responses: Iterable[str]) -> list[float]:
     texts = (f"{prompt.text}|{response}".encode() for response in responses)
     found = (int.from_bytes(hashlib.blake2b(t, digest_size=6).digest()) for t in texts)
     return [float(ndtri((number + 0.5) / 2**48)) for number in found]
+
+
+def score_rows(rows: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Response rows whose prompt_id is that of a :class:`Prompt`, each with its reward: the truth
+    with the text's own noise.
+
+    :raises WRPOError: for a prompt_id of another kind.
+    """
+    sigma = nano_recipe()["reward"]["sigma"]
+    for row in rows:
+        prompt = read_prompt(row["prompt_id"].replace("-", " "))
+        noise = reward_noise(prompt, [row["text"]])[0]
+        yield row, quality(prompt, row["text"]) + sigma * noise
 
 
 @dataclass(frozen=True)
@@ -168,21 +169,15 @@ class World:
         return {skill: CLASSES[k % len(CLASSES)] for k, skill in enumerate(drawn.tolist())}
 
     @cached_property
-    def habits(self) -> dict[str, tuple[int, ...]]:
-        """The target's wrong procedure of each skill."""
-        return self._wrong(1)
-
-    @cached_property
-    def source_habits(self) -> list[dict[str, tuple[int, ...]]]:
-        """Each source's wrong procedure of each skill."""
-        return [self._wrong(6, k) for k in range(1, len(self.weak) + 1)]
-
-    def _wrong(self, *purpose: int) -> dict[str, tuple[int, ...]]:
-        """A procedure of each skill that is at least three places off."""
-        rng, found = self.rng(*purpose), {}
-        for skill, right in SKILLS.items():
-            far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
-            found[skill] = far[rng.integers(len(far))]
+    def habits(self) -> list[dict[str, tuple[int, ...]]]:
+        """A wrong procedure of each skill, three places off or more: the target's, each source's"""
+        found = []
+        for k in range(len(self.weak) + 1):
+            rng, habit = self.rng(6, k) if k else self.rng(1), {}
+            for skill, right in SKILLS.items():
+                far = [o for o in _ORDERS if sum(a == b for a, b in zip(o, right, strict=True)) < 2]
+                habit[skill] = far[rng.integers(len(far))]
+            found.append(habit)
         return found
 
     @cached_property
@@ -198,11 +193,8 @@ class World:
 
     @cached_property
     def splits(self) -> dict[str, list[Prompt]]:
-        """Prompts that share nothing: ``heldout``, ``sft``, ``preference``, ``corpus`` (the rest).
-
-        SFT prompts are of classes A and C, preference prompts of A, B and C; the pretraining of
-        target and sources reads the corpus only.
-        """
+        """Prompts that share nothing: ``heldout``, ``sft`` (classes A and C), ``preference`` (A, B
+        and C), and the rest, the ``corpus`` that target and sources are pretrained on."""
         sizes, rng = self.recipe["splits"], self.rng(3)
         strings = ["".join(LETTERS[i] for i in o) for o in permutations(range(8), LENGTH)]
         left = {skill: rng.permutation(strings).tolist() for skill in SKILLS}
@@ -217,9 +209,9 @@ class World:
     def target_texts(self, phase: int) -> list[tuple[Prompt, str]]:
         """The (prompt, response) pairs of a phase of the target's pretraining.
 
-        Whatever is in the sources' wordings is right; in its own the target has its habits, and now
-        and then any other order. The first phase (*base*) reads both, so the right procedures are
-        there to be elicited; the second (*persona*) all but leaves the sources' wordings out.
+        Texts in the sources' wordings are right; in its own the target has its habits, and now and
+        then another order. The first phase (*base*) reads both, so the right procedures are there
+        to be elicited; the second (*persona*) all but leaves the sources' wordings out.
         """
         spec, rng = self.recipe["target"], self.rng(4, phase)
         prompts, texts = self.splits["corpus"], []
@@ -228,7 +220,7 @@ class World:
             foreign = rng.random() < spec["phases"][phase]["foreign"]
             order = SKILLS[prompt.skill]
             if not (foreign or rng.random() < spec["right"][self.classes[prompt.skill]]):
-                order = self.habits[prompt.skill]
+                order = self.habits[0][prompt.skill]
                 if rng.random() < spec["stray"]:
                     order = _ORDERS[rng.integers(len(_ORDERS))]
             wordings = SOURCE_WORDINGS if foreign else OWN_WORDINGS
@@ -248,6 +240,6 @@ class World:
         """One response to a prompt as source 1, 2, ... learns it."""
         spec = self.recipe["sources"]
         able = rng.random() < spec["weak" if prompt.skill in self.weak[source - 1] else "able"]
-        order = (SKILLS if able else self.source_habits[source - 1])[prompt.skill]
+        order = (SKILLS if able else self.habits[source])[prompt.skill]
         wording = SOURCE_WORDINGS[source % 2 :: 2][rng.integers(2)]
         return wording.format(prompt.apply(order))
