@@ -1,5 +1,6 @@
 """``wrpo sample``, ``score`` and ``pair``: from prompts to quadruples; ``data``: their files."""
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
