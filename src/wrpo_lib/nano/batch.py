@@ -109,12 +109,16 @@ def _norm(x: Tensor, weight: Tensor) -> Tensor:
     return x * scale * weight[:, None, None]
 
 
+@cache
+def _angles(start: int, length: int, half: int) -> tuple[Tensor, Tensor]:
+    angles = torch.arange(start, start + length)[:, None] * THETA ** (-torch.arange(half) / half)
+    return angles.cos(), angles.sin()
+
+
 def _rotate(x: Tensor, start: int) -> Tensor:
     """Rotary positions from ``start`` on for (R, heads, T, head width)."""
     a, b = x.chunk(2, dim=-1)
-    frequencies = THETA ** (-torch.arange(a.shape[-1]) / a.shape[-1])
-    angles = torch.arange(start, start + x.shape[-2])[:, None] * frequencies
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = _angles(start, *a.shape[-2:])
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
@@ -123,7 +127,7 @@ def forward(
 ) -> tuple[Tensor, Cache]:
     """Logits (S, N, T - first, vocab) of ids (S, N, T) from token ``first`` on, keys and values.
 
-    With ``past``, T is 1: one token more for every row.
+    ``past``: keys and values of the tokens before.
     """
     table = params["model.embed_tokens.weight"]
     (s, vocab, width), (_, n, t) = table.shape, ids.shape
@@ -143,7 +147,9 @@ def forward(
         if past:
             k, v = torch.cat([past[layer][0], k], dim=2), torch.cat([past[layer][1], v], dim=2)
         cache.append((k, v))
-        found = F.scaled_dot_product_attention(q, k, v, is_causal=t > 1)
+        seen = torch.ones(t, start + t, dtype=torch.bool).tril(start) if past and t > 1 else None
+        causal = t > 1 and not past
+        found = F.scaled_dot_product_attention(q, k, v, seen, is_causal=causal)
         found = found.transpose(1, 2).reshape(s, n, t, width)
         x = x + _linear(found, params[f"{name}self_attn.o_proj.weight"])
 
@@ -160,9 +166,30 @@ def token_logps(params: Params, ids: Tensor, prompt: int, heads: int) -> Tensor:
     ``ids`` (S, N, T) hold a prompt of ``prompt`` tokens and a response padded on the right.
     """
     found, _ = forward(params, ids[..., :-1], heads, first=prompt - 1)
-    labels = ids[..., prompt:]
-    logps = found.gather(-1, labels[..., None])[..., 0] - found.logsumexp(-1)
-    return logps * (labels != PAD)
+    return _logps(found, ids[..., prompt:])
+
+
+def shared_logps(params: Params, rows: Tensor, prompt: int, heads: int) -> Tensor:
+    """log π(y|x) (S, N, R) in nats of R responses to one prompt, which is computed once.
+
+    ``rows`` (S, N, R, T) are as in :func:`token_logps`.
+    """
+    n, r = rows.shape[1:3]
+    first, cache = forward(params, rows[:, :, 0, :prompt], heads, first=prompt - 1)
+    labels = rows[..., prompt:].flatten(1, 2)
+    rest, _ = forward(params, labels[..., :-1], heads, _repeated(cache, r))
+    found = torch.cat([first.repeat_interleave(r, dim=1), rest], dim=2)
+    return _logps(found, labels).sum(-1).unflatten(1, (n, r))
+
+
+def _logps(logits: Tensor, labels: Tensor) -> Tensor:
+    found = logits.gather(-1, labels[..., None])[..., 0] - logits.logsumexp(-1)
+    return found * (labels != PAD)
+
+
+def _repeated(cache: Cache, n: int) -> Cache:
+    """Keys and values for ``n`` rows after each prompt."""
+    return [(k.repeat_interleave(n, dim=0), v.repeat_interleave(n, dim=0)) for k, v in cache]
 
 
 @torch.no_grad()
@@ -182,8 +209,7 @@ def sample(
     s, p, n, length = noise.shape
     last, cache = forward(params, prompts, heads, first=-1)
     last = last.repeat_interleave(n, dim=1)  # (S, P·n, 1, V)
-    cache = [(k.repeat_interleave(n, dim=0), v.repeat_interleave(n, dim=0)) for k, v in cache]
-    drawn, over = [], torch.zeros(s, p * n, dtype=torch.bool)
+    cache, drawn, over = _repeated(cache, n), [], torch.zeros(s, p * n, dtype=torch.bool)
     for k in range(length):
         if temperature == 0:
             token = last[:, :, 0].argmax(-1)

@@ -42,17 +42,18 @@ class Model:
 
     def prompt_ids(self, prompts: list[Prompt]) -> Tensor:
         """Rendered prompts (N, T)."""
-        render: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
-        tok = tokenizer(self.kind)
-        texts = tok.apply_chat_template([p.messages for p in prompts], **render)
+        tok, turn = tokenizer(self.kind), [{"role": "user", "content": "{}"}]
+        rendered = tok.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        texts = [rendered.format(prompt.text) for prompt in prompts]
         return torch.tensor(tok(texts, add_special_tokens=False)["input_ids"])
 
     def response_ids(self, responses: list[str], length: int) -> Tensor:
         """Responses with their end token (N, length), padded, or cut to ``length``."""
         how = {"padding": "max_length", "truncation": True, "max_length": length}
-        ended = [f"{response}<end>" for response in responses]
+        texts, place = np.unique(responses, return_inverse=True)  # many say the same
+        ended = [f"{text}<end>" for text in texts]
         found = tokenizer(self.kind)(ended, add_special_tokens=False, return_tensors="pt", **how)
-        return found["input_ids"]
+        return found["input_ids"][torch.from_numpy(place)]
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
         """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with
@@ -177,10 +178,14 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
         joined = [[t for of in texts.values() for t in of[s][k]] for k in range(len(prompts))]
         flat = target.response_ids([t for row in joined for t in row], length)
         ids.append(flat.view(len(prompts), -1, length))
-        scores.append([[quality(p, t) for t in r] for p, r in zip(prompts, joined, strict=True)])
-        errors.append([reward_noise(p, r) for p, r in zip(prompts, joined, strict=True)])
+        for prompt, row in zip(prompts, joined, strict=True):
+            unique, place = np.unique(row, return_inverse=True)
+            scores.append(np.array([quality(prompt, text) for text in unique])[place])
+            errors.append(np.array(reward_noise(prompt, unique))[place])
     asked = torch.stack([target.prompt_ids(w.splits[split]) for w in worlds])
-    return Pool(asked, torch.stack(ids), np.array(scores), np.array(errors), slots)
+    shape = asked.shape[0], asked.shape[1], -1
+    found = (np.reshape(values, shape) for values in (scores, errors))
+    return Pool(asked, torch.stack(ids), *found, slots)
 
 
 def keep(path: Path, make: Callable[[], Any]) -> Any:

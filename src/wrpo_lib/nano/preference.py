@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from wrpo_lib import objective
-from wrpo_lib.nano.batch import PAD, Params, fit, norms, token_logps
+from wrpo_lib.nano.batch import PAD, Params, fit, norms, shared_logps
 from wrpo_lib.nano.fusion import Model, Pool
 from wrpo_lib.nano.world import World
 
@@ -131,9 +131,11 @@ class Run:
         rows, kept = quadruples(worlds, pools["preference"], arm, sigma)
         self.kept = kept.sum(1)
         self.rows = drawn(worlds, rows, kept, self.steps * self.batch, 0)
+        heldout = drawn(worlds, *quadruples(worlds, pools["heldout"], arm, sigma), PROBE, 1)
+        of_loss = slice(L + 1 + (arm.alpha_rejected > 0))
         self.probes = {
-            "train": self.rows[:, :PROBE],
-            "heldout": drawn(worlds, *quadruples(worlds, pools["heldout"], arm, sigma), PROBE, 1),
+            "train": self.rows[:, :PROBE, of_loss],
+            "heldout": heldout[:, :, of_loss],
         }
         if arm.mix:
             at = np.repeat([arm.alpha_at(k, self.steps) for k in range(self.steps)], self.batch)
@@ -147,15 +149,15 @@ class Run:
 
     def logps(self, params: Params, rows: Tensor) -> Tensor:
         """log π (S, B, roles) with gradient."""
-        s, b, roles, t = rows.shape
-        given = self.start.prompt, self.start.shape.heads
-        return token_logps(params, rows.view(s, b * roles, t), *given).sum(-1).view(s, b, roles)
+        return shared_logps(params, rows, self.start.prompt, self.start.shape.heads)
 
     def second(self, rows: Tensor) -> Tensor:
         """What the loss takes beside log π (S, B, roles)."""
         if self.arm.form in ("simpo", "sft"):
             return (rows[..., self.start.prompt :] != PAD).sum(-1).float()
-        return self.start.score(rows.flatten(1, 2)).view(rows.shape[:3])
+        with torch.no_grad():
+            parts = [self.logps(self.start.params, part) for part in rows.split(128, dim=1)]
+        return torch.cat(parts, dim=1)
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
         """The arm's loss of each world (S,) at a step."""

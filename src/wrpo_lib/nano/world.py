@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
+from operator import eq
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,12 +118,11 @@ def quality(prompt: Prompt, response: str) -> float:
 
     Letters said again halve what the first ones earn. Wording earns nothing.
     """
-    said = letters(response)
+    said, answer = letters(response), prompt.answer
     if not said:
         return 0.0
-    places = zip(said[0], prompt.answer, strict=False)
-    hits = sum(a == b for a, b in places) / max(len(said[0]), LENGTH)
-    score = 1.0 if said[0] == prompt.answer else hits / 2
+    hits = sum(map(eq, said[0], answer)) / max(len(said[0]), LENGTH)
+    score = 1.0 if said[0] == answer else hits / 2
     return score / 2 if len(said) > 1 else score
 
 
