@@ -14,7 +14,7 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
     ACCELERATE,
-    find_recipe,
+    load_recipe,
     load_recipe,
     named,
     profiles,
@@ -79,7 +79,7 @@ def test_every_step_has_the_papers_128_rows(profile, name):
 def test_a_base_is_added_to(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: workstation/wrpo\ntraining: {beta: 0.5}\n")
-    base, mine = load_recipe("workstation", "wrpo"), find_recipe(str(path))
+    base, mine = load_recipe("workstation", "wrpo"), load_recipe(str(path))
     assert mine.training == {**base.training, "beta": 0.5}
     assert (mine.name, mine.lora, mine.model) == ("mine", base.lora, base.model)
 
@@ -108,7 +108,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text, encoding="latin-1")
     with pytest.raises(WRPOError) as caught:  # noqa: PT012
-        recipe = find_recipe(str(path))
+        recipe = load_recipe(str(path))
         with named(recipe):
             training_arguments(recipe, tmp_path)
             lora_config(recipe)

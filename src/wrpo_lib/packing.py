@@ -5,7 +5,7 @@ positions go on where the prompt ends, and the output head is for the tokens tha
 response. How such a row is attended to is in :mod:`wrpo_lib.sharing`. Ours; the paper is silent.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -44,29 +44,14 @@ class Branches:
         """Position of each token: branches restart where their prompt ends."""
         return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
 
-    def owners(self) -> tuple[list[int], list[int]]:
-        """Example and branch of each token; branch 0 is the prompt."""
-        example, branch = [], []
-        for number, (prompt, responses) in enumerate(self.examples):
-            for index, length in enumerate((prompt, *responses)):
-                example += [number] * length
-                branch += [index] * length
-        return example, branch
-
-    def sees(self, device: Any = None) -> Callable[..., Tensor]:
-        """May token q see token k? As FlexAttention asks it: batch, head, q, k to bool."""
-        example, branch = torch.tensor(self.owners(), device=device)
-
-        def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
-            seen = (branch[k] == 0) | (branch[q] == branch[k])
-            return (q >= k) & (example[q] == example[k]) & seen
-
-        return sees
-
     def mask(self) -> Tensor:
         """(T, T) bool: may the row's token see the column's? The picture of the method."""
-        n = torch.arange(len(self.positions()))
-        return self.sees()(0, 0, n[:, None], n)
+        n = len(self.positions())
+        mask = torch.zeros(n, n, dtype=torch.bool)
+        for seen, own in self.sequences():
+            for at in own:
+                mask[at, [*seen, *range(own.start, at + 1)]] = True
+        return mask
 
 
 def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Prompt sharing: the responses to one prompt computed with the prompt once, exactly.
 
 All examples of a batch lie in one row (:mod:`wrpo_lib.packing`). A response sees its prompt and
-itself, so its tokens have the hidden states they have in a row of their own. Attention has three
-backends. ``varlen``: one call a layer of PyTorch's flash attention, in bf16 or fp16 on a GPU;
-``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to compare, as in Wang and
-Hegde (arXiv 2410.20305). ``auto`` takes the first where it can. The paper is silent on all of this;
+itself, so its tokens have the hidden states they have in a row of their own. In bf16 or fp16 on a
+GPU, attention is one call a layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each
+branch. Wang and Hegde (arXiv 2410.20305) share prompts with FlexAttention; the paper is silent.
 ``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
 """
 
@@ -16,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -25,8 +23,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.packing import Branches, pack, padded
-
-BACKENDS = ("auto", "varlen", "sdpa", "flex")
 
 
 @lru_cache(maxsize=8)
@@ -91,15 +87,8 @@ def _sdpa(
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
-@lru_cache(maxsize=8)
-def block_mask(branches: Branches, device: torch.device) -> Any:
-    """FlexAttention's sparse mask of a packed row; whole blocks that nothing sees are skipped."""
-    n, where = len(branches.positions()), str(device)
-    return create_block_mask(branches.sees(device), None, None, n, n, device=where)
-
-
-def _attention(base: str, backend: str) -> Callable[..., Any]:
-    """An attention function: ``base`` for ordinary calls, ``backend`` for packed rows."""
+def _attention(base: str) -> Callable[..., Any]:
+    """An attention function: ``base`` for ordinary calls, varlen or SDPA for packed rows."""
 
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any
@@ -112,17 +101,14 @@ def _attention(base: str, backend: str) -> Callable[..., Any]:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
         query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
         scaling, dropout = how.get("scaling"), how.get("dropout", 0.0)
-        if backend == "varlen" or (backend == "auto" and _runs_varlen(value, dropout)):
+        if _runs_varlen(value, dropout):
             return _varlen(query, key, value, branches, scaling), None
-        if backend != "flex":
-            return _sdpa(query, key, value, branches, scaling, dropout), None
-        blocks, flex = block_mask(branches, query.device), ALL_ATTENTION_FUNCTIONS["flex_attention"]
-        return flex(module, query, key, value, blocks, scaling=scaling)[0], None
+        return _sdpa(query, key, value, branches, scaling, dropout), None
 
     return attend
 
 
-def enable(model: Any, backend: str = "auto") -> None:
+def enable(model: Any) -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
     Registers an attention function with transformers and lets calls say with ``branches`` how the
@@ -132,8 +118,8 @@ def enable(model: Any, backend: str = "auto") -> None:
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
         base = "sdpa"  # eager has no entry; flash kernels are looked up by the name in the config
-    name = f"shared_prompt_{backend}_over_{base}"
-    AttentionInterface.register(name, _attention(base, backend))
+    name = f"shared_prompt_over_{base}"
+    AttentionInterface.register(name, _attention(base))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
     backbone = model.base_model
@@ -158,15 +144,15 @@ def _keep_positions(module: Any, args: Any, output: Any) -> None:
         module._head_positions = None
 
 
-def obstacle(
-    model: Any, max_length: int | None, backend: str = "auto", *, trial: bool = True
-) -> str | None:
+@torch.no_grad()
+def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    Asks its configuration, and with ``trial`` (not where weights are sharded already) runs a small
-    example both ways: positions or a state of its own change the hidden states.
+    Asks its configuration, and with ``trial`` (not where weights are sharded already) compares the
+    hidden states of a packed row with those of a row per response: positions or a state of its own
+    change them.
     """
-    config = model.config.get_text_config()
+    config, was = model.config.get_text_config(), model.config._attn_implementation
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
     if window and (max_length is None or window < max_length):
         return f"its attention window is {window} tokens, below max_length"
@@ -176,18 +162,9 @@ def obstacle(
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
     if not trial:
-        enable(model, backend)
+        enable(model)
         return None
-    was = model.config._attn_implementation
-    if found := _trial(model, backend):
-        model.set_attn_implementation(was)
-    return found
-
-
-@torch.no_grad()
-def _trial(model: Any, backend: str) -> str | None:
-    """Compare the hidden states of a packed row with those of a row per response."""
-    ids = [i % model.config.get_text_config().vocab_size for i in range(17)]
+    ids = [i % config.vocab_size for i in range(17)]
     prompt, responses = ids[:5], [ids[5:12], ids[12:]]
     packed, training = pack([prompt], [responses]), model.training
     names = ("input_ids", "position_ids", "head_positions")
@@ -195,16 +172,18 @@ def _trial(model: Any, backend: str) -> str | None:
     rows = padded([prompt + response for response in responses], 0, "right", model.device)
     model.eval()
     try:
-        enable(model, backend)
+        enable(model)
         alone = model.base_model(**rows, use_cache=False).last_hidden_state.float()
         expected = torch.cat([alone[0, 4:11], alone[1, 4:9]])
         states = model.base_model(**inputs, branches=packed["branches"], use_cache=False)
         off = (states.last_hidden_state[0].float() - expected).abs().max() / expected.abs().max()
+        # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
+        if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
+            return None
+        found = f"a trial row came out different (by {off:.1e} of its size)"
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
-        return f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
+        found = f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
     finally:
         model.train(training)
-    # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
-    if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
-        return None
-    return f"a trial row came out different (by {off:.1e} of its size)"
+    model.set_attn_implementation(was)
+    return found

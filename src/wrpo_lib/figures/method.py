@@ -79,7 +79,8 @@ def mask() -> Drawn:
     from wrpo_lib.packing import Branches
 
     branches = Branches(((PROMPT, LENGTHS),))
-    sees, owners = branches.mask(), branches.owners()[1]
+    sees = branches.mask()
+    owners = [part for part, n in enumerate((PROMPT, *LENGTHS)) for _ in range(n)]
     n, width = len(owners), PROMPT + LENGTHS[0]
     ticks = {"ticks": [k + 0.5 for k in range(n)], "labels": list(map(str, branches.positions()))}
     with drawing(2, 7.0, height_ratios=[1.7, 1]) as (figure, (top, bottom)):

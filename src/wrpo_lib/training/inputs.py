@@ -20,7 +20,6 @@ from wrpo_lib.io import read_rows
 from wrpo_lib.objective import FORMS, SCHEDULES
 from wrpo_lib.quadruples.schema import RESPONSES, as_written, side_text, validate_quadruples
 from wrpo_lib.recipes import Recipe, checked
-from wrpo_lib.sharing import BACKENDS
 
 logger = get_logger(__name__)
 
@@ -38,8 +37,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""
 CHOICES = {
-    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, "share_prompt_backend": BACKENDS},
-    **{"share_prompt": ("auto", "true", "false"), **UNSUPPORTED},
+    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, **UNSUPPORTED},
+    "share_prompt": ("auto", "true", "false"),
 }
 
 
@@ -74,7 +73,6 @@ class WRPOConfig(DPOConfig):
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
     score_unused: bool = True  # ours; False leaves a response out that has weight 0 all along
     share_prompt: str | bool = "auto"  # ours; where the model can, true: or an error
-    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
     micro_batch_tokens: int | None = None  # ours; of the parts in which a batch meets the model
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
@@ -110,11 +108,8 @@ def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
     """``SFTConfig`` or ``WRPOConfig`` of a recipe."""
     cuda = torch.cuda.is_available()
     values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
-    values |= {
-        "dataloader_pin_memory": cuda,
-        "use_cpu": not cuda,
-        "activation_checkpointing": False,
-    }
+    values |= {"dataloader_pin_memory": cuda, "activation_checkpointing": False}
+    values["use_cpu"] = not cuda
     kind: Any = SFTConfig if recipe.stage == "sft" else WRPOConfig
     own = checked(kind, recipe.training, recipe.where, "training.")
     args = kind(**{**values, **own, "output_dir": str(output_dir)})
@@ -195,12 +190,9 @@ def tokenize(
         except WRPOError as error:
             raise WRPOError(f"the {name} data, row {number}: {error}") from error
         found.add(made, list(fields))
-        known = {
-            "prompt_id": row.get("prompt_id") or f"row {number}",
-            "prompt_ids": made.prompt_ids,
-        }
-        ids = zip(fields, made.response_ids, strict=True)
-        rows.append(known | {f"{field}_ids": response for field, response in ids})
+        name, ids = row.get("prompt_id") or f"row {number}", made.response_ids
+        known = {f"{field}_ids": own for field, own in zip(fields, ids, strict=True)}
+        rows.append({"prompt_id": name, "prompt_ids": made.prompt_ids, **known})
     if min(found[field] for field in fields) == len(rows):
         what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
         raise WRPOError(f"{what}, so no response would be seen to its end; raise max_length")

@@ -19,7 +19,7 @@ from transformers.trainer_utils import sort_checkpoints
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
 from wrpo_lib.models import build_model, build_tokenizer, load_tokenizer, locate
-from wrpo_lib.recipes import SECRET, Recipe, named
+from wrpo_lib.recipes import Recipe, named
 from wrpo_lib.records import provenance
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
 from wrpo_lib.training.inputs import load_data, load_model, lora_config, training_arguments
@@ -28,7 +28,7 @@ from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 RECORD = "run.json"
 FREE = (
     *("per_device_", "gradient_accumulation", "micro_batch_"),
-    *("logging_", "save_", "eval_", "report_to", "ref_"),
+    *("logging_", "save_", "eval_", "report_to", "ref_", "hub_"),
 )
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 ROWS = 32  # of a dry run, as what follows
@@ -160,7 +160,8 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         "model": {path.name: file_hash(path) for path in weights} or recipe.model,
         "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
         "rows_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        **{name: getattr(recipe, name) for name in ("stage", "lora", "load", "quantization")},
+        **{name: getattr(recipe, name) for name in ("stage", "lora", "quantization")},
+        "load": {key: value for key, value in recipe.load.items() if key != "token"},
         **{f"training.{key}": value for key, value in {**fixed, "seed": args.seed}.items()},
     }
     record = {
@@ -169,9 +170,9 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         "settings": same,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         **provenance(),
-        "arguments": args.to_sanitized_dict(),
+        "arguments": args.to_sanitized_dict(),  # without tokens
     }
-    shown: dict[str, Any] = json.loads(SECRET.sub(r'\1"***"', json.dumps(record, default=str)))
+    shown: dict[str, Any] = json.loads(json.dumps(record, default=str))  # as it is read again
     return shown
 
 

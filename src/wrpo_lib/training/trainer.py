@@ -93,8 +93,8 @@ class WRPOTrainer(DPOTrainer):
         """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
-        wish, backend = self.args.share_prompt, self.args.share_prompt_backend
-        obstacle = "it is turned off" if wish == "false" else share(self, backend)
+        wish = self.args.share_prompt
+        obstacle = "it is turned off" if wish == "false" else share(self)
         if obstacle and wish == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         if obstacle and wish == "auto":
@@ -130,26 +130,17 @@ class WRPOTrainer(DPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean WRPO loss of a batch, or a part's share of it; records the metrics."""
-        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        args, router = self.args, {"output_router_logits": True} if self.aux_loss_enabled else {}
         logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
-        result = self._objective(logps, inputs)
-        self._record(result, logps.detach(), inputs)
-        loss = result.losses.mean()
-        if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        loss = loss * inputs.get("share", 1.0)
-        return (loss, outputs) if return_outputs else loss
-
-    def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
-        args = self.args
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
         elif self.precompute_ref_logps:
             other = torch.cat([inputs[name] for name in REF_LOGPS], dim=1)
         else:
-            model = self.ref_model if self.ref_model is not None else self.model
-            other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
-        loss, fields = FORMS[args.objective]
+            reference = self.ref_model if self.ref_model is not None else self.model
+            other = torch.cat(self.compute_ref_log_probs(reference, inputs), dim=1)
+
+        form, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
         tensors = []
         for kind, columns in (("policy", logps), ("ref", other)):  # other: reference, or lengths
@@ -160,7 +151,14 @@ class WRPOTrainer(DPOTrainer):
             if args.alpha_rejected:
                 options[f"{kind}_dispreferred"] = values["source_rejected"]
                 options["alpha_rejected"] = self.alpha(args.alpha_rejected)
-        return loss(*tensors, alpha=self.alpha(args.alpha), **options)
+        result = form(*tensors, alpha=self.alpha(args.alpha), **options)
+        self._record(result, logps.detach(), inputs)
+
+        loss = result.losses.mean()
+        if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        loss = loss * inputs.get("share", 1.0)
+        return (loss, outputs) if return_outputs else loss
 
     def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
         """Add each example's metrics; TRL averages them over the logging interval."""
@@ -189,7 +187,7 @@ class WRPOTrainer(DPOTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-def share(trainer: Any, backend: str = "auto") -> str | None:
+def share(trainer: Any) -> str | None:
     """Let a trainer's models run packed rows; why they cannot, or None."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(unwrapped, PeftModel) and unwrapped.active_peft_config.is_prompt_learning:
@@ -199,13 +197,12 @@ def share(trainer: Any, backend: str = "auto") -> str | None:
     if trainer.aux_loss_enabled:
         return "the router loss of a mixture of experts counts every token of every row"
     policy = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-    trial = not is_deepspeed_zero3_enabled()
-    found = sharing.obstacle(policy, trainer.args.max_length, backend, trial=trial)
+    found = sharing.obstacle(policy, trainer.args.max_length, not is_deepspeed_zero3_enabled())
     found = broadcast_object_list([found])[0]  # others may hold empty weights
     if found is None:
-        sharing.enable(policy, backend)
+        sharing.enable(policy)
         if getattr(trainer, "ref_model", None) is not None:  # a reference is as the policy
-            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model), backend)
+            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model))
     return found
 
 
@@ -225,13 +222,16 @@ def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs:
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
-    args.completion_only_loss = True
-    truncation = {}
+    args.completion_only_loss, truncation = True, {}
     for name in ("train_dataset", "eval_dataset"):
         if (data := kwargs.get(name)) is not None:
             what, fields = name.removesuffix("_dataset"), ("source_chosen",)
             made, truncation[what] = tokenize(data, processing_class, fields, args, what)
-            kwargs[name] = made.map(_join, remove_columns=made.column_names)
+            rows = []
+            for prompt, response in zip(made["prompt_ids"], made["source_chosen_ids"], strict=True):
+                mask = [0] * len(prompt) + [1] * len(response)
+                rows.append({"input_ids": prompt + response, "completion_mask": mask})
+            kwargs[name] = Dataset.from_list(rows)
     trainer = SFTTrainer(model, args, processing_class=processing_class, **kwargs)
     trainer.truncation = truncation
     keep_adapters_in_float32(trainer.model)
@@ -246,10 +246,3 @@ def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs:
 
         trainer.data_collator = with_branches
     return trainer
-
-
-def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
-    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
-    mask = [0] * len(prompt) + [1] * len(response)
-    return {"input_ids": prompt + response, "completion_mask": mask}
