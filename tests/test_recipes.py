@@ -13,8 +13,6 @@ from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import (
-    ACCELERATE,
-    load_recipe,
     load_recipe,
     named,
     profiles,
@@ -24,7 +22,7 @@ from wrpo_lib.recipes import (
 from wrpo_lib.training.inputs import load_model, lora_config, training_arguments
 
 ALL = [(profile, name) for profile in profiles() for name in recipe_names(profile)]
-LAUNCH = sorted(path.stem for path in (recipes_dir() / ACCELERATE).glob("*.yaml"))
+LAUNCH = sorted(path.stem for path in (recipes_dir() / "accelerate").glob("*.yaml"))
 METHODS = {"DPO": "dpo_on", "IPO": "ipo", "SimPO": "simpo"}
 METHODS |= {"WRPO_DPO": "wrpo", "WRPO_IPO": "wrpo_ipo", "WRPO_SimPO": "wrpo_simpo"}
 
@@ -67,7 +65,7 @@ def test_every_value_has_a_source(profile, name):
 def test_every_step_has_the_papers_128_rows(profile, name):
     recipe, processes = load_recipe(profile, name), 1
     if recipe.launch:
-        path = recipes_dir() / ACCELERATE / f"{recipe.launch}.yaml"
+        path = recipes_dir() / "accelerate" / f"{recipe.launch}.yaml"
         processes = yaml.safe_load(path.read_text())["num_processes"]
     device = recipe.training["per_device_train_batch_size"]
     accumulation = recipe.training["gradient_accumulation_steps"]
@@ -122,7 +120,7 @@ def test_a_bad_recipe_is_one_sentence_with_file_and_key(tmp_path, text):
 @pytest.mark.parametrize("name", LAUNCH)
 def test_accelerate_reads_its_configurations(name, monkeypatch):
     """As far as it goes without GPUs and without deepspeed: parse, merge, build the plugins."""
-    path = recipes_dir() / ACCELERATE / f"{name}.yaml"
+    path = recipes_dir() / "accelerate" / f"{name}.yaml"
     words = ["--config_file", str(path), "-m", "wrpo_lib.cli", "train", "paper/wrpo"]
     args, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     nodes = 2 if name.endswith("two_nodes") else 1

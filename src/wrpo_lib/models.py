@@ -1,7 +1,4 @@
-"""Models and tokenizers: loaded from hub ids, folders, GGUF files and packages, or tiny ones made.
-
-The tiny ones have random weights of any architecture, for dry runs and tests.
-"""
+"""Models and tokenizers: from hub ids, folders, GGUF files and packages, or tiny random ones."""
 
 import re
 import sys
@@ -53,10 +50,7 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
-
-    ``package:NAME`` is the GGUF file of an installed package.
-    """
+    """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is such a file."""
     if not model:
         raise WRPOError("no model is named; pass --model (a hub id, a folder or a GGUF file)")
     kind, _, name = model.partition(":")
@@ -75,17 +69,13 @@ def identity(model: str, revision: str | None = None) -> str:
     place, gguf = locate(model)
     if Path(place).is_dir():
         files = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))
-        found = [(file.name, file.stat()) for file in files]
-        return ", ".join(f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in found)
+        return ", ".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
     path = try_to_load_from_cache(place, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else ""
 
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
-    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence.
-
-    Code from the hub runs only at a pinned commit.
-    """
+    """``auto.from_pretrained`` with errors of one sentence; code runs only at a pinned commit."""
     if not sys.stderr.isatty():  # bars of loading say nothing in a log
         transformers.logging.disable_progress_bar()
     place, gguf = locate(model)
@@ -104,20 +94,13 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A model with all of its weights, from safetensors or GGUF.
-
-    :raises WRPOError: for weights that are pickled, missing (transformers would draw them at
-        random) or not finite.
-    """
+    """A model with all of its weights, from safetensors or GGUF; pickled ones are refused."""
     adapter_config(model, options.get("revision"))  # a pickled one is refused
     safe = {} if locate(model)[1] else {"use_safetensors": True}
     loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
     for name in sorted(found["missing_keys"]):
+        # transformers would draw them at random
         raise WRPOError(f"{model!r} lacks the weights {name!r}; take a whole checkpoint")
-    for name, weights in loaded.named_parameters():
-        here = weights.is_floating_point() and weights.itemsize > 1 and not weights.is_meta
-        if here and not weights.detach().sum(dtype=torch.float32).isfinite():
-            raise WRPOError(f"{model!r} has weights {name!r} that are no numbers; save it again")
     return loaded
 
 
@@ -209,9 +192,9 @@ def build_model(
     """A randomly initialised causal LM of any Hugging Face architecture (``model_type``)."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
+    settings = AutoConfig.for_model(**{**common, **ids, **config})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = AutoConfig.for_model(**{**common, **ids, **config})
         model = AutoModelForCausalLM.from_config(settings)
     model.generation_config.update(**ids)
     return model

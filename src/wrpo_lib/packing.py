@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+# words whose logits TRL's fused head holds at a time on a CPU: of its own tile of 32,768 it makes
+# eight float32 temporaries, a third of a step's peak memory
 CPU_TILE = 4096
-"""Words whose logits TRL's fused head holds at a time on a CPU. Without Triton its tile of 32,768
-words has eight float32 temporaries of that size: a third of a step's peak memory."""
-
 PADDED = ("input_ids", "attention_mask", "labels")
-PACKED = ("position_ids", "branches", "head_positions", "shift_labels")
-"""What a model reads of a batch; of a packed row also ``input_ids``."""
+PACKED = ("position_ids", "branches", "head_positions", "shift_labels")  # and input_ids
 
 
 @dataclass(frozen=True)

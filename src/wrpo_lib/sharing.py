@@ -9,7 +9,6 @@ branch. Wang and Hegde (arXiv 2410.20305) share prompts with FlexAttention; the 
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,21 +26,16 @@ from wrpo_lib.packing import Branches, pack, padded
 
 @lru_cache(maxsize=8)
 def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
-    """What each prompt and each branch attends to, as ``varlen`` takes it.
-
-    The keys of each of N sequences, the ends of its queries and keys, (N + 1,) int32; the longest.
-    """
+    """Keys of N prompts and branches; ends of queries and of keys, (N + 1,) int32; both longest."""
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
-    queries = [len(own) for _, own in found]
-    keys = [len(seen) + len(own) for seen, own in found]
-    like: dict[str, Any] = {"dtype": torch.int32, "device": device}
-    query_ends, key_ends = (torch.tensor([0, *accumulate(n)], **like) for n in (queries, keys))
-    return index, query_ends, key_ends, max(queries), max(keys)
+    sizes = torch.tensor([(0, 0), *((len(own), len(seen) + len(own)) for seen, own in found)])
+    ends = sizes.T.contiguous().cumsum(1).to(device, torch.int32)
+    return index, *ends, *sizes.amax(0).tolist()
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call."""
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call of flash attention."""
     index, *sizes = key_index(branches, q.device)
     q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # (T, H, D)
     k, v = k.index_select(0, index), v.index_select(0, index)
@@ -51,18 +45,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | 
     return out[None]
 
 
-def _runs_varlen(value: Tensor, dropout: float) -> bool:
-    """Whether PyTorch's flash attention takes these values, (1, H, T, D)."""
-    size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
-    if not (value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout):
-        return False
-    return torch.cuda.get_device_capability(value.device) >= (8, 0)
-
-
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), one call per branch.
+    """The same, one call per branch.
 
     A CPU's kernel skips what a causal square masks and nothing else. So the prompt goes along with
     its first branch in one square, and again with each branch that is longer than itself.
@@ -101,7 +87,9 @@ def _attention(base: str) -> Callable[..., Any]:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
         query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
         scaling, dropout = how.get("scaling"), how.get("dropout", 0.0)
-        if _runs_varlen(value, dropout):
+        size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
+        fits = value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout
+        if fits and torch.cuda.get_device_capability(value.device) >= (8, 0):
             return _varlen(query, key, value, branches, scaling), None
         return _sdpa(query, key, value, branches, scaling, dropout), None
 
@@ -149,8 +137,7 @@ def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | No
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
     Asks its configuration, and with ``trial`` (not where weights are sharded already) compares the
-    hidden states of a packed row with those of a row per response: positions or a state of its own
-    change them.
+    hidden states of a packed row with those of padded rows.
     """
     config, was = model.config.get_text_config(), model.config._attn_implementation
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
@@ -164,12 +151,12 @@ def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | No
     if not trial:
         enable(model)
         return None
-    ids = [i % config.vocab_size for i in range(17)]
-    prompt, responses = ids[:5], [ids[5:12], ids[12:]]
-    packed, training = pack([prompt], [responses]), model.training
+
+    ids, training = [i % config.vocab_size for i in range(17)], model.training
+    packed = pack([ids[:5]], [[ids[5:12], ids[12:]]])
     names = ("input_ids", "position_ids", "head_positions")
     inputs = {name: packed[name].to(model.device) for name in names}
-    rows = padded([prompt + response for response in responses], 0, "right", model.device)
+    rows = padded([ids[:12], ids[:5] + ids[12:]], 0, "right", model.device)
     model.eval()
     try:
         enable(model)

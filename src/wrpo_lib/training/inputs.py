@@ -46,17 +46,16 @@ CHOICES = {
 class WRPOConfig(DPOConfig):
     """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`, with those of TRL's ``DPOConfig``.
 
-    Alpha is the weight of the source response in [0, 1], see :mod:`wrpo_lib.objective`. Higher
-    ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which has none,
-    ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the prompt is cut
-    to its last ``max_prompt_length``, then each response to what is left. Defaults are the paper's
-    for the DPO form; ``recipes/paper`` has those of the others.
+    Higher ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which
+    has none, ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the
+    prompt is cut to its last ``max_prompt_length``, then each response to what is left. Defaults
+    are the paper's for the DPO form.
 
     :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
 
     objective: str = "dpo"  # form of the loss
-    alpha: float = 0.1  # Table 6; at the end of the schedule
+    alpha: float = 0.1  # Table 6; weight of the source response at the end of the schedule
     alpha_schedule: str = "linear"  # section 4.1
     beta: float = 0.01  # Table 6
     tau: float = 0.01  # Table 6, IPO
@@ -120,10 +119,10 @@ def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
-    if not recipe.lora:
-        return None
-    values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
-    return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+    if recipe.lora:
+        values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+    return None
 
 
 def load_model(recipe: Recipe) -> Any:
@@ -174,8 +173,7 @@ def tokenize(
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
-        room for one, with its row, and where every response is cut.
+    :raises WRPOError: for a missing column, a row that cannot be rendered, or every response cut.
     """
     if missing := {"prompt", *fields} - set(dataset.column_names):
         raise WRPOError(f"the {name} data lack the column {min(missing)!r}; add it")
@@ -232,15 +230,12 @@ class WRPOCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
-        sizes = []
-        for row in rows:
-            lengths = [len(row[f"{name}_ids"]) for name in self.responses]
-            prompts = 1 if self.share_prompt else len(lengths)
-            sizes.append(sum(lengths) + prompts * len(row["prompt_ids"]))
+        copies = ["prompt"] * (1 if self.share_prompt else len(self.responses))
+        sizes = [sum(len(row[f"{k}_ids"]) for k in (*copies, *self.responses)) for row in rows]
         groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
-        if len(groups) == 1:
-            return self._batch(rows)
         parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
+        if len(parts) == 1:
+            return parts[0]
         names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
         return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
 

@@ -52,8 +52,7 @@ def run(
 ) -> Any:
     """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    ``output_dir`` gets run record, training dynamics and checkpoints while it goes on, and at its
-    end model, tokenizer and model card.
+    ``output_dir`` gets run record, dynamics and checkpoints; at the end model, tokenizer and card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
@@ -73,8 +72,8 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        batch = f"per device {args.train_batch_size} x accumulation "
-        batch += f"{args.gradient_accumulation_steps} x processes {args.world_size}"
+        size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
+        batch = f"per device {size} x accumulation {accumulation} x processes {args.world_size}"
         size = record["settings"]["rows_per_step"]
         say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")

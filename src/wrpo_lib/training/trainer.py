@@ -1,8 +1,7 @@
 """``WRPOTrainer``, TRL's ``DPOTrainer`` with two chosen responses and a rising alpha, and SFT.
 
-TRL's own code loads, wraps, precomputes and caches the reference, trains, resumes and saves; what
-is here renders quadruples, computes log-probabilities with shared prompts, and applies
-:mod:`wrpo_lib.objective`. ``tests/training/test_config.py`` fails when TRL changes.
+TRL loads, wraps, caches the reference, trains, resumes and saves; here quadruples are rendered,
+log-probabilities computed with shared prompts, and :mod:`wrpo_lib.objective` applied.
 """
 
 import os
@@ -51,14 +50,12 @@ class WRPOTrainer(DPOTrainer):
         "id": "2412.03187",
     }
 
-    def __init__(
-        self, model: Any, ref_model: Any = None, *, args: WRPOConfig, **kwargs: Any
-    ) -> None:
+    def __init__(self, model: Any, ref_model: Any = None, *, args: WRPOConfig, **own: Any) -> None:
         args.remove_unused_columns = False  # rows hold nothing but what the collator reads
         self.responses = args.responses
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
+        adapted = own.get("peft_config") is not None or isinstance(model, PeftModel)
         fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
         if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
             raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
@@ -67,7 +64,7 @@ class WRPOTrainer(DPOTrainer):
         if not adapted and ref_model is None:  # TRL would load one from disk in every other case
             args.precompute_ref_log_probs = True
         collator = WRPOCollator(self.responses, micro_batch_tokens=args.micro_batch_tokens)
-        super().__init__(model, ref_model, args, data_collator=collator, **kwargs)
+        super().__init__(model, ref_model, args, data_collator=collator, **own)
         keep_adapters_in_float32(self.model)
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
