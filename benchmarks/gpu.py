@@ -33,11 +33,11 @@ from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_json
 from wrpo_lib.models import load_trainable, model_config
-from wrpo_lib.packing import response_logps
 from wrpo_lib.planner import Batch, Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import provenance, results_dir
+from wrpo_lib.sharing import response_logps
 from wrpo_lib.training import WRPOConfig, WRPOTrainer, show_progress
 from wrpo_lib.training.inputs import lora_config
 

@@ -14,8 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
-from wrpo_lib.packing import pack, pad, response_logps
-from wrpo_lib.sharing import enable, obstacle
+from wrpo_lib.sharing import enable, obstacle, pack, pad, response_logps
 
 VOCAB = 61
 IDS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import utils
 
-from wrpo_lib import packing
+from wrpo_lib import sharing
 from wrpo_lib.chat import Renderer
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -150,7 +150,7 @@ def test_config_fields_are_those_we_looked_at():
 
 
 def test_the_tile_of_the_fused_head_is_read_at_each_call(model, monkeypatch):
-    """packing.response_logps sets it on a CPU."""
+    """sharing.response_logps sets it on a CPU."""
     seen, ordinary = [], utils._ChunkedLogProbFunction.apply
 
     def apply(*args: Any) -> Any:
@@ -161,5 +161,5 @@ def test_the_tile_of_the_fused_head_is_read_at_each_call(model, monkeypatch):
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", apply)
     monkeypatch.setattr(utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", 8)  # fails where TRL has it no more
     row = {key: [2, 3] for key in ("prompt_ids", *(f"{name}_ids" for name in RESPONSES))}
-    packing.response_logps(model, WRPOCollator()([row]))
-    assert seen == [packing.CPU_TILE]
+    sharing.response_logps(model, WRPOCollator()([row]))
+    assert seen == [sharing.CPU_TILE]

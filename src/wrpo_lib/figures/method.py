@@ -76,7 +76,7 @@ def alpha_slider() -> str:
 
 def mask() -> Drawn:
     """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
-    from wrpo_lib.packing import Branches
+    from wrpo_lib.sharing import Branches
 
     branches = Branches(((PROMPT, LENGTHS),))
     sees = branches.mask()

@@ -13,7 +13,7 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import DPOConfig, SFTConfig
 
-from wrpo_lib import models, packing
+from wrpo_lib import models, sharing
 from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
@@ -220,7 +220,7 @@ class WRPOCollator:
     """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
 
     Returns ``lengths`` (B, R) in tokens; R·B padded rows or, with ``share_prompt``, one packed row
-    (:mod:`wrpo_lib.packing`); ``prompt_id``; the reference's log-probabilities where there are any.
+    (:mod:`wrpo_lib.sharing`); ``prompt_id``; the reference's log-probabilities where there are any.
     More than ``micro_batch_tokens`` come as ``parts``, batches each with its ``share`` of the rows.
     """
 
@@ -232,7 +232,7 @@ class WRPOCollator:
         """Collate ``rows``."""
         copies = ["prompt"] * (1 if self.share_prompt else len(self.responses))
         sizes = [sum(len(row[f"{k}_ids"]) for k in (*copies, *self.responses)) for row in rows]
-        groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
+        groups = [rows[part] for part in sharing.split_by_tokens(sizes, self.micro_batch_tokens)]
         parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
         if len(parts) == 1:
             return parts[0]
@@ -243,7 +243,7 @@ class WRPOCollator:
         prompts = [row["prompt_ids"] for row in rows]
         responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
         lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
-        arrange = packing.pack if self.share_prompt else packing.pad
+        arrange = sharing.pack if self.share_prompt else sharing.pad
         # lengths first: accelerate counts examples by it
         batch = {"lengths": lengths, **arrange(prompts, responses)}
         known = [name for name in REF_LOGPS if name in rows[0]]

@@ -18,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import use_adapter
 
-from wrpo_lib import packing, sharing
+from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import FORMS, Objective, alpha_at
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -111,7 +111,7 @@ class WRPOTrainer(DPOTrainer):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
         with torch.no_grad(), adapter, self.accelerator.autocast():
-            logps, _ = packing.response_logps(model, inputs)
+            logps, _ = sharing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
 
@@ -128,7 +128,7 @@ class WRPOTrainer(DPOTrainer):
     ) -> Any:
         """The mean WRPO loss of a batch, or a part's share of it; records the metrics."""
         args, router = self.args, {"output_router_logits": True} if self.aux_loss_enabled else {}
-        logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
+        logps, outputs = sharing.response_logps(model, inputs, **router)  # (B, R)
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
         elif self.precompute_ref_logps:
@@ -239,7 +239,7 @@ def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs:
             """TRL's batch of packed rows, (1, T), and where each ends: no (T, T) mask is needed."""
             batch = collate(rows)
             lengths = batch["cu_seq_lens_q"].diff().tolist()
-            return {**batch, "branches": packing.Branches(tuple((n, ()) for n in lengths))}
+            return {**batch, "branches": sharing.Branches(tuple((n, ()) for n in lengths))}
 
         trainer.data_collator = with_branches
     return trainer
