@@ -160,9 +160,9 @@ def render(
 ) -> Rendered:
     """Token ids of a prompt and its responses, each of which ends with exactly one end token.
 
-    A ``prompt`` of text that went through no chat template is one user turn. Where prompt plus a
-    response exceed ``max_length``, the prompt is cut first, from the left, to
-    ``max_prompt_length``; then each response on its own, from the right, to what is left.
+    Text that went through no chat template is one user turn. Where prompt plus a response exceed
+    ``max_length``, the prompt is cut first, from the left, to ``max_prompt_length``; then each
+    response on its own, from the right.
 
     :raises WRPOError: where the template cannot render the prompt, the prompt leaves no room, or
         the tokenizer merges prompt and response so that neither can be told from the other.
@@ -191,8 +191,8 @@ def _cut(
 ) -> list[int]:
     """The response's ids after the prompt's own, which are what sampling starts from.
 
-    Where a token would stand across the boundary, the response is tokenised behind a line feed
-    (SentencePiece puts a space before a text of its own) or alone, whichever decodes to the same.
+    Where a token would span both, the response is tokenised alone, or behind a line feed
+    (SentencePiece puts a space before a text of its own), whichever decodes to the same.
     """
     whole = _token_ids(tokenizer, start + response)
     if whole[: len(prompt_ids)] == prompt_ids:
@@ -219,6 +219,6 @@ class Truncation(Counter[str]):
         """One line for the log."""
         cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", "folded")]
         where = f"truncated in {self['rows']} rows"
-        said = f"{where}: {', '.join(cut)}" if cut else f"nothing {where}"
         folded = f"; the system turn of {self['folded']} prompts put into the user turn"
-        return said + folded if self["folded"] else said
+        said = f"{where}: {', '.join(cut)}" if cut else f"nothing {where}"
+        return said + folded * bool(self["folded"])

@@ -125,11 +125,6 @@ def recipes_dir() -> Path:
     return project_root() / "recipes"
 
 
-def profiles() -> list[str]:
-    """Names of the profiles that have recipes."""
-    return sorted(p.name for p in recipes_dir().iterdir() if p.is_dir() and p.name != "accelerate")
-
-
 def recipe_names(profile: str) -> list[str]:
     """Names of a profile's recipes; the description of the nano world is none."""
     return sorted(p.stem for p in (recipes_dir() / profile).glob("*.yaml") if p.stem != "world")
@@ -151,7 +146,7 @@ def recipe_path(profile: str, name: str) -> Path:
     """Where a recipe lies; unknown ones list what there is."""
     path = recipes_dir() / profile / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(recipe_names(profile)) or f"profiles: {', '.join(profiles())}"
+        known = ", ".join(recipe_names(profile) or sorted(p.name for p in recipes_dir().iterdir()))
         raise WRPOError(f"no recipe {profile}/{name}; write PROFILE/NAME or a YAML file ({known})")
     return path
 

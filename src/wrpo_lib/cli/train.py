@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from wrpo_lib.planner import Plan
 
-OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""What typer does not know is a field of the recipe."""
-
+OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}  # fields of the recipe
 # dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
 CARDS = {
     "RTX 4090": (165, 23.5),
@@ -28,7 +26,6 @@ CARDS = {
     "H100 80 GB": (989, 79.1),
     "H200": (989, 139.8),
 }
-
 COMMANDS = {
     "train": "Train a policy on quadruples by RECIPE.",
     "sft": "Fine-tune the target on the best source responses by RECIPE, the stage before WRPO.",

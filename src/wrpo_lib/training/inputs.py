@@ -232,20 +232,19 @@ class WRPOCollator:
         """Collate ``rows``."""
         copies = ["prompt"] * (1 if self.share_prompt else len(self.responses))
         sizes = [sum(len(row[f"{k}_ids"]) for k in (*copies, *self.responses)) for row in rows]
-        groups = [rows[part] for part in sharing.split_by_tokens(sizes, self.micro_batch_tokens)]
-        parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
+        known = [name for name in REF_LOGPS if name in rows[0]]
+        parts: list[dict[str, Any]] = []
+        for part in sharing.split_by_tokens(sizes, self.micro_batch_tokens):
+            prompts = [row["prompt_ids"] for row in rows[part]]
+            responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows[part]]
+            lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
+            arrange = sharing.pack if self.share_prompt else sharing.pad
+            # lengths first: accelerate counts examples by it
+            batch = {"lengths": lengths, **arrange(prompts, responses)}
+            batch |= {name: torch.tensor([row[name] for row in rows[part]]) for name in known}
+            batch["prompt_id"] = [row.get("prompt_id") for row in rows[part]]
+            parts.append({**batch, "share": len(prompts) / len(rows)})
         if len(parts) == 1:
             return parts[0]
-        names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
-        return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
-
-    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        prompts = [row["prompt_ids"] for row in rows]
-        responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
-        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
-        arrange = sharing.pack if self.share_prompt else sharing.pad
-        # lengths first: accelerate counts examples by it
-        batch = {"lengths": lengths, **arrange(prompts, responses)}
-        known = [name for name in REF_LOGPS if name in rows[0]]
-        batch |= {name: torch.tensor([row[name] for row in rows]) for name in known}
-        return batch | {"prompt_id": [row.get("prompt_id") for row in rows]}
+        whole = {k: torch.cat([part[k] for part in parts]) for k in ("lengths", *known)}
+        return {**whole, "parts": parts}

@@ -1,6 +1,7 @@
 """From a recipe to a trained policy: the one code path of every profile, and a dry run of it."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,10 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
-from datasets import Dataset
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
@@ -40,13 +38,6 @@ MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
-    """Model, tokenizer and rows that a recipe names."""
-    with named(recipe):
-        rows, tokenizer = load_data(recipe), load_tokenizer(recipe.model or "")
-        return load_model(recipe), tokenizer, rows
-
-
 def run(
     recipe: Recipe, output_dir: Path, *, resume: bool = False, say: Callable[[str], None] = print
 ) -> Any:
@@ -59,8 +50,6 @@ def run(
     with named(recipe):
         args, state = training_arguments(recipe, output_dir), PartialState()
         given: dict[str, Any] = {"args": args, "peft_config": lora_config(recipe)}
-        if recipe.merge and recipe.lora and state.distributed_type == DistributedType.DEEPSPEED:
-            raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         given["train_dataset"] = data = load_data(recipe)
         given["eval_dataset"] = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
         given["processing_class"] = load_tokenizer(recipe.model or "")
@@ -72,10 +61,9 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        size, accumulation = args.train_batch_size, args.gradient_accumulation_steps
-        batch = f"per device {size} x accumulation {accumulation} x processes {args.world_size}"
-        size = record["settings"]["rows_per_step"]
-        say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
+        parts = args.train_batch_size, args.gradient_accumulation_steps, args.world_size
+        batch = "per device {} x accumulation {} x processes {}".format(*parts)
+        say(f"{record['recipe']}: {len(data)} rows, {math.prod(parts)} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
         with named(recipe):
             model = load_model(recipe)
@@ -101,19 +89,14 @@ def run(
 
 @contextmanager
 def _going_on(folder: Path) -> Iterator[None]:
-    """What stops a run, with how to go on; what cannot be written is one sentence."""
+    """What stops a run, with how to go on."""
     try:
         yield
-    except WRPOError:
-        raise
     except (Exception, KeyboardInterrupt) as stop:
         found = last_checkpoint(folder)
         how = f"add --resume to the same command to go on from {found}" if found else "start again"
         if isinstance(stop, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {how}") from stop
-        if isinstance(stop, OSError | SafetensorError) or "inline_container" in str(stop):
-            what = str(stop).splitlines()[0]
-            raise WRPOError(f"{folder}: writing failed ({what}); make room, then {how}") from stop
         stop.add_note(f"wrpo: the run stopped; {how}")
         raise
 
@@ -163,7 +146,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         "load": {key: value for key, value in recipe.load.items() if key != "token"},
         **{f"training.{key}": value for key, value in {**fixed, "seed": args.seed}.items()},
     }
-    record = {
+    record: dict[str, Any] = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
         "settings": same,
@@ -171,8 +154,7 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         **provenance(),
         "arguments": args.to_sanitized_dict(),  # without tokens
     }
-    shown: dict[str, Any] = json.loads(json.dumps(record, default=str))  # as it is read again
-    return shown
+    return dict(json.loads(json.dumps(record, default=str)))  # as it is read again
 
 
 def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:

@@ -34,10 +34,9 @@ class WRPOTrainer(DPOTrainer):
     computed once. The reference is the model as it is given, the base model where an adapter is
     trained, or ``ref_model``; SimPO has none.
 
-    Metrics, in evaluation with the prefix ``eval_`` and alpha as it then is: ``alpha``,
-    ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
-    against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
-    ``logps/{source_chosen,target_chosen,rejected}``.
+    Metrics, in evaluation with the prefix ``eval_``: ``alpha``, ``logps/`` and ``rewards/`` of each
+    response, ``rewards/{fused,margins}``, ``rewards/accuracies`` (fused against rejected) and
+    ``rewards/{source,target}_accuracies`` (against rejected).
 
     :raises WRPOError: for bad rows; in training, for a loss that is not finite.
     """
@@ -69,11 +68,6 @@ class WRPOTrainer(DPOTrainer):
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
-
-    def alpha(self, end: float) -> float:
-        """What the schedule that rises to ``end`` gives the next update, alike in all its parts."""
-        state, schedule = self.state, self.args.alpha_schedule
-        return alpha_at(schedule, state.global_step, state.max_steps, end)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
@@ -139,6 +133,8 @@ class WRPOTrainer(DPOTrainer):
 
         form, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
+        when = args.alpha_schedule, self.state.global_step, self.state.max_steps
+        options["alpha"] = alpha_at(*when, args.alpha)
         tensors = []
         for kind, columns in (("policy", logps), ("ref", other)):  # other: reference, or lengths
             values: dict[str, Any] = dict(zip(self.responses, columns.unbind(1), strict=True))
@@ -147,9 +143,9 @@ class WRPOTrainer(DPOTrainer):
             tensors += [values[name] for name in RESPONSES]
             if args.alpha_rejected:
                 options[f"{kind}_dispreferred"] = values["source_rejected"]
-                options["alpha_rejected"] = self.alpha(args.alpha_rejected)
-        result = form(*tensors, alpha=self.alpha(args.alpha), **options)
-        self._record(result, logps.detach(), inputs)
+                options["alpha_rejected"] = alpha_at(*when, args.alpha_rejected)
+        result = form(*tensors, **options)
+        self._record(result, options["alpha"], logps.detach(), inputs)
 
         loss = result.losses.mean()
         if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
@@ -157,7 +153,7 @@ class WRPOTrainer(DPOTrainer):
         loss = loss * inputs.get("share", 1.0)
         return (loss, outputs) if return_outputs else loss
 
-    def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
+    def _record(self, result: Objective, alpha: float, logps: Tensor, inputs: Any) -> None:
         """Add each example's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
@@ -176,7 +172,7 @@ class WRPOTrainer(DPOTrainer):
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, column in zip(values, table.T.tolist(), strict=True):
             self._metrics[mode][name] += column
-        self._metrics[mode]["alpha"].append(self.alpha(self.args.alpha))
+        self._metrics[mode]["alpha"].append(alpha)
         if mode == "train":
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
             tokens = self.accelerator.gather_for_metrics(mask.sum())
@@ -213,9 +209,8 @@ def keep_adapters_in_float32(model: Any) -> None:
 def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    ``train_dataset`` and ``eval_dataset`` need ``prompt`` and ``source_chosen``, so quadruples will
-    do. Rows are rendered as in preference training; ``truncation`` counts those that lose their end
-    to ``args.max_length``. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
+    Quadruples will do as data, rendered as in preference training; ``truncation`` counts rows that
+    lose their end. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
