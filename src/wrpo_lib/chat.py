@@ -139,16 +139,12 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids of one prompt and each of its responses, and what was done to them.
-
-    ``cut``: whether the prompt and each response lost tokens; ``folded``: 1 where the system turn
-    went into the user turn.
-    """
+    """Token ids of one prompt and each of its responses, and what was done to them."""
 
     prompt_ids: list[int]
     response_ids: list[list[int]]
-    cut: list[bool]
-    folded: int
+    cut: list[bool]  # whether the prompt and each response lost tokens
+    folded: int  # 1 where the system turn went into the user turn
 
 
 def render(

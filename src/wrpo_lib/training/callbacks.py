@@ -18,10 +18,7 @@ class NothingLeft(Exception):
 
 
 class DynamicsCallback(TrainerCallback):
-    """Write every training log to ``path``, a line of JSON each: ``step`` and what is logged.
-
-    Values are means over the steps since the line before; on resume, later steps are dropped first.
-    """
+    """Write each training log to ``path`` as a line of JSON: ``step``, and means since the last."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

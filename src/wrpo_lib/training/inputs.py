@@ -36,10 +36,8 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""
-CHOICES = {
-    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, **UNSUPPORTED},
-    "share_prompt": ("auto", "true", "false"),
-}
+CHOICES = {"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, **UNSUPPORTED}
+CHOICES["share_prompt"] = ("auto", "true", "false")
 
 
 @dataclass

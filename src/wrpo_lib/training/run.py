@@ -24,16 +24,12 @@ from wrpo_lib.training.inputs import load_data, load_model, lora_config, trainin
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
-FREE = (
-    *("per_device_", "gradient_accumulation", "micro_batch_"),
-    *("logging_", "save_", "eval_", "report_to", "ref_", "hub_"),
-)
+FREE = ("per_device_", "gradient_accumulation", "micro_batch_", "logging_", "save_", "eval_")
+FREE += ("report_to", "ref_", "hub_")
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 ROWS = 32  # of a dry run, as what follows
-SMALL: dict[str, Any] = {
-    **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
-    **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
-}
+SMALL = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128}
+SMALL |= {"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True}
 MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -115,8 +111,8 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
         card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
         text = card.read_text(encoding="utf-8").replace('model="None"', f'model="{output_dir}"')
-        text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
-        write_atomically(card, text)
+        link = "[None](https://huggingface.co/None)"
+        write_atomically(card, text.replace(link, f"`{recipe.model}`"))
     state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
@@ -167,9 +163,8 @@ def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | N
         return None
     if not checkpoint or not old:
         raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
-    before, now = old["settings"], record["settings"]
-    for name in sorted({*before, *now}):
-        was, given = before.get(name), now.get(name)
+    for name in sorted({*old["settings"], *record["settings"]}):
+        was, given = (made["settings"].get(name) for made in (old, record))
         if was != given:
             what = f"was started with {name} {was!r}, this run has {given!r}; resume with the same"
             raise WRPOError(f"{folder} {what} recipe, or use another --output_dir")
