@@ -186,9 +186,9 @@ def tokenize(
         except WRPOError as error:
             raise WRPOError(f"the {name} data, row {number}: {error}") from error
         found.add(made, list(fields))
-        name, ids = row.get("prompt_id") or f"row {number}", made.response_ids
+        key, ids = row.get("prompt_id") or f"row {number}", made.response_ids
         known = {f"{field}_ids": own for field, own in zip(fields, ids, strict=True)}
-        rows.append({"prompt_id": name, "prompt_ids": made.prompt_ids, **known})
+        rows.append({"prompt_id": key, "prompt_ids": made.prompt_ids, **known})
     if min(found[field] for field in fields) == len(rows):
         what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
         raise WRPOError(f"{what}, so no response would be seen to its end; raise max_length")
