@@ -62,6 +62,7 @@ RULES = {
 KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
 """Form of the objective -> the setting that its grid varies beside the learning rate."""
 
+_ANSWER = re.compile(f"[{LETTERS}]+")
 _ORDERS = list(permutations(range(LENGTH)))
 
 
@@ -113,23 +114,28 @@ def read_prompt(text: str) -> Prompt:
     return Prompt(skill, letters)
 
 
-def letters(response: str) -> list[str]:
-    """Every run of letters that a response says."""
-    return re.findall(f"[{LETTERS}]+", response)
-
-
 def quality(prompt: Prompt, response: str) -> float:
     """The truth in [0, 1]: 1 for the right letters said once, else half the share in place.
 
     Letters said again halve what the first ones earn. Wording earns nothing.
     """
-    said = letters(response)
+    said = _ANSWER.findall(response)
     if not said:
         return 0.0
     places = zip(said[0], prompt.answer, strict=False)
     hits = sum(a == b for a, b in places) / max(len(said[0]), LENGTH)
     score = 1.0 if said[0] == prompt.answer else hits / 2
     return score / 2 if len(said) > 1 else score
+
+
+def letters(response: str) -> str:
+    """The first letters that a response says."""
+    return next(iter(_ANSWER.findall(response)), "")
+
+
+def repeats(response: str) -> bool:
+    """Whether a response says more letters than an answer has."""
+    return sum(map(len, _ANSWER.findall(response))) > LENGTH
 
 
 def source_style(response: str) -> bool:
