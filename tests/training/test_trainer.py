@@ -37,17 +37,13 @@ def test_every_step_logs_every_metric_and_evaluation_its_own(trainer, steps, qua
     when = {"eval_dataset": quadruples.select(range(6)), "eval_strategy": "steps", "eval_steps": 2}
     run = trainer(alpha=0.4, **when)
     run.train()
-    logs = {
-        name: [log for log in run.state.log_history if name in log]
-        for name in ("loss", "eval_loss")
-    }
-    for log in logs["loss"]:
+    for log in [log for log in run.state.log_history if "loss" in log]:
         assert set(log) == {*METRICS.split(), "epoch", "step"}
     assert steps(run, "alpha") == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert steps(run)[0] == pytest.approx(math.log(2), abs=1e-6)
-    first, second = logs["eval_loss"]
+    first, second = [log for log in run.state.log_history if "eval_loss" in log]
     assert (first["step"], second["step"]) == (2, 4)
-    assert [log["eval_alpha"] for log in (first, second)] == pytest.approx([0.2, 0.4])
+    assert (first["eval_alpha"], second["eval_alpha"]) == pytest.approx((0.2, 0.4))
     assert {f"eval_{name}" for name in METRICS.split() if "/" in name} <= set(first)
     assert first["eval_rewards/fused"] != second["eval_rewards/fused"]
     assert set(run.truncation) == {"train", "eval"}
@@ -76,8 +72,7 @@ def test_metrics_belong_to_the_right_examples(trainer, model, tokenizer, quadrup
         assert found[f"eval_rewards/{name}accuracies"] == pytest.approx(expected)
     wrong = (source > rejected.unsqueeze(1)).float().mean().item()
     assert found["eval_rewards/source_accuracies"] != pytest.approx(wrong)
-    loss = -torch.nn.functional.logsigmoid(fused - rejected).mean().item()
-    assert found["eval_loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["eval_loss"] == pytest.approx(-(fused - rejected).sigmoid().log().mean().item())
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
@@ -125,15 +120,7 @@ def test_simpo_form(trainer, steps, model, tokenizer, quadruples):
     expected = wrpo_simpo_loss(*policy, *lengths, alpha=0.5, beta=2.0, gamma=0.3)
     run.train()
     assert steps(run)[0] == pytest.approx(expected.losses.mean().item(), rel=1e-5)
-    assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
     assert run.evaluate(run.train_dataset.select([0]))["eval_loss"] > 0
-
-
-def test_ipo_form(trainer, steps):
-    run = trainer(objective="ipo", tau=0.2, **CONSTANT)
-    run.train()
-    assert steps(run)[0] == pytest.approx((1 / (2 * 0.2)) ** 2, rel=1e-5)
-    assert steps(run)[1] != pytest.approx(steps(run)[0], rel=1e-3)
 
 
 def test_mixture_of_experts_keeps_its_balancing_loss(trainer, steps, tokenizer):
