@@ -23,12 +23,6 @@ ZEPHYR = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-CHATML = (  # with a default system turn, as Qwen2.5 has one
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful<|im_end|>\n"
-    "{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LINES = (  # a line feed between content and end, and a second token after it
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n<|end|><|stop|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -83,6 +77,8 @@ def test_ids_under_the_stock_templates_are_trls() -> None:
         assert Renderer(tokenizer).ids(PROMPT) == made.prompt_ids
         ours = made.prompt_ids + made.response_ids[0]
         assert by_template(tokenizer, "fine day")[: len(ours)] == ours, path.stem
+        # the official code puts qwen2_5's default system turn into every response
+        assert tokenizer.decode(made.response_ids[0]).startswith("fine day"), path.stem
         same.add(path.stem)
     assert same >= {"llama3", "llama3_2", "qwen2_5", "gemma3", "phi3", "lfm2", "cohere"}
     why = re.compile("differently|cannot render|before a response")
@@ -104,7 +100,6 @@ def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
     """Where we differ from TRL: sampling started behind the prompt's own line feed."""
     tokenizer = byte_level(ZEPHYR, TURNS)
     made = render(tokenizer, PROMPT, ["\nfine"])
-    assert made.prompt_ids == Renderer(tokenizer).ids(PROMPT)
     assert tokenizer.decode(made.response_ids[0]) == "\nfine<eos!>"
     assert made.prompt_ids + made.response_ids[0] != by_template(tokenizer, "\nfine")
 
@@ -121,15 +116,6 @@ def test_text_is_one_user_turn_unless_it_is_rendered() -> None:
     whole = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
     ids = [render(tokenizer, prompt, ["fine"]).prompt_ids for prompt in (PROMPT, "say it", whole)]
     assert ids[0] == ids[1] == ids[2]
-
-
-def test_no_default_system_turn_inside_a_response() -> None:
-    tokenizer = byte_level(CHATML, ["<|im_start|>", "<|im_end|>"])
-    lone = tokenizer.apply_chat_template([{"role": "assistant", "content": "x"}], tokenize=False)
-    assert "You are helpful" in lone  # the official way: a system block inside every response
-    made = render(tokenizer, PROMPT, ["fine"])
-    assert "You are helpful" in tokenizer.decode(made.prompt_ids)
-    assert tokenizer.decode(made.response_ids[0]) == "fine<|im_end|>"
 
 
 def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:

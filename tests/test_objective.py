@@ -1,7 +1,6 @@
 """Every identity the paper's objectives obey, and the errors that would break them silently."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,9 +45,7 @@ def lengths(seed: int, batch: int = 5) -> tuple[Tensor, ...]:
     return tuple(torch.randint(1, 60, (3, batch), generator=generator).double())
 
 
-def forms(
-    seed: int,
-) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], tuple[Tensor, ...]]]:
+def forms(seed: int) -> dict[str, Any]:
     """Each form with its settings: WRPO's loss, the pairwise one, what both take beside πθ."""
     reference = logps(seed)[3:]
     simpo = {"beta": 2.0, "gamma": 0.7}
@@ -180,7 +177,6 @@ def test_schedule_equations(n_steps, alpha_max, data):
     assert found["constant"] == alpha_max
     assert found["linear"] == pytest.approx(alpha_max * step / n_steps)
     assert found["quadratic"] == pytest.approx(alpha_max * (step / n_steps) ** 2)
-    assert 0 <= found["quadratic"] <= found["linear"] <= alpha_max
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

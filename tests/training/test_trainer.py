@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -15,6 +16,7 @@ from wrpo_lib.figures.responses import token_logprobs
 from wrpo_lib.models import build_model
 from wrpo_lib.objective import wrpo_simpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
+from wrpo_lib.training import WRPOTrainer
 
 METRICS = """alpha loss grad_norm learning_rate num_tokens rewards/source_chosen
 rewards/target_chosen rewards/fused rewards/rejected rewards/margins rewards/accuracies
@@ -184,3 +186,60 @@ def test_adapters_of_a_quantised_base_are_float32(sft, trainer, model):
         run = build(peft_config=LoraConfig(r=4, target_modules=["q_proj"]))
         trained = {p.dtype for p in run.model.parameters() if p.requires_grad}
         assert trained == {torch.float32}
+
+
+# --- a reference is found again where nothing changed; a stopped run goes on exactly --------------
+
+
+def test_a_reference_is_computed_once_until_what_it_depends_on_changes(
+    trainer, steps, monkeypatch, tmp_path, model, quadruples, tokenizer
+):
+    rows_done, ordinary = [], WRPOTrainer.compute_ref_log_probs
+
+    def counted(self: WRPOTrainer, model: Any, inputs: dict[str, Any]) -> Any:
+        rows_done.append(len(inputs["lengths"]))
+        return ordinary(self, model, inputs)
+
+    monkeypatch.setattr(WRPOTrainer, "compute_ref_log_probs", counted)
+    cache = {"ref_cache_dir": str(tmp_path / "cache")}
+    first = trainer(alpha=0.5, **cache)
+    first.train()
+    assert sum(rows_done) == 12, "the reference ran during training"
+    for change in ({"alpha": 0.1}, {"beta": 0.1}, {"objective": "ipo"}, {"learning_rate": 1e-4}):
+        trainer(**{"alpha": 0.5, **change}, **cache)
+    again = trainer(alpha=0.5, **cache)
+    assert sum(rows_done) == 12, "it ran again though nothing changed"
+    again.train()
+    assert steps(again) == steps(first)
+
+    other_template = copy.deepcopy(tokenizer)
+    other_template.chat_template = tokenizer.chat_template.replace("{{ m.c", ": {{ m.c")
+    rows = quadruples.to_list()
+    rows[5]["rejected"] = "a b"
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.lm_head.weight[3, 3] += 1e-3
+    for change in (
+        {"model": moved},
+        {"bf16": True},
+        {"processing_class": other_template},
+        {"max_length": 17, "max_prompt_length": 10},
+        {"train_dataset": Dataset.from_list(rows)},
+        {"alpha": 0.0, "score_unused": False},
+    ):
+        rows_done.clear()
+        trainer(**change, **cache)
+        assert sum(rows_done) == 12, change
+
+
+def test_a_resumed_adapter_is_where_it_was(trainer, steps, tmp_path):
+    """Neither shared nor precomputed; the command's test kills a run that is both."""
+    same = {"precompute_ref_log_probs": False, "share_prompt": False, "alpha": 0.5}
+    same |= {"gradient_accumulation_steps": 2, "max_steps": 6, "save_strategy": "steps"}
+    lora = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
+    whole, resumed = (trainer(**same, save_steps=4, peft_config=LoraConfig(**lora)) for _ in "ab")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert steps(resumed) == steps(whole)
+    for name, weight in whole.model.named_parameters():
+        assert weight.equal(resumed.model.get_parameter(name)), name
