@@ -24,12 +24,13 @@ from wrpo_lib.training.inputs import load_data, load_model, lora_config, trainin
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
-FREE = ("per_device_", "gradient_accumulation", "micro_batch_", "logging_", "save_", "eval_")
-FREE += ("report_to", "ref_", "hub_")
+FREE: tuple[str, ...] = ("per_device_", "gradient_accumulation", "micro_batch_", "report_to")
+FREE += ("logging_", "save_", "eval_", "ref_", "hub_")
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 ROWS = 32  # of a dry run, as what follows
-SMALL = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128}
-SMALL |= {"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True}
+SMALL: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+SMALL |= {"max_length": 128, "max_steps": 3, "save_steps": 1, "optim": "adamw_torch"}
+SMALL["use_cpu"] = True
 MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
