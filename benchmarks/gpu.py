@@ -5,7 +5,7 @@
 
 Random weights of the recipes' architectures, random tokens. Each variant is a fresh model from the
 same seed. *padded* is TRL's own arrangement, a row per response, with the best attention installed;
-*varlen*, *flex* and *sdpa* are the backends of prompt sharing. Losses must agree, or the run fails.
+*shared* is prompt sharing. Losses must agree, or the run fails.
 Writes results/gpu/CARD.json (``--out`` elsewhere). The prior art is prefix sharing for DPO's pairs
 with FlexAttention, 1.1 to 1.6 times (arXiv 2410.20305).
 """
@@ -33,11 +33,11 @@ from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_json
 from wrpo_lib.models import load_trainable, model_config
-from wrpo_lib.packing import response_logps
 from wrpo_lib.planner import Batch, Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import provenance, results_dir
+from wrpo_lib.sharing import response_logps
 from wrpo_lib.training import WRPOConfig, WRPOTrainer, show_progress
 from wrpo_lib.training.inputs import lora_config
 
@@ -45,7 +45,7 @@ MODELS = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "8B": "meta-llama/Meta-Llama
 # tokens of a prompt and of a response, the mean; examples of a batch
 WORKLOADS = {"usual": (200, 400, 4), "long prompts": (1024, 256, 4)}
 QUICK = {"usual": (12, 20, 2), "long prompts": (40, 10, 2)}
-VARIANTS = ("padded", "varlen", "flex", "sdpa")
+VARIANTS = ("padded", "shared")
 WARM, TIMED, STEPS = 2, 5, 20  # steps not timed, timed, and of the LoRA runs compared
 RATE = 1e-3  # large, so that losses tell steps apart
 CUDA = torch.cuda.is_available()
@@ -89,10 +89,9 @@ def lengths(batch: list[dict[str, Any]]) -> Batch:
 
 def trainer(model: Any, data: list[dict[str, Any]], variant: str, lora: bool, **more: Any) -> Any:
     """The recipe's trainer, the reference computed once."""
-    shared = variant != "padded"
     options = {"beta": 0.01, "alpha": 0.5, "alpha_schedule": "constant", "report_to": "none"}
     options |= {"dataloader_pin_memory": False, "save_strategy": "no", "disable_tqdm": True}
-    options |= {"share_prompt_backend": variant if shared else "auto", "share_prompt": shared}
+    options["share_prompt"] = variant == "shared"
     half = model.dtype == torch.bfloat16 and CUDA
     size = {"per_device_train_batch_size": len(data), "use_cpu": not CUDA, "bf16": half}
     args = WRPOConfig(tempfile.mkdtemp(), **{**options, **size, **more})
@@ -116,7 +115,7 @@ def exactness(shape: Any, size: tuple[int, int, int]) -> list[dict[str, Any]]:
     batch = rows(size, shape.vocab_size)
     found, expected = [], None
     for dtype in (torch.float32, torch.bfloat16):
-        for variant in ("padded", "auto"):
+        for variant in VARIANTS:
             free()
             run = trainer(build(shape, dtype), batch, variant, lora=False)
             inputs = run._prepare_inputs(run.data_collator(list(run.train_dataset)))
@@ -127,7 +126,7 @@ def exactness(shape: Any, size: tuple[int, int, int]) -> list[dict[str, Any]]:
             about = {"dtype": str(dtype).removeprefix("torch."), "variant": variant}
             found.append({**about, "largest relative difference": off})
     half = {row["variant"]: row["largest relative difference"] for row in found[2:]}
-    if found[1]["largest relative difference"] > 1e-4 or half["auto"] > 4 * half["padded"] + 1e-4:
+    if found[1]["largest relative difference"] > 1e-4 or half["shared"] > 4 * half["padded"] + 1e-4:
         raise WRPOError(f"prompt sharing is off: {found}; one of the two is wrong")
     return found
 
@@ -135,7 +134,7 @@ def exactness(shape: Any, size: tuple[int, int, int]) -> list[dict[str, Any]]:
 def measure(shape: Any, size: tuple[int, int, int], variant: str, plan: Plan) -> dict[str, Any]:
     """Seconds, memory and utilisation of LoRA steps on one batch in one variant."""
     free()
-    batch, shared = rows(size, shape.vocab_size), variant != "padded"
+    batch, shared = rows(size, shape.vocab_size), variant == "shared"
     attention = "sdpa" if shared else BEST
     model = build(shape, torch.bfloat16 if CUDA else torch.float32, attention)
     run = trainer(model, batch, variant, lora=True, learning_rate=RATE)
@@ -158,7 +157,7 @@ def measure(shape: Any, size: tuple[int, int, int], variant: str, plan: Plan) ->
     done = replace(plan, reference="none").flops(tokens(known, shared)) / once
     return {
         "variant": variant,
-        "attention": variant if shared else attention,
+        "attention": "shared" if shared else attention,
         "seconds": once,
         "examples per second": len(batch) / once,
         "loss": losses[-1],
@@ -183,7 +182,7 @@ def compare(name: str, quick: bool) -> list[dict[str, Any]]:
     found = []
     for workload, size in (QUICK if quick else WORKLOADS).items():
         base: dict[str, Any] = {}
-        for variant in VARIANTS if CUDA else ("padded", "sdpa"):
+        for variant in VARIANTS:
             made = measure(shape, size, variant, plan)
             base = base or made
             if abs(made["loss"] - base["loss"]) > 0.5 * abs(base["loss"] - math.log(2)) + 1e-4:
@@ -206,7 +205,7 @@ def adapters(name: str, quick: bool) -> list[dict[str, Any]]:
             options: dict[str, Any] = {"dtype": "auto", "device_map": {"": DEVICE}}
             model = load_trainable(folder, **options, **(four if bits == 4 else {}))
             rate = {"learning_rate": recipe.training["learning_rate"], "max_steps": STEPS}
-            run = trainer(model, batch, "auto", lora=True, **rate)
+            run = trainer(model, batch, "shared", lora=True, **rate)
             trained = {k: p for k, p in run.model.named_parameters() if p.requires_grad}
             before = {k: p.detach().clone() for k, p in trained.items()}
             run.train()

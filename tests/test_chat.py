@@ -23,24 +23,10 @@ ZEPHYR = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-CHATML = (  # with a default system turn, as Qwen2.5 has one
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are helpful<|im_end|>\n"
-    "{% endif %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 LINES = (  # a line feed between content and end, and a second token after it
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n<|end|><|stop|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-REASONS = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}"
-    "<think>\n\n</think>\n\n{{ m.content.split('</think>')[-1].lstrip('\n') }}"
-    "{% else %}{{ m.content }}{% endif %}<|end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-
-
 TURNS = ["<|user|>", "<|assistant|>"]
 
 
@@ -78,7 +64,7 @@ def by_template(tokenizer: Any, response: str) -> list[int]:
 
 
 def test_ids_under_the_stock_templates_are_trls() -> None:
-    """Up to the end token, behind which templates may go on; else the row is counted or refused."""
+    """Up to the end token, behind which templates may go on; others are refused."""
     same, refused = set(), {}
     for path in STOCK:
         template = path.read_text(encoding="utf-8")
@@ -90,17 +76,17 @@ def test_ids_under_the_stock_templates_are_trls() -> None:
             continue
         assert Renderer(tokenizer).ids(PROMPT) == made.prompt_ids
         ours = made.prompt_ids + made.response_ids[0]
-        equal = by_template(tokenizer, "fine day")[: len(ours)] == ours
-        assert equal or made.edited, path.stem
-        same |= {path.stem} if equal else set()
+        assert by_template(tokenizer, "fine day")[: len(ours)] == ours, path.stem
+        # the official code puts qwen2_5's default system turn into every response
+        assert tokenizer.decode(made.response_ids[0]).startswith("fine day"), path.stem
+        same.add(path.stem)
     assert same >= {"llama3", "llama3_2", "qwen2_5", "gemma3", "phi3", "lfm2", "cohere"}
     why = re.compile("differently|cannot render|before a response")
     assert {name for name, error in refused.items() if not why.search(error)} == set()
     assert len(same) > len(STOCK) / 2
 
 
-@pytest.mark.parametrize("scheme", ["first", "always", "never"])
-@pytest.mark.parametrize("template", [MISTRAL, ZEPHYR], ids=["mistral", "zephyr"])
+@pytest.mark.parametrize(("template", "scheme"), [(MISTRAL, "first"), (ZEPHYR, "always")])
 def test_no_spurious_space_before_a_response(template: str, scheme: str) -> None:
     tokenizer = metaspace(template, scheme)
     made = render(tokenizer, PROMPT, ["fine day", "day"])
@@ -114,7 +100,6 @@ def test_a_leading_line_feed_stays_a_token_of_its_own() -> None:
     """Where we differ from TRL: sampling started behind the prompt's own line feed."""
     tokenizer = byte_level(ZEPHYR, TURNS)
     made = render(tokenizer, PROMPT, ["\nfine"])
-    assert made.prompt_ids == Renderer(tokenizer).ids(PROMPT)
     assert tokenizer.decode(made.response_ids[0]) == "\nfine<eos!>"
     assert made.prompt_ids + made.response_ids[0] != by_template(tokenizer, "\nfine")
 
@@ -124,34 +109,13 @@ def test_exactly_one_end_and_nothing_dropped(text: str) -> None:
     tokenizer = byte_level(LINES, [*TURNS, "<|end|>", "<|stop|>"])
     made = render(tokenizer, PROMPT, [text])
     assert tokenizer.decode(made.response_ids[0]) == "fine\n<|end|>"
-    assert made.edited == 0
 
 
-def test_a_template_that_edits_is_counted_and_the_response_kept() -> None:
-    tokenizer = byte_level(REASONS, [*TURNS, "<|end|>"])
-    said, counts = ["fine", "<think>\nhm\n</think>\n\nfine", "a<|end|>\n<|user|>\nb"], Truncation()
-    made = render(tokenizer, PROMPT, said)
-    assert [tokenizer.decode(ids) for ids in made.response_ids] == [f"{t}<|end|>" for t in said]
-    counts.add(made, ["source_chosen", "target_chosen", "rejected"])
-    assert counts["edited"] == 3
-    assert "3 responses that the chat template would write otherwise" in counts.report()
-
-
-def test_a_plain_text_prompt_is_one_user_turn() -> None:
+def test_text_is_one_user_turn_unless_it_is_rendered() -> None:
     tokenizer = byte_level(ZEPHYR, TURNS)
-    as_text, as_turn = (render(tokenizer, p, ["fine"]) for p in ("say it", PROMPT))
-    assert as_text.prompt_ids == as_turn.prompt_ids
     whole = tokenizer.apply_chat_template(PROMPT, tokenize=False, add_generation_prompt=True)
-    assert render(tokenizer, whole, ["fine"]).prompt_ids == as_turn.prompt_ids
-
-
-def test_no_default_system_turn_inside_a_response() -> None:
-    tokenizer = byte_level(CHATML, ["<|im_start|>", "<|im_end|>"])
-    lone = tokenizer.apply_chat_template([{"role": "assistant", "content": "x"}], tokenize=False)
-    assert "You are helpful" in lone  # the official way: a system block inside every response
-    made = render(tokenizer, PROMPT, ["fine"])
-    assert "You are helpful" in tokenizer.decode(made.prompt_ids)
-    assert tokenizer.decode(made.response_ids[0]) == "fine<|im_end|>"
+    ids = [render(tokenizer, prompt, ["fine"]).prompt_ids for prompt in (PROMPT, "say it", whole)]
+    assert ids[0] == ids[1] == ids[2]
 
 
 def test_the_prompt_is_cut_first_then_each_response_on_its_own() -> None:

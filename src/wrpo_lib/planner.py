@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from wrpo_lib.models import load_tokenizer, model_config
-from wrpo_lib.packing import split_by_tokens
 from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
+from wrpo_lib.sharing import split_by_tokens
 from wrpo_lib.training import inputs
 
 Batch = list[tuple[int, tuple[int, ...]]]

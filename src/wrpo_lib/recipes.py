@@ -5,8 +5,6 @@ for ``stage: sft``). ``base: wrpo`` takes all values of ``wrpo.yaml`` beside a r
 workstation/wrpo`` those of another profile; its own keys replace or add to them.
 """
 
-import json
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -20,18 +18,10 @@ import yaml
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import project_root
-
-ACCELERATE = "accelerate"
-"""The folder of accelerate's launch configurations beside the profiles."""
+from wrpo_lib.replies import LIKE_A_KEY
 
 MAPPINGS = ("training", "lora", "load", "quantization")
 """Keys that hold fields of a library's class; a recipe adds to those of its base."""
-
-SECRET = re.compile(
-    r'("(?:[^"]*(?:(?:hub|auth|access|api)_(?:token|key)|password|secret)|(?:[^"]*\.)?token)": )'
-    r'("(?:[^"\\]|\\.)*")'
-)
-"""A key of JSON whose value nobody may read, and the value."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Recipe:
     @property
     def output_dir(self) -> Path:
         """Where the run writes unless it is told otherwise."""
-        return Path(self.output or recipes_dir().parent / "runs" / self.profile / self.name)
+        return Path(self.output or project_root() / "runs" / self.profile / self.name)
 
 
 @contextmanager
@@ -71,10 +61,8 @@ def named(recipe: Recipe) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if reason.startswith(recipe.where):
             raise
-        for _, secret in SECRET.findall(json.dumps(vars(recipe), default=str)):
-            reason = reason.replace(json.loads(secret), "***")
         remedy = "" if isinstance(error, WRPOError) else "; correct it, or try it with --dry-run"
-        raise WRPOError(f"{recipe.where}: {reason}{remedy}") from error
+        raise WRPOError(f"{recipe.where}: {LIKE_A_KEY.sub('***', reason)}{remedy}") from error
 
 
 def override(recipe: Recipe, words: list[str]) -> Recipe:
@@ -137,11 +125,6 @@ def recipes_dir() -> Path:
     return project_root() / "recipes"
 
 
-def profiles() -> list[str]:
-    """Names of the profiles that have recipes."""
-    return sorted(p.name for p in recipes_dir().iterdir() if p.is_dir() and p.name != ACCELERATE)
-
-
 def recipe_names(profile: str) -> list[str]:
     """Names of a profile's recipes; the description of the nano world is none."""
     return sorted(p.stem for p in (recipes_dir() / profile).glob("*.yaml") if p.stem != "world")
@@ -163,20 +146,19 @@ def recipe_path(profile: str, name: str) -> Path:
     """Where a recipe lies; unknown ones list what there is."""
     path = recipes_dir() / profile / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(recipe_names(profile)) or f"profiles: {', '.join(profiles())}"
+        known = ", ".join(recipe_names(profile) or sorted(p.name for p in recipes_dir().iterdir()))
         raise WRPOError(f"no recipe {profile}/{name}; write PROFILE/NAME or a YAML file ({known})")
     return path
 
 
-def load_recipe(profile: str, name: str, **overrides: Any) -> Recipe:
-    """Read ``recipes/<profile>/<name>.yaml``; ``overrides`` replace values under ``training``."""
-    return find_recipe(f"{profile}/{name}", **overrides)
+def load_recipe(profile: str, name: str = "", **overrides: Any) -> Recipe:
+    """Read ``recipes/<profile>/<name>.yaml``; ``overrides`` replace values under ``training``.
 
-
-def find_recipe(text: str, **overrides: Any) -> Recipe:
-    """The recipe that a command line names, ``profile/name`` or the path of a YAML file."""
-    profile, _, name = text.partition("/")
-    path = Path(text) if text.endswith((".yaml", ".yml")) else recipe_path(profile, name)
+    Without ``name``, ``profile`` is ``profile/name`` or the path of a YAML file.
+    """
+    text = f"{profile}/{name}" if name else profile
+    folder, _, stem = text.partition("/")
+    path = Path(text) if text.endswith((".yaml", ".yml")) else recipe_path(folder, stem)
     root, full = project_root(), path.resolve()
     where = str(full.relative_to(root) if full.is_relative_to(root) else full)
     values = _with_base(path, ())

@@ -1,51 +1,149 @@
 """Prompt sharing: the responses to one prompt computed with the prompt once, exactly.
 
-All examples of a batch lie in one row (:mod:`wrpo_lib.packing`). A response sees its prompt and
-itself, so its tokens have the hidden states they have in a row of their own. Attention has three
-backends. ``varlen``: one call a layer of PyTorch's flash attention, in bf16 or fp16 on a GPU;
-``sdpa``: a call for each branch, anywhere; ``flex``: FlexAttention, to compare, as in Wang and
-Hegde (arXiv 2410.20305). ``auto`` takes the first where it can. The paper is silent on all of this;
-``tests/test_sharing.py`` holds losses and gradients to those of padded rows.
+A batch is one packed row: each example is a stretch of tokens, x y_1 … y_R. Each response is a
+branch that sees its prompt and itself; its positions go on where the prompt ends, so its tokens
+have the hidden states of a row of their own. In bf16 or fp16 on a GPU, attention is one call a
+layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each branch. Wang and Hegde (arXiv
+2410.20305) share prompts with FlexAttention; the paper is silent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.packing import Branches, pack, padded
 
-BACKENDS = ("auto", "varlen", "sdpa", "flex")
+# words whose logits TRL's fused head holds at a time on a CPU: of its own tile of 32,768 it makes
+# eight float32 temporaries, a third of a step's peak memory
+CPU_TILE = 4096
+PADDED = ("input_ids", "attention_mask", "labels")
+PACKED = ("position_ids", "branches", "head_positions", "shift_labels")  # and input_ids
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Tokens of each example's prompt and responses; tells the attention that a row is packed."""
+
+    examples: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def sequences(self) -> Iterator[tuple[range, range]]:
+        """Each prompt and each branch in turn: the prompt it sees before itself, and its tokens."""
+        start = 0
+        for length, responses in self.examples:
+            prompt = range(start, start + length)
+            yield range(0), prompt
+            start = prompt.stop
+            for length in responses:
+                yield prompt, range(start, start + length)
+                start += length
+
+    def positions(self) -> list[int]:
+        """Position of each token: branches restart where their prompt ends."""
+        return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
+
+    def mask(self) -> Tensor:
+        """(T, T) bool: may the row's token see the column's? The picture of the method."""
+        n = len(self.positions())
+        mask = torch.zeros(n, n, dtype=torch.bool)
+        for seen, own in self.sequences():
+            for at in own:
+                mask[at, [*seen, *range(own.start, at + 1)]] = True
+        return mask
+
+
+def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
+    """One row for a batch: ``responses[b]`` are the token ids of the responses to prompt b.
+
+    Returns ``input_ids`` and ``position_ids`` (1, T), ``branches``, and, N counting response tokens
+    example by example, ``head_positions`` (N,) of the tokens that predict (the prompt's last, then
+    the response's own) and ``shift_labels`` (1, N), what they should.
+    """
+    examples = list(zip(prompts, responses, strict=True))
+    branches = Branches(tuple((len(x), tuple(map(len, ys))) for x, ys in examples))
+    predict = [at for x, own in branches.sequences() if x for at in (x[-1], *own[:-1])]
+    return {
+        "input_ids": torch.tensor([[token for x, ys in examples for p in (x, *ys) for token in p]]),
+        "position_ids": torch.tensor([branches.positions()]),
+        "head_positions": torch.tensor(predict),
+        "shift_labels": torch.tensor([[token for ys in responses for y in ys for token in y]]),
+        "branches": branches,
+    }
+
+
+def pad(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
+    """A padded row per response, (R·B, T), all first ones first; ``labels`` -100 outside them."""
+    columns = zip(*responses, strict=True)
+    pairs = [(x, y) for column in columns for x, y in zip(prompts, column, strict=True)]
+    rows = padded([x + y for x, y in pairs], 0, "right", "cpu")
+    labels = padded([[-100] * len(x) + y for x, y in pairs], -100, "right", "cpu")
+    return {**rows, "labels": labels["input_ids"]}
+
+
+def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask``, (B, T), of B rows of different lengths."""
+    rows = [torch.tensor(row, device=device) for row in ids]
+    mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
+    return {"input_ids": pad_sequence(rows, True, pad, side), "attention_mask": mask}
+
+
+def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
+    """Consecutive examples of at most ``budget`` tokens together, one at least; all without one."""
+    starts, held = [0], 0
+    for number, size in enumerate(sizes):
+        if budget and held + size > budget and number > starts[-1]:
+            starts, held = [*starts, number], 0
+        held += size
+    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
+
+
+def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
+    """log π(y|x) of a batch's responses, (B, R), and the model's output.
+
+    ``batch`` has their ``lengths`` (B, R) and what :func:`pack` or :func:`pad` returns, or
+    ``parts`` of either kind. The model needs TRL's fused output head.
+    """
+    lengths = batch["lengths"]
+    if "parts" in batch:
+        logps = [response_logps(model, part, **kwargs)[0] for part in batch["parts"]]
+        return torch.cat(logps), None
+    if lengths.device.type == "cpu":
+        from trl.trainer import utils
+
+        utils._CHUNKED_LOGPROB_CHUNK_SIZE = CPU_TILE
+    kwargs |= {name: batch[name] for name in (*PADDED, *PACKED) if name in batch}
+    outputs = model(**kwargs, use_cache=False, fused_lm_head=True)
+    if "branches" in batch:
+        parts = outputs.log_probs[0].split(lengths.flatten().tolist())  # (N,) response by response
+        return torch.stack([part.sum() for part in parts]).view(lengths.shape), outputs
+    width = batch["input_ids"].shape[1] - 1
+    log_probs = outputs.log_probs[:, -width:]  # prompt learning prepends tokens
+    return log_probs.sum(dim=1).view(lengths.shape[1], -1).T, outputs
 
 
 @lru_cache(maxsize=8)
 def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
-    """What each prompt and each branch attends to, as ``varlen`` takes it.
-
-    The keys of each of N sequences, the ends of its queries and keys, (N + 1,) int32; the longest.
-    """
+    """Keys of N prompts and branches; ends of queries and of keys, (N + 1,) int32; both longest."""
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
-    queries = [len(own) for _, own in found]
-    keys = [len(seen) + len(own) for seen, own in found]
-    like: dict[str, Any] = {"dtype": torch.int32, "device": device}
-    query_ends, key_ends = (torch.tensor([0, *accumulate(n)], **like) for n in (queries, keys))
-    return index, query_ends, key_ends, max(queries), max(keys)
+    sizes = torch.tensor([(0, 0), *((len(own), len(seen) + len(own)) for seen, own in found)])
+    ends = sizes.T.contiguous().cumsum(1).to(device, torch.int32)
+    return index, *ends, *sizes.amax(0).tolist()
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | None) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call."""
+    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), in one call of flash attention."""
     index, *sizes = key_index(branches, q.device)
     q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # (T, H, D)
     k, v = k.index_select(0, index), v.index_select(0, index)
@@ -55,18 +153,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, branches: Branches, scale: float | 
     return out[None]
 
 
-def _runs_varlen(value: Tensor, dropout: float) -> bool:
-    """Whether PyTorch's flash attention takes these values, (1, H, T, D)."""
-    size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
-    if not (value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout):
-        return False
-    return torch.cuda.get_device_capability(value.device) >= (8, 0)
-
-
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, branches: Branches, scaling: float | None, p: float
 ) -> Tensor:
-    """Attention of a packed row, (1, H, T, D) to (1, T, H, D), one call per branch.
+    """The same, one call per branch.
 
     A CPU's kernel skips what a causal square masks and nothing else. So the prompt goes along with
     its first branch in one square, and again with each branch that is longer than itself.
@@ -91,15 +181,8 @@ def _sdpa(
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
-@lru_cache(maxsize=8)
-def block_mask(branches: Branches, device: torch.device) -> Any:
-    """FlexAttention's sparse mask of a packed row; whole blocks that nothing sees are skipped."""
-    n, where = len(branches.positions()), str(device)
-    return create_block_mask(branches.sees(device), None, None, n, n, device=where)
-
-
-def _attention(base: str, backend: str) -> Callable[..., Any]:
-    """An attention function: ``base`` for ordinary calls, ``backend`` for packed rows."""
+def _attention(base: str) -> Callable[..., Any]:
+    """An attention function: ``base`` for ordinary calls, varlen or SDPA for packed rows."""
 
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any
@@ -112,28 +195,27 @@ def _attention(base: str, backend: str) -> Callable[..., Any]:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
         query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
         scaling, dropout = how.get("scaling"), how.get("dropout", 0.0)
-        if backend == "varlen" or (backend == "auto" and _runs_varlen(value, dropout)):
+        size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
+        fits = value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout
+        if fits and torch.cuda.get_device_capability(value.device) >= (8, 0):
             return _varlen(query, key, value, branches, scaling), None
-        if backend != "flex":
-            return _sdpa(query, key, value, branches, scaling, dropout), None
-        blocks, flex = block_mask(branches, query.device), ALL_ATTENTION_FUNCTIONS["flex_attention"]
-        return flex(module, query, key, value, blocks, scaling=scaling)[0], None
+        return _sdpa(query, key, value, branches, scaling, dropout), None
 
     return attend
 
 
-def enable(model: Any, backend: str = "auto") -> None:
+def enable(model: Any) -> None:
     """Teach a causal language model to run packed rows; ordinary calls stay what they were.
 
-    Registers an attention function with transformers and lets calls say with ``branches`` how the
-    row is packed and with ``head_positions`` (N,) which tokens the output head is for: hidden
-    states leave the backbone as (1, N, H). Ordinary calls of a flash attention go through SDPA.
+    Calls say with ``branches`` how the row is packed and with ``head_positions`` (N,) which tokens
+    the output head is for: hidden states leave the backbone as (1, N, H). Ordinary calls of a flash
+    attention go through SDPA.
     """
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
         base = "sdpa"  # eager has no entry; flash kernels are looked up by the name in the config
-    name = f"shared_prompt_{backend}_over_{base}"
-    AttentionInterface.register(name, _attention(base, backend))
+    name = f"shared_prompt_over_{base}"
+    AttentionInterface.register(name, _attention(base))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
     backbone = model.base_model
@@ -158,15 +240,14 @@ def _keep_positions(module: Any, args: Any, output: Any) -> None:
         module._head_positions = None
 
 
-def obstacle(
-    model: Any, max_length: int | None, backend: str = "auto", *, trial: bool = True
-) -> str | None:
+@torch.no_grad()
+def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | None:
     """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
 
-    Asks its configuration, and with ``trial`` (not where weights are sharded already) runs a small
-    example both ways: positions or a state of its own change the hidden states.
+    Asks its configuration, and with ``trial`` (not where weights are sharded already) compares the
+    hidden states of a packed row with those of padded rows.
     """
-    config = model.config.get_text_config()
+    config, was = model.config.get_text_config(), model.config._attn_implementation
     window = getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None)
     if window and (max_length is None or window < max_length):
         return f"its attention window is {window} tokens, below max_length"
@@ -176,35 +257,28 @@ def obstacle(
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
     if not trial:
-        enable(model, backend)
+        enable(model)
         return None
-    was = model.config._attn_implementation
-    if found := _trial(model, backend):
-        model.set_attn_implementation(was)
-    return found
 
-
-@torch.no_grad()
-def _trial(model: Any, backend: str) -> str | None:
-    """Compare the hidden states of a packed row with those of a row per response."""
-    ids = [i % model.config.get_text_config().vocab_size for i in range(17)]
-    prompt, responses = ids[:5], [ids[5:12], ids[12:]]
-    packed, training = pack([prompt], [responses]), model.training
+    ids, training = [i % config.vocab_size for i in range(17)], model.training
+    packed = pack([ids[:5]], [[ids[5:12], ids[12:]]])
     names = ("input_ids", "position_ids", "head_positions")
     inputs = {name: packed[name].to(model.device) for name in names}
-    rows = padded([prompt + response for response in responses], 0, "right", model.device)
+    rows = padded([ids[:12], ids[:5] + ids[12:]], 0, "right", model.device)
     model.eval()
     try:
-        enable(model, backend)
+        enable(model)
         alone = model.base_model(**rows, use_cache=False).last_hidden_state.float()
         expected = torch.cat([alone[0, 4:11], alone[1, 4:9]])
         states = model.base_model(**inputs, branches=packed["branches"], use_cache=False)
         off = (states.last_hidden_state[0].float() - expected).abs().max() / expected.abs().max()
+        # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
+        if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
+            return None
+        found = f"a trial row came out different (by {off:.1e} of its size)"
     except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError) as error:
-        return f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
+        found = f"a trial row failed ({type(error).__name__}: {str(error).splitlines()[0][:80]})"
     finally:
         model.train(training)
-    # the trial's own floor: 16-bit formats have 8 to 11 bits of mantissa
-    if off < (1e-3 if model.dtype == torch.float32 else 5e-2):
-        return None
-    return f"a trial row came out different (by {off:.1e} of its size)"
+    model.set_attn_implementation(was)
+    return found

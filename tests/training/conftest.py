@@ -8,6 +8,7 @@ from datasets import Dataset
 from trl import SFTConfig
 
 from wrpo_lib.models import build_model, build_tokenizer
+from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.training import DynamicsCallback, WRPOConfig, WRPOTrainer, sft_trainer
 
 WORDS = ["reverse", "sort", "copy", "answer", "is", "the", *"abcdefgh", ".", ":"]
@@ -19,17 +20,12 @@ def tokenizer():
     return build_tokenizer([" ".join(WORDS), "\n".join(WORDS)])
 
 
-@pytest.fixture(scope="session")
-def _model(tokenizer):
+@pytest.fixture
+def model(tokenizer):
+    """It has no path, as a model fresh from SFT."""
     shape = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 64}
     size = {"num_hidden_layers": 2, "num_attention_heads": 4, "tie_word_embeddings": True}
     return build_model({**shape, **size}, tokenizer, seed=0)
-
-
-@pytest.fixture
-def model(_model):
-    """A fresh copy a test; it has no path, as a model fresh from SFT."""
-    return copy.deepcopy(_model)
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +35,10 @@ def quadruples():
         x = ["abcdefgh"[(i * k + k) % 8] for k in range(1, 4 + i % 3)]
         turn = {"role": "user", "content": f"reverse : {' '.join(x)}"}
         answer = " ".join(reversed(x))
-        chosen = {
-            "source_chosen": f"the answer is {answer} .",
-            "target_chosen": f"answer : {answer} .",
-        }
-        rejected = f"answer : {' '.join(x[: 1 + i % 3])} ."
-        rows.append({"prompt_id": f"p{i}", "prompt": [turn], **chosen, "rejected": rejected})
+        sides = (f"the answer is {answer} .", f"answer : {answer} .")
+        sides += (f"answer : {' '.join(x[: 1 + i % 3])} .",)
+        texts = dict(zip(RESPONSES, sides, strict=True))
+        rows.append({"prompt_id": f"p{i}", "prompt": [turn], **texts})
     return Dataset.from_list(rows)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 from pathlib import Path
@@ -67,11 +66,6 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(next(out.glob("*model.safetensors")))
 
 
-def same_weights(one: Path, other: Path) -> bool:
-    first, second = weights(one), weights(other)
-    return all(second[name].equal(weight) for name, weight in first.items())
-
-
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
     """A finished, uninterrupted run in a process of its own."""
@@ -86,7 +80,7 @@ def whole(small, tmp_path_factory):
 
 def test_a_run_leaves_model_card_record_and_no_pickle(whole, small, train):
     names = {path.name for path in whole.iterdir()}
-    assert {"model.safetensors", "config.json", "tokenizer.json", "README.md", "run.json"} <= names
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= names
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
     card = (whole / "README.md").read_text()
     assert f"a fine-tuned version of `{small / 'model'}`" in card
@@ -97,14 +91,13 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole, small, train):
     assert (record["status"], record["settings"]["training.beta"]) == ("finished", 0.5)
     assert set(record["settings"]["model"]) == {"model.safetensors"}
     assert len(record["settings"]["data"]["sha256"]) == 64
-    assert not record["arguments"]["push_to_hub"]
     assert [row["step"] for row in lines(whole)] == list(range(1, 41))
     assert lines(whole)[-1]["loss"] < lines(whole)[0]["loss"]
-    for more, values, sentence in (  # it is not run over
-        ([], {}, "holds a run already; pass --resume"),
-        (["--resume"], {"beta": 0.3}, "was started with training.beta 0.5, this run has 0.3"),
-    ):
-        assert sentence in train(whole, *more, **values, status=2)[1]
+    assert "holds a run already; pass --resume" in train(whole, status=2)[1]
+    other = "was started with training.beta 0.5, this run has 0.3"
+    assert other in train(whole, "--resume", beta=0.3, status=2)[1]
+    with Store(whole / ".lock.jsonl", ()):  # as another run holds it
+        assert "another process" in train(whole, "--resume", status=2)[1]
     assert (whole / "run.json").read_text() == before
 
 
@@ -112,49 +105,22 @@ def test_no_step_is_trained_after_the_last(train, tmp_path):
     """Five steps end inside an epoch of eight; once killed before the model was saved, once not."""
     out, values = tmp_path / "out", {"max_steps": 5, "save_steps": 1}
     train(out, **values)
-    before, dynamics = shutil.copytree(out, tmp_path / "before"), lines(out)
+    before, dynamics = weights(out), lines(out)
     for name in ("model.safetensors", "README.md"):
         (out / name).unlink()
-        printed, _ = train(out, "--resume", **values)
-        assert "nothing was left to train" in printed
-    assert same_weights(out, before)
+        assert "nothing was left to train" in train(out, "--resume", **values)[0]
+    torch.testing.assert_close(weights(out), before, rtol=0, atol=0)
     assert lines(out) == dynamics
     assert last_checkpoint(out) == out / "checkpoint-5"
 
 
-def test_a_full_disk_is_one_sentence_and_keeps_what_is_whole(train, tmp_path):
-    """Files may not grow to the optimiser's state."""
-    out = tmp_path / "out"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
-    try:
-        _, err = train(out, max_steps=4, save_steps=2, status=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert f"wrpo: {out}: writing failed" in err.splitlines()[-1]
-    assert "make room, then start again" in err
-    assert len(lines(out)) == 2
-    with Store(out / ".lock.jsonl", ()):  # as another run holds it
-        assert "another process" in train(out, max_steps=4, save_steps=2, status=2)[1]
-    train(out, max_steps=4, save_steps=2)
-    assert len(lines(out)) == 4
-
-
-SECRET = "hf_abcdefghijklmnop"
-
-
 def test_no_token_is_written_or_said(train, tmp_path):
-    recipe, out = tmp_path / "mine.yaml", tmp_path / "out"
-    recipe.write_text(f"base: smol/wrpo\nload: {{token: {SECRET}}}\n")
-    printed, err = train(out, "--hub_token", SECRET, recipe=str(recipe), max_steps=1)
-    written = [(out / name).read_text() for name in ("run.json", "README.md")]
-    assert not any(SECRET in said for said in (printed, err, *written))
-    settings = json.loads((out / "run.json").read_text())["settings"]
-    assert (settings["training.hub_token"], settings["load"]["token"]) == ("***", "***")
-    options = ["--load.attn_implementation", f"no-{SECRET}"]
-    _, err = train(tmp_path / "other", *options, recipe=str(recipe), status=2)
+    recipe, out, secret = tmp_path / "mine.yaml", tmp_path / "out", "hf_abcdefghijklmnop"
+    recipe.write_text(f"base: smol/wrpo\nload: {{token: {secret}}}\n")
+    said = train(out, "--hub_token", secret, recipe=str(recipe), max_steps=1)
+    assert secret not in "".join(said) + (out / "run.json").read_text()
+    _, err = train(tmp_path / "other", "--load.attn_implementation", f"no-{secret}", status=2)
     assert "no-***" in err
-    assert SECRET not in err
 
 
 def stopped(small: Path, folder: Path, how: signal.Signals, **values: Any) -> tuple[Any, str]:
@@ -174,10 +140,12 @@ def test_kill_and_resume_gives_the_same_dynamics(small, whole, tmp_path, train):
     torn = out / "checkpoint-39"  # as a kill while a checkpoint is written leaves it
     shutil.copytree(newest, torn)
     (torn / "trainer_state.json").write_text('{"epoch": 1.')
+    with (out / "dynamics.jsonl").open("a") as file:
+        file.write('{"step": 39, "lo')  # and a line
     printed, _ = train(out, "--resume", report_to="none")
     assert f"resuming from {newest}" in printed
     assert lines(out) == lines(whole)
-    assert same_weights(out, whole)
+    torch.testing.assert_close(weights(out), weights(whole), rtol=0, atol=0)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
@@ -238,9 +206,7 @@ def test_two_processes_give_the_losses_of_one(small, tmp_path, train, kind, lora
     for key in ("loss", "grad_norm", "alpha", "rewards/margins", "logps/rejected"):
         expected = [row[key] for row in alone]
         assert [row[key] for row in together] == pytest.approx(expected, rel=1e-4, abs=1e-5), key
-    expected, found = weights(one), weights(two)
-    for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(weights(two), weights(one), rtol=1e-3, atol=1e-4)
 
 
 def test_fields_of_lora_and_load_evaluation_and_merging(small, train, tmp_path, capsys):
@@ -258,32 +224,26 @@ def test_fields_of_lora_and_load_evaluation_and_merging(small, train, tmp_path, 
     for folder, sentence in ((merged, "holds no adapter"), (out, "is not empty")):
         assert sentence in wrpo(capsys, "merge", folder, merged)[2]
     record = json.loads((out / "run.json").read_text())
-    assert record["log"][0]["step"] == 4
     assert "eval_loss" in record["log"][0]
     assert record["settings"]["training.learning_rate"] == 1e-3
 
 
-@pytest.mark.parametrize("recipe", ["dpo_off", "ipo", "simpo"])
-def test_preference_pairs_serve_where_one_preferred_response_is_read(
-    small, train, tmp_path, recipe
+@pytest.mark.parametrize(
+    ("recipe", "preferred"), [("dpo_off", "source_chosen"), ("simpo", "target_chosen")]
+)
+def test_preference_pairs_serve_where_one_response_is_read(
+    small, train, tmp_path, recipe, preferred
 ):
-    """Pairs of TRL's format give the losses of the quadruples they come from.
-
-    They need no ids, their rewards may be whole numbers, and nobody reads their other fields.
-    """
-    pairs, odd = tmp_path / "pairs.jsonl", [{}, "none", [1], 2**70, {"a": None}]
-    preferred = "source_chosen" if recipe == "dpo_off" else "target_chosen"
-    rows = []
+    """TRL's pairs give the losses of their quadruples; nobody reads their other fields."""
+    pairs, rows, odd = tmp_path / "pairs.jsonl", [], [{}, "none", [1], 2**70, {"a": None}]
     for number, row in enumerate(read_rows(small / "rows.jsonl")):
         sides = {"chosen": row[preferred], "rejected": row["rejected"]}
         made = {k: [{"role": "assistant", "content": text}] for k, text in sides.items()}
         rows.append({**made, "prompt": row["prompt"], "chosen_reward": 8, "seed": odd[number % 5]})
     write_rows(rows, pairs)
-    losses = []
     for data in (small / "rows.jsonl", pairs):
-        out = tmp_path / data.stem
-        train(out, "--data", data, recipe=f"smol/{recipe}", max_steps=3)
-        losses.append([row["loss"] for row in lines(out)])
+        train(tmp_path / data.stem, "--data", data, recipe=f"smol/{recipe}", max_steps=3)
+    losses = [[row["loss"] for row in lines(tmp_path / name)] for name in ("rows", "pairs")]
     assert losses[0] == losses[1]
     assert losses[0][-1] < losses[0][0]
     _, err = train(tmp_path / "out", "--data", pairs, status=2)
@@ -297,16 +257,12 @@ BAD = {
     "beta 0.1": "unknown option 'beta'",
     "--beta high": "training.beta: should be a valid number",
     "alpha=3": "recipes/smol/wrpo.yaml: alpha is 3.0, outside [0, 1]",
-    "micro_batch_tokens=0": "recipes/smol/wrpo.yaml: micro_batch_tokens is below 1",
     "lr_scheduler_type=cosin": "cosin is not a valid SchedulerType",
     "--model runs/no/where": "the model folder 'runs/no/where' does not exist",
-    "--model no/model": "cannot load 'no/model'",
     "--data no/where.jsonl": "no/where.jsonl does not exist",
     "--lora.r 8 --lora.target_modules=[c_attn]": "Target modules {'c_attn'} not found",
-    "--lora.rank 8": "unknown key 'lora.rank'",
     "--lora.r [": "smol/wrpo.yaml: while parsing",
     "--lora.r 8 --quantization.load_in_4bit true": "bitsandbytes",
-    "load.attn_implementation=flash_attention_2": "FlashAttention2",
     "--resume": "holds no whole checkpoint to resume from",
     "--eval_strategy steps": "eval_dataset",
     "--output_dir /dev/null/out": "/dev/null/out",

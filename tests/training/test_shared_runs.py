@@ -11,7 +11,6 @@ from transformers import MistralConfig, MistralForCausalLM
 from wrpo_lib.errors import WRPOError
 
 KEYS = ("loss", "grad_norm", "rewards/margins", "rewards/fused", "logps/rejected", "alpha")
-DISPREFERRED = {"alpha": 0.4, "alpha_schedule": "constant", "alpha_rejected": 0.3}
 
 
 @pytest.fixture
@@ -39,15 +38,13 @@ def assert_same(steps: Any, ours: Any, theirs: Any) -> None:
     [
         {"objective": "ipo", "tau": 0.2},
         {"objective": "simpo", "beta": 2.0, "gamma": 0.3},
-        {"alpha": 0.0},
         {"alpha": 1.0, "alpha_schedule": "constant", "score_unused": False},
-        {"lora": True},
         {"lora": True, "activation_checkpointing": True},
         {"activation_checkpointing": True, "gradient_accumulation_steps": 3},
         {"lora": True, "precompute_ref_log_probs": False},
-        DISPREFERRED,
+        {"alpha": 0.4, "alpha_schedule": "constant", "alpha_rejected": 0.3},
     ],
-    ids=lambda setting: "-".join(f"{k}={v}" for k, v in setting.items()),
+    ids=str,
 )
 def test_losses_and_gradients_are_those_of_padded_rows(trainer, steps, wide, setting):
     setting = {"alpha": 0.5, **setting}

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from wrpo_lib.planner import Plan
 
-OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""What typer does not know is a field of the recipe."""
-
+OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}  # fields of the recipe
 # dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
 CARDS = {
     "RTX 4090": (165, 23.5),
@@ -28,7 +26,6 @@ CARDS = {
     "H100 80 GB": (989, 79.1),
     "H200": (989, 139.8),
 }
-
 COMMANDS = {
     "train": "Train a policy on quadruples by RECIPE.",
     "sft": "Fine-tune the target on the best source responses by RECIPE, the stage before WRPO.",
@@ -51,10 +48,10 @@ def train(
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
     from wrpo_lib import machine
-    from wrpo_lib.recipes import find_recipe, override
+    from wrpo_lib.recipes import load_recipe, override
     from wrpo_lib.training import run as runs
 
-    found = override(find_recipe(recipe), context.args)
+    found = override(load_recipe(recipe), context.args)
     if (context.info_name == "sft") != (found.stage == "sft"):
         other = "sft" if found.stage == "sft" else "train"
         raise WRPOError(f"{found.where} is of stage {found.stage!r}; run it with `wrpo {other}`")
@@ -96,9 +93,9 @@ def plan(
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
     from wrpo_lib import machine
     from wrpo_lib.planner import plan_recipe
-    from wrpo_lib.recipes import find_recipe, override
+    from wrpo_lib.recipes import load_recipe, override
 
-    found = override(find_recipe(recipe), context.args)
+    found = override(load_recipe(recipe), context.args)
     found = replace(found, model=model or found.model)
     typer.echo(report(plan_recipe(found, gpus, data)))
     typer.echo(f"here: {machine.describe(found.output_dir)}")
@@ -133,11 +130,11 @@ def overview(recipes: list[str]) -> pd.DataFrame:
     import pandas as pd
 
     from wrpo_lib.planner import plan_recipe
-    from wrpo_lib.recipes import find_recipe
+    from wrpo_lib.recipes import load_recipe
 
     rows = []
     for name in recipes:
-        plan = plan_recipe(find_recipe(name))
+        plan = plan_recipe(load_recipe(name))
         need = sum(plan.memory(plan.worst, True).values()) / 2**30
         row = {"recipe": name, "GiB of memory": need, "GiB on disk": plan.disk / 2**30}
         row["steps"] = plan.steps

@@ -76,10 +76,11 @@ def alpha_slider() -> str:
 
 def mask() -> Drawn:
     """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
-    from wrpo_lib.packing import Branches
+    from wrpo_lib.sharing import Branches
 
     branches = Branches(((PROMPT, LENGTHS),))
-    sees, owners = branches.mask(), branches.owners()[1]
+    sees = branches.mask()
+    owners = [part for part, n in enumerate((PROMPT, *LENGTHS)) for _ in range(n)]
     n, width = len(owners), PROMPT + LENGTHS[0]
     ticks = {"ticks": [k + 0.5 for k in range(n)], "labels": list(map(str, branches.positions()))}
     with drawing(2, 7.0, height_ratios=[1.7, 1]) as (figure, (top, bottom)):

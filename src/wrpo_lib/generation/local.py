@@ -20,8 +20,8 @@ from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.generation.stage import Request, Response, Sampling, windows
 from wrpo_lib.io import Row
 from wrpo_lib.models import load_causal_lm
-from wrpo_lib.packing import padded
 from wrpo_lib.replies import split_thought
+from wrpo_lib.sharing import padded
 
 T = TypeVar("T")
 Rendered = list[tuple[Request, list[int]]]

@@ -183,9 +183,8 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
             scores.append(np.array([quality(prompt, text) for text in unique])[place])
             errors.append(np.array(reward_noise(prompt, unique))[place])
     asked = torch.stack([target.prompt_ids(w.splits[split]) for w in worlds])
-    shape = asked.shape[0], asked.shape[1], -1
-    found = (np.reshape(values, shape) for values in (scores, errors))
-    return Pool(asked, torch.stack(ids), *found, slots)
+    size = *asked.shape[:2], -1
+    return Pool(asked, torch.stack(ids), np.reshape(scores, size), np.reshape(errors, size), slots)
 
 
 def keep(path: Path, make: Callable[[], Any]) -> Any:

@@ -18,11 +18,7 @@ class NothingLeft(Exception):
 
 
 class DynamicsCallback(TrainerCallback):
-    """Write every training log to ``path``, a line of JSON each.
-
-    A line holds ``step`` (optimiser steps done) and all that is logged, means over the steps since
-    the line before. On resume, lines of later steps are dropped first.
-    """
+    """Write each training log to ``path`` as a line of JSON: ``step``, and means since the last."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -39,12 +35,11 @@ class DynamicsCallback(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Append one line; evaluation logs and the closing summary are not dynamics."""
-        if not state.is_world_process_zero or not logs or "loss" not in logs:
-            return
-        values = {key: float(value) for key, value in logs.items() if key != "num_tokens"}
-        row = {"step": state.global_step, **values}  # TRL counts tokens from 0 after a resume
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        if state.is_world_process_zero and logs and "loss" in logs:
+            values = {key: float(value) for key, value in logs.items() if key != "num_tokens"}
+            row = {"step": state.global_step, **values}  # TRL counts tokens from 0 after a resume
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 class LiveLine(ProgressCallback):
@@ -71,8 +66,7 @@ class LivePlot(TrainerCallback):
     """Draw rewards, margin and alpha under a notebook's cell, at most every five seconds."""
 
     def __init__(self) -> None:
-        self.logs: list[dict[str, float]] = []
-        self.drawn = 0.0
+        self.logs, self.drawn = list[dict[str, float]](), 0.0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Add a step, and draw when the last picture is old."""

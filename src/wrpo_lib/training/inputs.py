@@ -13,14 +13,13 @@ from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from trl import DPOConfig, SFTConfig
 
-from wrpo_lib import models, packing
+from wrpo_lib import models, sharing
 from wrpo_lib.chat import Truncation, render
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import read_rows
 from wrpo_lib.objective import FORMS, SCHEDULES
 from wrpo_lib.quadruples.schema import RESPONSES, as_written, side_text, validate_quadruples
 from wrpo_lib.recipes import Recipe, checked
-from wrpo_lib.sharing import BACKENDS
 
 logger = get_logger(__name__)
 
@@ -37,27 +36,24 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "train_sampling_strategy": ("random", "sequential"),  # others need one length per row
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""
-CHOICES = {
-    **{"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, "share_prompt_backend": BACKENDS},
-    **{"share_prompt": ("auto", "true", "false"), **UNSUPPORTED},
-}
+CHOICES = {"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, **UNSUPPORTED}
+CHOICES["share_prompt"] = ("auto", "true", "false")
 
 
 @dataclass
 class WRPOConfig(DPOConfig):
     """Arguments of :class:`~wrpo_lib.training.WRPOTrainer`, with those of TRL's ``DPOConfig``.
 
-    Alpha is the weight of the source response in [0, 1], see :mod:`wrpo_lib.objective`. Higher
-    ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which has none,
-    ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the prompt is cut
-    to its last ``max_prompt_length``, then each response to what is left. Defaults are the paper's
-    for the DPO form; ``recipes/paper`` has those of the others.
+    Higher ``beta`` and ``tau`` keep the policy closer to the reference; in the simpo form, which
+    has none, ``beta`` sharpens. Where a prompt and a response exceed ``max_length`` tokens, the
+    prompt is cut to its last ``max_prompt_length``, then each response to what is left. Defaults
+    are the paper's for the DPO form.
 
     :raises WRPOError: for a value or an option of the parent that has no meaning here.
     """
 
     objective: str = "dpo"  # form of the loss
-    alpha: float = 0.1  # Table 6; at the end of the schedule
+    alpha: float = 0.1  # Table 6; weight of the source response at the end of the schedule
     alpha_schedule: str = "linear"  # section 4.1
     beta: float = 0.01  # Table 6
     tau: float = 0.01  # Table 6, IPO
@@ -74,7 +70,6 @@ class WRPOConfig(DPOConfig):
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
     score_unused: bool = True  # ours; False leaves a response out that has weight 0 all along
     share_prompt: str | bool = "auto"  # ours; where the model can, true: or an error
-    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
     micro_batch_tokens: int | None = None  # ours; of the parts in which a batch meets the model
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
@@ -110,11 +105,8 @@ def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
     """``SFTConfig`` or ``WRPOConfig`` of a recipe."""
     cuda = torch.cuda.is_available()
     values = {"seed": 42, "report_to": "none", "logging_steps": 1, "bf16": False}  # section 4.1
-    values |= {
-        "dataloader_pin_memory": cuda,
-        "use_cpu": not cuda,
-        "activation_checkpointing": False,
-    }
+    values |= {"dataloader_pin_memory": cuda, "activation_checkpointing": False}
+    values["use_cpu"] = not cuda
     kind: Any = SFTConfig if recipe.stage == "sft" else WRPOConfig
     own = checked(kind, recipe.training, recipe.where, "training.")
     args = kind(**{**values, **own, "output_dir": str(output_dir)})
@@ -125,10 +117,10 @@ def training_arguments(recipe: Recipe, output_dir: Path) -> Any:
 
 def lora_config(recipe: Recipe) -> LoraConfig | None:
     """peft's configuration of a recipe's ``lora``; None for full fine-tuning."""
-    if not recipe.lora:
-        return None
-    values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
-    return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+    if recipe.lora:
+        values = checked(LoraConfig, recipe.lora, recipe.where, "lora.")
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **values})
+    return None
 
 
 def load_model(recipe: Recipe) -> Any:
@@ -179,8 +171,7 @@ def tokenize(
 ) -> tuple[Dataset, Truncation]:
     """Rows of ``prompt_id``, ``prompt_ids`` and ``<field>_ids``; what was cut or folded, logged.
 
-    :raises WRPOError: for a missing column, a bad prompt or response or a prompt that leaves no
-        room for one, with its row, and where every response is cut.
+    :raises WRPOError: for a missing column, a row that cannot be rendered, or every response cut.
     """
     if missing := {"prompt", *fields} - set(dataset.column_names):
         raise WRPOError(f"the {name} data lack the column {min(missing)!r}; add it")
@@ -195,12 +186,9 @@ def tokenize(
         except WRPOError as error:
             raise WRPOError(f"the {name} data, row {number}: {error}") from error
         found.add(made, list(fields))
-        known = {
-            "prompt_id": row.get("prompt_id") or f"row {number}",
-            "prompt_ids": made.prompt_ids,
-        }
-        ids = zip(fields, made.response_ids, strict=True)
-        rows.append(known | {f"{field}_ids": response for field, response in ids})
+        key, ids = row.get("prompt_id") or f"row {number}", made.response_ids
+        known = {f"{field}_ids": own for field, own in zip(fields, ids, strict=True)}
+        rows.append({"prompt_id": key, "prompt_ids": made.prompt_ids, **known})
     if min(found[field] for field in fields) == len(rows):
         what = f"every response of the {name} data is longer than max_length {limits[0]} allows"
         raise WRPOError(f"{what}, so no response would be seen to its end; raise max_length")
@@ -230,7 +218,7 @@ class WRPOCollator:
     """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
 
     Returns ``lengths`` (B, R) in tokens; R·B padded rows or, with ``share_prompt``, one packed row
-    (:mod:`wrpo_lib.packing`); ``prompt_id``; the reference's log-probabilities where there are any.
+    (:mod:`wrpo_lib.sharing`); ``prompt_id``; the reference's log-probabilities where there are any.
     More than ``micro_batch_tokens`` come as ``parts``, batches each with its ``share`` of the rows.
     """
 
@@ -240,25 +228,21 @@ class WRPOCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collate ``rows``."""
-        sizes = []
-        for row in rows:
-            lengths = [len(row[f"{name}_ids"]) for name in self.responses]
-            prompts = 1 if self.share_prompt else len(lengths)
-            sizes.append(sum(lengths) + prompts * len(row["prompt_ids"]))
-        groups = [rows[part] for part in packing.split_by_tokens(sizes, self.micro_batch_tokens)]
-        if len(groups) == 1:
-            return self._batch(rows)
-        parts = [{**self._batch(group), "share": len(group) / len(rows)} for group in groups]
-        names = [name for name in ("lengths", *REF_LOGPS) if name in parts[0]]
-        return {n: torch.cat([part[n] for part in parts]) for n in names} | {"parts": parts}
-
-    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        prompts = [row["prompt_ids"] for row in rows]
-        responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows]
-        lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
-        arrange = packing.pack if self.share_prompt else packing.pad
-        # lengths first: accelerate counts examples by it
-        batch = {"lengths": lengths, **arrange(prompts, responses)}
+        copies = ["prompt"] * (1 if self.share_prompt else len(self.responses))
+        sizes = [sum(len(row[f"{k}_ids"]) for k in (*copies, *self.responses)) for row in rows]
         known = [name for name in REF_LOGPS if name in rows[0]]
-        batch |= {name: torch.tensor([row[name] for row in rows]) for name in known}
-        return batch | {"prompt_id": [row.get("prompt_id") for row in rows]}
+        parts: list[dict[str, Any]] = []
+        for part in sharing.split_by_tokens(sizes, self.micro_batch_tokens):
+            prompts = [row["prompt_ids"] for row in rows[part]]
+            responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows[part]]
+            lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])
+            arrange = sharing.pack if self.share_prompt else sharing.pad
+            # lengths first: accelerate counts examples by it
+            batch = {"lengths": lengths, **arrange(prompts, responses)}
+            batch |= {name: torch.tensor([row[name] for row in rows[part]]) for name in known}
+            batch["prompt_id"] = [row.get("prompt_id") for row in rows[part]]
+            parts.append({**batch, "share": len(prompts) / len(rows)})
+        if len(parts) == 1:
+            return parts[0]
+        whole = {k: torch.cat([part[k] for part in parts]) for k in ("lengths", *known)}
+        return {**whole, "parts": parts}

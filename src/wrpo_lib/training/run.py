@@ -1,6 +1,7 @@
 """From a recipe to a trained policy: the one code path of every profile, and a dry run of it."""
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,41 +11,28 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
-from datasets import Dataset
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers.trainer_utils import sort_checkpoints
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Store, file_hash, write_atomically, write_json, write_rows
 from wrpo_lib.models import build_model, build_tokenizer, load_tokenizer, locate
-from wrpo_lib.recipes import SECRET, Recipe, named
+from wrpo_lib.recipes import Recipe, named
 from wrpo_lib.records import provenance
 from wrpo_lib.training.callbacks import DynamicsCallback, NothingLeft, show_progress
 from wrpo_lib.training.inputs import load_data, load_model, lora_config, training_arguments
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 
 RECORD = "run.json"
-FREE = (
-    *("per_device_", "gradient_accumulation", "micro_batch_"),
-    *("logging_", "save_", "eval_", "report_to", "ref_"),
-)
+FREE: tuple[str, ...] = ("per_device_", "gradient_accumulation", "micro_batch_", "report_to")
+FREE += ("logging_", "save_", "eval_", "ref_", "hub_")
 """Training fields (by their beginning) that may change on resume: the steps stay the same."""
 ROWS = 32  # of a dry run, as what follows
-SMALL: dict[str, Any] = {
-    **{"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_length": 128},
-    **{"max_steps": 3, "save_steps": 1, "optim": "adamw_torch", "use_cpu": True},
-}
+SMALL: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+SMALL |= {"max_length": 128, "max_steps": 3, "save_steps": 1, "optim": "adamw_torch"}
+SMALL["use_cpu"] = True
 MODEL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 MODEL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def load_inputs(recipe: Recipe) -> tuple[Any, Any, Dataset]:
-    """Model, tokenizer and rows that a recipe names."""
-    with named(recipe):
-        rows, tokenizer = load_data(recipe), load_tokenizer(recipe.model or "")
-        return load_model(recipe), tokenizer, rows
 
 
 def run(
@@ -52,16 +40,13 @@ def run(
 ) -> Any:
     """What ``wrpo train`` and ``wrpo sft`` do with a recipe; returns the finished trainer.
 
-    ``output_dir`` gets run record, training dynamics and checkpoints while it goes on, and at its
-    end model, tokenizer and model card.
+    ``output_dir`` gets run record, dynamics and checkpoints; at the end model, tokenizer and card.
 
     :raises WRPOError: for bad input, in one sentence that begins with the recipe.
     """
     with named(recipe):
         args, state = training_arguments(recipe, output_dir), PartialState()
         given: dict[str, Any] = {"args": args, "peft_config": lora_config(recipe)}
-        if recipe.merge and recipe.lora and state.distributed_type == DistributedType.DEEPSPEED:
-            raise WRPOError("DeepSpeed cannot merge an adapter; start it with accelerate/ddp.yaml")
         given["train_dataset"] = data = load_data(recipe)
         given["eval_dataset"] = load_data(recipe, recipe.eval_data) if recipe.eval_data else None
         given["processing_class"] = load_tokenizer(recipe.model or "")
@@ -73,10 +58,9 @@ def run(
             checkpoint = check_folder(output_dir, record, resume)
             if state.is_main_process:
                 write_json(output_dir / RECORD, record)
-        batch = f"per device {args.train_batch_size} x accumulation "
-        batch += f"{args.gradient_accumulation_steps} x processes {args.world_size}"
-        size = record["settings"]["rows_per_step"]
-        say(f"{record['recipe']}: {len(data)} rows, {size} per step ({batch})")
+        parts = args.train_batch_size, args.gradient_accumulation_steps, args.world_size
+        batch = "per device {} x accumulation {} x processes {}".format(*parts)
+        say(f"{record['recipe']}: {len(data)} rows, {math.prod(parts)} per step ({batch})")
         say(f"resuming from {checkpoint}" if checkpoint else f"writing to {output_dir}")
         with named(recipe):
             model = load_model(recipe)
@@ -102,19 +86,14 @@ def run(
 
 @contextmanager
 def _going_on(folder: Path) -> Iterator[None]:
-    """What stops a run, with how to go on; what cannot be written is one sentence."""
+    """What stops a run, with how to go on."""
     try:
         yield
-    except WRPOError:
-        raise
     except (Exception, KeyboardInterrupt) as stop:
         found = last_checkpoint(folder)
         how = f"add --resume to the same command to go on from {found}" if found else "start again"
         if isinstance(stop, KeyboardInterrupt):
             raise KeyboardInterrupt(f"interrupted; {how}") from stop
-        if isinstance(stop, OSError | SafetensorError) or "inline_container" in str(stop):
-            what = str(stop).splitlines()[0]
-            raise WRPOError(f"{folder}: writing failed ({what}); make room, then {how}") from stop
         stop.add_note(f"wrpo: the run stopped; {how}")
         raise
 
@@ -133,8 +112,8 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
         trainer.create_model_card(model_name=f"{recipe.profile}-{recipe.name}")
         card = output_dir / "README.md"  # TRL links a hub page, which a local model does not have
         text = card.read_text(encoding="utf-8").replace('model="None"', f'model="{output_dir}"')
-        text = text.replace("[None](https://huggingface.co/None)", f"`{recipe.model}`")
-        write_atomically(card, text)
+        link = "[None](https://huggingface.co/None)"
+        write_atomically(card, text.replace(link, f"`{recipe.model}`"))
     state.wait_for_everyone()
     if trainer.args.push_to_hub:
         trainer.push_to_hub()
@@ -160,19 +139,19 @@ def describe(recipe: Recipe, args: Any, rows: int) -> dict[str, Any]:
         "model": {path.name: file_hash(path) for path in weights} or recipe.model,
         "data": {"rows": rows, "sha256": file_hash(Path(str(recipe.data)))},
         "rows_per_step": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        **{name: getattr(recipe, name) for name in ("stage", "lora", "load", "quantization")},
+        **{name: getattr(recipe, name) for name in ("stage", "lora", "quantization")},
+        "load": {key: value for key, value in recipe.load.items() if key != "token"},
         **{f"training.{key}": value for key, value in {**fixed, "seed": args.seed}.items()},
     }
-    record = {
+    record: dict[str, Any] = {
         "status": "running",
         "recipe": f"{recipe.profile}/{recipe.name}",
         "settings": same,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         **provenance(),
-        "arguments": args.to_sanitized_dict(),
+        "arguments": args.to_sanitized_dict(),  # without tokens
     }
-    shown: dict[str, Any] = json.loads(SECRET.sub(r'\1"***"', json.dumps(record, default=str)))
-    return shown
+    return dict(json.loads(json.dumps(record, default=str)))  # as it is read again
 
 
 def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | None:
@@ -185,9 +164,8 @@ def check_folder(folder: Path, record: dict[str, Any], resume: bool) -> Path | N
         return None
     if not checkpoint or not old:
         raise WRPOError(f"{folder} holds no whole checkpoint to resume from; leave out --resume")
-    before, now = old["settings"], record["settings"]
-    for name in sorted({*before, *now}):
-        was, given = before.get(name), now.get(name)
+    for name in sorted({*old["settings"], *record["settings"]}):
+        was, given = (made["settings"].get(name) for made in (old, record))
         if was != given:
             what = f"was started with {name} {was!r}, this run has {given!r}; resume with the same"
             raise WRPOError(f"{folder} {what} recipe, or use another --output_dir")

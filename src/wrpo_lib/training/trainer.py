@@ -1,8 +1,7 @@
 """``WRPOTrainer``, TRL's ``DPOTrainer`` with two chosen responses and a rising alpha, and SFT.
 
-TRL's own code loads, wraps, precomputes and caches the reference, trains, resumes and saves; what
-is here renders quadruples, computes log-probabilities with shared prompts, and applies
-:mod:`wrpo_lib.objective`. ``tests/training/test_config.py`` fails when TRL changes.
+TRL loads, wraps, caches the reference, trains, resumes and saves; here quadruples are rendered,
+log-probabilities computed with shared prompts, and :mod:`wrpo_lib.objective` applied.
 """
 
 import os
@@ -19,7 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import use_adapter
 
-from wrpo_lib import packing, sharing
+from wrpo_lib import sharing
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.objective import FORMS, Objective, alpha_at
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -35,10 +34,9 @@ class WRPOTrainer(DPOTrainer):
     computed once. The reference is the model as it is given, the base model where an adapter is
     trained, or ``ref_model``; SimPO has none.
 
-    Metrics, in evaluation with the prefix ``eval_`` and alpha as it then is: ``alpha``,
-    ``rewards/{source_chosen,target_chosen,fused,rejected,margins}``, ``rewards/accuracies`` (fused
-    against rejected), ``rewards/{source,target}_accuracies`` (against rejected), and
-    ``logps/{source_chosen,target_chosen,rejected}``.
+    Metrics, in evaluation with the prefix ``eval_``: ``alpha``, ``logps/`` and ``rewards/`` of each
+    response, ``rewards/{fused,margins}``, ``rewards/accuracies`` (fused against rejected) and
+    ``rewards/{source,target}_accuracies`` (against rejected).
 
     :raises WRPOError: for bad rows; in training, for a loss that is not finite.
     """
@@ -51,14 +49,12 @@ class WRPOTrainer(DPOTrainer):
         "id": "2412.03187",
     }
 
-    def __init__(
-        self, model: Any, ref_model: Any = None, *, args: WRPOConfig, **kwargs: Any
-    ) -> None:
+    def __init__(self, model: Any, ref_model: Any = None, *, args: WRPOConfig, **own: Any) -> None:
         args.remove_unused_columns = False  # rows hold nothing but what the collator reads
         self.responses = args.responses
         self.truncation: dict[str, Any] = {}
         self.shares_prompts: bool | None = None  # decided when the models are in place
-        adapted = kwargs.get("peft_config") is not None or isinstance(model, PeftModel)
+        adapted = own.get("peft_config") is not None or isinstance(model, PeftModel)
         fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
         if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
             raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
@@ -67,16 +63,11 @@ class WRPOTrainer(DPOTrainer):
         if not adapted and ref_model is None:  # TRL would load one from disk in every other case
             args.precompute_ref_log_probs = True
         collator = WRPOCollator(self.responses, micro_batch_tokens=args.micro_batch_tokens)
-        super().__init__(model, ref_model, args, data_collator=collator, **kwargs)
+        super().__init__(model, ref_model, args, data_collator=collator, **own)
         keep_adapters_in_float32(self.model)
         self._choose_forward()
         if args.objective == "simpo":  # nothing was computed, see _precompute_ref_logps
             self.precompute_ref_logps = False
-
-    def alpha(self, end: float) -> float:
-        """What the schedule that rises to ``end`` gives the next update, alike in all its parts."""
-        state, schedule = self.state, self.args.alpha_schedule
-        return alpha_at(schedule, state.global_step, state.max_steps, end)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: WRPOConfig, dataset_name: str
@@ -93,8 +84,8 @@ class WRPOTrainer(DPOTrainer):
         """Decide, once and before the first forward pass, whether prompts are shared."""
         if self.shares_prompts is not None:
             return
-        wish, backend = self.args.share_prompt, self.args.share_prompt_backend
-        obstacle = "it is turned off" if wish == "false" else share(self, backend)
+        wish = self.args.share_prompt
+        obstacle = "it is turned off" if wish == "false" else share(self)
         if obstacle and wish == "true":
             raise WRPOError(f"prompts cannot be shared: {obstacle}; set share_prompt to auto")
         if obstacle and wish == "auto":
@@ -114,7 +105,7 @@ class WRPOTrainer(DPOTrainer):
             unwrapped = self.accelerator.unwrap_model(self.model)
             adapter = use_adapter(unwrapped, "ref" if "ref" in unwrapped.peft_config else None)
         with torch.no_grad(), adapter, self.accelerator.autocast():
-            logps, _ = packing.response_logps(model, inputs)
+            logps, _ = sharing.response_logps(model, inputs)
         chosen = sum("rejected" not in name for name in self.responses)
         return logps[:, :chosen], logps[:, chosen:]
 
@@ -130,27 +121,20 @@ class WRPOTrainer(DPOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean WRPO loss of a batch, or a part's share of it; records the metrics."""
-        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        logps, outputs = packing.response_logps(model, inputs, **router)  # (B, R)
-        result = self._objective(logps, inputs)
-        self._record(result, logps.detach(), inputs)
-        loss = result.losses.mean()
-        if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
-            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
-        loss = loss * inputs.get("share", 1.0)
-        return (loss, outputs) if return_outputs else loss
-
-    def _objective(self, logps: Tensor, inputs: dict[str, Any]) -> Objective:
-        args = self.args
+        args, router = self.args, {"output_router_logits": True} if self.aux_loss_enabled else {}
+        logps, outputs = sharing.response_logps(model, inputs, **router)  # (B, R)
         if args.objective == "simpo":
             other = inputs["lengths"].to(logps.dtype)
         elif self.precompute_ref_logps:
             other = torch.cat([inputs[name] for name in REF_LOGPS], dim=1)
         else:
-            model = self.ref_model if self.ref_model is not None else self.model
-            other = torch.cat(self.compute_ref_log_probs(model, inputs), dim=1)
-        loss, fields = FORMS[args.objective]
+            reference = self.ref_model if self.ref_model is not None else self.model
+            other = torch.cat(self.compute_ref_log_probs(reference, inputs), dim=1)
+
+        form, fields = FORMS[args.objective]
         options: dict[str, Any] = {name: getattr(args, name) for name in fields}
+        when = args.alpha_schedule, self.state.global_step, self.state.max_steps
+        options["alpha"] = alpha_at(*when, args.alpha)
         tensors = []
         for kind, columns in (("policy", logps), ("ref", other)):  # other: reference, or lengths
             values: dict[str, Any] = dict(zip(self.responses, columns.unbind(1), strict=True))
@@ -159,10 +143,17 @@ class WRPOTrainer(DPOTrainer):
             tensors += [values[name] for name in RESPONSES]
             if args.alpha_rejected:
                 options[f"{kind}_dispreferred"] = values["source_rejected"]
-                options["alpha_rejected"] = self.alpha(args.alpha_rejected)
-        return loss(*tensors, alpha=self.alpha(args.alpha), **options)
+                options["alpha_rejected"] = alpha_at(*when, args.alpha_rejected)
+        result = form(*tensors, **options)
+        self._record(result, options["alpha"], logps.detach(), inputs)
 
-    def _record(self, result: Objective, logps: Tensor, inputs: dict[str, Any]) -> None:
+        loss = result.losses.mean()
+        if self.aux_loss_enabled:  # mixture-of-experts load balancing, as TRL adds it
+            loss = loss + self.router_aux_loss_coef * outputs.aux_loss
+        loss = loss * inputs.get("share", 1.0)
+        return (loss, outputs) if return_outputs else loss
+
+    def _record(self, result: Objective, alpha: float, logps: Tensor, inputs: Any) -> None:
         """Add each example's metrics; TRL averages them over the logging interval."""
         mode = "train" if self.model.training else "eval"
         if mode == "train" and not torch.isfinite(result.losses).all():
@@ -181,7 +172,7 @@ class WRPOTrainer(DPOTrainer):
         table = self.accelerator.gather_for_metrics(torch.stack([*values.values()], dim=1).float())
         for name, column in zip(values, table.T.tolist(), strict=True):
             self._metrics[mode][name] += column
-        self._metrics[mode]["alpha"].append(self.alpha(self.args.alpha))
+        self._metrics[mode]["alpha"].append(alpha)
         if mode == "train":
             mask = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"]))
             tokens = self.accelerator.gather_for_metrics(mask.sum())
@@ -189,7 +180,7 @@ class WRPOTrainer(DPOTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-def share(trainer: Any, backend: str = "auto") -> str | None:
+def share(trainer: Any) -> str | None:
     """Let a trainer's models run packed rows; why they cannot, or None."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(unwrapped, PeftModel) and unwrapped.active_peft_config.is_prompt_learning:
@@ -199,13 +190,12 @@ def share(trainer: Any, backend: str = "auto") -> str | None:
     if trainer.aux_loss_enabled:
         return "the router loss of a mixture of experts counts every token of every row"
     policy = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-    trial = not is_deepspeed_zero3_enabled()
-    found = sharing.obstacle(policy, trainer.args.max_length, backend, trial=trial)
+    found = sharing.obstacle(policy, trainer.args.max_length, not is_deepspeed_zero3_enabled())
     found = broadcast_object_list([found])[0]  # others may hold empty weights
     if found is None:
-        sharing.enable(policy, backend)
+        sharing.enable(policy)
         if getattr(trainer, "ref_model", None) is not None:  # a reference is as the policy
-            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model), backend)
+            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model))
     return found
 
 
@@ -219,19 +209,21 @@ def keep_adapters_in_float32(model: Any) -> None:
 def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    ``train_dataset`` and ``eval_dataset`` need ``prompt`` and ``source_chosen``, so quadruples will
-    do. Rows are rendered as in preference training; ``truncation`` counts those that lose their end
-    to ``args.max_length``. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
+    Quadruples will do as data, rendered as in preference training; ``truncation`` counts rows that
+    lose their end. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
-    args.completion_only_loss = True
-    truncation = {}
+    args.completion_only_loss, truncation = True, {}
     for name in ("train_dataset", "eval_dataset"):
         if (data := kwargs.get(name)) is not None:
             what, fields = name.removesuffix("_dataset"), ("source_chosen",)
             made, truncation[what] = tokenize(data, processing_class, fields, args, what)
-            kwargs[name] = made.map(_join, remove_columns=made.column_names)
+            rows = []
+            for prompt, response in zip(made["prompt_ids"], made["source_chosen_ids"], strict=True):
+                mask = [0] * len(prompt) + [1] * len(response)
+                rows.append({"input_ids": prompt + response, "completion_mask": mask})
+            kwargs[name] = Dataset.from_list(rows)
     trainer = SFTTrainer(model, args, processing_class=processing_class, **kwargs)
     trainer.truncation = truncation
     keep_adapters_in_float32(trainer.model)
@@ -242,14 +234,7 @@ def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs:
             """TRL's batch of packed rows, (1, T), and where each ends: no (T, T) mask is needed."""
             batch = collate(rows)
             lengths = batch["cu_seq_lens_q"].diff().tolist()
-            return {**batch, "branches": packing.Branches(tuple((n, ()) for n in lengths))}
+            return {**batch, "branches": sharing.Branches(tuple((n, ()) for n in lengths))}
 
         trainer.data_collator = with_branches
     return trainer
-
-
-def _join(row: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Prompt and y_ws as one sequence, and which of its tokens the loss is on."""
-    prompt, response = row["prompt_ids"], row["source_chosen_ids"]
-    mask = [0] * len(prompt) + [1] * len(response)
-    return {"input_ids": prompt + response, "completion_mask": mask}
