@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from wrpo_lib.nano.batch import tokenizer
 from wrpo_lib.nano.fusion import SAMPLES, Model, Pool, Texts, keep, pool, pretrained, sft
@@ -49,6 +50,7 @@ class Stage:
         self.worlds, self.folder, self.recipe = worlds, folder, worlds[0].recipe
         self.sources = [f"source_{k + 1}" for k in range(len(self.recipe["sources"]["models"]))]
         self.arms: dict[str, Arm] = {}
+        self.references: dict[tuple[str, bytes], Tensor] = {}
         for name, spec in self.recipe["arms"].items():
             known = checked(Arm, spec, "recipes/nano/world.yaml", f"arms.{name}.")
             settings = self.recipe["forms"][known.get("form", "dpo")] | known.get("settings", {})
@@ -76,9 +78,8 @@ class Stage:
         else:
             arm = self.arms[name]
             pools = {part: self.pool(part, arm.own) for part in ("preference", "heldout")}
-            run = Run(
-                self.worlds, arm, self.answers(arm.start).model, pools, self.recipe["training"]
-            )
+            given = self.answers(arm.start).model, pools, self.recipe["training"], self.references
+            run = Run(self.worlds, arm, *given)
             pairs, train, dynamics = run.kept.tolist(), run.train, run.dynamics
         cpu, wall = time.process_time(), time.perf_counter()
         model = train()

@@ -42,18 +42,21 @@ class Model:
 
     def prompt_ids(self, prompts: list[Prompt]) -> Tensor:
         """Rendered prompts (N, T)."""
-        tok, turn = tokenizer(self.kind), [{"role": "user", "content": "{}"}]
-        rendered = tok.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-        texts = [rendered.format(prompt.text) for prompt in prompts]
-        return torch.tensor(tok(texts, add_special_tokens=False)["input_ids"])
+        turn = [{"role": "user", "content": "{}"}]
+        how: dict[str, Any] = {"add_generation_prompt": True, "tokenize": False}
+        rendered = tokenizer(self.kind).apply_chat_template(turn, **how)
+        return self._ids([rendered.format(prompt.text) for prompt in prompts])
 
     def response_ids(self, responses: list[str], length: int) -> Tensor:
         """Responses with their end token (N, length), padded, or cut to ``length``."""
-        how = {"padding": "max_length", "truncation": True, "max_length": length}
         texts, place = np.unique(responses, return_inverse=True)  # many say the same
-        ended = [f"{text}<end>" for text in texts]
-        found = tokenizer(self.kind)(ended, add_special_tokens=False, return_tensors="pt", **how)
-        return found["input_ids"][torch.from_numpy(place)]
+        how = {"padding": "max_length", "truncation": True, "max_length": length}
+        return self._ids([f"{text}<end>" for text in texts], **how)[torch.from_numpy(place)]
+
+    def _ids(self, texts: list[str], **padding: Any) -> Tensor:
+        only = dict.fromkeys(("return_attention_mask", "return_token_type_ids"), False)
+        found = tokenizer(self.kind)(texts, add_special_tokens=False, **only, **padding)
+        return torch.tensor(found["input_ids"])
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
         """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with

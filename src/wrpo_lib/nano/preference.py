@@ -1,5 +1,6 @@
 """Preference training of nano policies: which response plays which role, the loss, the dynamics."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -120,12 +121,22 @@ def drawn(worlds: list[World], rows: Tensor, kept: np.ndarray, n: int, purpose: 
 
 
 class Run:
-    """One arm in S worlds: quadruples, reference, training, dynamics."""
+    """One arm in S worlds: quadruples, reference, training, dynamics.
+
+    ``known``: log-probabilities of references, which arms on the same rows share.
+    """
 
     def __init__(
-        self, worlds: list[World], arm: Arm, start: Model, pools: dict[str, Pool], how: Any
+        self,
+        worlds: list[World],
+        arm: Arm,
+        start: Model,
+        pools: dict[str, Pool],
+        how: Any,
+        known: dict[tuple[str, bytes], Tensor] | None = None,
     ) -> None:
         self.worlds, self.arm, self.start = worlds, arm, start
+        self.known = {} if known is None else known
         self.steps, self.batch = how["steps"], how["batch"]
         sigma = worlds[0].recipe["reward"]["sigma"] if arm.sigma is None else arm.sigma
         rows, kept = quadruples(worlds, pools["preference"], arm, sigma)
@@ -155,9 +166,12 @@ class Run:
         """What the loss takes beside log π (S, B, roles)."""
         if self.arm.form in ("simpo", "sft"):
             return (rows[..., self.start.prompt :] != PAD).sum(-1).float()
-        with torch.no_grad():
-            parts = [self.logps(self.start.params, part) for part in rows.split(128, dim=1)]
-        return torch.cat(parts, dim=1)
+        key = self.arm.start, hashlib.blake2b(rows.numpy().tobytes()).digest()
+        if key not in self.known:
+            with torch.no_grad():
+                parts = [self.logps(self.start.params, part) for part in rows.split(128, dim=1)]
+            self.known[key] = torch.cat(parts, dim=1)
+        return self.known[key]
 
     def loss(self, params: Params, batch: Tensor, step: int) -> Tensor:
         """The arm's loss of each world (S,) at a step."""
