@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.io import write_atomically
 
 
 def results(
@@ -23,14 +24,13 @@ def results(
     if profile == "smol" and published is None:
         raise WRPOError("results smol needs --published FOLDER, a file of outputs per model")
     from wrpo_lib import smol
-    from wrpo_lib.figures.map import write_figure_map
+    from wrpo_lib.figures.map import figure_map
     from wrpo_lib.nano import runner
 
-    if profile == "smol" and published:
-        typer.echo(f"wrote {smol.make_results(published)}")
-    else:
-        typer.echo(f"wrote {runner.make_results(profile, workers)}")
-    write_figure_map()
+    folder = smol.make_results(published) if published else runner.make_results(profile, workers)
+    typer.echo(f"wrote {folder}")
+    table = figure_map().to_csv(index=False, lineterminator="\n")
+    write_atomically(folder.parent / "figure_map.csv", table)
 
 
 def figures(

@@ -8,12 +8,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from joblib import Parallel, delayed
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from wrpo_lib.analysis.outcomes import Results, Verdict, verdicts
+from wrpo_lib.analysis.outcomes import verdicts
 from wrpo_lib.analysis.report import maths
 from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures.paper import study
 from wrpo_lib.figures.style import Drawn
-from wrpo_lib.io import file_hash, write_atomically
+from wrpo_lib.io import file_hash
 from wrpo_lib.recipes import nearest
 from wrpo_lib.records import project_root
 
@@ -39,7 +41,7 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
 def _draw(stem: Path, make: Callable[[], Any]) -> list[Path]:
     made, paths = make(), [stem.with_suffix(".csv")]
     if isinstance(made, Drawn):
-        made.figure.draw_without_rendering()
+        ConstrainedLayoutEngine().execute(made.figure)
         made.figure.set_layout_engine("none")  # the layout holds for all three
         for suffix in (".svg", ".pdf", ".png"):
             paths.append(stem.with_suffix(suffix))
@@ -61,31 +63,24 @@ def figure_map() -> pd.DataFrame:
     return rows[["figure", "paper", "data_file", "sha256", "function", "page"]]
 
 
-def write_figure_map() -> None:
-    """Write ``results/figure_map.csv``."""
-    path = project_root() / "results" / "figure_map.csv"
-    write_atomically(path, figure_map().to_csv(index=False, lineterminator="\n"))
-
-
 def linked_claims(confirmatory: bool = True) -> str:
     """The claims of one kind as a list for their page: status, ours by the paper's, links."""
-    found = [v for v in verdicts(Results()) if v.claim.confirmatory == confirmatory]
-    return "\n".join(map(_linked, found))
-
-
-def _linked(verdict: Verdict) -> str:
-    claim, figure = verdict.claim, FIGURES.loc[verdict.claim.figure]
-    kind = verdict.status.removesuffix(" than δ").replace(" ", "-")  # as in the style sheet
-    badge = f'<span class="badge-{kind}">{verdict.status}</span>'
-    name = claim.figure.replace("_", " ").capitalize()
-    links = [f"{{doc}}`{name} </{figure['page'].rpartition('.')[0]}>`"]
-    for file in map(Path, figure["data"].split()):
-        links.append(f"{{download}}`{file.name} <../{file}>`")
-    ours = f"Ours: {verdict.ours()}." if verdict.found else ""
-    where = claim.where[0].upper() + claim.where[1:]
-    said = f"{where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
-    told = f'<span id="claim-{claim.id}"></span>{badge} {maths(f"**{claim.statement}** {said}")}'
-    return f"- {told} ({', '.join(links)})"
+    lines = []
+    for verdict in verdicts(study("nano")):
+        claim, figure = verdict.claim, FIGURES.loc[verdict.claim.figure]
+        if claim.confirmatory != confirmatory:
+            continue
+        kind = verdict.status.removesuffix(" than δ").replace(" ", "-")  # as in the style sheet
+        badge = f'<span class="badge-{kind}">{verdict.status}</span>'
+        name = claim.figure.replace("_", " ").capitalize()
+        links = [f"{{doc}}`{name} </{figure['page'].rpartition('.')[0]}>`"]
+        links += [f"{{download}}`{Path(f).name} <../{f}>`" for f in figure["data"].split()]
+        ours = f"Ours: {verdict.ours()}." if verdict.found else ""
+        where = claim.where[0].upper() + claim.where[1:]
+        said = f"{where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
+        told = maths(f"**{claim.statement}** {said}")
+        lines.append(f'- <span id="claim-{claim.id}"></span>{badge} {told} ({", ".join(links)})')
+    return "\n".join(lines)
 
 
 def linked_map() -> str:

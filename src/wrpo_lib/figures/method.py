@@ -5,10 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows, widget
+from wrpo_lib.objective import wrpo_loss
+from wrpo_lib.packing import Branches
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 
@@ -36,10 +39,6 @@ def alpha_table(points: int = 101) -> pd.DataFrame:
     ``source``, ``target`` and ``rejected`` are |∂loss/∂log πθ(y|x)| of y_ws, y_wt and y_l, computed
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
     """
-    import torch
-
-    from wrpo_lib.objective import wrpo_loss
-
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
     reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
@@ -76,8 +75,6 @@ def alpha_slider() -> str:
 
 def mask() -> Drawn:
     """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
-    from wrpo_lib.packing import Branches
-
     branches = Branches(((PROMPT, LENGTHS),))
     sees, owners = branches.mask(), branches.owners()[1]
     n, width = len(owners), PROMPT + LENGTHS[0]

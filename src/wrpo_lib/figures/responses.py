@@ -10,9 +10,9 @@ import pandas as pd
 import seaborn as sns
 from scipy.stats import gaussian_kde
 
-from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.chat import Prompt, render
+from wrpo_lib.figures.paper import study
 from wrpo_lib.figures.style import Drawn, draw_curve, draw_rows, drawing, look, name_rows, widget
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -92,7 +92,7 @@ def longer_share() -> pd.DataFrame:
 
 def agreement(profile: str = "nano") -> pd.DataFrame:
     """In how many % of prompts both, one or neither of two models' greedy answers are right."""
-    right, rows = Results(profile).wide("greedy"), []
+    right, rows = study(profile).wide("greedy"), []
     sources = sorted(arm for arm in right if arm.startswith("source_"))
     for a, b in combinations([*sources, "target_sft"], 2):
         share = 100 * (right[a] + right[b]).value_counts(normalize=True)
@@ -171,7 +171,7 @@ def deviation_frames(rows: pd.DataFrame) -> dict[str, Any]:
 
 def deviation_densities(profile: str = "nano") -> Drawn:
     """:func:`deviation_frames` as a column of panels, one per model; thin lines are means."""
-    x, frames = deviation_frames(Results(profile).table("deviation")).values()
+    x, frames = deviation_frames(study(profile).table("deviation")).values()
     n, drawn = len(frames), []
     with drawing(n, 1 + 1.3 * n, sharex=True, sharey=True) as (figure, axes):
         for axis, frame in zip(axes, frames, strict=True):
@@ -188,4 +188,4 @@ def deviation_densities(profile: str = "nano") -> Drawn:
 
 def deviation_widget(profile: str = "nano") -> str:
     """The place and the data of the moving densities, for the script that draws them."""
-    return widget("frames", deviation_frames(Results(profile).table("deviation")))
+    return widget("frames", deviation_frames(study(profile).table("deviation")))

@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from wrpo_lib.analysis.outcomes import Results, estimate, spread
+from wrpo_lib.analysis.outcomes import estimate, spread
 from wrpo_lib.evaluation.scores import length_controlled, win_rate
-from wrpo_lib.figures.paper import RIGHT
+from wrpo_lib.figures.paper import RIGHT, study
 from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.nano.world import KNOBS
@@ -39,7 +39,7 @@ FILLER = 18  # the most characters that are put behind one
 
 def comparison(profile: str = "nano") -> Drawn:
     """Target-SFT and every method started from it: what is right, the difference to DPO-on."""
-    results = Results(profile)
+    results = study(profile)
     right = results.levels(COMPARED)
     others = (arm for arm in COMPARED if arm != "dpo_on")
     rows = results.differences({arm: {arm: 1.0, "dpo_on": -1.0} for arm in others})
@@ -52,7 +52,7 @@ def comparison(profile: str = "nano") -> Drawn:
 
 def headroom(profile: str = "nano") -> Drawn:
     """Target, Target-SFT and sources: samples, greedy answers, and any of five samples."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     sources = sorted(arm for arm in results.wide("right") if arm.startswith("source_"))
     arms = ["target", "target_sft", *sources]
     kinds = {"right": ("o", -0.2), "greedy": ("s", 0), "any5": ("D", 0.2)}
@@ -69,7 +69,7 @@ def headroom(profile: str = "nano") -> Drawn:
 
 def skills(profile: str = "nano") -> Drawn:
     """Classes of skills × methods: the share of samples that are right, and its interval."""
-    results = Results(profile)
+    results = study(profile)
     rows = pd.concat(results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES)
     half = (rows["high"] - rows["low"]) / 2
     rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
@@ -121,7 +121,7 @@ def _draw_cells(
 
 def length(profile: str = "nano") -> Drawn:
     """What is right against the tokens of a sample, for every method."""
-    results = Results(profile)
+    results = study(profile)
     right, tokens = results.levels(METHODS), results.levels(METHODS, "length")
     with drawing(height=5.0) as (figure, axis):
         for k, how in enumerate(map(look, METHODS)):
@@ -135,7 +135,7 @@ def length(profile: str = "nano") -> Drawn:
 
 def pays(profile: str = "nano") -> Drawn:
     """The gain of WRPO over DPO-on by the dose of SFT, the reward's noise, and what is sampled."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     right = results.wide("right")
     gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
     bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
@@ -158,7 +158,7 @@ def pays(profile: str = "nano") -> Drawn:
 
 def protocols(profile: str = "nano") -> Drawn:
     """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     with drawing(3, 7.2) as (figure, axes):
         for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
             rows = results.levels([a for a in METHODS if a in results.wide(protocol)], protocol)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import mean_interval, signed
-from wrpo_lib.figures.paper import DYNAMICS
+from wrpo_lib.figures.paper import DYNAMICS, study
 from wrpo_lib.figures.study import METHODS
 from wrpo_lib.figures.style import look
 from wrpo_lib.nano.world import RULES
@@ -49,7 +49,7 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
     """Who wins how many prompts: the paper's ten sources and ours, each from the strongest."""
     theirs = table("table01_sources", as_printed=True)
     rows = theirs.set_axis(["paper", "billion parameters", "% of prompts won"], axis=1)
-    won = Results(profile).table("sources").groupby("source")["share"]
+    won = study(profile).table("sources").groupby("source")["share"]
     best = won.mean().sort_values(ascending=False).index
     shown = [mean_interval(100 * won.get_group(name)).text(1) for name in best]
     found = pd.DataFrame({"ours": [look(name).name for name in best], "ours, % won": shown})
@@ -58,7 +58,7 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
 
 def table_2(profile: str = "nano") -> pd.DataFrame:
     """The main results; explicit fusion and the paper's sources have no counterpart here."""
-    results = Results(profile)
+    results = study(profile)
     rows, arms = beside("table_2", results), SHOWN["table_2"]["arms"]
     costs = results.table("arms").groupby("arm")[["models_held", "tokens_generated"]].mean()
     for column in costs:
@@ -69,12 +69,12 @@ def table_2(profile: str = "nano") -> pd.DataFrame:
 
 def table_3(profile: str = "nano") -> pd.DataFrame:
     """Other objectives; the paper gives SimPO and its WRPO form different margins γ."""
-    return beside("table_3", Results(profile))
+    return beside("table_3", study(profile))
 
 
 def table_4(profile: str = "nano") -> pd.DataFrame:
     """The number of sources: the paper's 1, 2, 5, 10 and our 1, 2, 3, 6."""
-    return beside("table_4", Results(profile))
+    return beside("table_4", study(profile))
 
 
 def table_5() -> pd.DataFrame:
@@ -91,7 +91,7 @@ def table_6() -> pd.DataFrame:
 
 def table_7(profile: str = "nano") -> pd.DataFrame:
     """What else the model could do: the Open LLM Leaderboard; ours by class of skills."""
-    results = Results(profile)
+    results = study(profile)
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(SHOWN["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
@@ -101,7 +101,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
 
 def table_8(profile: str = "nano") -> pd.DataFrame:
     """Time to train: the paper's minutes, and our mean CPU seconds per world."""
-    seconds = Results(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
+    seconds = study(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
     rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
     rows["our sources"], rows["DPO-on, s"] = [1, 2, 3, 6], seconds["dpo_on"]
@@ -110,12 +110,12 @@ def table_8(profile: str = "nano") -> pd.DataFrame:
 
 def table_9(profile: str = "nano") -> pd.DataFrame:
     """Which source responses: best and second best, and two groups of sources."""
-    return beside("table_9", Results(profile))
+    return beside("table_9", study(profile))
 
 
 def table_10(profile: str = "nano") -> pd.DataFrame:
     """A source's worst response on the rejected side."""
-    return beside("table_10", Results(profile))
+    return beside("table_10", study(profile))
 
 
 def table_11() -> pd.DataFrame:
@@ -125,7 +125,7 @@ def table_11() -> pd.DataFrame:
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:
     """In place of the paper's one case: greedy answers to random prompts, ✓ if right."""
-    rows, key = Results(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
+    rows, key = study(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
     asked = rows[[*key, "prompt_text"]].drop_duplicates(key)
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)
     found = {"model": [look(arm).name for arm in ASKED]}
@@ -140,7 +140,7 @@ def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataF
 def measures(profile: str = "nano") -> pd.DataFrame:
     """What else to know of every method: correctness three ways, wording, length, repetition."""
     controls = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
-    results, arms = Results(profile), (*METHODS, *controls)
+    results, arms = study(profile), (*METHODS, *controls)
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
     for of, name in SHOWN["measures"].items():
         rows[name] = levels(results, arms, of)
@@ -149,7 +149,7 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 
 def rules(profile: str = "nano") -> pd.DataFrame:
     """The world's rules, and what they came to: mean over worlds (lowest to highest world)."""
-    kinds, rows = (read_results("development", "headroom"), Results(profile).table("headroom")), []
+    kinds, rows = (read_results("development", "headroom"), study(profile).table("headroom")), []
     for name, (low, high) in RULES.items():
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
         found = [worlds[name].agg(["mean", "min", "max"]).map(signed) for worlds in kinds]
@@ -161,7 +161,7 @@ def rules(profile: str = "nano") -> pd.DataFrame:
 
 def deviation(profile: str = "nano") -> pd.DataFrame:
     """Nats of source and own responses under each model, per response and per token."""
-    rows = Results(profile).table("deviation").groupby(["model", "whose"])
+    rows = study(profile).table("deviation").groupby(["model", "whose"])
     nats, tokens = rows["logp"].mean(), rows["logp"].sum() / rows["tokens"].sum()
     wide = pd.DataFrame({"per response": nats, "per token": tokens}).unstack("whose")
     wide = wide.swaplevel(axis=1).sort_index(axis=1)
@@ -172,7 +172,7 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
 
 def dynamics(profile: str = "nano") -> pd.DataFrame:
     """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
-    results = Results(profile)
+    results = study(profile)
     found = {"method": [look(arm).name for arm in DYNAMICS]}
     for of, name in SHOWN["dynamics"].items():
         wide = results.wide(of)
@@ -182,7 +182,7 @@ def dynamics(profile: str = "nano") -> pd.DataFrame:
 
 def dose(profile: str = "nano") -> pd.DataFrame:
     """Mean weight of y_ws in training, and its share in the norms of both preferred gradients."""
-    rows = Results(profile).table("dynamics").query("split == 'train'")
+    rows = study(profile).table("dynamics").query("split == 'train'")
     means = 100 * rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
     found = []
     for arm in DOSED:
