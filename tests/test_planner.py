@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from wrpo_lib import machine
+from wrpo_lib import planner
 from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
@@ -170,7 +170,7 @@ LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
 def card(monkeypatch):
     """A card with 24 GB that PyTorch sees."""
     found = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=25_250_000_000)
-    plan = machine.plan_recipe
+    plan = planner.plan_recipe
 
     def planned(recipe: Recipe, gpus: int) -> Any:
         """The plan alone asks PyTorch for what a pretended card cannot do."""
@@ -181,7 +181,7 @@ def card(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)
-    monkeypatch.setattr(machine, "plan_recipe", planned)
+    monkeypatch.setattr(planner, "plan_recipe", planned)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
 
 
@@ -203,11 +203,11 @@ def test_a_card_that_torch_cannot_use(tmp_path, monkeypatch, built, sentence):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(torch.version, "cuda", built)
-    assert "driver 535.161.08" in machine.describe(tmp_path)
+    assert "driver 535.161.08" in planner.describe(tmp_path)
     with pytest.raises(WRPOError, match=sentence) as error:
-        machine.check(load_recipe("smol", "sft"), tmp_path / "out")
+        planner.check(load_recipe("smol", "sft"), tmp_path / "out")
     assert "has an NVIDIA card (driver 535.161.08)" in str(error.value)
-    machine.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
+    planner.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
 
 
 def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
@@ -221,12 +221,12 @@ def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("card")
 def test_memory_and_disk_are_checked_against_the_plan(tmp_path, monkeypatch):
-    assert "RTX 4090, 23.5 GiB" in machine.describe(tmp_path)
-    machine.check(made(tmp_path), tmp_path)
+    assert "RTX 4090, 23.5 GiB" in planner.describe(tmp_path)
+    planner.check(made(tmp_path), tmp_path)
     with pytest.raises(WRPOError, match=r"on a device that has 23\.5; take a 4-bit recipe"):
-        machine.check(load_recipe("workstation", "sft", activation_checkpointing=False), tmp_path)
+        planner.check(load_recipe("workstation", "sft", activation_checkpointing=False), tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     with pytest.raises(WRPOError, match=r"downloads about 15\.0 GiB to .*, which has 0\.9"):
-        machine.check(load_recipe("workstation", "sft_4bit"), tmp_path)
+        planner.check(load_recipe("workstation", "sft_4bit"), tmp_path)
     with pytest.raises(WRPOError, match=r"writes about 6\.2 GiB to .*, which has 0\.9"):
-        machine.check(made(tmp_path), tmp_path)
+        planner.check(made(tmp_path), tmp_path)

@@ -58,10 +58,9 @@ def headroom(profile: str = "nano") -> Drawn:
     kinds = {"right": ("o", -0.2), "greedy": ("s", 0), "any5": ("D", 0.2)}
     with drawing(height=3.6) as (figure, axis):
         for of, (marker, shift) in kinds.items():
-            rows = results.levels(arms, of)
-            how: Any = {"marker": marker, "markersize": 5, "capsize": 2}
-            draw_rows(axis, rows, "% right, held-out prompts", shift, **how)
-            drawn.append(rows.assign(of=of))
+            drawn.append(results.levels(arms, of).assign(of=of))
+            draw_rows(axis, drawn[-1], shift=shift, marker=marker, markersize=5, capsize=2)
+        axis.set_xlabel("% right, held-out prompts")
         names = ["samples", "greedy", "any of five"]
         figure.legend(axis.containers[:: len(arms)], names, loc="outside lower center", ncols=3)
     return Drawn(figure, pd.concat(drawn))
@@ -74,7 +73,7 @@ def skills(profile: str = "nano") -> Drawn:
     half = (rows["high"] - rows["low"]) / 2
     rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
     wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
-    wide.index = [look(arm).name for arm in METHODS]
+    wide = wide.rename(lambda arm: look(arm).name)
     with drawing(height=5.6) as (figure, axis):
         cells = wide["value"].rename(lambda k: f"{k}: {CLASSES[k]}", axis=1)
         _draw_cells(axis, cells, wide["text"], 0, 100)
@@ -88,8 +87,7 @@ def grid(profile: str = "nano") -> Drawn:
     Cells are % of samples right, means over worlds; a frame marks what the study ``profile`` uses.
     """
     recipe, rows = read_run(profile)["world"], read_results("development", "grid")
-    rows = rows[rows["arm"].str.contains("/")]
-    rows = rows.assign(value=100 * rows["sampled"])
+    rows = rows[rows["arm"].str.contains("/")].assign(value=100 * rows["sampled"])
     means = rows.groupby("arm", sort=False)["value"].mean()
     panels = rows.groupby("method", sort=False)
     with drawing(len(panels), 1.7 * len(panels)) as (figure, axes):
@@ -135,25 +133,23 @@ def length(profile: str = "nano") -> Drawn:
 
 def pays(profile: str = "nano") -> Drawn:
     """The gain of WRPO over DPO-on by the dose of SFT, the reward's noise, and what is sampled."""
-    results, drawn = study(profile), []
-    right = results.wide("right")
-    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
-    bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
-    panels = {}
+    results, panels = study(profile), []
     for name, arms in (("dose of SFT before it", "dose"), ("noise of the reward", "noise")):
         levels = {k: f"map_{arms}{n}" for n, k in enumerate(("low", "middle", "high"))}
         gains = {k: {f"{arm}_wrpo": 1.0, f"{arm}_dpo_on": -1.0} for k, arm in levels.items()}
-        panels[name] = results.differences(gains)
-    sampled = {name: estimate(gain[chosen]) for name, chosen in bins.items()}
-    panels["samples of Target-SFT that are right"] = spread(sampled)
+        panels.append(results.differences(gains).assign(panel=name))
+    right = results.wide("right")
+    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
+    bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
+    sampled = spread({name: estimate(gain[chosen]) for name, chosen in bins.items()})
+    panels.append(sampled.assign(panel="samples of Target-SFT that are right"))
     with drawing(3, 7.6) as (figure, axes):
-        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+        for axis, rows in zip(axes, panels, strict=True):
             draw_line(axis, range(len(rows)), rows, look("wrpo"))
             axis.set_xticks(range(len(rows)), rows["arm"])
             axis.axhline(0)
-            axis.set(xlabel=name, ylabel="WRPO − DPO-on,\npoints")
-            drawn.append(rows.assign(panel=name))
-    return Drawn(figure, pd.concat(drawn))
+            axis.set(xlabel=rows["panel"].iloc[0], ylabel="WRPO − DPO-on,\npoints")
+    return Drawn(figure, pd.concat(panels))
 
 
 def protocols(profile: str = "nano") -> Drawn:
@@ -191,8 +187,29 @@ def published_intervals() -> Drawn:
 
 
 def corrections(profile: str = "nano") -> Drawn:
-    """Win rates under growing bias; the dashed line is what a judge without it says."""
-    table = _bias_table(profile)
+    """Win rates (%) of DPO-hybrid in the first world under growing bias of the judge.
+
+    The dashed line is what a judge without it says. For the length bias, filler makes the answers
+    longer on average but not always, and no better.
+    """
+    run, found, columns = read_run(profile), [], ["panel", "strength", "estimate", "value"]
+    baseline = run["world"]["evaluation"]["baseline"]
+    answers = read_results(profile, "answers").query("arm in [@BIASED, @baseline]")
+    answers = answers[answers["seed"] == run["seeds"][0]]
+    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
+    for bias, shown in (("position", answers), ("length", filled)):
+        for strength in (0.0, 0.5, 1.0, 1.5, 2.0):
+            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
+            judged = judge_alpaca(shown, baseline, Judge(**one))
+            rates = {"both orders": win_rate(judged)["win_rate"]}
+            if bias == "position":
+                second = judged["order"] == "baseline first"
+                rates["shown second only"] = win_rate(judged[second])["win_rate"]
+                rates["shown first only"] = win_rate(judged[~second])["win_rate"]
+            else:
+                rates["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
+            found += [(f"{bias} bias", strength, name, value) for name, value in rates.items()]
+    table = pd.DataFrame(found, columns=columns)
     panels = table.groupby("panel", sort=False)
     with drawing(2, 5.6, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
@@ -216,28 +233,3 @@ def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
     """
     filler = np.random.default_rng(0).integers(0, most + 1, len(answers))
     return answers.assign(response=answers["response"] + ["." * n for n in filler])
-
-
-def _bias_table(profile: str) -> pd.DataFrame:
-    """Estimated win rates (%) of DPO-hybrid in the first world against the baseline.
-
-    For the length bias, filler makes its answers longer on average but not always, and no better.
-    """
-    run, rows = read_run(profile), []
-    baseline = run["world"]["evaluation"]["baseline"]
-    answers = read_results(profile, "answers").query("arm in [@BIASED, @baseline]")
-    answers = answers[answers["seed"] == run["seeds"][0]]
-    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
-    for bias, shown in (("position", answers), ("length", filled)):
-        for strength in (0.0, 0.5, 1.0, 1.5, 2.0):
-            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
-            judged = judge_alpaca(shown, baseline, Judge(**one))
-            found = {"both orders": win_rate(judged)["win_rate"]}
-            if bias == "position":
-                second = judged["order"] == "baseline first"
-                found["shown second only"] = win_rate(judged[second])["win_rate"]
-                found["shown first only"] = win_rate(judged[~second])["win_rate"]
-            else:
-                found["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
-            rows += [(f"{bias} bias", strength, name, value) for name, value in found.items()]
-    return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])
