@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -147,7 +148,11 @@ class Plan:
 
 
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
-    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths."""
+    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
+
+    Of data, the lengths of at most 2,000 examples stand for all.
+    """
+    lengths: Batch = []
     with named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
         recipe = replace(recipe, data=data or recipe.data)
@@ -158,7 +163,13 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
         config = model_config(recipe.model or "")
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
-            lengths, n = _lengths(recipe, args)
+            rows, fields = inputs.load_data(recipe), inputs.responses(args)
+            n, reader = len(rows), load_tokenizer(recipe.model or "")
+            some = rows.select(range(0, n, ceil(n / 2000)))  # cut as in training
+            made, _ = inputs.tokenize(some, reader, fields, args, "planned")
+            for row in made:
+                ys = tuple(len(row[f"{name}_ids"]) for name in fields)
+                lengths.append((len(row["prompt_ids"]), ys))
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
@@ -186,23 +197,13 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     return Plan(recipe, args, config, parameters, gpus, n, steps, batches, reference)
 
 
-def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
-    """Lengths of at most 2,000 of the data's examples, cut as in training, and their number."""
-    rows, fields = inputs.load_data(recipe), inputs.responses(args)
-    some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))
-    made, _ = inputs.tokenize(some, load_tokenizer(recipe.model or ""), fields, args, "planned")
-    lengths = [(len(r["prompt_ids"]), tuple(len(r[f"{k}_ids"]) for k in fields)) for r in made]
-    return lengths, len(rows)
-
-
 def driver() -> str | None:
     """The version of NVIDIA's driver; None without one."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
+    with suppress(OSError, subprocess.CalledProcessError, IndexError):
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return next(iter(done.stdout.split()), None)
+        return done.stdout.split()[0]
+    return None
 
 
 def describe(folder: Path) -> str:

@@ -54,12 +54,10 @@ def _draw(stem: Path, make: Callable[[], Any]) -> list[Path]:
 
 def figure_map() -> pd.DataFrame:
     """A row per figure and data file, with the file's hash as it is now."""
-    rows = FIGURES.reset_index()
+    rows, root = FIGURES.reset_index(), project_root()
     rows["data_file"] = rows["data"].str.split(" ")
     rows = rows.explode("data_file", ignore_index=True)
-    rows["sha256"] = [
-        file_hash(project_root() / file) if file else "" for file in rows["data_file"]
-    ]
+    rows["sha256"] = [file_hash(root / file) if file else "" for file in rows["data_file"]]
     return rows[["figure", "paper", "data_file", "sha256", "function", "page"]]
 
 

@@ -1,8 +1,7 @@
 """The paper's tables, named as there, with ours beside them; and tables of our own.
 
-The paper's values are quoted from its version 1. Ours are shares of samples that are exactly right
-on held-out prompts, in per cent, with 95 % intervals over worlds. The two scales are not
-comparable; the order is, and a gain as a share of another gain.
+Ours are % of held-out samples that are exactly right, with 95 % intervals over worlds. The scales
+are not comparable; the order is, and a gain as a share of another gain.
 """
 
 from collections.abc import Sequence
@@ -29,8 +28,8 @@ ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sf
 
 def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
     """``value [low, high]`` of each arm, as :meth:`Results.levels` estimates it."""
-    shown = "{value:.1f} [{low:.1f}, {high:.1f}]".format_map
-    return [shown(row) for row in results.levels(arms, *of).to_dict("records")]
+    rows = results.levels(arms, *of).to_dict("records")
+    return list(map("{value:.1f} [{low:.1f}, {high:.1f}]".format_map, rows))
 
 
 def beside(name: str, results: Results) -> pd.DataFrame:
@@ -184,8 +183,7 @@ def dose(profile: str = "nano") -> pd.DataFrame:
     """Mean weight of y_ws in training, and its share in the norms of both preferred gradients."""
     rows = study(profile).table("dynamics").query("split == 'train'")
     means = 100 * rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
-    found = []
-    for arm in DOSED:
-        weight, share = (mean_interval(means.loc[arm, of]).text(1) for of in means)
-        found.append((look(arm).name, weight, share))
-    return pd.DataFrame(found, columns=["method", "weight, %", "share of the gradient, %"])
+    found = {"method": [look(arm).name for arm in DOSED]}
+    for of, name in (("alpha", "weight, %"), ("source_share", "share of the gradient, %")):
+        found[name] = [mean_interval(means.loc[arm, of]).text(1) for arm in DOSED]
+    return pd.DataFrame(found)
