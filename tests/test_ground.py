@@ -55,9 +55,6 @@ def test_make_help_lists_every_public_target_and_names_a_missing_interpreter(tmp
     assert not (tmp_path / "venv").exists()
 
 
-# --- the checks find what they look for ---------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -147,9 +147,6 @@ def test_bad_input_is_one_sentence(capsys, tmp_path, monkeypatch, words, sentenc
     assert (code, sentence in err, len(err.splitlines())) == (2, True, 1), err
 
 
-# --- the machine ----------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("built", "sentence"),
     [(None, "was built without CUDA; install its CUDA build"), ("13.0", "update the driver")],

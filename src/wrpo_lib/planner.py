@@ -105,8 +105,7 @@ class Plan:
     def flops(self, count: Any) -> Any:
         """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
 
-        A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
-        attention left out.
+        One forward, one back (two without LoRA), one to recompute, the reference's; no attention.
         """
         epochs, args = self.args.num_train_epochs, self.args
         passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))

@@ -100,9 +100,6 @@ def test_ratios_are_of_the_same_turn():
     assert found == {"workload": "w", "variant": "ours", **expected}
 
 
-# --- `make gpu` in small: it runs without a card, and its record is what the page shows ----------
-
-
 def test_a_dry_run_without_a_card(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--out", str(tmp_path)])
     monkeypatch.setattr(gpu, "free", lambda: None)  # of a card's memory

@@ -16,19 +16,18 @@ from study_results import write_study
 from wrpo_lib.analysis import report
 from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
 from wrpo_lib.exercises import check
-from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_claims, linked_map
+from wrpo_lib.figures import tables
 from wrpo_lib.figures.method import alpha_table
 from wrpo_lib.figures.paper import figure_4, figure_5
 from wrpo_lib.figures.responses import token_heat
 from wrpo_lib.figures.style import Drawn, look, show, table, widget
-from wrpo_lib.figures.tables import table_2
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
 
 
 def test_the_map_leads_from_each_figure_to_its_data_code_and_page() -> None:
-    found, linked = figure_map(), linked_map()
+    found, linked = tables.figure_map(), tables.linked_map()
     tracked = pd.read_csv(ROOT / "results" / "figure_map.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(found, tracked)  # hashes as well
     for row in found.itertuples():
@@ -44,7 +43,7 @@ def test_every_status_is_what_the_tracked_results_give() -> None:
     tracked = pd.read_csv(ROOT / "results" / "nano" / "verdicts.csv", keep_default_na=False)
     found, said = verdict_table(verdicts(Results())), ["status", "remark"]
     pd.testing.assert_frame_equal(found[said], tracked[said])
-    linked = linked_claims() + linked_claims(confirmatory=False)
+    linked = tables.linked_claims() + tables.linked_claims(confirmatory=False)
     for row in found.itertuples():
         assert f'id="claim-{row.id}"' in linked
         assert f">{row.status}</span>" in linked
@@ -62,7 +61,7 @@ def test_a_study_is_drawn_with_its_numbers_and_named_arms_and_refused_when_edite
     arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
     unnamed = {arm.partition("_")[0] for arm in arms if look(arm).name == arm}
     assert unnamed <= {"map"}  # drawn as differences only
-    for name, function in FIGURES["function"].items():
+    for name, function in tables.FIGURES["function"].items():
         made = resolve_name(function)()
         if isinstance(made, Drawn):
             made.figure.draw_without_rendering()
@@ -71,7 +70,7 @@ def test_a_study_is_drawn_with_its_numbers_and_named_arms_and_refused_when_edite
         else:
             assert len(made)
             assert not arms & set(made.astype(str).to_numpy().ravel()), name
-    written = {path.name for name in ("figure_6", "table_5") for path in draw_all(out, name)}
+    written = {path.name for name in ("figure_6", "table_5") for path in tables.draw_all(out, name)}
     kinds = ("figure_6.svg", "figure_6.pdf", "figure_6.png", "figure_6.csv", "table_5.csv")
     assert written == {path.name for path in out.iterdir()} == set(kinds)
     drawn = figure_5().rows.query("panel == 'right'").set_index("arm")
@@ -79,13 +78,13 @@ def test_a_study_is_drawn_with_its_numbers_and_named_arms_and_refused_when_edite
     share = outcomes["right"].sum() / outcomes["n"].sum()
     assert drawn.loc["dpo_on", "value"] == pytest.approx(100 * share)
     assert (drawn["low"] < drawn["value"]).all()
-    rows = table_2().set_index("paper")
+    rows = tables.table_2().set_index("paper")
     assert rows.loc["Target-SFT-DPO", "right, %"].startswith(f"{100 * share:.1f} [")
     assert rows.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
     shutil.copytree(home / "results", tmp_path / "results")
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     (tmp_path / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
-    for make in (report.findings, linked_claims, figure_4):
+    for make in (report.findings, tables.linked_claims, figure_4):
         said = show(make).data
         assert said.startswith(":::{warning}")
         assert "outcomes.parquet differs from what its run.json records" in said

@@ -32,7 +32,7 @@ def results(
     if (profile == "smol") != (published is not None):
         raise WRPOError("results smol, and no other, needs --published FOLDER, a file per model")
     from wrpo_lib import smol
-    from wrpo_lib.figures.map import figure_map
+    from wrpo_lib.figures.tables import figure_map
     from wrpo_lib.nano import runner
 
     folder = smol.make_results(published) if published else runner.make_results(profile, workers)
@@ -46,7 +46,7 @@ def figures(
     only: Annotated[str | None, typer.Option(help="one figure or table: figure_5")] = None,
 ) -> None:
     """Make every figure (SVG, PDF, PNG) and table (CSV) from the tracked results."""
-    from wrpo_lib.figures.map import draw_all
+    from wrpo_lib.figures.tables import draw_all
 
     for path in draw_all(out, only):
         typer.echo(path)

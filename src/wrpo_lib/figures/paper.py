@@ -1,7 +1,6 @@
 """The paper's figures, named as there, drawn from the study's results.
 
-The paper's axis of Figure 1 is unknown; ours is nats per response. Intervals are 95 % t intervals
-over worlds.
+The paper's axis of Figure 1 is unknown. Intervals are 95 % t intervals over worlds.
 """
 
 from functools import cache
@@ -18,12 +17,8 @@ from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_run, results_dir
 
 DYNAMICS = {"dpo_on": "(a) DPO-on", "dpo_hybrid": "(b) DPO-hybrid", "wrpo_a50": "(c) WRPO, α → 0.5"}
-REWARDS = {
-    "reward_ws": "source_chosen",
-    "reward_wt": "target_chosen",
-    "reward_l": "rejected",
-    "margin": "margins",
-}
+REWARDS = {"reward_ws": "source_chosen", "reward_wt": "target_chosen", "reward_l": "rejected"}
+REWARDS |= {"margin": "margins"}
 LABELS = (10, 30, 50, 70, 90)  # α_max in hundredths, as arms are named; Figure 6 has three
 RIGHT = "% of samples right, held-out prompts"
 
@@ -41,8 +36,7 @@ def _study(profile: str, _folder: Path, _record: str) -> Results:
 def figure_1(profile: str = "nano") -> Drawn:
     """Log-probability of source and own responses before and after DPO-off; who is right.
 
-    Own responses are filled, source responses an outline, both with their mean as a line; the
-    lowest bin holds all that is lower.
+    Lines are means; the lowest bin holds all that is lower.
     """
     results = study(profile)
     rows, right = results.table("deviation"), results.levels(["target", "dpo_off", "target_dpo_on"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -80,13 +80,12 @@ def longer_share() -> pd.DataFrame:
     """How often y_ws is longer than y_wt, and y_wt than y_l: all, and those that are not cut."""
     quadruples = read_results("smol", "quadruples")
     rows = []
-    for ending in ("", ", neither cut"):
-        for question, pair in LONGER.items():
-            cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
-            counted = quadruples[~cut] if ending else quadruples
-            first, second = (counted[f"{name}_n_tokens"] for name in pair)
-            share = proportion_interval(int((first > second).sum()), len(counted))
-            rows.append((question + ending, share.value, share.low, share.high, share.n))
+    for ending, (question, (a, b)) in product(("", ", neither cut"), LONGER.items()):
+        cut = quadruples[f"{a}_truncated"] | quadruples[f"{b}_truncated"]
+        counted = quadruples[~cut] if ending else quadruples
+        longer = counted[f"{a}_n_tokens"] > counted[f"{b}_n_tokens"]
+        share = proportion_interval(int(longer.sum()), len(counted))
+        rows.append((question + ending, share.value, share.low, share.high, share.n))
     return pd.DataFrame(rows, columns=["question", "share", "low", "high", "n"])
 
 
@@ -133,11 +132,8 @@ def token_logprobs(
 
 
 def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
-    """HTML of tokens over their log-probabilities, the darker the less likely.
-
-    The number stands above each token and the underline grows with it, so that colour is not all
-    that tells. Text of models is escaped; spaces around a token are not shown.
-    """
+    """HTML of tokens under their log-probabilities, the darker and thicker underlined the less
+    likely; text of models is escaped, spaces around a token are not shown."""
     parts = []
     for text, logp in tokens:
         share = min(-logp / DARKEST, 1.0)
@@ -154,9 +150,8 @@ def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
 def deviation_frames(rows: pd.DataFrame) -> dict[str, Any]:
     """Densities of log πθ(y|x) per model, in the order met: ``x`` in nats, ``frames`` over it.
 
-    ``rows`` has a row per response: ``model``, ``whose`` (``own`` or ``source``) and ``logp``, as
-    in ``deviation.csv.gz``. Kernel density estimates with Scott's bandwidth; what lies below the
-    lowest half per cent is left out of view.
+    ``rows`` has a row per response: ``model``, ``whose`` (``own`` or ``source``) and ``logp``.
+    Kernel density estimates with Scott's bandwidth; the lowest half per cent is out of view.
     """
     x, frames = np.linspace(rows["logp"].quantile(0.005), 0, 81), []
     for model, of_model in rows.groupby("model", sort=False):

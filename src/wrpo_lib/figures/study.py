@@ -82,9 +82,9 @@ def skills(profile: str = "nano") -> Drawn:
 
 
 def grid(profile: str = "nano") -> Drawn:
-    """Development worlds: learning rate × β (IPO: τ) of each method, then α of WRPO.
+    """Learning rate × β (IPO: τ) of each method, then α of WRPO: % right in development worlds.
 
-    Cells are % of samples right, means over worlds; a frame marks what the study ``profile`` uses.
+    A frame marks what the study ``profile`` uses.
     """
     recipe, rows = read_run(profile)["world"], read_results("development", "grid")
     rows = rows[rows["arm"].str.contains("/")].assign(value=100 * rows["sampled"])
@@ -157,9 +157,9 @@ def protocols(profile: str = "nano") -> Drawn:
     results, drawn = study(profile), []
     with drawing(3, 7.2) as (figure, axes):
         for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
-            rows = results.levels([a for a in METHODS if a in results.wide(protocol)], protocol)
-            drawn.append(rows.assign(protocol=protocol))
-            draw_rows(axis, rows)
+            arms = [arm for arm in METHODS if arm in results.wide(protocol)]
+            drawn.append(results.levels(arms, protocol).assign(protocol=protocol))
+            draw_rows(axis, drawn[-1])
             axis.set_title(title)
     return Drawn(figure, pd.concat(drawn))
 
@@ -227,9 +227,6 @@ def corrections(profile: str = "nano") -> Drawn:
 
 
 def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
-    """Answers with up to ``most`` characters of filler behind each, at random.
-
-    Nano's answers are about equally long; with filler there is a length to control.
-    """
+    """Answers with up to ``most`` characters behind each, so that there is a length to control."""
     filler = np.random.default_rng(0).integers(0, most + 1, len(answers))
     return answers.assign(response=answers["response"] + ["." * n for n in filler])
