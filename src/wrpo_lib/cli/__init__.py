@@ -1,7 +1,6 @@
-"""The command line: ``wrpo COMMAND``, one module here for each group of commands.
+"""The command line: ``wrpo COMMAND``, one module for each group of commands, and here the study's.
 
-Bad input is one sentence on stderr and exit status 2. Heavy imports wait until a command needs
-them.
+Bad input is one sentence on stderr and exit status 2. Heavy imports wait for the command.
 """
 
 import os

@@ -89,9 +89,8 @@ def mask() -> Drawn:
         rows = {8: owners}  # from the top; padded rows are the first, third and fifth
         for k, own in enumerate(LENGTHS, 1):
             rows[2 * k - 2] = [0] * PROMPT + [k] * own + [-1] * (LENGTHS[0] - own)
-        _draw_tokens(
-            bottom, ((x, y, part) for y, row in rows.items() for x, part in enumerate(row))
-        )
+        cells = ((x, y, part) for y, row in rows.items() for x, part in enumerate(row))
+        _draw_tokens(bottom, cells)
         bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
         bottom.text(0, 7.5, f"one packed row: {n} tokens")
         bottom.axis("off")

@@ -52,10 +52,10 @@ def rewards() -> Drawn:
     order = list(rows["model"].unique())
     shape = {"cut": 0, "inner": "quart", "fill": False, "linewidth": 1.3, "legend": False}
     series = {"x": "reward", "y": "model", "hue": "model", "order": order, "hue_order": order}
+    looks = [look(name) for name in order]
     with drawing(height=max(3.2, 0.45 * len(order))) as (figure, axis):
-        colors = [look(name).color for name in order]
-        sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
-        name_rows(axis, [look(name).name for name in order])
+        sns.violinplot(rows, **series, **shape, palette=[how.color for how in looks], ax=axis)
+        name_rows(axis, [how.name for how in looks])
         axis.set(xlabel="reward per response", ylabel="")
     return Drawn(figure, rows)
 
@@ -126,9 +126,8 @@ def token_logprobs(
     whole = torch.cat([ids.new_tensor(row.prompt_ids), ids])
     with torch.no_grad():
         logits = model(input_ids=whole[None]).logits[0, -len(ids) - 1 : -1]
-    logps = logits.float().log_softmax(-1)
-    found = logps.gather(-1, ids[:, None]).squeeze(-1).tolist()
-    return [(tokenizer.decode([i]), logp) for i, logp in zip(ids.tolist(), found, strict=True)]
+    logps = logits.float().log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+    return [(tokenizer.decode([i]), p) for i, p in zip(ids.tolist(), logps.tolist(), strict=True)]
 
 
 def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
