@@ -4,6 +4,7 @@ Ours are % of held-out samples that are exactly right, with 95 % intervals over 
 are not comparable; the order is, and a gain as a share of another gain.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
@@ -209,7 +210,7 @@ def draw_all(out: Path, only: str | None = None) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     names = FIGURES.index if only is None else [only]
     jobs = [delayed(_draw)(out / n, resolve_name(FIGURES.loc[n, "function"])) for n in names]
-    # forked, where the system can: nothing is imported again
+    gc.freeze()  # forked, where the system can: nothing is imported again, or looked at for garbage
     made = Parallel(-1 if only is None else 1, backend="multiprocessing")(jobs)
     return [path for paths in made for path in paths]
 
