@@ -1,46 +1,33 @@
 """The ground: one source of versions, make's own promises, and checks that do find faults."""
 
 import importlib.metadata
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / ".ci"))
+import checks
+import lock
+
+ROOT = checks.ROOT
 
 
-def load(name: str) -> ModuleType:
-    """Import one of the scripts in .ci, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"ci_{name}", ROOT / ".ci" / f"{name}.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-lock, checks = load("lock"), load("checks")
-
-
-@pytest.fixture(scope="module")
-def locked() -> dict[str, str]:
-    """Normal name -> version, as requirements.lock has it."""
+def test_the_environment_under_test_is_the_locked_one_and_fits_pyproject():
     pins = lock.pins((ROOT / "requirements.lock").read_text())
-    return {name: pin.split("==")[1] for name, pin in pins.items()}
-
-
-def test_every_range_in_pyproject_contains_the_locked_version(locked):
+    locked = {name: pin.split("==")[1] for name, pin in pins.items()}
+    assert {name: importlib.metadata.version(name).partition("+")[0] for name in locked} == locked
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for wanted in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        version = locked.get(lock.normal(Requirement(wanted).name), "0.dev0")
-        fits = Requirement(wanted).specifier.contains(version, prereleases=True)
+    for wanted in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(wanted)
+        version = locked.get(lock.normal(wanted.name), "0.dev0")
+        fits = wanted.specifier.contains(version, prereleases=True)
         assert fits, f"{wanted}: locked {version}; run `make lock`"
 
 
@@ -50,11 +37,6 @@ def test_lock_and_environment_are_what_the_freeze_gives():
     text = (ROOT / "requirements.lock").read_text()  # fits a machine with or without a GPU
     assert lock.lock_text(lock.pins(text)) == text
     assert lock.environment_text(lock.pins(text)) == (ROOT / "environment.yml").read_text()
-
-
-def test_the_environment_under_test_is_the_locked_one(locked):
-    found = {name: importlib.metadata.version(name).partition("+")[0] for name in locked}
-    assert found == locked
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
@@ -73,27 +55,12 @@ def test_make_help_lists_every_public_target_and_names_a_missing_interpreter(tmp
     assert not (tmp_path / "venv").exists()
 
 
-# --- the checks find what they look for ---------------------------------------------------------
-
-
-def test_stored_outputs_are_found(tmp_path):
-    (tmp_path / "notebooks").mkdir()
-    kept = {"clean": {}, "counted": {"execution_count": 3}, "kept": {"outputs": [{}]}}
-    for name, cell in kept.items():
-        (tmp_path / "notebooks" / f"{name}.ipynb").write_text(json.dumps({"cells": [cell]}))
-    faults = [Path(fault.split(":")[0]).stem for fault in checks.notebook_faults(tmp_path)]
-    assert faults == ["counted", "kept"]
-
-
 @pytest.mark.parametrize(
     "text",
     [
         '<script src="https://cdn.example/x.js"></script>',
-        '<img src="//cdn.example/x.png">',
-        '<link rel="stylesheet" href="http://cdn.example/x.css">',
-        "<style>@import url(https://cdn.example/x.css);</style>",
+        '<link rel="stylesheet" href="//cdn.example/x.css">',
         "<p style=\"background:url('https://cdn.example/x.png')\">",
-        '<script>import("https://cdn.example/x.js")</script>',
         "@font-face{src:url(https://cdn.example/x.woff2)}",
         'e.src = "https://cdn.example/x.js"',
     ],
@@ -107,10 +74,14 @@ def test_a_page_that_loads_from_the_network_is_found(tmp_path, text):
     assert len(checks.offline_faults(tmp_path)) == 1
 
 
-def test_a_figure_that_is_not_drawn_is_found(tmp_path: Path) -> None:
+def test_stored_outputs_and_a_figure_that_is_not_drawn_are_found(tmp_path: Path) -> None:
     (tmp_path / "notebooks").mkdir()
-    cell = {"metadata": {"mystnb": {"figure": {"name": "reward-figure"}}}}
-    (tmp_path / "notebooks" / "a.ipynb").write_text(json.dumps({"cells": [cell]}))
+    drawn = {"metadata": {"mystnb": {"figure": {"name": "reward-figure"}}}}
+    counted, kept = {"metadata": {}, "execution_count": 3}, {"metadata": {}, "outputs": [{}]}
+    text = json.dumps({"cells": [drawn, counted, kept]})
+    (tmp_path / "notebooks" / "a.ipynb").write_text(text)
+    (fault,) = checks.notebook_faults(tmp_path)
+    assert "a.ipynb: 2 cells keep outputs" in fault
     built = tmp_path / "site" / "notebooks" / "a.html"
     built.parent.mkdir(parents=True)
     built.write_text("<p>no figure</p>")

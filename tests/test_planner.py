@@ -1,10 +1,8 @@
 """The planner against real models; what a machine lacks is said before anything is loaded."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,13 +13,14 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from wrpo_lib import machine
+from wrpo_lib import planner
 from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
 from wrpo_lib.models import build_tokenizer, model_config
 from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
-from wrpo_lib.recipes import Recipe, load_recipe
+from wrpo_lib.recipes import load_recipe
+from wrpo_lib.records import project_root
 
 LORA = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules="all-linear")
 PUBLISHED = {  # as the hub's safetensors metadata count them
@@ -87,17 +86,10 @@ def test_memory_follows_the_textbook():
     assert parts["Adam states"] == 8 * p.trainable == 2 * parts["gradients"]
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "n", "steps"),
-    [
-        ("paper/wrpo", {}, 39_918, 312),
-        ("paper/wrpo", {"num_train_epochs": 3}, 128 + 15, 6),
-        ("paper/wrpo", {"max_steps": 7}, 39_918, 7),
-        ("paper/sft", {}, 19_958, 46),  # 19,958 x 600 tokens in blocks of 2,048, 128 a step
-    ],
-)
-def test_steps_are_whole_batches(name, changes, n, steps):
-    assert planned(name, gpus=8, n=n, **changes).steps == steps
+def test_steps_are_whole_batches():
+    assert planned("paper/wrpo", gpus=8, n=128 + 15, num_train_epochs=3).steps == 6
+    # 19,958 x 600 tokens in blocks of 2,048, 128 a step
+    assert planned("paper/sft", gpus=8, n=19_958).steps == 46
 
 
 def test_tokens_are_those_of_the_data(tmp_path):
@@ -123,74 +115,36 @@ def test_the_command_names_the_worst_batch(capsys):
         assert part in said[0]
     hours = [re.findall("^hours, .*", out, re.M) for out in said]
     assert len(hours[0]) == len(hours[1]) == len(CARDS)
-    assert not any("no room" in line for line in hours[0])
+    assert "no room" not in said[0]
     assert {line.endswith("no room") for line in hours[1]} == {True, False}  # on one GPU
 
 
 def test_a_token_budget_bounds_every_batch():
-    plan = planned("workstation/wrpo", micro_batch_tokens=2048, n=64)
-    assert len(plan.batches[0]) == 1
-    assert len(planned("workstation/wrpo", micro_batch_tokens=4096).batches[0]) == 2
-    assert len(plan.worst) == 1, "one example goes through, however long it is"
-    whole = planned("workstation/wrpo", micro_batch_tokens=None, n=64)
-    assert len(whole.worst) == 8
-    assert plan.tokens(True) == whole.tokens(True)
+    plans = {
+        budget: planned("smol/wrpo", micro_batch_tokens=budget, per_device_train_batch_size=8, n=64)
+        for budget in (2048, 4096, None)
+    }
+    assert [len(plan.batches[0]) for plan in plans.values()] == [1, 2, 8]
+    assert len(plans[2048].worst) == 1, "one example goes through, however long it is"
+    assert len({plan.tokens(True) for plan in plans.values()}) == 1
 
 
-BAD = {
-    "nano/wrpo": "no model is named",
-    "paper/wrpo --data /no/such.jsonl": "/no/such.jsonl does not exist",
-    "workstation/wrpo --lora.target_modules nothing": "Target modules",
-    "workstation/wrpo merge=[1]": "unknown key 'training.merge'",
-}
-ROW = {"prompt_id": "a", "prompt": "b", "source_chosen": "c", "target_chosen": "d", "rejected": "e"}
-FILES = {
-    "field 'rejected'": json.dumps(ROW | {"rejected": ["e"]}),
-    "does not end in a user turn": json.dumps(ROW | {"prompt": [{"role": "tool", "content": "x"}]}),
-    "not JSON": '{"prompt_id": "a',
-    "has no rows": "",
-}
-
-
-@pytest.mark.parametrize("case", [*BAD, *FILES])
-def test_bad_input_is_one_sentence(capsys, tmp_path, case):
-    path = tmp_path / "data.jsonl"
-    path.write_text(FILES.get(case, ""))
-    words = case.split() if case in BAD else ["smol/wrpo", "--data", path]
-    code, _, err = wrpo(capsys, "plan", *words)
-    assert (code, BAD.get(case, case) in err, len(err.splitlines())) == (2, True, 1), err
-
-
-# --- the machine ----------------------------------------------------------------------------------
-
-LLAMA = "meta-llama/Meta-Llama-3-8B-Instruct"
-
-
-@pytest.fixture
-def card(monkeypatch):
-    """A card with 24 GB that PyTorch sees."""
-    found = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=25_250_000_000)
-    plan = machine.plan_recipe
-
-    def planned(recipe: Recipe, gpus: int) -> Any:
-        """The plan alone asks PyTorch for what a pretended card cannot do."""
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.cuda, "is_available", lambda: False)
-            return plan(recipe, gpus)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: found)
-    monkeypatch.setattr(machine, "plan_recipe", planned)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
-
-
-def made(folder: Path) -> Recipe:
-    """The 4-bit recipe, as if the stage before it had written its model."""
-    recipe = load_recipe("workstation", "wrpo_4bit")
-    model_config(LLAMA).save_pretrained(folder)
-    (folder / "model.safetensors").touch()
-    return replace(recipe, model=str(folder))
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("nano/wrpo", "no model is named"),
+        ("workstation/wrpo --lora.target_modules nothing", "Target modules"),
+        ("workstation/wrpo merge=[1]", "unknown key 'training.merge'"),
+        ("smol/wrpo --data data.jsonl", "data.jsonl, row 1, field 'rejected'"),
+    ],
+)
+def test_bad_input_is_one_sentence(capsys, tmp_path, monkeypatch, words, sentence):
+    names = ("prompt_id", "prompt", "source_chosen", "target_chosen")
+    write_rows([dict.fromkeys(names, "a") | {"rejected": ["e"]}], tmp_path / "data.jsonl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WRPO_HOME", str(project_root()))
+    code, _, err = wrpo(capsys, "plan", *words.split())
+    assert (code, sentence in err, len(err.splitlines())) == (2, True, 1), err
 
 
 @pytest.mark.parametrize(
@@ -203,11 +157,11 @@ def test_a_card_that_torch_cannot_use(tmp_path, monkeypatch, built, sentence):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(torch.version, "cuda", built)
-    assert "driver 535.161.08" in machine.describe(tmp_path)
+    assert "driver 535.161.08" in planner.describe(tmp_path)
     with pytest.raises(WRPOError, match=sentence) as error:
-        machine.check(load_recipe("smol", "sft"), tmp_path / "out")
+        planner.check(load_recipe("smol", "sft"), tmp_path / "out")
     assert "has an NVIDIA card (driver 535.161.08)" in str(error.value)
-    machine.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
+    planner.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
 
 
 def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
@@ -219,14 +173,24 @@ def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("card")
 def test_memory_and_disk_are_checked_against_the_plan(tmp_path, monkeypatch):
-    assert "RTX 4090, 23.5 GiB" in machine.describe(tmp_path)
-    machine.check(made(tmp_path), tmp_path)
+    """On a card with 24 GB that PyTorch sees; plans are made without what it cannot do."""
+    card = SimpleNamespace(name="NVIDIA GeForce RTX 4090", total_memory=25_250_000_000)
+    recipes = [load_recipe("workstation", name) for name in ("sft_4bit", "wrpo_4bit")]
+    recipes.append(load_recipe("workstation", "sft", activation_checkpointing=False))
+    plans = {recipe.where: plan_recipe(recipe) for recipe in recipes}
+    monkeypatch.setattr(planner, "plan_recipe", lambda recipe, gpus: plans[recipe.where])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
+    assert "RTX 4090, 23.5 GiB" in planner.describe(tmp_path)
+    planner.check(recipes[0], tmp_path)
     with pytest.raises(WRPOError, match=r"on a device that has 23\.5; take a 4-bit recipe"):
-        machine.check(load_recipe("workstation", "sft", activation_checkpointing=False), tmp_path)
+        planner.check(recipes[2], tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     with pytest.raises(WRPOError, match=r"downloads about 15\.0 GiB to .*, which has 0\.9"):
-        machine.check(load_recipe("workstation", "sft_4bit"), tmp_path)
+        planner.check(recipes[0], tmp_path)
+    monkeypatch.setattr(planner, "identity", lambda model: "on this disk already")
     with pytest.raises(WRPOError, match=r"writes about 6\.2 GiB to .*, which has 0\.9"):
-        machine.check(made(tmp_path), tmp_path)
+        planner.check(recipes[1], tmp_path)

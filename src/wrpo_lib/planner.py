@@ -1,19 +1,25 @@
-"""What a recipe will take, before anything is loaded: memory, tokens, steps and arithmetic.
+"""What a recipe will take, before anything is computed, and what this machine lacks of it.
 
 Parameters are counted on the meta device; the rest is textbook arithmetic on them and on lengths.
 """
 
+import os
 import random
+import shutil
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.constants import HF_HUB_CACHE
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from wrpo_lib.models import load_tokenizer, model_config
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.models import identity, load_tokenizer, model_config
 from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
 from wrpo_lib.sharing import split_by_tokens
 from wrpo_lib.training import inputs
@@ -24,6 +30,8 @@ TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head 
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
 UTILISATION = 0.4  # assumed share of a card's peak
+GIB = 2**30
+LARGEST_ON_A_CPU = 10**9  # parameters; more take weeks
 
 
 class Parameters(NamedTuple):
@@ -97,8 +105,7 @@ class Plan:
     def flops(self, count: Any) -> Any:
         """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
 
-        A pass forward, one back (two without LoRA), one to recompute activations, the reference's;
-        attention left out.
+        One forward, one back (two without LoRA), one to recompute, the reference's; no attention.
         """
         epochs, args = self.args.num_train_epochs, self.args
         passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))
@@ -135,19 +142,33 @@ class Plan:
             "Adam states": states * p.trainable / parts,
             "activations": kept * text.num_hidden_layers + (layer if kept < layer else 0),
             "logits": tile * (work + 8) + (0 if lora else 4 * p.head),
-            "runtime (assumed)": 2 * 2**30,  # CUDA context, kernels, gathered layers, fragmentation
+            "runtime (assumed)": 2 * GIB,  # CUDA context, kernels, gathered layers, fragmentation
         }
 
 
 def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Plan:
-    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths."""
+    """Plan a run over ``data``, the recipe's or, without, ``n`` examples of assumed lengths.
+
+    Of data, the lengths of at most 2,000 examples stand for all.
+    """
+    lengths: Batch = []
     with named(recipe):
         args = inputs.training_arguments(recipe, Path("plan"))
-        recipe = replace(recipe, model=_planned_model(recipe), data=data or recipe.data)
+        recipe = replace(recipe, data=data or recipe.data)
+        if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
+            others = (load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile))
+            made = {str(r.output_dir): r.model for r in others if r.stage == "sft"}
+            recipe = replace(recipe, model=made.get(recipe.model or "", recipe.model))  # its target
         config = model_config(recipe.model or "")
         parameters = count_parameters(config, inputs.lora_config(recipe))
         if data or Path(recipe.data or "").is_file():
-            lengths, n = _lengths(recipe, args)
+            rows, fields = inputs.load_data(recipe), inputs.responses(args)
+            n, reader = len(rows), load_tokenizer(recipe.model or "")
+            some = rows.select(range(0, n, ceil(n / 2000)))  # cut as in training
+            made, _ = inputs.tokenize(some, reader, fields, args, "planned")
+            for row in made:
+                ys = tuple(len(row[f"{name}_ids"]) for name in fields)
+                lengths.append((len(row["prompt_ids"]), ys))
         else:
             limit, n = args.max_length or PROMPT + RESPONSE, n or EXAMPLES[recipe.stage]
             prompt = min(PROMPT, limit - 1)
@@ -175,20 +196,59 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     return Plan(recipe, args, config, parameters, gpus, n, steps, batches, reference)
 
 
-def _planned_model(recipe: Recipe) -> str | None:
-    """The recipe's model; where that is an SFT's that was not made yet, the one it starts from."""
-    if recipe.start_from == "target_sft" and not Path(recipe.model or ".").is_dir():
-        for other in (load_recipe(recipe.profile, name) for name in recipe_names(recipe.profile)):
-            if other.stage == "sft" and str(other.output_dir) == recipe.model:
-                return other.model
-    return recipe.model
+def driver() -> str | None:
+    """The version of NVIDIA's driver; None without one."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.CalledProcessError, IndexError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.split()[0]
+    return None
 
 
-def _lengths(recipe: Recipe, args: Any) -> tuple[Batch, int]:
-    """Lengths of at most 2,000 of the data's examples, cut as in training, and their number."""
-    rows, fields = inputs.load_data(recipe), inputs.responses(args)
-    some = rows.select(range(0, len(rows), ceil(len(rows) / 2000)))
-    made, _ = inputs.tokenize(some, load_tokenizer(recipe.model or ""), fields, args, "planned")
-    return [(len(r["prompt_ids"]), tuple(len(r[f"{k}_ids"]) for k in fields)) for r in made], len(
-        rows
-    )
+def describe(folder: Path) -> str:
+    """This machine's PyTorch, CUDA, driver, cards with their memory, and free space, in a line."""
+    cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    shown = [f"{card.name}, {card.total_memory / GIB:.1f} GiB" for card in cards] or ["no GPU"]
+    version = f"CUDA {torch.version.cuda or 'none'}, driver {driver() or 'none'}"
+    free = f"{_free(folder) / GIB:.0f} GiB free for {folder}"
+    return f"PyTorch {torch.__version__}, {version}; {'; '.join(shown)}; {free}"
+
+
+def check(recipe: Recipe, output_dir: Path, gpus: int = 1) -> None:
+    """Refuse a run that cannot go well on this machine: no usable card, too little memory or disk.
+
+    :raises WRPOError: with the remedy; memory is a usual batch's, ``wrpo plan`` has the worst.
+    """
+    plan = plan_recipe(replace(recipe, data=None), gpus)
+    size, on_cpu = plan.parameters.total, plan.args.use_cpu and "use_cpu" in recipe.training
+    if not (on_cpu or torch.cuda.is_available()):
+        here = "or pass --use_cpu true to train without it"
+        if found := driver():
+            what = f"PyTorch {torch.__version__} was built without CUDA; install its CUDA build"
+            if built := torch.version.cuda:
+                what = f"PyTorch cannot use it with CUDA {built}; update the driver, see nvidia-smi"
+            raise WRPOError(f"this machine has an NVIDIA card (driver {found}), but {what}, {here}")
+        if size > LARGEST_ON_A_CPU:
+            what = f"no GPU was found, and {size / 1e9:.1f} billion parameters take weeks on a CPU"
+            raise WRPOError(f"{what}; use a machine with one, try --dry-run, {here}")
+        on_cpu = True
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if not on_cpu:
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        have = min(card.total_memory for card in cards)
+    need, cache = sum(plan.memory(plan.usual, True).values()), Path(HF_HUB_CACHE)
+    download = 0 if identity(str(recipe.model)) else 2 * size
+    remedy = "take a 4-bit recipe, LoRA or a smaller model; `wrpo plan` says what fits"
+    lacks = [(need, have, "needs", "of memory on a device that", remedy)]
+    remedy = "free some, or set another --output_dir, or HF_HOME for what is downloaded"
+    lacks += [(download, _free(cache), "downloads", f"to {cache}, which", remedy)]
+    lacks += [(plan.disk, _free(output_dir), "writes", f"to {output_dir}, which", remedy)]
+    for want, free, verb, where, remedy in lacks:
+        if want > free:
+            what = f"{verb} about {want / GIB:.1f} GiB {where} has {free / GIB:.1f}"
+            raise WRPOError(f"{recipe.where}: {what}; {remedy}")
+
+
+def _free(folder: Path) -> int:
+    """Bytes free on the disk that holds ``folder``, which need not exist yet."""
+    return shutil.disk_usage(next(filter(Path.exists, (folder, *folder.absolute().parents)))).free

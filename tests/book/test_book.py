@@ -1,12 +1,12 @@
 """What the book shows: figures, tables, numbers, claims, answers, terms and references."""
 
-import importlib
 import json
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
+from pkgutil import resolve_name
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,24 +16,23 @@ from study_results import write_study
 from wrpo_lib.analysis import report
 from wrpo_lib.analysis.outcomes import Results, verdict_table, verdicts
 from wrpo_lib.exercises import check
-from wrpo_lib.figures.map import FIGURES, draw_all, figure_map, linked_claims, linked_map
+from wrpo_lib.figures import tables
 from wrpo_lib.figures.method import alpha_table
 from wrpo_lib.figures.paper import figure_4, figure_5
-from wrpo_lib.figures.responses import deviation_frames, token_heat
-from wrpo_lib.figures.style import look, show, table, widget
-from wrpo_lib.figures.tables import table_2
+from wrpo_lib.figures.responses import token_heat
+from wrpo_lib.figures.style import Drawn, look, show, table, widget
 from wrpo_lib.records import project_root, read_results, read_run
 
 ROOT = project_root()
 
 
 def test_the_map_leads_from_each_figure_to_its_data_code_and_page() -> None:
-    found, linked = figure_map(), linked_map()
+    found, linked = tables.figure_map(), tables.linked_map()
     tracked = pd.read_csv(ROOT / "results" / "figure_map.csv", keep_default_na=False)
     pd.testing.assert_frame_equal(found, tracked)  # hashes as well
     for row in found.itertuples():
         module, function = row.function.rsplit(".", 1)
-        assert callable(getattr(importlib.import_module(module), function))
+        assert callable(resolve_name(row.function))
         assert re.search(rf"\b{function}\b", (ROOT / row.page).read_text("utf-8")), row
         assert f"{module.replace('.', '/')}.html#{function}" in linked
         assert row.data_file in linked
@@ -44,79 +43,52 @@ def test_every_status_is_what_the_tracked_results_give() -> None:
     tracked = pd.read_csv(ROOT / "results" / "nano" / "verdicts.csv", keep_default_na=False)
     found, said = verdict_table(verdicts(Results())), ["status", "remark"]
     pd.testing.assert_frame_equal(found[said], tracked[said])
-    linked = linked_claims() + linked_claims(confirmatory=False)
+    linked = tables.linked_claims() + tables.linked_claims(confirmatory=False)
     for row in found.itertuples():
         assert f'id="claim-{row.id}"' in linked
         assert f">{row.status}</span>" in linked
 
 
-@pytest.fixture(scope="module")
-def invented(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with the results of an invented study and the other tracked ones."""
-    home = tmp_path_factory.mktemp("study")
+def test_a_study_is_drawn_with_its_numbers_and_named_arms_and_refused_when_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, out = tmp_path / "study", tmp_path / "figures"
     for name in ("smol", "published", "benchmarks"):
         shutil.copytree(ROOT / "results" / name, home / "results" / name)
     (home / "recipes").symlink_to(ROOT / "recipes")
     write_study(home, {"target_sft": 0.55, "dpo_on": 0.65, "wrpo": 0.7})
-    return home
-
-
-@pytest.fixture
-def home(invented: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, in use."""
-    monkeypatch.setenv("WRPO_HOME", str(invented))
-    return invented
-
-
-def test_every_figure_and_table_is_made_with_its_numbers_and_names_its_arms(
-    home: Path, tmp_path: Path
-) -> None:
+    monkeypatch.setenv("WRPO_HOME", str(home))
     arms = {arm for arm in Results().outcomes["arm"] if "_" in arm}
     unnamed = {arm.partition("_")[0] for arm in arms if look(arm).name == arm}
     assert unnamed <= {"map"}  # drawn as differences only
-    for name in FIGURES.index:
-        made = {path.suffix: path for path in draw_all(tmp_path, name)}
-        rows = pd.read_csv(made[".csv"], dtype=str)
-        assert len(rows)
-        if name.startswith("figure") or ".svg" in made:
-            assert set(made) == {".svg", ".pdf", ".png", ".csv"}
-            assert made[".png"].stat().st_size > 10_000
+    for name, function in tables.FIGURES["function"].items():
+        made = resolve_name(function)()
+        if isinstance(made, Drawn):
+            made.figure.draw_without_rendering()
+            plt.close(made.figure)
+            assert len(made.rows)
         else:
-            assert not arms & set(rows.to_numpy().ravel())
-
-
-@pytest.mark.usefixtures("home")
-def test_what_is_drawn_is_what_the_results_hold() -> None:
+            assert len(made)
+            assert not arms & set(made.astype(str).to_numpy().ravel()), name
+    written = {path.name for name in ("figure_6", "table_5") for path in tables.draw_all(out, name)}
+    kinds = ("figure_6.svg", "figure_6.pdf", "figure_6.png", "figure_6.csv", "table_5.csv")
+    assert written == {path.name for path in out.iterdir()} == set(kinds)
     drawn = figure_5().rows.query("panel == 'right'").set_index("arm")
     outcomes = Results().outcomes.query("arm == 'dpo_on'")
     share = outcomes["right"].sum() / outcomes["n"].sum()
     assert drawn.loc["dpo_on", "value"] == pytest.approx(100 * share)
     assert (drawn["low"] < drawn["value"]).all()
-    rows = table_2().set_index("paper")
+    rows = tables.table_2().set_index("paper")
     assert rows.loc["Target-SFT-DPO", "right, %"].startswith(f"{100 * share:.1f} [")
     assert rows.loc["Target-FuseLLM", "ours"] == ""  # no counterpart
-
-
-def test_refused_results_are_said_on_the_page_instead_of_drawn(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     shutil.copytree(home / "results", tmp_path / "results")
     monkeypatch.setenv("WRPO_HOME", str(tmp_path))
     (tmp_path / "results" / "nano" / "outcomes.parquet").write_bytes(b"edited")
-    for make in (report.findings, linked_claims, figure_4):
+    for make in (report.findings, tables.linked_claims, figure_4):
         said = show(make).data
-        assert "outcomes.parquet differs from what its run.json records" in said
         assert said.startswith(":::{warning}")
-    assert "no results for profile 'paper'" in show(figure_4, "paper").data
+        assert "outcomes.parquet differs from what its run.json records" in said
     assert report.numbers()["status_wrpo"] == "(no valid results)"
-
-
-def test_a_table_sets_the_symbols_of_a_formula() -> None:
-    said = {"reward of y_ws": "WRPO_SimPO, α_max 0.7", "question_id": "dpo_on_y_l"}
-    html = table(pd.DataFrame([said])).to_html()
-    shown = ("reward of y<sub>ws</sub>", "WRPO<sub>SimPO</sub>, α<sub>max</sub> 0.7")
-    for text in (*shown, "question_id", "dpo_on_y_l"):
-        assert text in html
 
 
 def test_the_real_text_study_is_whole_holds_no_text_and_says_what_was_changed_by_hand() -> None:
@@ -147,46 +119,34 @@ def test_gradient_weights_stand_in_the_ratio_of_the_weights_of_the_fused_reward(
     np.testing.assert_allclose(rows["loss"], np.log1p(np.exp(-rows["margin"])))
 
 
-def test_what_a_model_said_is_text() -> None:
+def test_what_a_model_said_is_text_and_symbols_of_a_formula_are_set() -> None:
     said = "</script><b>"
-    assert not re.search("<(/script|b)>", table(pd.DataFrame({said: [said]})).to_html())
+    row = {said: said, "reward of y_ws": "WRPO_SimPO, α_max", "question_id": "dpo_on_y_l"}
+    html = table(pd.DataFrame([row])).to_html()
+    assert not re.search("<(/script|b)>", html)
+    for text in ("reward of y<sub>ws</sub>", "WRPO<sub>SimPO</sub>, α<sub>max</sub>", "dpo_on_y_l"):
+        assert text in html
     shown = token_heat([(said, -1.0), (" ", -9.0)], name=said)
     assert shown.count("<b>") == 1  # around the name
     for text in (">␣<", ">−9.0</rt>", "(−10.0 nats, 2 tokens)"):
         assert text in shown
-    place = widget("alpha", {"said": said})
+    (data,) = re.findall(r"json\">(.*)</script>", place := widget("alpha", {"said": said}))
+    assert json.loads(data) == {"said": said}
     assert (shown + place).count("</script>") == 1
-    assert json.loads(place.split(">", 2)[2].split("</script>")[0]) == {"said": said}
-
-
-def test_densities_follow_the_frames_of_training() -> None:
-    draw, rows = np.random.default_rng(0), []
-    means = {"target": {"own": -4.0, "source": -9.0}, "wrpo": {"own": -4.0, "source": -6.0}}
-    for model, by_whose in means.items():
-        for whose, mean in by_whose.items():
-            rows += [(model, whose, logp) for logp in draw.normal(mean, 0.5, 200)]
-    data = deviation_frames(pd.DataFrame(rows, columns=["model", "whose", "logp"]))
-    before, after = data["frames"]
-    assert before["name"] == "Target"
-    assert before["source_mean"] == pytest.approx(-9.0, abs=0.2)
-    assert np.trapezoid(before["own"], data["x"]) == pytest.approx(1, abs=0.02)
-    assert data["x"][int(np.argmax(after["source"]))] == pytest.approx(-6.0, abs=0.5)
 
 
 def test_an_answer_is_right_or_not_yet() -> None:
     assert check(None, 0.5, "Think.") == "No answer yet."
     assert check(0.502, 0.5, "Think.") == "Right: 0.502."
     assert check("B", "A", "Think.") == "Not yet: B. Think."
-    assert check(1, True, "Think.") == "Right: 1."
 
 
 def test_references_of_one_author_and_year_are_told_apart() -> None:
-    entries = parse_file(str(ROOT / "book" / "references.bib")).entries.values()
-    cited = Counter(
+    labels = [
         (len(e.persons["author"]) > 2, *e.persons["author"][0].last_names, e.fields["year"])
-        for e in entries
-    )
-    assert [label for label, n in cited.items() if n > 1] == []
+        for e in parse_file(str(ROOT / "book" / "references.bib")).entries.values()
+    ]
+    assert len(labels) == len(set(labels))
 
 
 def test_every_glossary_term_is_used_in_the_book() -> None:

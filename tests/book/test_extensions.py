@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
 
 EXTENSIONS = Path(__file__).resolve().parents[2] / "book" / "_ext"
 CONFIGURATION = f"""
@@ -71,30 +70,11 @@ def build(book: Path, changed: dict[str, str], **environment: str) -> tuple[str,
     return index, notebook
 
 
-Built = tuple[Path, list[tuple[str, str]]]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The site, and its pages from nothing; with other prose and an address; another result."""
-    book, prose = tmp_path_factory.mktemp("book"), PAGE.replace("PROSE", "Other words.")
-    return book / "_build" / "html", [
-        build(book, FILES),
-        build(book, {"index.md": prose}, WRPO_REPOSITORY="https://github.com/owner/name/"),
-        build(book, {"results/score.csv": "0.75"}),
-    ]
-
-
-def test_a_changed_result_never_shows_an_old_number_and_prose_runs_nothing(built: Built) -> None:
-    pages = [index for index, _ in built[1]]
-    first, prose, result = (re.findall(r"result (\S+) at (\d+)", page) for page in pages)
-    assert "Other words." in pages[1]
-    assert prose == first  # also the time at which the cell ran
-    assert (first[0][0], result[0][0]) == ("0.25", "0.75")
-
-
-def test_a_caption_leads_to_code_data_and_pictures(built: Built) -> None:
-    site, ((index, _), *_) = built
+def test_the_pages_of_a_book_that_changes(tmp_path: Path) -> None:
+    """Built from nothing; with other prose and an address; with another result."""
+    prose, site = PAGE.replace("PROSE", "Other words."), tmp_path / "_build" / "html"
+    index, notebook = build(tmp_path, FILES)
+    # a caption leads to code, data and pictures
     links = re.findall(r'class="reference internal" href="([^"]*)">(\w+)</a>', index)
     assert links == [
         ("_modules/wrpo_lib/figures/training.html#draw", "Code"),
@@ -102,19 +82,23 @@ def test_a_caption_leads_to_code_data_and_pictures(built: Built) -> None:
         ("_downloads/figures/figure_1.svg", "SVG"),
     ]
     assert all((site / address).is_file() for address, _ in links[1:])
-
-
-def test_a_notebook_says_how_to_run_it(built: Built) -> None:
-    (_, notebook), (_, addressed), _ = built[1]
+    # the site carries only what it uses of its tools
+    static = site / "_static"
+    assert {path.name for path in (static / "mathjax").iterdir()} == {"tex-chtml.js", "output"}
+    assert not list(static.rglob("*.map"))
+    assert sum(path.stat().st_size for path in static.rglob("*")) < 6e6
+    # a changed result never shows an old number, and prose runs nothing
+    address = "https://github.com/owner/name/"
+    reworded, addressed = build(tmp_path, {"index.md": prose}, WRPO_REPOSITORY=address)
+    changed, _ = build(tmp_path, {"results/score.csv": "0.75"})
+    pages = (index, reworded, changed)
+    first, same, result = (re.findall(r"result (\S+) at (\d+)", page) for page in pages)
+    assert "Other words." in reworded
+    assert same == first  # also the time at which the cell ran
+    assert (first[0][0], result[0][0]) == ("0.25", "0.75")
+    # a notebook says how to run it
     assert "https://colab.research.google.com/github/owner/name/" in addressed
     notebook, addressed = (re.sub("<[^>]*>", "", page) for page in (notebook, addressed))
     assert "jupyter lab notebooks/notebook.ipynb" in notebook
     assert "git clone" not in notebook
     assert "git clone https://github.com/owner/name wrpo" in addressed
-
-
-def test_the_site_carries_only_what_it_uses_of_its_tools(built: Built) -> None:
-    static = built[0] / "_static"
-    assert {path.name for path in (static / "mathjax").iterdir()} == {"tex-chtml.js", "output"}
-    assert not list(static.rglob("*.map"))
-    assert sum(path.stat().st_size for path in static.rglob("*")) < 6e6

@@ -54,8 +54,8 @@ def save_models(folder: Path) -> dict[str, str]:
     reward = LlamaForSequenceClassification(config)
     places = {TARGET: str(folder / "target"), REWARD: str(folder / "reward")}
     for model, place in zip((target, reward), places.values(), strict=True):
-        for part in (model, tokenizer):
-            part.save_pretrained(place)
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
     return places
 
 
@@ -76,24 +76,18 @@ def copy_recipes(home: Path, places: dict[str, str]) -> None:
         (home / name).symlink_to(project_root() / name)
 
 
-def published(folder: Path) -> str:
-    """Source responses as a data set on the hub holds them."""
-    rows = []
-    for i, name, k in product(range(18), "ab", range(2)):
-        row = {"prompt_id": f"p{i}", "prompt": f"What is {i} plus {i}?", "model": f"source-{name}"}
-        row |= {"sample": k, "text": f"It is {2 * i + k} ({name})."}
-        rows.append(row | {"reward": k + 0.1 * i, "reward_model": REWARD})
-    write_rows(rows, folder / "data" / "train.parquet")
-    return str(folder)
-
-
 def test_the_page_leads_to_a_judged_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, places = tmp_path / "home", save_models(tmp_path)
     copy_recipes(home, places)
-    hub, load = published(tmp_path / "hub"), local.load_reward_model
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: hub)
+    rows, load = [], local.load_reward_model
+    for i, name, k in product(range(18), "ab", range(2)):
+        row = {"prompt_id": f"p{i}", "prompt": f"What is {i} plus {i}?", "model": f"source-{name}"}
+        row |= {"sample": k, "text": f"It is {2 * i + k} ({name})."}
+        rows.append(row | {"reward": k + 0.1 * i, "reward_model": REWARD})
+    write_rows(rows, (hub := tmp_path / "hub") / "data" / "train.parquet")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **options: str(hub))
     monkeypatch.setattr(local, "load_reward_model", lambda name, *_, **hub: load(places[name]))
     monkeypatch.setenv("WRPO_HOME", str(home))
     monkeypatch.chdir(home)

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from wrpo_lib.figures.style import Drawn, draw_curve, drawing, look, name_rows, widget
+from wrpo_lib.objective import wrpo_loss
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
+from wrpo_lib.sharing import Branches
 
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
 """The worked example of the method page: β, and log πθ/πref of y_ws, y_wt and y_l in nats."""
@@ -36,10 +39,6 @@ def alpha_table(points: int = 101) -> pd.DataFrame:
     ``source``, ``target`` and ``rejected`` are |∂loss/∂log πθ(y|x)| of y_ws, y_wt and y_l, computed
     by autograd from :func:`~wrpo_lib.objective.wrpo_loss`, in units of 1/nat.
     """
-    import torch
-
-    from wrpo_lib.objective import wrpo_loss
-
     rows, zero = [], torch.zeros(1, dtype=torch.float64)
     reference = [zero, zero, zero]
     for alpha in np.linspace(0, 1, points).tolist():
@@ -76,8 +75,6 @@ def alpha_slider() -> str:
 
 def mask() -> Drawn:
     """What each token of a packed row sees, from ``Branches.mask()``; below it, padded rows."""
-    from wrpo_lib.sharing import Branches
-
     branches = Branches(((PROMPT, LENGTHS),))
     sees = branches.mask()
     owners = [part for part, n in enumerate((PROMPT, *LENGTHS)) for _ in range(n)]
@@ -93,9 +90,8 @@ def mask() -> Drawn:
         rows = {8: owners}  # from the top; padded rows are the first, third and fifth
         for k, own in enumerate(LENGTHS, 1):
             rows[2 * k - 2] = [0] * PROMPT + [k] * own + [-1] * (LENGTHS[0] - own)
-        _draw_tokens(
-            bottom, ((x, y, part) for y, row in rows.items() for x, part in enumerate(row))
-        )
+        cells = ((x, y, part) for y, row in rows.items() for x, part in enumerate(row))
+        _draw_tokens(bottom, cells)
         bottom.text(0, -0.5, f"one padded row per response: {3 * width} tokens")
         bottom.text(0, 7.5, f"one packed row: {n} tokens")
         bottom.axis("off")

@@ -1,9 +1,10 @@
 """The paper's figures, named as there, drawn from the study's results.
 
-The paper's axis of Figure 1 is unknown; ours is nats per response. Intervals are 95 % t intervals
-over worlds.
+The paper's axis of Figure 1 is unknown. Intervals are 95 % t intervals over worlds.
 """
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +14,31 @@ from scipy import stats
 from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.figures.style import Drawn, Look, draw_curve, draw_line, draw_rows, drawing, look
 from wrpo_lib.paper import TYPICAL_LC_SE, table
+from wrpo_lib.records import read_run, results_dir
 
 DYNAMICS = {"dpo_on": "(a) DPO-on", "dpo_hybrid": "(b) DPO-hybrid", "wrpo_a50": "(c) WRPO, α → 0.5"}
-REWARDS = {
-    "reward_ws": "source_chosen",
-    "reward_wt": "target_chosen",
-    "reward_l": "rejected",
-    "margin": "margins",
-}
+REWARDS = {"reward_ws": "source_chosen", "reward_wt": "target_chosen", "reward_l": "rejected"}
+REWARDS |= {"margin": "margins"}
 LABELS = (10, 30, 50, 70, 90)  # α_max in hundredths, as arms are named; Figure 6 has three
 RIGHT = "% of samples right, held-out prompts"
+
+
+def study(profile: str) -> Results:
+    """The results of a study, read and checked once while its ``run.json`` stays the same."""
+    return _study(profile, results_dir(profile), str(read_run(profile)))
+
+
+@cache
+def _study(profile: str, _folder: Path, _record: str) -> Results:
+    return Results(profile)
 
 
 def figure_1(profile: str = "nano") -> Drawn:
     """Log-probability of source and own responses before and after DPO-off; who is right.
 
-    Own responses are filled, source responses an outline, both with their mean as a line; the
-    lowest bin holds all that is lower.
+    Lines are means; the lowest bin holds all that is lower.
     """
-    results = Results(profile)
+    results = study(profile)
     rows, right = results.table("deviation"), results.levels(["target", "dpo_off", "target_dpo_on"])
     edges = np.linspace(rows["logp"].quantile(0.005), 0, 41)
     titles = {"target": "(a) the target, before", "dpo_off": "(b) the target after DPO-off"}
@@ -69,7 +76,7 @@ def figure_2() -> Drawn:
 
 def figure_3(profile: str = "nano") -> Drawn:
     """Rewards and margin on held-out quadruples, means over worlds, and what is right after."""
-    results = Results(profile)
+    results = study(profile)
     rows = results.table("dynamics").query("split == 'heldout' and arm in @DYNAMICS")
     right = results.levels(list(DYNAMICS)).set_index("arm")
     with drawing(3, 8.6, sharex=True, sharey=True) as (figure, axes):
@@ -96,7 +103,7 @@ def figure_4(profile: str = "nano") -> Drawn:
         plain = form.lower()
         arms |= {f"{form} form": full, f"{form}: no y_ws": f"{plain}_on"}
         arms[f"{form}: no y_wt"] = f"{plain}_hybrid"
-    rows = Results(profile).levels(list(arms.values())).assign(name=list(arms))
+    rows = study(profile).levels(list(arms.values())).assign(name=list(arms))
     with drawing(height=4.0) as (figure, axis):
         draw_rows(axis, rows, RIGHT)
         for below in (2.5, 5.5):
@@ -106,7 +113,7 @@ def figure_4(profile: str = "nano") -> Drawn:
 
 def figure_5(profile: str = "nano") -> Drawn:
     """Against α_max: what is right, and how often y_ws and y_wt rank above y_l (held out)."""
-    results, alphas = Results(profile), [label / 100 for label in LABELS]
+    results, alphas = study(profile), [label / 100 for label in LABELS]
     arms = [f"wrpo_a{label}" for label in LABELS]
     right = results.levels(["dpo_on", *arms, "dpo_hybrid"])
     drawn = [right.assign(panel="right")]
@@ -127,7 +134,7 @@ def figure_5(profile: str = "nano") -> Drawn:
 
 def figure_6(profile: str = "nano") -> Drawn:
     """An α that rises against a constant one: with the same label, and with the same mean."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     kinds = {
         "wrpo_a": look("wrpo")._replace(name="rising from 0 to α"),
         "wrpo_const_a": Look("constant at α", "#D55E00", "s", "--"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,9 @@ import pandas as pd
 import seaborn as sns
 from scipy.stats import gaussian_kde
 
-from wrpo_lib.analysis.outcomes import Results
 from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.chat import Prompt, render
+from wrpo_lib.figures.paper import study
 from wrpo_lib.figures.style import Drawn, draw_curve, draw_rows, drawing, look, name_rows, widget
 from wrpo_lib.paper import table
 from wrpo_lib.quadruples.schema import RESPONSES
@@ -52,10 +52,10 @@ def rewards() -> Drawn:
     order = list(rows["model"].unique())
     shape = {"cut": 0, "inner": "quart", "fill": False, "linewidth": 1.3, "legend": False}
     series = {"x": "reward", "y": "model", "hue": "model", "order": order, "hue_order": order}
+    looks = [look(name) for name in order]
     with drawing(height=max(3.2, 0.45 * len(order))) as (figure, axis):
-        colors = [look(name).color for name in order]
-        sns.violinplot(rows, **series, **shape, palette=colors, ax=axis)
-        name_rows(axis, [look(name).name for name in order])
+        sns.violinplot(rows, **series, **shape, palette=[how.color for how in looks], ax=axis)
+        name_rows(axis, [how.name for how in looks])
         axis.set(xlabel="reward per response", ylabel="")
     return Drawn(figure, rows)
 
@@ -80,19 +80,18 @@ def longer_share() -> pd.DataFrame:
     """How often y_ws is longer than y_wt, and y_wt than y_l: all, and those that are not cut."""
     quadruples = read_results("smol", "quadruples")
     rows = []
-    for ending in ("", ", neither cut"):
-        for question, pair in LONGER.items():
-            cut = quadruples[[f"{name}_truncated" for name in pair]].any(axis=1)
-            counted = quadruples[~cut] if ending else quadruples
-            first, second = (counted[f"{name}_n_tokens"] for name in pair)
-            share = proportion_interval(int((first > second).sum()), len(counted))
-            rows.append((question + ending, share.value, share.low, share.high, share.n))
+    for ending, (question, (a, b)) in product(("", ", neither cut"), LONGER.items()):
+        cut = quadruples[f"{a}_truncated"] | quadruples[f"{b}_truncated"]
+        counted = quadruples[~cut] if ending else quadruples
+        longer = counted[f"{a}_n_tokens"] > counted[f"{b}_n_tokens"]
+        share = proportion_interval(int(longer.sum()), len(counted))
+        rows.append((question + ending, share.value, share.low, share.high, share.n))
     return pd.DataFrame(rows, columns=["question", "share", "low", "high", "n"])
 
 
 def agreement(profile: str = "nano") -> pd.DataFrame:
     """In how many % of prompts both, one or neither of two models' greedy answers are right."""
-    right, rows = Results(profile).wide("greedy"), []
+    right, rows = study(profile).wide("greedy"), []
     sources = sorted(arm for arm in right if arm.startswith("source_"))
     for a, b in combinations([*sources, "target_sft"], 2):
         share = 100 * (right[a] + right[b]).value_counts(normalize=True)
@@ -127,17 +126,13 @@ def token_logprobs(
     whole = torch.cat([ids.new_tensor(row.prompt_ids), ids])
     with torch.no_grad():
         logits = model(input_ids=whole[None]).logits[0, -len(ids) - 1 : -1]
-    logps = logits.float().log_softmax(-1)
-    found = logps.gather(-1, ids[:, None]).squeeze(-1).tolist()
-    return [(tokenizer.decode([i]), logp) for i, logp in zip(ids.tolist(), found, strict=True)]
+    logps = logits.float().log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1)
+    return [(tokenizer.decode([i]), p) for i, p in zip(ids.tolist(), logps.tolist(), strict=True)]
 
 
 def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
-    """HTML of tokens over their log-probabilities, the darker the less likely.
-
-    The number stands above each token and the underline grows with it, so that colour is not all
-    that tells. Text of models is escaped; spaces around a token are not shown.
-    """
+    """HTML of tokens under their log-probabilities, the darker and thicker underlined the less
+    likely; text of models is escaped, spaces around a token are not shown."""
     parts = []
     for text, logp in tokens:
         share = min(-logp / DARKEST, 1.0)
@@ -154,9 +149,8 @@ def token_heat(tokens: Sequence[tuple[str, float]], name: str) -> str:
 def deviation_frames(rows: pd.DataFrame) -> dict[str, Any]:
     """Densities of log πθ(y|x) per model, in the order met: ``x`` in nats, ``frames`` over it.
 
-    ``rows`` has a row per response: ``model``, ``whose`` (``own`` or ``source``) and ``logp``, as
-    in ``deviation.csv.gz``. Kernel density estimates with Scott's bandwidth; what lies below the
-    lowest half per cent is left out of view.
+    ``rows`` has a row per response: ``model``, ``whose`` (``own`` or ``source``) and ``logp``.
+    Kernel density estimates with Scott's bandwidth; the lowest half per cent is out of view.
     """
     x, frames = np.linspace(rows["logp"].quantile(0.005), 0, 81), []
     for model, of_model in rows.groupby("model", sort=False):
@@ -171,7 +165,7 @@ def deviation_frames(rows: pd.DataFrame) -> dict[str, Any]:
 
 def deviation_densities(profile: str = "nano") -> Drawn:
     """:func:`deviation_frames` as a column of panels, one per model; thin lines are means."""
-    x, frames = deviation_frames(Results(profile).table("deviation")).values()
+    x, frames = deviation_frames(study(profile).table("deviation")).values()
     n, drawn = len(frames), []
     with drawing(n, 1 + 1.3 * n, sharex=True, sharey=True) as (figure, axes):
         for axis, frame in zip(axes, frames, strict=True):
@@ -188,4 +182,4 @@ def deviation_densities(profile: str = "nano") -> Drawn:
 
 def deviation_widget(profile: str = "nano") -> str:
     """The place and the data of the moving densities, for the script that draws them."""
-    return widget("frames", deviation_frames(Results(profile).table("deviation")))
+    return widget("frames", deviation_frames(study(profile).table("deviation")))

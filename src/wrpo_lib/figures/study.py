@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from wrpo_lib.analysis.outcomes import Results, estimate, spread
+from wrpo_lib.analysis.outcomes import estimate, spread
 from wrpo_lib.evaluation.scores import length_controlled, win_rate
-from wrpo_lib.figures.paper import RIGHT
+from wrpo_lib.figures.paper import RIGHT, study
 from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.nano.world import KNOBS
@@ -39,7 +39,7 @@ FILLER = 18  # the most characters that are put behind one
 
 def comparison(profile: str = "nano") -> Drawn:
     """Target-SFT and every method started from it: what is right, the difference to DPO-on."""
-    results = Results(profile)
+    results = study(profile)
     right = results.levels(COMPARED)
     others = (arm for arm in COMPARED if arm != "dpo_on")
     rows = results.differences({arm: {arm: 1.0, "dpo_on": -1.0} for arm in others})
@@ -52,16 +52,15 @@ def comparison(profile: str = "nano") -> Drawn:
 
 def headroom(profile: str = "nano") -> Drawn:
     """Target, Target-SFT and sources: samples, greedy answers, and any of five samples."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     sources = sorted(arm for arm in results.wide("right") if arm.startswith("source_"))
     arms = ["target", "target_sft", *sources]
     kinds = {"right": ("o", -0.2), "greedy": ("s", 0), "any5": ("D", 0.2)}
     with drawing(height=3.6) as (figure, axis):
         for of, (marker, shift) in kinds.items():
-            rows = results.levels(arms, of)
-            how: Any = {"marker": marker, "markersize": 5, "capsize": 2}
-            draw_rows(axis, rows, "% right, held-out prompts", shift, **how)
-            drawn.append(rows.assign(of=of))
+            drawn.append(results.levels(arms, of).assign(of=of))
+            draw_rows(axis, drawn[-1], shift=shift, marker=marker, markersize=5, capsize=2)
+        axis.set_xlabel("% right, held-out prompts")
         names = ["samples", "greedy", "any of five"]
         figure.legend(axis.containers[:: len(arms)], names, loc="outside lower center", ncols=3)
     return Drawn(figure, pd.concat(drawn))
@@ -69,12 +68,12 @@ def headroom(profile: str = "nano") -> Drawn:
 
 def skills(profile: str = "nano") -> Drawn:
     """Classes of skills × methods: the share of samples that are right, and its interval."""
-    results = Results(profile)
+    results = study(profile)
     rows = pd.concat(results.levels(METHODS, "right", k).assign(column=k) for k in CLASSES)
     half = (rows["high"] - rows["low"]) / 2
     rows["text"] = rows["value"].map("{:.0f}".format) + half.map(" ±{:.0f}".format)
     wide = rows.pivot(index="arm", columns="column").loc[list(METHODS)]
-    wide.index = [look(arm).name for arm in METHODS]
+    wide = wide.rename(lambda arm: look(arm).name)
     with drawing(height=5.6) as (figure, axis):
         cells = wide["value"].rename(lambda k: f"{k}: {CLASSES[k]}", axis=1)
         _draw_cells(axis, cells, wide["text"], 0, 100)
@@ -83,13 +82,12 @@ def skills(profile: str = "nano") -> Drawn:
 
 
 def grid(profile: str = "nano") -> Drawn:
-    """Development worlds: learning rate × β (IPO: τ) of each method, then α of WRPO.
+    """Learning rate × β (IPO: τ) of each method, then α of WRPO: % right in development worlds.
 
-    Cells are % of samples right, means over worlds; a frame marks what the study ``profile`` uses.
+    A frame marks what the study ``profile`` uses.
     """
     recipe, rows = read_run(profile)["world"], read_results("development", "grid")
-    rows = rows[rows["arm"].str.contains("/")]
-    rows = rows.assign(value=100 * rows["sampled"])
+    rows = rows[rows["arm"].str.contains("/")].assign(value=100 * rows["sampled"])
     means = rows.groupby("arm", sort=False)["value"].mean()
     panels = rows.groupby("method", sort=False)
     with drawing(len(panels), 1.7 * len(panels)) as (figure, axes):
@@ -121,7 +119,7 @@ def _draw_cells(
 
 def length(profile: str = "nano") -> Drawn:
     """What is right against the tokens of a sample, for every method."""
-    results = Results(profile)
+    results = study(profile)
     right, tokens = results.levels(METHODS), results.levels(METHODS, "length")
     with drawing(height=5.0) as (figure, axis):
         for k, how in enumerate(map(look, METHODS)):
@@ -135,35 +133,33 @@ def length(profile: str = "nano") -> Drawn:
 
 def pays(profile: str = "nano") -> Drawn:
     """The gain of WRPO over DPO-on by the dose of SFT, the reward's noise, and what is sampled."""
-    results, drawn = Results(profile), []
-    right = results.wide("right")
-    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
-    bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
-    panels = {}
+    results, panels = study(profile), []
     for name, arms in (("dose of SFT before it", "dose"), ("noise of the reward", "noise")):
         levels = {k: f"map_{arms}{n}" for n, k in enumerate(("low", "middle", "high"))}
         gains = {k: {f"{arm}_wrpo": 1.0, f"{arm}_dpo_on": -1.0} for k, arm in levels.items()}
-        panels[name] = results.differences(gains)
-    sampled = {name: estimate(gain[chosen]) for name, chosen in bins.items()}
-    panels["samples of Target-SFT that are right"] = spread(sampled)
+        panels.append(results.differences(gains).assign(panel=name))
+    right = results.wide("right")
+    gain, known = right["wrpo"] - right["dpo_on"], right["target_sft"]
+    bins = {"none": known == 0, "up to half": known.between(0, 0.5, "right"), "more": known > 0.5}
+    sampled = spread({name: estimate(gain[chosen]) for name, chosen in bins.items()})
+    panels.append(sampled.assign(panel="samples of Target-SFT that are right"))
     with drawing(3, 7.6) as (figure, axes):
-        for axis, (name, rows) in zip(axes, panels.items(), strict=True):
+        for axis, rows in zip(axes, panels, strict=True):
             draw_line(axis, range(len(rows)), rows, look("wrpo"))
             axis.set_xticks(range(len(rows)), rows["arm"])
             axis.axhline(0)
-            axis.set(xlabel=name, ylabel="WRPO − DPO-on,\npoints")
-            drawn.append(rows.assign(panel=name))
-    return Drawn(figure, pd.concat(drawn))
+            axis.set(xlabel=rows["panel"].iloc[0], ylabel="WRPO − DPO-on,\npoints")
+    return Drawn(figure, pd.concat(panels))
 
 
 def protocols(profile: str = "nano") -> Drawn:
     """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
-    results, drawn = Results(profile), []
+    results, drawn = study(profile), []
     with drawing(3, 7.2) as (figure, axes):
         for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
-            rows = results.levels([a for a in METHODS if a in results.wide(protocol)], protocol)
-            drawn.append(rows.assign(protocol=protocol))
-            draw_rows(axis, rows)
+            arms = [arm for arm in METHODS if arm in results.wide(protocol)]
+            drawn.append(results.levels(arms, protocol).assign(protocol=protocol))
+            draw_rows(axis, drawn[-1])
             axis.set_title(title)
     return Drawn(figure, pd.concat(drawn))
 
@@ -191,8 +187,29 @@ def published_intervals() -> Drawn:
 
 
 def corrections(profile: str = "nano") -> Drawn:
-    """Win rates under growing bias; the dashed line is what a judge without it says."""
-    table = _bias_table(profile)
+    """Win rates (%) of DPO-hybrid in the first world under growing bias of the judge.
+
+    The dashed line is what a judge without it says. For the length bias, filler makes the answers
+    longer on average but not always, and no better.
+    """
+    run, found, columns = read_run(profile), [], ["panel", "strength", "estimate", "value"]
+    baseline = run["world"]["evaluation"]["baseline"]
+    answers = read_results(profile, "answers").query("arm in [@BIASED, @baseline]")
+    answers = answers[answers["seed"] == run["seeds"][0]]
+    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
+    for bias, shown in (("position", answers), ("length", filled)):
+        for strength in (0.0, 0.5, 1.0, 1.5, 2.0):
+            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
+            judged = judge_alpaca(shown, baseline, Judge(**one))
+            rates = {"both orders": win_rate(judged)["win_rate"]}
+            if bias == "position":
+                second = judged["order"] == "baseline first"
+                rates["shown second only"] = win_rate(judged[second])["win_rate"]
+                rates["shown first only"] = win_rate(judged[~second])["win_rate"]
+            else:
+                rates["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
+            found += [(f"{bias} bias", strength, name, value) for name, value in rates.items()]
+    table = pd.DataFrame(found, columns=columns)
     panels = table.groupby("panel", sort=False)
     with drawing(2, 5.6, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
@@ -210,34 +227,6 @@ def corrections(profile: str = "nano") -> Drawn:
 
 
 def with_filler(answers: pd.DataFrame, most: Any = FILLER) -> pd.DataFrame:
-    """Answers with up to ``most`` characters of filler behind each, at random.
-
-    Nano's answers are about equally long; with filler there is a length to control.
-    """
+    """Answers with up to ``most`` characters behind each, so that there is a length to control."""
     filler = np.random.default_rng(0).integers(0, most + 1, len(answers))
     return answers.assign(response=answers["response"] + ["." * n for n in filler])
-
-
-def _bias_table(profile: str) -> pd.DataFrame:
-    """Estimated win rates (%) of DPO-hybrid in the first world against the baseline.
-
-    For the length bias, filler makes its answers longer on average but not always, and no better.
-    """
-    run, rows = read_run(profile), []
-    baseline = run["world"]["evaluation"]["baseline"]
-    answers = read_results(profile, "answers").query("arm in [@BIASED, @baseline]")
-    answers = answers[answers["seed"] == run["seeds"][0]]
-    filled = with_filler(answers, np.where(answers["arm"] == BIASED, FILLER, FILLER // 2))
-    for bias, shown in (("position", answers), ("length", filled)):
-        for strength in (0.0, 0.5, 1.0, 1.5, 2.0):
-            one: Any = {"position": 0.0, "length": 0.0, bias: strength}
-            judged = judge_alpaca(shown, baseline, Judge(**one))
-            found = {"both orders": win_rate(judged)["win_rate"]}
-            if bias == "position":
-                second = judged["order"] == "baseline first"
-                found["shown second only"] = win_rate(judged[second])["win_rate"]
-                found["shown first only"] = win_rate(judged[~second])["win_rate"]
-            else:
-                found["length-controlled"] = length_controlled(judged)["length_controlled_winrate"]
-            rows += [(f"{bias} bias", strength, name, value) for name, value in found.items()]
-    return pd.DataFrame(rows, columns=["panel", "strength", "estimate", "value"])

@@ -60,17 +60,15 @@ def table(rows: pd.DataFrame, digits: int = 2) -> Styler:
 
     What models said is text, never markup. Notebook themes colour the class for light and dark.
     """
+
+    def subscripts(value: Any) -> Any:
+        is_text = isinstance(value, str)
+        return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escape(value)) if is_text else value
+
     texts = list(rows.select_dtypes(["object", "category"]))
     shown = rows.style.format(precision=digits, na_rep="").format(subscripts, texts, na_rep="")
     shown = shown.hide(axis="index").format_index(subscripts, axis=1)
     return shown.set_table_attributes('class="dataframe"')
-
-
-def subscripts(value: Any) -> Any:
-    """Text with the symbols of a formula set as such in HTML; other values as they are."""
-    if not isinstance(value, str):
-        return value
-    return SUBSCRIPT.sub(r"\1<sub>\2</sub>", escape(value))
 
 
 def show(make: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -1,26 +1,36 @@
-"""The paper's tables, named as there, with ours beside them; and tables of our own.
+"""The paper's tables with ours beside them, tables of our own, the figure map and the claims.
 
-The paper's values are quoted from its version 1. Ours are shares of samples that are exactly right
-on held-out prompts, in per cent, with 95 % intervals over worlds. The two scales are not
-comparable; the order is, and a gain as a share of another gain.
+Ours are % of held-out samples that are exactly right, with 95 % intervals over worlds. The scales
+are not comparable; the order is, and a gain as a share of another gain.
 """
 
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from wrpo_lib.analysis.outcomes import Results
+from wrpo_lib.analysis.outcomes import Results, verdicts
+from wrpo_lib.analysis.report import maths
 from wrpo_lib.analysis.statistics import mean_interval, signed
-from wrpo_lib.figures.paper import DYNAMICS
+from wrpo_lib.errors import WRPOError
+from wrpo_lib.figures.paper import DYNAMICS, study
 from wrpo_lib.figures.study import METHODS
-from wrpo_lib.figures.style import look
+from wrpo_lib.figures.style import Drawn, look
+from wrpo_lib.io import file_hash
 from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import table
-from wrpo_lib.recipes import read_yaml
-from wrpo_lib.records import read_results
+from wrpo_lib.recipes import nearest, read_yaml
+from wrpo_lib.records import project_root, read_results
 
+# a row per figure or table: what in the paper, its page, its function, the tracked files it reads
+FIGURES = pd.read_csv(Path(__file__).with_name("map.csv"), na_filter=False, index_col="figure")
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
 SHOWN = read_yaml(Path(__file__).with_name("tables.yaml"))
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
@@ -29,8 +39,8 @@ ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sf
 
 def levels(results: Results, arms: Sequence[str], *of: str) -> list[str]:
     """``value [low, high]`` of each arm, as :meth:`Results.levels` estimates it."""
-    shown = "{value:.1f} [{low:.1f}, {high:.1f}]".format_map
-    return [shown(row) for row in results.levels(arms, *of).to_dict("records")]
+    rows = results.levels(arms, *of).to_dict("records")
+    return list(map("{value:.1f} [{low:.1f}, {high:.1f}]".format_map, rows))
 
 
 def beside(name: str, results: Results) -> pd.DataFrame:
@@ -49,7 +59,7 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
     """Who wins how many prompts: the paper's ten sources and ours, each from the strongest."""
     theirs = table("table01_sources", as_printed=True)
     rows = theirs.set_axis(["paper", "billion parameters", "% of prompts won"], axis=1)
-    won = Results(profile).table("sources").groupby("source")["share"]
+    won = study(profile).table("sources").groupby("source")["share"]
     best = won.mean().sort_values(ascending=False).index
     shown = [mean_interval(100 * won.get_group(name)).text(1) for name in best]
     found = pd.DataFrame({"ours": [look(name).name for name in best], "ours, % won": shown})
@@ -58,7 +68,7 @@ def table_1(profile: str = "nano") -> pd.DataFrame:
 
 def table_2(profile: str = "nano") -> pd.DataFrame:
     """The main results; explicit fusion and the paper's sources have no counterpart here."""
-    results = Results(profile)
+    results = study(profile)
     rows, arms = beside("table_2", results), SHOWN["table_2"]["arms"]
     costs = results.table("arms").groupby("arm")[["models_held", "tokens_generated"]].mean()
     for column in costs:
@@ -69,12 +79,12 @@ def table_2(profile: str = "nano") -> pd.DataFrame:
 
 def table_3(profile: str = "nano") -> pd.DataFrame:
     """Other objectives; the paper gives SimPO and its WRPO form different margins γ."""
-    return beside("table_3", Results(profile))
+    return beside("table_3", study(profile))
 
 
 def table_4(profile: str = "nano") -> pd.DataFrame:
     """The number of sources: the paper's 1, 2, 5, 10 and our 1, 2, 3, 6."""
-    return beside("table_4", Results(profile))
+    return beside("table_4", study(profile))
 
 
 def table_5() -> pd.DataFrame:
@@ -91,7 +101,7 @@ def table_6() -> pd.DataFrame:
 
 def table_7(profile: str = "nano") -> pd.DataFrame:
     """What else the model could do: the Open LLM Leaderboard; ours by class of skills."""
-    results = Results(profile)
+    results = study(profile)
     rows = beside("table_7", results).drop(columns="right, %")
     arms = rows["paper"].map(SHOWN["table_7"]["arms"])
     for letter, name in (("C", "known (C), %"), ("D", "never trained (D), %")):
@@ -101,7 +111,7 @@ def table_7(profile: str = "nano") -> pd.DataFrame:
 
 def table_8(profile: str = "nano") -> pd.DataFrame:
     """Time to train: the paper's minutes, and our mean CPU seconds per world."""
-    seconds = Results(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
+    seconds = study(profile).table("arms").groupby("arm")["cpu_seconds"].mean()
     names = ["sources", "DPO, minutes", "WRPO, minutes", "increase, %"]
     rows = table("table08_runtime", as_printed=True).set_axis(names, axis=1)
     rows["our sources"], rows["DPO-on, s"] = [1, 2, 3, 6], seconds["dpo_on"]
@@ -110,12 +120,12 @@ def table_8(profile: str = "nano") -> pd.DataFrame:
 
 def table_9(profile: str = "nano") -> pd.DataFrame:
     """Which source responses: best and second best, and two groups of sources."""
-    return beside("table_9", Results(profile))
+    return beside("table_9", study(profile))
 
 
 def table_10(profile: str = "nano") -> pd.DataFrame:
     """A source's worst response on the rejected side."""
-    return beside("table_10", Results(profile))
+    return beside("table_10", study(profile))
 
 
 def table_11() -> pd.DataFrame:
@@ -125,7 +135,7 @@ def table_11() -> pd.DataFrame:
 
 def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataFrame:
     """In place of the paper's one case: greedy answers to random prompts, ✓ if right."""
-    rows, key = Results(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
+    rows, key = study(profile).table("responses").query("arm in @ASKED"), ["seed", "prompt"]
     asked = rows[[*key, "prompt_text"]].drop_duplicates(key)
     drawn = np.random.default_rng(seed).choice(len(asked), min(prompts, len(asked)), replace=False)
     found = {"model": [look(arm).name for arm in ASKED]}
@@ -140,7 +150,7 @@ def table_12(profile: str = "nano", prompts: int = 4, seed: int = 0) -> pd.DataF
 def measures(profile: str = "nano") -> pd.DataFrame:
     """What else to know of every method: correctness three ways, wording, length, repetition."""
     controls = ("dpo_on_10", "dpo_mix", "dpo_mix_const", "wrpo_spare", "wrpo_wrong")
-    results, arms = Results(profile), (*METHODS, *controls)
+    results, arms = study(profile), (*METHODS, *controls)
     rows = pd.DataFrame({"method": [look(arm).name for arm in arms]})
     for of, name in SHOWN["measures"].items():
         rows[name] = levels(results, arms, of)
@@ -149,7 +159,7 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 
 def rules(profile: str = "nano") -> pd.DataFrame:
     """The world's rules, and what they came to: mean over worlds (lowest to highest world)."""
-    kinds, rows = (read_results("development", "headroom"), Results(profile).table("headroom")), []
+    kinds, rows = (read_results("development", "headroom"), study(profile).table("headroom")), []
     for name, (low, high) in RULES.items():
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
         found = [worlds[name].agg(["mean", "min", "max"]).map(signed) for worlds in kinds]
@@ -161,7 +171,7 @@ def rules(profile: str = "nano") -> pd.DataFrame:
 
 def deviation(profile: str = "nano") -> pd.DataFrame:
     """Nats of source and own responses under each model, per response and per token."""
-    rows = Results(profile).table("deviation").groupby(["model", "whose"])
+    rows = study(profile).table("deviation").groupby(["model", "whose"])
     nats, tokens = rows["logp"].mean(), rows["logp"].sum() / rows["tokens"].sum()
     wide = pd.DataFrame({"per response": nats, "per token": tokens}).unstack("whose")
     wide = wide.swaplevel(axis=1).sort_index(axis=1)
@@ -172,7 +182,7 @@ def deviation(profile: str = "nano") -> pd.DataFrame:
 
 def dynamics(profile: str = "nano") -> pd.DataFrame:
     """Rewards, margin and accuracies at the end of training, on held-out quadruples."""
-    results = Results(profile)
+    results = study(profile)
     found = {"method": [look(arm).name for arm in DYNAMICS]}
     for of, name in SHOWN["dynamics"].items():
         wide = results.wide(of)
@@ -182,10 +192,82 @@ def dynamics(profile: str = "nano") -> pd.DataFrame:
 
 def dose(profile: str = "nano") -> pd.DataFrame:
     """Mean weight of y_ws in training, and its share in the norms of both preferred gradients."""
-    rows = Results(profile).table("dynamics").query("split == 'train'")
+    rows = study(profile).table("dynamics").query("split == 'train'")
     means = 100 * rows.groupby(["arm", "seed"])[["alpha", "source_share"]].mean()
-    found = []
-    for arm in DOSED:
-        weight, share = (mean_interval(means.loc[arm, of]).text(1) for of in means)
-        found.append((look(arm).name, weight, share))
-    return pd.DataFrame(found, columns=["method", "weight, %", "share of the gradient, %"])
+    found = {"method": [look(arm).name for arm in DOSED]}
+    for of, name in (("alpha", "weight, %"), ("source_share", "share of the gradient, %")):
+        found[name] = [mean_interval(means.loc[arm, of]).text(1) for arm in DOSED]
+    return pd.DataFrame(found)
+
+
+# --- all of them, where each comes from, and what they say of the claims
+
+
+def draw_all(out: Path, only: str | None = None) -> list[Path]:
+    """Make SVG, PDF, PNG, CSV of every figure, CSV of every table, or of ``only``, in ``out``."""
+    if only is not None and only not in FIGURES.index:
+        raise WRPOError(f"there is no figure {only!r}; {nearest(only, FIGURES.index)}")
+    out.mkdir(parents=True, exist_ok=True)
+    names = FIGURES.index if only is None else [only]
+    jobs = [delayed(_draw)(out / n, resolve_name(FIGURES.loc[n, "function"])) for n in names]
+    gc.freeze()  # forked, where the system can: nothing is imported again, or looked at for garbage
+    made = Parallel(-1 if only is None else 1, backend="multiprocessing")(jobs)
+    return [path for paths in made for path in paths]
+
+
+def _draw(stem: Path, make: Callable[[], Any]) -> list[Path]:
+    made, paths = make(), [stem.with_suffix(".csv")]
+    if isinstance(made, Drawn):
+        ConstrainedLayoutEngine().execute(made.figure)
+        made.figure.set_layout_engine("none")  # the layout holds for all three
+        for suffix in (".svg", ".pdf", ".png"):
+            paths.append(stem.with_suffix(suffix))
+            made.figure.savefig(paths[-1])
+        plt.close(made.figure)
+        made = made.rows
+    made.to_csv(paths[0], index=False, float_format="%.6g")
+    return paths
+
+
+def figure_map() -> pd.DataFrame:
+    """A row per figure and data file, with the file's hash as it is now."""
+    rows, root = FIGURES.reset_index(), project_root()
+    rows["data_file"] = rows["data"].str.split(" ")
+    rows = rows.explode("data_file", ignore_index=True)
+    rows["sha256"] = [file_hash(root / file) if file else "" for file in rows["data_file"]]
+    return rows[["figure", "paper", "data_file", "sha256", "function", "page"]]
+
+
+def linked_claims(confirmatory: bool = True) -> str:
+    """The claims of one kind as a list for their page: status, ours by the paper's, links."""
+    lines = []
+    for verdict in verdicts(study("nano")):
+        claim, figure = verdict.claim, FIGURES.loc[verdict.claim.figure]
+        if claim.confirmatory != confirmatory:
+            continue
+        kind = verdict.status.removesuffix(" than δ").replace(" ", "-")  # as in the style sheet
+        badge = f'<span class="badge-{kind}">{verdict.status}</span>'
+        name = claim.figure.replace("_", " ").capitalize()
+        links = [f"{{doc}}`{name} </{figure['page'].rpartition('.')[0]}>`"]
+        links += [f"{{download}}`{Path(f).name} <../{f}>`" for f in figure["data"].split()]
+        ours = f"Ours: {verdict.ours()}." if verdict.found else ""
+        where = claim.where[0].upper() + claim.where[1:]
+        said = f"{where}. Paper: {claim.paper.words}. {ours} {verdict.remark}"
+        told = maths(f"**{claim.statement}** {said}")
+        lines.append(f'- <span id="claim-{claim.id}"></span>{badge} {told} ({", ".join(links)})')
+    return "\n".join(lines)
+
+
+def linked_map() -> str:
+    """The map as a table for the claims page: each row leads to page, code and data."""
+    lines = ["| figure | paper | page | code | data | sha256 |", "|---|---|---|---|---|---|"]
+    for row in figure_map().itertuples():
+        module, _, function = row.function.rpartition(".")
+        source = f"../_modules/{module.replace('.', '/')}.html#{function}"
+        code = f'<a href="{source}">{function}()</a>'
+        file = Path(row.data_file)
+        data = f"{{download}}`{file.name} <../{file}>`" if row.data_file else ""
+        page = f"{{doc}}`/{row.page.rpartition('.')[0]}`"
+        cells = (row.figure, row.paper, page, code, data, row.sha256[:12])
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -4,7 +4,6 @@
 """
 
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal, get_args
@@ -127,9 +126,4 @@ class Plan(BaseModel, extra="forbid", frozen=True):
 
 def read_plan(path: Path = PLAN) -> Plan:
     """The plan in ``path``; what is wrong with it is pydantic's error."""
-    return _plan(path, file_hash(path))
-
-
-@cache
-def _plan(path: Path, sha256: str) -> Plan:
-    return Plan(**read_yaml(path), sha256=sha256)
+    return Plan(**read_yaml(path), sha256=file_hash(path))

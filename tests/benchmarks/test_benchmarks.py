@@ -1,4 +1,4 @@
-"""The benchmark on a tiny model: it runs, variants agree, and wrong ones are found."""
+"""The benchmarks on tiny models: they run, variants agree, and wrong ones are found."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from wrpo_lib.errors import WRPOError
 from wrpo_lib.records import project_root
 
 sys.path.insert(0, str(project_root() / "benchmarks"))
+import gpu
 import train_step
 import workloads
 
@@ -28,9 +29,7 @@ def assert_has_form(record: dict[str, Any]) -> None:
     for _, rows in pd.DataFrame(record["ratios"]).groupby("workload"):
         assert list(rows["variant"]) == list(record["variants"])
         assert (rows["n"] >= 2).all()
-        assert (rows["low"] <= rows["median"]).all()
-        assert (rows["median"] <= rows["high"]).all()
-        assert rows.set_index("variant").loc["official", ["low", "high"]].tolist() == [1, 1]
+        assert rows["median"].between(rows["low"], rows["high"]).all()
     peaks = pd.DataFrame(record["memory"]).set_index("variant")
     ratios = peaks["peak_gib"] / peaks.loc["official", "peak_gib"]
     assert peaks["ratio"].tolist() == pytest.approx(ratios.tolist(), rel=1e-2)
@@ -83,22 +82,44 @@ def test_the_official_loss_is_its_formula():
     assert abs(found - math.log(2)) > 1e-4
 
 
-@pytest.mark.parametrize(("column", "factor"), [("loss", 1.001), ("grad_norm", 1.01)])
-def test_a_wrong_way_is_found(column, factor):
-    right = {"workload": "tiny", "turn": 0, "loss": 0.7, "grad_norm": 1.0}
-    wrong = {**right, "variant": "ours", column: right[column] * factor}
-    train_step.check_agreement([{**right, "variant": "official"}, {**right, "variant": "ours"}])
-    with pytest.raises(WRPOError, match="one of the two is wrong"):
-        train_step.check_agreement([{**right, "variant": "official"}, wrong])
+def test_a_wrong_way_is_found():
+    right = {"workload": "tiny", "turn": 0, "loss": 0.7, "grad_norm": 1.0, "variant": "official"}
+    train_step.check_agreement([right, ours := right | {"variant": "ours"}])
+    for wrong in (ours | {"loss": 0.7007}, ours | {"grad_norm": 1.01}):
+        with pytest.raises(WRPOError, match="one of the two is wrong"):
+            train_step.check_agreement([right, wrong])
 
 
 def test_ratios_are_of_the_same_turn():
     seconds = {"official": (4.0, 8.0, 6.0), "ours": (2.0, 2.0, 6.0)}
-    turns = [
-        {"workload": "w", "turn": turn, "variant": variant, "seconds": taken}
-        for variant in train_step.VARIANTS
-        for turn, taken in enumerate(seconds.get(variant, (1.0, 1.0, 1.0)))
-    ]
-    found = {row["variant"]: row for row in train_step.ratios(pd.DataFrame(turns))}
+    taken = pd.DataFrame({name: seconds.get(name, (1.0, 1.0, 1.0)) for name in train_step.VARIANTS})
+    turns = taken.rename_axis("turn").reset_index().assign(workload="w")
+    turns = turns.melt(["turn", "workload"], var_name="variant", value_name="seconds")
+    (found,) = [row for row in train_step.ratios(turns) if row["variant"] == "ours"]
     expected = {"n": 3, "median": 2.0, "low": 1.5, "high": 3.0}
-    assert found["ours"] == {"workload": "w", "variant": "ours", **expected}
+    assert found == {"workload": "w", "variant": "ours", **expected}
+
+
+def test_a_dry_run_without_a_card(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--quick", "--out", str(tmp_path)])
+    monkeypatch.setattr(gpu, "free", lambda: None)  # of a card's memory
+    gpu.main()
+    (path,) = tmp_path.glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["quick"], "what a tiny model gives is no result of a card"
+    whole, shared = record["exactness"][:2]
+    assert whole["largest relative difference"] == 0 < shared["largest relative difference"] < 1e-5
+    assert {row["model"] for row in record["steps"]} == {"1B", "8B"}
+    for row in record["steps"]:
+        assert row["seconds"] > 0
+        assert 0.5 < row["loss"] < 0.69, "it learned, so that losses tell something"
+    (lora,) = record["adapters"]  # bitsandbytes needs a card
+    assert lora["adapters"] == "torch.float32"
+    assert lora["share moved"] > 0.9
+    monkeypatch.setattr(report, "results_dir", lambda profile: tmp_path)
+    assert len(report.gpu_table()) == len(record["steps"])
+
+
+def test_only_real_runs_are_tracked():
+    for path in (project_root() / "results" / "gpu").glob("*.json"):
+        assert not json.loads(path.read_text(encoding="utf-8"))["quick"]
