@@ -5,11 +5,7 @@ from contextlib import contextmanager
 
 
 class WRPOError(ValueError):
-    """Bad input, said in one sentence: what is wrong, where, and what to do.
-
-    The command line prints the sentence alone and exits with status 2; notebooks and scripts
-    see an ordinary ``ValueError``.
-    """
+    """Bad input in one sentence, which the command line prints alone: what, where, what to do."""
 
 
 @contextmanager

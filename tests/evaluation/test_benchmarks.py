@@ -17,7 +17,15 @@ import pytest
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import benchmarks
-from wrpo_lib.evaluation.benchmarks import BREAK, Template, answer, fetch, load, manifest
+from wrpo_lib.evaluation.benchmarks import (
+    BREAK,
+    PLACEHOLDER,
+    Template,
+    answer,
+    fetch,
+    load,
+    manifest,
+)
 from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.io import read_rows, write_rows
@@ -152,7 +160,7 @@ def test_alpaca_prompts_equal_the_packages(assets: Path, alpaca_package: Any) ->
 @pytest.mark.parametrize("name", ["mt-bench", "arena-hard"])
 def test_fastchat_and_arena_prompts_equal_upstreams(name: str) -> None:
     for template in load(name, REAL[name]).templates.values():
-        values = {name: f"the {name}\nin two lines" for name in template.placeholders}
+        values = {name: f"the {name}\nin two lines" for name in PLACEHOLDER.findall(template.user)}
         ours = [m["content"] for m in template.fill(values)]
         assert ours == [template.system, template.user.format(**values)]  # what upstream does
 

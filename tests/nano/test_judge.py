@@ -9,7 +9,7 @@ import pytest
 from scipy.special import expit
 
 from wrpo_lib.analysis.statistics import Estimate
-from wrpo_lib.evaluation.benchmarks import load
+from wrpo_lib.evaluation.benchmarks import PLACEHOLDER, load
 from wrpo_lib.evaluation.scores import length_controlled, mt_bench, win_rate
 from wrpo_lib.nano.judge import (
     JUDGE,
@@ -91,7 +91,7 @@ def test_it_reads_the_real_prompts_and_our_own(
     for purpose, template in load(name, version).templates.items():
         if purpose.startswith("pair"):
             continue
-        values = {p: f"the {p}\n\nin *two* lines" for p in template.placeholders}
+        values = {p: f"the {p}\n\nin *two* lines" for p in PLACEHOLDER.findall(template.user)}
         messages = template.fill(values)
         seen = recognise(messages[-1]["content"])
         assert seen is not None, purpose

@@ -64,7 +64,7 @@ for name, text in train.COMMANDS.items():
 app.command(context_settings=train.OPEN)(train.plan)
 commands: list[Callable[..., None]] = [generate.sample, generate.score, generate.pair, train.merge]
 commands += [judge.answer, judge.judge, judge.nano_judge, results, figures]
-commands += [judge.summarise, judge.leaderboard, judge.agreement, judge.published]
+commands += [judge.summarise, judge.agreement, judge.published]
 for command in commands:
     app.command()(command)
 

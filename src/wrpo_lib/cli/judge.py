@@ -1,5 +1,5 @@
 """``wrpo assets``, ``answer``, ``judge``, ``nano-judge``: from questions to judgements; and
-``summarise``, ``leaderboard``, ``agreement``, ``published``: what they say."""
+``summarise``, ``agreement``, ``published``: what they say."""
 
 from __future__ import annotations
 
@@ -191,19 +191,6 @@ def summarise(
         typer.echo("".join(f"  note: {note}\n" for note in s.notes), nl=False)
     for pair in pairs:
         _say(f"{pair.pop('model')} minus {pair.pop('against')}:", pair)
-
-
-def leaderboard(benchmark: Benchmark, files: Files) -> None:
-    """Put models beside published ones where judge, version, template and baseline agree."""
-    from wrpo_lib.evaluation.summary import leaderboard
-
-    table, apart = leaderboard(benchmark, _summaries(benchmark, files))
-    own = table["origin"] != "published"
-    near = own.rolling(7, center=True, min_periods=1).max() > 0  # and three rows either side
-    if near.any():
-        typer.echo(table[near].round(2).rename(index=lambda i: i + 1).to_string())
-    for summary, why in apart:
-        typer.echo(f"{summary.model} is shown apart: {why}")
 
 
 def agreement(

@@ -55,11 +55,6 @@ class Template:
     system: str
     user: str
 
-    @property
-    def placeholders(self) -> set[str]:
-        """Names that :meth:`fill` needs."""
-        return set(PLACEHOLDER.findall(f"{self.system}\n{self.user}"))
-
     def fill(self, values: Mapping[str, str]) -> list[dict[str, str]]:
         """The chat messages, filled in one pass, so that a placeholder in an answer stays text;
         control tokens and delimiters in ``values`` are broken with an invisible character."""

@@ -1,7 +1,7 @@
-"""What judgements of models say: scores, what is missing, effects, differences, the board.
+"""What judgements of models say: scores, what is missing, effects, differences.
 
 Judgements of one model by different judges, in different versions or under different templates are
-never averaged, subtracted or ranked together: each combination is a summary of its own.
+never averaged or subtracted: each combination is a summary of its own.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import scores
-from wrpo_lib.evaluation.benchmarks import fetch
 from wrpo_lib.evaluation.forms import instructions, read_judgements
 from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
@@ -29,19 +28,14 @@ KINDS: dict[str, tuple[int, str, Any]] = {
 }
 """Questions of the real benchmark, what tells two judgements of one apart, their score."""
 
-BOARD_JUDGE = "gpt-4-1106-preview"
-BOARDS = {
-    "alpaca-eval": ("alpaca_eval_2", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview"),
-    "arena-hard": ("arena_hard_v0.1", "v0.1", "arena-hard-v0.1", "", "gpt-4-0314"),
-}
-"""Folder of a published board; its version, template, metric ("" is any) and baseline."""
-
 PUBLISHED = {
     "alpaca_eval2": "eval/alpacaeval2_annotations.csv.gz",  # numbers, the texts are left out
     "mt_bench": "eval/mtbench_gpt4_judgments.jsonl.gz",
     "arena_hard": "eval/arena_hard_v01_battles_gpt-4-0613.jsonl.gz",
 }
 SIDE = "eval/df_gamed.csv"
+ALPACA = ("gpt-4-1106-preview", "2", "alpaca_eval_clf", "weighted", "gpt4_1106_preview")
+"""How AlpacaEval-2's were made, by the names of :data:`SAME`."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +133,12 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
         shared = len(set(a.questions) & set(b.questions))
         row: Row = {"model": a.model, "against": b.model, "n_shared_questions": shared}
         found.append(row)
-        if (reason := _unlike(a.setting, b.setting)) or shared < 2:
-            row["reason"] = reason or f"they share {shared} questions"
+        if unlike := [name for name in SAME if a.setting[name] != b.setting[name]]:
+            own, other = (side.setting[unlike[0]] or "unnamed" for side in (a, b))
+            row["reason"] = f"its {unlike[0]} is {own}, not {other}"
+            continue
+        if shared < 2:
+            row["reason"] = f"they share {shared} questions"
             continue
         points, lc = statistics.difference_interval(a.rows, a.questions, b.rows, b.questions), None
         x, y = (side.values.get("lc_interval") for side in (a, b))
@@ -151,14 +149,6 @@ def differences(summaries: list[Summary]) -> list[dict[str, Any]]:
         row |= {"difference": points, "detectable_difference": detectable(points)}
         row |= {"lc_difference": lc, "lc_detectable_difference": detectable(lc) if lc else None}
     return found
-
-
-def _unlike(own: dict[str, str], wanted: dict[str, str]) -> str:
-    """The first difference of two settings, empty if there is none."""
-    for name in SAME:
-        if own[name] != wanted[name]:
-            return f"its {name} is {own[name] or 'unnamed'}, not {wanted[name] or 'unnamed'}"
-    return ""
 
 
 def agreement(*tables: pd.DataFrame) -> dict[str, Any]:
@@ -184,42 +174,6 @@ def agreement(*tables: pd.DataFrame) -> dict[str, Any]:
     return {"raw": scores.on_scale(same, 0, 1), "kappa": kappa}
 
 
-def leaderboard(
-    benchmark: str, summaries: list[Summary]
-) -> tuple[pd.DataFrame, list[tuple[Summary, str]]]:
-    """The published board with the models that may stand on it, by score, ours below the published
-    row of the same name; the others with the reason why not. AlpacaEval-2's low and high are
-    upstream's 1.96 standard errors, about 2.2 times too narrow."""
-    if benchmark not in BOARDS:
-        raise WRPOError(f"{benchmark} has no published leaderboard; there are {', '.join(BOARDS)}")
-    folder, version, template, metric, baseline = BOARDS[benchmark]
-    board = pd.read_csv(fetch(f"{folder}/leaderboard.csv")).assign(origin="published")
-    if benchmark == "alpaca-eval":
-        score, half = board["length_controlled_winrate"], 1.96 * board["lc_standard_error"]
-        board = board.rename(columns={board.columns[0]: "model"})
-        board = board.assign(score=score, rating_q025=score - half, rating_q975=score + half)
-    rows = board[["model", "score", "rating_q025", "rating_q975", "origin"]].values.tolist()
-    apart = []
-    for summary in summaries:
-        values, origin = summary.values, "ours"
-        wanted = (BOARD_JUDGE, version, template, metric or summary.setting["metric"], baseline)
-        reason = _unlike(summary.setting, dict(zip(SAME, wanted, strict=True)))
-        if not reason and benchmark == "alpaca-eval" and "lc_interval" not in values:
-            reason = "it has no length-controlled win rate"
-        if reason:
-            apart.append((summary, reason))
-            continue
-        interval = values.get("lc_interval", values["interval"])
-        score = values.get("length_controlled_winrate", values["interval"].value)
-        if values["n_absent"] or values["n_missing"]:
-            origin += f" ({values['n_questions']} of {KINDS[benchmark][0]} questions; "
-            origin += f"{values['n_absent']} judgements absent, {values['n_missing']} unreadable)"
-        bounds = (interval.low, interval.high) if interval else (None, None)
-        rows.append([summary.model, score, *bounds, origin])
-    table = pd.DataFrame(rows, columns=["model", "score", "low", "high", "origin"])
-    return table.sort_values("score", ascending=False, kind="stable", ignore_index=True), apart
-
-
 def make_published(folder: Path, replicates: int = 400) -> Path:
     """Compute ``results/published`` from the judgements under ``folder`` (:data:`PUBLISHED`)."""
     alpaca, mt_bench, arena = map(folder.joinpath, PUBLISHED.values())
@@ -228,7 +182,7 @@ def make_published(folder: Path, replicates: int = 400) -> Path:
     names = {"index": "question_id", "len_model": "length_model", "len_baseline": "length_baseline"}
     side, judged = pd.read_csv(folder / SIDE), pd.read_csv(alpaca).rename(columns=names)
     judged["order"] = judged["question_id"].map(dict(instructions().values()))
-    judged[list(SAME)] = BOARD_JUDGE, *BOARDS["alpaca-eval"][1:]
+    judged[list(SAME)] = ALPACA
     models = summarise("alpaca-eval", judged, side=side, replicates=replicates)
     for summary in models:  # with the C of the joined fit, so that only the join differs
         own, c = judged[judged["model"] == summary.model], summary.values["lc_C"]

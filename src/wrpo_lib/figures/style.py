@@ -38,6 +38,7 @@ class Look(NamedTuple):
     dash: str = "-"
 
 
+STYLE = Path(__file__).with_name("wrpo.mplstyle")
 SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
 SUBSCRIPT = re.compile(r"\b(y|α|WRPO)_(ws|wt|l|max|DPO|IPO|SimPO)\b")
 LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml")).items()}
@@ -93,7 +94,7 @@ def widget(name: str, data: dict[str, Any]) -> str:
 @contextmanager
 def drawing(rows: int = 1, height: float = 3.0, **options: Any) -> Iterator[tuple[Figure, Any]]:
     """A column of ``rows`` panels, ``height`` inches high; ``options`` of matplotlib's subplots."""
-    with plt.style.context(Path(__file__).with_name("wrpo.mplstyle")):
+    with plt.style.context(STYLE):
         figure, axes = plt.subplots(rows, 1, **{"figsize": (4.8, height), **options})
         yield figure, axes
         for text in figure.findobj(Text):

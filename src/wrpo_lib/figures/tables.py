@@ -22,7 +22,7 @@ from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.paper import DYNAMICS, study
 from wrpo_lib.figures.study import METHODS
-from wrpo_lib.figures.style import Drawn, look
+from wrpo_lib.figures.style import STYLE, Drawn, look
 from wrpo_lib.io import file_hash
 from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import table
@@ -220,9 +220,10 @@ def _draw(stem: Path, make: Callable[[], Any]) -> list[Path]:
     if isinstance(made, Drawn):
         ConstrainedLayoutEngine().execute(made.figure)
         made.figure.set_layout_engine("none")  # the layout holds for all three
-        for suffix in (".svg", ".pdf", ".png"):
-            paths.append(stem.with_suffix(suffix))
-            made.figure.savefig(paths[-1])
+        with plt.style.context(STYLE):  # says how large a PNG is, and what text in a PDF
+            for suffix in (".svg", ".pdf", ".png"):
+                paths.append(stem.with_suffix(suffix))
+                made.figure.savefig(paths[-1])
         plt.close(made.figure)
         made = made.rows
     made.to_csv(paths[0], index=False, float_format="%.6g")
