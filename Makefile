@@ -71,7 +71,7 @@ lint: $(INSTALLED) ## ruff, formatting, types, notebooks without stored outputs
 	$(BIN)/mypy
 	$(BIN)/python .ci/checks.py notebooks
 
-results: $(INSTALLED) ## run every nano experiment again and rewrite results/nano (about 45 minutes)
+results: $(INSTALLED) ## run every nano experiment again and rewrite results/nano (about 25 minutes)
 	$(BIN)/wrpo results nano
 
 # PUBLISHED: alpaca_eval's outputs as <model>.json.gz; their texts are CC BY-NC and not kept here
