@@ -1,8 +1,6 @@
-"""The library behind the WRPO companion.
+"""The library behind the WRPO companion; import from its modules, of which ``nano`` is the testbed.
 
-Import from the submodules: ``objective``, ``quadruples``, ``training``,
-``generation``, ``analysis``, ``evaluation``, ``figures``, ``paper``, ``records``, ``recipes`` and,
-for the testbed, ``nano``. Nothing heavy is imported here.
+Nothing heavy is imported here.
 """
 
 __version__ = "0.1.0"

@@ -156,6 +156,14 @@ def write_rows(rows: Iterable[Row], path: str | Path) -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def _lock(file: Any) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # other errors: a file system without locks, as some clusters have
+        if isinstance(error, BlockingIOError):
+            raise
+
+
 class Store(AbstractContextManager["Store"]):
     """One row a line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
 
@@ -170,7 +178,7 @@ class Store(AbstractContextManager["Store"]):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed in __exit__)
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(self._file)
                 self._load()
             except BaseException:
                 self._file.close()

@@ -97,7 +97,7 @@ def test_a_run_leaves_model_card_record_and_no_pickle(whole, small, train):
     other = "was started with training.beta 0.5, this run has 0.3"
     assert other in train(whole, "--resume", beta=0.3, status=2)[1]
     with Store(whole / ".lock.jsonl", ()):  # as another run holds it
-        assert "another process" in train(whole, "--resume", status=2)[1]
+        assert "wait for the process that writes it" in train(whole, "--resume", status=2)[1]
     assert (whole / "run.json").read_text() == before
 
 

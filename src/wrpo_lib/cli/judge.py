@@ -27,9 +27,7 @@ Version = Annotated[
 ]
 Files = Annotated[list[Path], typer.Argument(help="judgements: ours, or upstream's formats")]
 
-assets = typer.Typer(
-    help="List and fetch the benchmarks' files (a mirror: WRPO_ASSETS).", no_args_is_help=True
-)
+assets = typer.Typer(help="List and fetch the benchmarks' files.", no_args_is_help=True)
 
 
 @assets.command(name="list")
@@ -42,10 +40,8 @@ def list_() -> None:
 
 
 @assets.command()
-def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
-) -> None:
-    """Find NAMES in a mirror, an installed package or the cache, else fetch; hashes are checked."""
+def fetch(names: Annotated[list[str] | None, typer.Argument(help="default: all")] = None) -> None:
+    """Find NAMES in a mirror (WRPO_ASSETS), a package or the cache, else fetch; hashes count."""
     from wrpo_lib.evaluation.benchmarks import fetch, manifest
 
     for name in names or manifest():
@@ -206,9 +202,7 @@ def agreement(
     _say("agreement:", agreement(*tables))
 
 
-def published(
-    folder: Annotated[Path, typer.Argument(help="holds eval/ with published judgements")],
-) -> None:
+def published(folder: Annotated[Path, typer.Argument(help="holds eval/ with judgements")]) -> None:
     """Compute results/published anew: what published judgements of real models teach."""
     from wrpo_lib.evaluation.summary import make_published
 
