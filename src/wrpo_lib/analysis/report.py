@@ -17,7 +17,7 @@ from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
 LEAST_LEAD = RULES["source_lead"][0]
-SYMBOLS = {"y_ws": r"\yws", "y_wt": r"\ywt", "y_l": r"\yl", "α_max": r"\alpha_{\max}"}
+SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
 
 
 def _gain(results: Results, arm: str = "wrpo", prompts: str = "all") -> str:
@@ -85,9 +85,9 @@ def findings(profile: str = "nano") -> str:
 
 
 def maths(text: str) -> str:
-    """Plain symbols of a claim as mathematics for a page."""
+    """Plain symbols as mathematics, for a page and for a figure."""
     for plain, symbol in SYMBOLS.items():
-        text = text.replace(plain, f"${symbol}$")
+        text = text.replace(plain, symbol)
     return text
 
 

@@ -46,6 +46,11 @@ def source_shares(profile: str = "nano") -> Drawn:
     return Drawn(figure, ours)
 
 
+def source_shares_smol() -> Drawn:
+    """:func:`source_shares` on real text."""
+    return source_shares("smol")
+
+
 def rewards() -> Drawn:
     """Rewards of responses by model, all seeds together."""
     rows = read_results("smol", "rewards")

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from pandas.io.formats.style import Styler
 
+from wrpo_lib.analysis.report import maths
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.recipes import read_yaml
 
@@ -39,7 +40,6 @@ class Look(NamedTuple):
 
 
 STYLE = Path(__file__).with_name("wrpo.mplstyle")
-SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
 SUBSCRIPT = re.compile(r"\b(y|α|WRPO)_(ws|wt|l|max|DPO|IPO|SimPO)\b")
 LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml")).items()}
 
@@ -47,13 +47,6 @@ LOOKS = {k: Look(*v) for k, v in read_yaml(Path(__file__).with_name("looks.yaml"
 def look(arm: str) -> Look:
     """The look of a series; sources, and what only tables name, share a grey one."""
     return LOOKS.get(arm) or Look(arm.removeprefix("source-").replace("source_", "Source "))
-
-
-def maths(text: str) -> str:
-    """Plain symbols as mathematics in a figure."""
-    for plain, symbol in SYMBOLS.items():
-        text = text.replace(plain, symbol)
-    return text
 
 
 def table(rows: pd.DataFrame, digits: int = 2) -> Styler:

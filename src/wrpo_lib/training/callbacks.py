@@ -82,7 +82,8 @@ class LivePlot(TrainerCallback):
         from IPython.display import Image, display
         from matplotlib.figure import Figure
 
-        from wrpo_lib.figures.style import look, maths
+        from wrpo_lib.analysis.report import maths
+        from wrpo_lib.figures.style import look
 
         steps, figure = pd.DataFrame(self.logs).set_index("step"), Figure((6.4, 3.2))
         axis = figure.add_subplot(xlabel="step", ylabel="internal reward")
