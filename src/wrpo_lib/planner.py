@@ -78,7 +78,7 @@ class Plan:
 
     @property
     def worst(self) -> Batch:
-        """The longest legal batch: each response fills ``max_length`` after a prompt of a token."""
+        """The longest legal batch, responses filling ``max_length`` after a prompt of a token."""
         limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
         example = [(1, (limit - 1,) * len(self.batches[0][0][1]))]
         budget = getattr(self.args, "micro_batch_tokens", None) or float("inf")

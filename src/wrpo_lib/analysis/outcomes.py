@@ -37,7 +37,7 @@ class Found:
         return Estimate(self.value, self.value - half, self.value + half, self.n, self.n, how)
 
     def within(self, delta: float | None) -> bool:
-        """Whether the 90 % interval lies within ±``delta``: two one-sided 5 % tests."""
+        """Whether the 90 % interval lies within ±``delta`` (two one-sided 5 % tests)."""
         ninety = self.interval(0.9)
         return delta is not None and -delta < ninety.low and ninety.high < delta
 
@@ -87,7 +87,7 @@ class Results:
 
     @cached_property
     def outcomes(self) -> pd.DataFrame:
-        """A row per (arm, seed, prompt): what the arm's answers to a held-out prompt are like."""
+        """A row per (arm, seed, prompt) with what the answers to a held-out prompt are like."""
         return self.table("outcomes")
 
     @cached_property

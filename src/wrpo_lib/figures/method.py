@@ -16,7 +16,7 @@ from wrpo_lib.recipes import load_recipe
 from wrpo_lib.sharing import Branches
 
 BETA, LOG_RATIOS = 0.01, (-120.0, 50.0, -30.0)
-"""The worked example of the method page: β, and log πθ/πref of y_ws, y_wt and y_l in nats."""
+"""The worked example of the method page (β, and log πθ/πref of y_ws, y_wt and y_l in nats)."""
 PARTS = ("prompt x", "y_ws", "y_wt", "y_l")
 COLORS = ("#999999", *(look(name).color for name in RESPONSES))
 HATCHES = ("", "///", "...", "xxx")

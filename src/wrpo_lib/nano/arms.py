@@ -26,7 +26,7 @@ ANSWERS = 8
 """Samples of every policy on a held-out prompt; the first five are for pass@5 and pairing."""
 
 COLLECTIVE = ("sources_reward", "sources_pairwise", "sources_perplexity", "sources_vote")
-"""Rows of Table 2 that train nothing: every source answers, and a rule chooses."""
+"""Rows of Table 2 that train nothing; every source answers, and a rule chooses."""
 
 
 @dataclass

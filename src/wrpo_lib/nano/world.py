@@ -55,7 +55,7 @@ RULES = {
     "length_ratio": (0.99, 1.01),  # of y_ws to y_wt
     "rank_correlation": (0.6, 0.8),  # of reward and truth within a prompt
 }
-"""What a world must fulfil so that fusion can be seen in it: column of
+"""What a world must fulfil so that fusion can be seen in it; column of
 :func:`wrpo_lib.nano.runner.headroom` -> bounds of its mean over development seeds."""
 
 KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
@@ -170,7 +170,7 @@ class World:
 
     @cached_property
     def habits(self) -> list[dict[str, tuple[int, ...]]]:
-        """A wrong procedure of each skill, three places off or more: the target's, each source's"""
+        """A wrong procedure per skill, three places off or more (the target's, each source's)"""
         found = []
         for k in range(len(self.weak) + 1):
             rng, habit = self.rng(6, k) if k else self.rng(1), {}
@@ -193,8 +193,8 @@ class World:
 
     @cached_property
     def splits(self) -> dict[str, list[Prompt]]:
-        """Prompts that share nothing: ``heldout``, ``sft`` (classes A and C), ``preference`` (A, B
-        and C), and the rest, the ``corpus`` that target and sources are pretrained on."""
+        """Prompts that share nothing, as ``heldout``, ``sft`` (classes A and C), ``preference``
+        (A, B and C), and the rest, the ``corpus`` that target and sources are pretrained on."""
         sizes, rng = self.recipe["splits"], self.rng(3)
         strings = ["".join(LETTERS[i] for i in o) for o in permutations(range(8), LENGTH)]
         left = {skill: rng.permutation(strings).tolist() for skill in SKILLS}
