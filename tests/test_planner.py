@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from wrpo_lib import planner
+from wrpo_lib import machine
 from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
@@ -157,11 +157,11 @@ def test_a_card_that_torch_cannot_use(tmp_path, monkeypatch, built, sentence):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(torch.version, "cuda", built)
-    assert "driver 535.161.08" in planner.describe(tmp_path)
+    assert "driver 535.161.08" in machine.describe(tmp_path)
     with pytest.raises(WRPOError, match=sentence) as error:
-        planner.check(load_recipe("smol", "sft"), tmp_path / "out")
+        machine.check(load_recipe("smol", "sft"), tmp_path / "out")
     assert "has an NVIDIA card (driver 535.161.08)" in str(error.value)
-    planner.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
+    machine.check(load_recipe("smol", "sft", use_cpu=True), tmp_path / "out")
 
 
 def test_no_card_for_a_large_model(capsys, tmp_path, monkeypatch):
@@ -179,18 +179,18 @@ def test_memory_and_disk_are_checked_against_the_plan(tmp_path, monkeypatch):
     recipes = [load_recipe("workstation", name) for name in ("sft_4bit", "wrpo_4bit")]
     recipes.append(load_recipe("workstation", "sft", activation_checkpointing=False))
     plans = {recipe.where: plan_recipe(recipe) for recipe in recipes}
-    monkeypatch.setattr(planner, "plan_recipe", lambda recipe, gpus: plans[recipe.where])
+    monkeypatch.setattr(machine, "plan_recipe", lambda recipe, gpus: plans[recipe.where])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**12))
-    assert "RTX 4090, 23.5 GiB" in planner.describe(tmp_path)
-    planner.check(recipes[0], tmp_path)
+    assert "RTX 4090, 23.5 GiB" in machine.describe(tmp_path)
+    machine.check(recipes[0], tmp_path)
     with pytest.raises(WRPOError, match=r"on a device that has 23\.5; take a 4-bit recipe"):
-        planner.check(recipes[2], tmp_path)
+        machine.check(recipes[2], tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     with pytest.raises(WRPOError, match=r"downloads about 15\.0 GiB to .*, which has 0\.9"):
-        planner.check(recipes[0], tmp_path)
-    monkeypatch.setattr(planner, "identity", lambda model: "on this disk already")
+        machine.check(recipes[0], tmp_path)
+    monkeypatch.setattr(machine, "identity", lambda model: "on this disk already")
     with pytest.raises(WRPOError, match=r"writes about 6\.2 GiB to .*, which has 0\.9"):
-        planner.check(recipes[1], tmp_path)
+        machine.check(recipes[1], tmp_path)

@@ -216,7 +216,7 @@ def test_a_reward_model_from_the_command_line(saved: Path, tmp_path: Path, wrpo:
     made, out = write_rows(tmp_path / "r.jsonl", given), tmp_path / "s.jsonl"
     code, said, _ = wrpo("score", made, "--out", out, "--reward-model", saved)
     assert code == 0
-    assert "made 9 rewards, 1 empty" in said
+    assert "made 9 rewards, 1 cut at the beginning, 1 empty" in said
     found = {(r["prompt_id"], r["sample"]): r["reward"] for r in read_rows(out)}
     earlier = {**long, "prompt": [{"role": "user", "content": "b"}]}
     expected = rewards_of(load_reward_model(str(saved)), [*rows(4), earlier])

@@ -70,7 +70,7 @@ def sample(
     made_by = OnCluster(make, workers, gpus) if workers else make()
     given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
-    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts)
+    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
 
 
 def engine_maker(
@@ -143,7 +143,7 @@ def score(
     rows = chain.from_iterable(map(iter_rows, files))
     given = rows, scorer, reward_model or "nano", out
     counts = score_responses(*given, total=total, settings=settings)
-    _say(f"{out}: made {counts['made']} rewards", counts)
+    _say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
 def read_extra_body(text: str) -> dict[str, Any]:
@@ -152,8 +152,11 @@ def read_extra_body(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
 
 
-def _say(made: str, counts: Counter[str]) -> None:
+def _say(made: str, counts: Counter[str], maker: Any) -> None:
+    renderer = getattr(maker, "renderer", None)  # of a model in this process
     notes = {
+        "cut at the beginning": getattr(maker, "cut", 0),
+        "with the system turn put into the user turn": getattr(renderer, "folded", 0),
         "empty": counts["empty"],
         "ended by the token limit": counts["truncated"],
         "with a thought, kept beside the text": counts["thought"],

@@ -47,7 +47,7 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", "--rehearse", help="in small")] = False,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
-    from wrpo_lib import planner
+    from wrpo_lib import machine
     from wrpo_lib.recipes import load_recipe, override
     from wrpo_lib.training import run as runs
 
@@ -61,8 +61,8 @@ def train(
         runs.dry_run(found, Path(output_dir) if output_dir else None, _say)
         return
     out = Path(output_dir or found.output_dir)
-    _say(planner.describe(out))
-    planner.check(found, out, int(os.environ.get("WORLD_SIZE", 1)))
+    _say(machine.describe(out))
+    machine.check(found, out, int(os.environ.get("WORLD_SIZE", 1)))
     runs.run(found, out, resume=resume, say=_say)
 
 
@@ -91,7 +91,8 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Print memory, tokens, steps and hours of RECIPE; any of its fields follows, as with train."""
-    from wrpo_lib.planner import describe, plan_recipe
+    from wrpo_lib.machine import describe
+    from wrpo_lib.planner import plan_recipe
     from wrpo_lib.recipes import load_recipe, override
 
     found = override(load_recipe(recipe), context.args)

@@ -166,13 +166,14 @@ class RewardModel:
     """A sequence classifier with one output: Skywork-Reward, TRL's RewardTrainer, ArmoRM.
 
     Prompt and response are rendered together by its own chat template; a conversation longer than
-    the context loses its beginning. Batches hold at most ``batch_tokens``, padding included.
+    the context loses its beginning (``cut`` counts them). Batches hold at most ``batch_tokens``,
+    padding included.
     """
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int = 16384
     ) -> None:
-        self.model, self.renderer = model.eval(), Renderer(tokenizer)
+        self.model, self.renderer, self.cut = model.eval(), Renderer(tokenizer), 0
         # by this token the model finds the last one of a row; one that names none takes single rows
         self.pad = model.config.get_text_config().pad_token_id
         self.batch_tokens = 0 if self.pad is None else batch_tokens
@@ -185,7 +186,9 @@ class RewardModel:
             for row in window:
                 prompt = as_messages(row.get("prompt"), f"prompt_id {row['prompt_id']!r}")
                 said = {"role": "assistant", "content": row["text"]}
-                rendered.append((row, self.renderer.ids([*prompt, said], ask=False)[-context:]))
+                ids = self.renderer.ids([*prompt, said], ask=False)
+                self.cut += len(ids) > context
+                rendered.append((row, ids[-context:]))
             for batch in batches(rendered, self.batch_tokens):
                 own = [ids for _, ids in batch]
                 inputs = padded(own, self.pad or 0, "right", self.model.device)
