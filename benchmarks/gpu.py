@@ -29,11 +29,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from workloads import tiny_model
 
-from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_json
 from wrpo_lib.models import load_trainable, model_config
-from wrpo_lib.planner import Batch, Plan, count_parameters, plan_recipe, tokens
+from wrpo_lib.planner import CARDS, Batch, Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.quadruples.schema import RESPONSES
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import provenance, results_dir
@@ -42,7 +41,7 @@ from wrpo_lib.training import WRPOConfig, WRPOTrainer, show_progress
 from wrpo_lib.training.inputs import lora_config
 
 MODELS = {"1B": "meta-llama/Llama-3.2-1B-Instruct", "8B": "meta-llama/Meta-Llama-3-8B-Instruct"}
-# tokens of a prompt and of a response, the mean; examples of a batch
+# mean tokens per prompt and per response; examples per batch
 WORKLOADS = {"usual": (200, 400, 4), "long prompts": (1024, 256, 4)}
 QUICK = {"usual": (12, 20, 2), "long prompts": (40, 10, 2)}
 VARIANTS = ("padded", "shared")
@@ -175,7 +174,7 @@ def card_peak() -> float | None:
 
 
 def compare(name: str, quick: bool) -> list[dict[str, Any]]:
-    """Every variant that runs here on every workload; a loss of its own is an error."""
+    """Every variant on every workload; losses that differ are an error."""
     shape, recipe = config(MODELS[name], quick), load_recipe("workstation", "wrpo")
     parameters = count_parameters(shape, lora_config(recipe))
     plan = replace(plan_recipe(replace(recipe, data=None)), config=shape, parameters=parameters)

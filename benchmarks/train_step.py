@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/train_step.py --minutes 40  # more turns, tighter quartiles
     .venv/bin/python benchmarks/train_step.py --quick       # a tiny random model, seconds
 
-The variants take turns on the same example, and what is reported are ratios of seconds within a
-turn: the machine's slower changes of speed hit both sides. Losses and gradient norms must agree,
+The variants take turns on the same example, and ratios are of seconds within a turn, so that slow
+changes of the machine's speed affect both sides. Losses and gradient norms must agree,
 or the run fails. Peak memory is that of a fresh process for each variant, on two examples. Writes
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
@@ -50,7 +50,7 @@ VARIANTS = {
     "saving": "shared prompts, cached, checkpointing",
 }
 MEASURED = ("ours", "official", "padded", "saving")
-"""The variants that are steps of their own, first the one that computes the reference soonest."""
+"""Variants measured directly; the first fills the cache of the reference."""
 
 
 class Stepper:

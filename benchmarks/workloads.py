@@ -62,7 +62,7 @@ def published(tokenizer: Any) -> Iterator[Row]:
 
 
 def long_prompts(tokenizer: Any) -> Iterator[Row]:
-    """Prompts that hold the rows before as an earlier conversation."""
+    """Prompts of 512 tokens: the rows before, as an earlier conversation."""
     before: list[int] = []
     for number, row in enumerate(published(tokenizer)):
         responses = [row[name] for name in RESPONSES]

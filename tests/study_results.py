@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from wrpo_lib.analysis.report import world_rules
 from wrpo_lib.nano.judge import judged
 from wrpo_lib.nano.runner import for_development
-from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, RULES, SOURCE_WORDINGS, Prompt, nano_recipe
+from wrpo_lib.nano.world import LETTERS, OWN_WORDINGS, SOURCE_WORDINGS, Prompt, nano_recipe
 from wrpo_lib.nano.world import SKILLS as NAMES
 from wrpo_lib.paper import Plan, read_plan
 from wrpo_lib.records import write_results
@@ -64,7 +65,7 @@ def write_study(root: Path, level: Mapping[str, float], plan: Plan | None = None
     nats["logp"] = rng.normal(nats["whose"].map({"source": -8.0, "own": -3.0}))
     sources = product(seed=seeds, source=[f"source_{k}" for k in range(1, 7)])
     sources["share"] = rng.dirichlet(np.ones(6) * 8, len(seeds)).ravel()
-    room = dict.fromkeys([*RULES, "target_greedy", "sft_sampled"], 0.5)
+    room = dict.fromkeys([*world_rules(), "target_greedy", "sft_sampled"], 0.5)
     said = answers(recipe["evaluation"]["models"], seeds, rng)
     tables = {
         "outcomes.parquet": outcomes({arm: level.get(arm, 0.5) for arm in arms}, seeds),

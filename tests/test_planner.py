@@ -14,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from wrpo_lib import machine
-from wrpo_lib.cli.train import CARDS
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import write_rows
 from wrpo_lib.models import build_tokenizer, model_config
-from wrpo_lib.planner import Plan, count_parameters, plan_recipe, tokens
+from wrpo_lib.planner import CARDS, Plan, count_parameters, plan_recipe, tokens
 from wrpo_lib.recipes import load_recipe
 from wrpo_lib.records import project_root
 

@@ -76,7 +76,7 @@ def test_a_base_is_added_to(tmp_path):
 
 
 BAD = {
-    "base: mine": "leads back to itself",
+    "base: mine": "refers back to itself",
     "base: gone": "gone.yaml cannot be read",
     "stage: sft": "needs a `stage`, sft or preference, and fields",
     "stagee: sft": "unknown key 'stagee'; did you mean 'stage'",

@@ -114,7 +114,7 @@ ELSEWHERE = {"Location": f"https://elsewhere.example/v1?key={quote(KEY)}"}
         (Answer({"error": f"Incorrect API key provided: {KEY}"}, 401), "key to a valid one", 1),
         (Answer({"error": "no model m"}, 404), "the server's address and the model's name", 1),
         (Answer({}, 307, ELSEWHERE), r"/v1\?key=\*\*\*; give that as --base-url", 1),
-        (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is used up, add", 2),
+        (Answer({"error": {"code": "insufficient_quota"}}, 429), "the quota is exhausted, add", 2),
     ],
 )
 def test_what_no_retry_can_mend_stops_everything(answer: Answer, sentence: str, n: int) -> None:
@@ -148,7 +148,7 @@ def test_what_is_recorded_holds_no_secret_and_addresses_are_checked() -> None:
     kept = {"max_tokens": 5, "api_key": "***", "metadata": {"of": ["***", "fine"]}}
     assert without_secrets(given) == kept
     for url in ("localhost:8000/v1", "http://host:port/v1"):
-        with pytest.raises(WRPOError, match="--base-url is no web address"):
+        with pytest.raises(WRPOError, match="--base-url is not a URL"):
             Server(url)
 
 

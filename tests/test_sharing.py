@@ -158,7 +158,7 @@ def test_varlen_attention_gives_the_same_sums_and_gradients(family, monkeypatch)
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_on_a_gpu_both_ways_agree(dtype):
+def test_on_a_gpu_both_variants_agree(dtype):
     model = build("llama").to("cuda", dtype)
     reference = copy.deepcopy(model).float()
     shared = prepare(model)

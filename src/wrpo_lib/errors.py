@@ -10,7 +10,7 @@ class WRPOError(ValueError):
 
 @contextmanager
 def explained(what: str, remedy: str) -> Iterator[None]:
-    """Whatever a library raises inside as one sentence: ``what`` (its first line); ``remedy``."""
+    """Re-raise any exception as a :class:`WRPOError`: ``what`` (its first line); ``remedy``."""
     try:
         yield
     except WRPOError:

@@ -63,7 +63,7 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
                 return
             rows = _parse(file.read(), str(path))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise WRPOError(f"{path}: not a JSON list of objects; write one row a line as .jsonl")
+            raise WRPOError(f"{path}: not a JSON list of objects; write one row per line as .jsonl")
         yield from rows
 
 
@@ -79,7 +79,7 @@ def parse_row(line: bytes, where: str) -> Row:
     """One JSON object; ``where`` names file and line in errors."""
     row = _parse(line, where)
     if not isinstance(row, dict):
-        raise WRPOError(f"{where}: not a JSON object; write one row a line")
+        raise WRPOError(f"{where}: not a JSON object; write one row per line")
     return row
 
 
@@ -119,7 +119,7 @@ def file_hash(path: Path) -> str:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path in a folder of its own beside ``path``, renamed over it if nothing fails."""
-    with explained(f"{path} cannot be written", "mend the cause, or choose another kind or place"):
+    with explained(f"{path} cannot be written", "fix the cause, or choose another kind or place"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".part-", dir=path.parent) as own:
             part = Path(own, path.name)
@@ -165,7 +165,7 @@ def _lock(file: Any) -> None:
 
 
 class Store(AbstractContextManager["Store"]):
-    """One row a line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
+    """One row per line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
 
     Opening drops a last line that a kill cut short; any other fault is an error. One process at a
     time may hold a store open.
@@ -239,5 +239,5 @@ class Store(AbstractContextManager["Store"]):
                 raise WRPOError(f"{where}, field {field!r}: {what}")
         if key in self._keys:
             name = ", ".join(f"{field} {row[field]!r}" for field in self.key)
-            raise WRPOError(f"{where}: the row {name} stands in an earlier line already; remove it")
+            raise WRPOError(f"{where}: the row {name} repeats an earlier line; remove it")
         return key

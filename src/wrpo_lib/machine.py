@@ -1,4 +1,4 @@
-"""What this machine is, and what it lacks for a recipe, said before anything is loaded."""
+"""Describe this machine, and check that it can run a recipe, before anything is loaded."""
 
 import os
 import shutil

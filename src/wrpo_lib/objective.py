@@ -63,6 +63,8 @@ def wrpo_loss(
         _check(alpha, policy_rejected, policy_dispreferred, ref_dispreferred)
         r_ls = beta * (policy_dispreferred - ref_dispreferred)
         r_l = alpha_rejected * r_ls + (1 - alpha_rejected) * r_l
+    elif alpha_rejected or policy_dispreferred is not None or ref_dispreferred is not None:
+        raise WRPOError("alpha_rejected, policy_dispreferred, ref_dispreferred: give all or none")
     fused = alpha * r_ws + (1 - alpha) * r_wt  # the fused reward
     losses = -F.logsigmoid(fused - r_l)
     return _objective(losses, r_ws, r_wt, fused, r_l)
@@ -86,11 +88,12 @@ def wrpo_ipo_loss(
     """
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, ref_source, ref_target, ref_rejected)
+    # lr(y) = log πθ(y|x) − log πref(y|x)
     lr_ws = policy_source - ref_source
     lr_wt = policy_target - ref_target
     lr_l = policy_rejected - ref_rejected
-    fused = alpha * lr_ws + (1 - alpha) * lr_wt
-    losses = (fused - lr_l - 1 / (2 * tau)) ** 2
+    fused = alpha * lr_ws + (1 - alpha) * lr_wt  # the fused log-ratio
+    losses = (fused - lr_l - 1 / (2 * tau)) ** 2  # (h − 1/(2τ))²
     return _objective(losses, tau * lr_ws, tau * lr_wt, tau * fused, tau * lr_l)
 
 
@@ -112,10 +115,11 @@ def wrpo_simpo_loss(
     """
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, source_length, target_length, rejected_length)
+    # r(y) = β/|y|·log πθ(y|x)
     r_ws = beta * policy_source / source_length
     r_wt = beta * policy_target / target_length
     r_l = beta * policy_rejected / rejected_length
-    fused = alpha * r_ws + (1 - alpha) * r_wt
+    fused = alpha * r_ws + (1 - alpha) * r_wt  # the fused reward
     losses = -F.logsigmoid(fused - r_l - gamma)
     return _objective(losses, r_ws, r_wt, fused, r_l)
 
@@ -164,14 +168,14 @@ FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ipo": (wrpo_ipo_loss, ("tau",)),
     "simpo": (wrpo_simpo_loss, ("beta", "gamma")),
 }
-"""A form of WRPO and its fields; at an end of α it is the pairwise form."""
+"""WRPO's loss by form, with its hyperparameters; at α = 0 or 1 it is the pairwise loss."""
 
 
 def alpha_at(schedule: str, step: int, n_steps: int, alpha_max: float) -> float:
     """The fusion coefficient α(t) before update t = ``step`` of N = ``n_steps``.
 
     ``linear`` (the paper): α_max·t/N; ``constant``: α_max; ``quadratic`` (ours, the convex rise
-    drawn in the inset of Figure 2): α_max·(t/N)². Past N it stays, N = 0 gives the first value.
+    drawn in the inset of Figure 2): α_max·(t/N)². After N it is constant.
     """
     _check(alpha_max)
     if schedule not in SCHEDULES:

@@ -23,6 +23,15 @@ Batch = list[tuple[int, tuple[int, ...]]]
 TILE = (4096, 32768)  # response tokens and words whose logits TRL's fused head holds at a time
 EXAMPLES = {"sft": 19_958, "preference": 39_918}  # of UltraFeedback, the paper's section 4.1
 PROMPT, RESPONSE = 200, 400  # assumed tokens where there are no data
+# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
+CARDS = {
+    "RTX 4090": (165, 23.5),
+    "RTX A6000": (155, 47.4),
+    "L40S": (362, 44.4),
+    "A100 80 GB": (312, 79.1),
+    "H100 80 GB": (989, 79.1),
+    "H200": (989, 139.8),
+}
 UTILISATION = 0.4  # assumed share of a card's peak
 GIB = 2**30
 
@@ -71,7 +80,7 @@ class Plan:
 
     @property
     def worst(self) -> Batch:
-        """The longest legal batch, responses filling ``max_length`` after a prompt of a token."""
+        """The longest legal batch: prompts of one token, responses that fill ``max_length``."""
         limit = self.args.max_length or max(x + max(ys) for b in self.batches for x, ys in b)
         example = [(1, (limit - 1,) * len(self.batches[0][0][1]))]
         budget = getattr(self.args, "micro_batch_tokens", None) or float("inf")
@@ -89,16 +98,17 @@ class Plan:
 
     @property
     def disk(self) -> int:
-        """Bytes of checkpoints with Adam's states, one over the limit, and of what is saved."""
+        """Bytes of checkpoints with Adam's states, one over the limit, and of the saved model."""
         p, args, recipe, lora = self.parameters, self.args, self.recipe, self.recipe.lora
         kept = (args.save_total_limit or ceil(self.steps / args.save_steps)) + 1
         width = 4 if lora or "32" in str(recipe.load.get("dtype")) else 2
         return width * p.trainable * (3 * kept + 1) + (2 * p.total if lora and recipe.merge else 0)
 
     def flops(self, count: Any) -> Any:
-        """FLOPs of a run of ``count`` tokens an epoch: 2 per parameter and token of each pass.
+        """FLOPs of a run of ``count`` tokens per epoch: 2 per parameter and token of each pass.
 
-        One forward, one back (two without LoRA), one to recompute, the reference's; no attention.
+        A forward, a backward (two without LoRA) and a recomputing pass, and the reference's;
+        attention is left out.
         """
         epochs, args = self.args.num_train_epochs, self.args
         passes = epochs * (2 + (not self.recipe.lora) + bool(args.activation_checkpointing))

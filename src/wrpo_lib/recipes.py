@@ -136,7 +136,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8
         what = " ".join(str(error).split())
-        raise WRPOError(f"{path} cannot be read or is not valid YAML ({what}); mend it") from error
+        raise WRPOError(f"{path} cannot be read or is not valid YAML ({what}); fix it") from error
     if not isinstance(value, dict):
         raise WRPOError(f"{path} holds no mapping; write `key: value` lines")
     return value
@@ -179,7 +179,7 @@ def load_recipe(profile: str, name: str = "", **overrides: Any) -> Recipe:
 def _with_base(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A recipe's values over those of its base."""
     if path in above:
-        raise WRPOError(f"{path}: its `base` leads back to itself; break the circle")
+        raise WRPOError(f"{path}: its `base` refers back to itself; remove the cycle")
     values = read_yaml(path)
     base = values.pop("base", None)
     values = checked(Recipe, values, path)

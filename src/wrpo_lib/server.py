@@ -27,7 +27,7 @@ REMEDIES = {  # of a status that stops everything; of 429, only a used-up quota 
     **dict.fromkeys((301, 302, 303, 307, 308), "give that as --base-url if you trust it"),
     **dict.fromkeys((401, 403), "set the variable that holds the key to a valid one"),
     404: "check the server's address and the model's name",
-    429: "the quota is used up, add to it",
+    429: "the quota is exhausted, add to it",
 }
 
 
@@ -47,7 +47,7 @@ class Server:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(URL, self.base_url):
-            raise WRPOError("--base-url is no web address; give one, as http://localhost:8000/v1")
+            raise WRPOError("--base-url is not a URL; use, for example, http://localhost:8000/v1")
 
     @property
     def address(self) -> str:
@@ -68,8 +68,8 @@ def complete(
 
     At most ``server.connections`` are under way; after ``stop()`` no more are sent.
 
-    :raises WRPOError: at once, for what no retry can mend: nobody at the address at the start, a
-        refused key, a redirect, an unknown model; and for a used-up quota once its retries are.
+    :raises WRPOError: at once, for what no retry can fix: no server at the address at the start, a
+        refused key, a redirect, an unknown model; for an exhausted quota, after all retries.
     """
     client, source, under_way = _Client(server), iter(requests), set[Future[Reply]]()
     checked = False
@@ -95,7 +95,7 @@ class _Client:
         key = os.environ.get(server.api_key_env, "").strip() or "none"
         self.address = server.address
         if not key.isascii() or not key.isprintable():
-            raise WRPOError(f"{server.api_key_env} holds unusual characters, so no key; set it")
+            raise WRPOError(f"{server.api_key_env} holds unusual characters; set it to a valid key")
         spelt = (key, json.dumps(key)[1:-1], quote(key), quote(key, safe=""))
         # fewer than 8 characters are a placeholder such as EMPTY, no secret
         self.echo = re.compile("|".join(map(re.escape, spelt)) if len(key) >= 8 else r"(?!)")

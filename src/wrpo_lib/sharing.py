@@ -1,10 +1,10 @@
 """Prompt sharing: the responses to one prompt computed with the prompt once, exactly.
 
-A batch is one packed row: each example is a stretch of tokens, x y_1 … y_R. Each response is a
-branch that sees its prompt and itself; its positions go on where the prompt ends, so its tokens
-have the hidden states of a row of their own. In bf16 or fp16 on a GPU, attention is one call a
-layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each branch. Wang and Hegde (arXiv
-2410.20305) share prompts with FlexAttention; the paper is silent.
+A batch is one packed row: each example is a contiguous span of tokens, x y_1 … y_R. Each response
+is a branch that sees its prompt and itself; its positions go on where the prompt ends, so its
+tokens have the hidden states of a row of their own. In bf16 or fp16 on a GPU, attention is one call
+per layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each branch. Wang and Hegde
+(arXiv 2410.20305) share prompts with FlexAttention; the WRPO paper is silent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +25,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
 
-# words whose logits TRL's fused head holds at a time on a CPU: of its own tile of 32,768 it makes
-# eight float32 temporaries, a third of a step's peak memory
+# vocabulary entries per tile of TRL's fused head on a CPU: its default, 32,768, makes eight float32
+# temporaries, a third of a step's peak memory
 CPU_TILE = 4096
 PADDED = ("input_ids", "attention_mask", "labels")
 PACKED = ("position_ids", "branches", "head_positions", "shift_labels")  # and input_ids
@@ -83,7 +83,7 @@ def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]])
 
 
 def pad(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
-    """A padded row per response, (R·B, T), all first ones first; ``labels`` -100 outside them."""
+    """One padded row per response, (R·B, T), first responses first; other ``labels`` are -100."""
     columns = zip(*responses, strict=True)
     pairs = [(x, y) for column in columns for x, y in zip(prompts, column, strict=True)]
     rows = padded([x + y for x, y in pairs], 0, "right", "cpu")
@@ -99,7 +99,7 @@ def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, 
 
 
 def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
-    """Consecutive examples of at most ``budget`` tokens together, one at least; all without one."""
+    """Consecutive slices of at most ``budget`` tokens, at least one example; one without budget."""
     starts, held = [0], 0
     for number, size in enumerate(sizes):
         if budget and held + size > budget and number > starts[-1]:
@@ -134,7 +134,8 @@ def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Te
 
 @lru_cache(maxsize=8)
 def key_index(branches: Branches, device: torch.device) -> tuple[Any, ...]:
-    """Keys of N prompts and branches; ends of queries and of keys, (N + 1,) int32; both longest."""
+    """Key indices of N prompts and branches; cumulative lengths of queries and of keys, (N + 1,)
+    int32; the greatest length of each."""
     found = list(branches.sequences())
     index = torch.tensor([at for seen, own in found for at in (*seen, *own)], device=device)
     sizes = torch.tensor([(0, 0), *((len(own), len(seen) + len(own)) for seen, own in found)])
@@ -158,8 +159,8 @@ def _sdpa(
 ) -> Tensor:
     """The same, one call per branch.
 
-    A CPU's kernel skips what a causal square masks and nothing else. So the prompt goes along with
-    its first branch in one square, and again with each branch that is longer than itself.
+    PyTorch's CPU kernel skips masked entries only of a causal square. So the prompt is computed
+    together with its first branch, and again with each branch that is longer than itself.
     """
     lengths = [n for prompt, responses in branches.examples for n in (prompt, *responses)]
     parts = zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True)
@@ -205,7 +206,7 @@ def _attention(base: str) -> Callable[..., Any]:
 
 
 def enable(model: Any) -> None:
-    """Teach a causal language model to run packed rows; ordinary calls stay what they were.
+    """Enable packed rows on a causal language model; ordinary calls are unaffected.
 
     Calls say with ``branches`` how the row is packed and with ``head_positions`` (N,) which tokens
     the output head is for: hidden states leave the backbone as (1, N, H). Ordinary calls of a flash
@@ -242,7 +243,7 @@ def _keep_positions(module: Any, args: Any, output: Any) -> None:
 
 @torch.no_grad()
 def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | None:
-    """Why a model cannot share prompts, in a few words; None when it can, and then it is enabled.
+    """The reason why a model cannot share prompts, or None after enabling it.
 
     Asks its configuration, and with ``trial`` (not where weights are sharded already) compares the
     hidden states of a packed row with those of padded rows.

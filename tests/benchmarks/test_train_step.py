@@ -83,7 +83,7 @@ def test_the_official_loss_is_its_formula():
     assert abs(found - math.log(2)) > 1e-4
 
 
-def test_a_wrong_way_is_found():
+def test_a_wrong_variant_is_found():
     right = {"workload": "tiny", "turn": 0, "loss": 0.7, "grad_norm": 1.0, "variant": "official"}
     train_step.check_agreement([right, ours := right | {"variant": "ours"}])
     for wrong in (ours | {"loss": 0.7007}, ours | {"grad_norm": 1.01}):
@@ -112,7 +112,6 @@ def test_a_dry_run_without_a_card(tmp_path, monkeypatch):
     assert whole["largest relative difference"] == 0 < shared["largest relative difference"] < 1e-5
     assert {row["model"] for row in record["steps"]} == {"1B", "8B"}
     for row in record["steps"]:
-        assert row["seconds"] > 0
         assert 0.5 < row["loss"] < 0.69, "it learned, so that losses tell something"
     (lora,) = record["adapters"]  # bitsandbytes needs a card
     assert lora["adapters"] == "torch.float32"

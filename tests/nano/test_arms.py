@@ -20,7 +20,7 @@ from wrpo_lib.nano.runner import develop, for_development
 from wrpo_lib.nano.world import Prompt, World
 from wrpo_lib.records import read_results
 
-KEPT = (  # one arm of each kind
+ARMS = (  # one arm of each kind
     *("dpo_on", "dpo_off", "target_dpo_on", "wrpo", "wrpo_simpo", "wrpo_ipo", "wrpo_k1"),
     *("wrpo_dispreferred", "sft_true", "dpo_mix"),
 )
@@ -30,7 +30,7 @@ Tables = dict[str, pd.DataFrame]
 
 @pytest.fixture(scope="module")
 def stage(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    few = small | {"arms": {name: small["arms"][name] for name in small["arms"] if name in KEPT}}
+    few = small | {"arms": {name: small["arms"][name] for name in small["arms"] if name in ARMS}}
     with pytest.MonkeyPatch.context() as patch:  # most of the time would go to the dynamics
         patch.setattr(preference, "PROBE", 6)
         yield Stage([World(seed, few) for seed in (100, 101)], tmp_path_factory.mktemp("arms"))
@@ -47,7 +47,7 @@ def test_the_tables_have_every_arm_world_and_prompt(stage: Stage, tables: Tables
     assert found.groupby(["arm", "seed"]).size().eq(24).all()
     assert found["right"].between(0, found["n"]).all()
     assert (found["any5"] <= found["right"]).all()
-    assert set(tables["dynamics.csv.gz"]["arm"]) == set(KEPT)
+    assert set(tables["dynamics.csv.gz"]["arm"]) == set(ARMS)
     assert set(tables["arms"]["arm"]) == set(found["arm"]) == set(stage.names)
     assert not tables["arms"]["diverged"].any()
     assert tables["headroom"]["seed"].tolist() == [100, 101]

@@ -11,13 +11,17 @@ import pandas as pd
 from wrpo_lib.analysis.outcomes import Results, verdicts
 from wrpo_lib.analysis.statistics import signed
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import read_plan
+from wrpo_lib.recipes import read_yaml, recipe_path
 from wrpo_lib.records import read_results, results_dir
 
 Number = float | int | str
-LEAST_LEAD = RULES["source_lead"][0]
 SYMBOLS = {"y_ws": "$y_{w_s}$", "y_wt": "$y_{w_t}$", "y_l": "$y_{l}$", "α_max": r"$\alpha_{\max}$"}
+
+
+def world_rules() -> dict[str, tuple[float, float]]:
+    """What a world must fulfil so that fusion can be seen in it: bounds of each measure."""
+    return dict(read_yaml(recipe_path("nano", "world"))["rules"])
 
 
 def _gain(results: Results, arm: str = "wrpo", prompts: str = "all") -> str:
@@ -46,7 +50,9 @@ STUDY: dict[str, Callable[[Results], Number]] = {
     "wrpo_repeats": lambda r: f"{100 * r.wide('repeats')['wrpo'].groupby('seed').mean().max():.0f}",
     "small_alpha": partial(_gain, arm="wrpo_a10"),
     "small_alpha_ahead": lambda r: int((_lead(r, "wrpo_a10") > 0).sum()),
-    "weak_worlds": lambda r: int(r.table("headroom")["source_lead"].lt(LEAST_LEAD).sum()),
+    "weak_worlds": lambda r: int(
+        (r.table("headroom")["source_lead"] < world_rules()["source_lead"][0]).sum()
+    ),
 }
 """Of the study; each claim has ``<id>`` and ``status_<id>`` beside these."""
 

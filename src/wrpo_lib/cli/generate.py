@@ -27,14 +27,14 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, the eng
 BaseURL = Annotated[str, typer.Option(help="server: http://localhost:8000/v1")]
 ExtraBody = Annotated[str, typer.Option(help="server: JSON added to requests; null drops a field")]
 KeyEnv = Annotated[str, typer.Option(help="environment variable that holds the server's key")]
-Connections = Annotated[int, typer.Option(help="server: requests under way at once", min=1)]
+Connections = Annotated[int, typer.Option(help="server: concurrent requests", min=1)]
 Workers = Annotated[int, typer.Option(help="Ray's, at RAY_ADDRESS or here; 0: none", min=0)]
 GPUs = Annotated[float | None, typer.Option(help="GPUs a worker has; default: 1 if there are any")]
 
 
 def sample(
     prompts: Annotated[Path, typer.Argument(help="rows with prompt_id and prompt")],
-    out: Annotated[Path, typer.Option(help="responses, .jsonl; a run that was cut goes on")],
+    out: Annotated[Path, typer.Option(help="responses, .jsonl; an interrupted run resumes")],
     model: Model,
     engine: Engine = "auto",
     name: Name = "",
@@ -110,8 +110,8 @@ def engine_maker(
 
 def score(
     files: Annotated[list[Path], typer.Argument(help="responses")],
-    out: Annotated[Path, typer.Option(help="rewards, .jsonl; a run that was cut goes on")],
-    reward_model: Annotated[str, typer.Option(help="hub id or folder, one output a row")] = "",
+    out: Annotated[Path, typer.Option(help="rewards, .jsonl; an interrupted run resumes")],
+    reward_model: Annotated[str, typer.Option(help="hub id or folder, one output per row")] = "",
     nano: Annotated[bool, typer.Option(help="the nano testbed's programmatic reward")] = False,
     revision: Revision = None,
     trust_remote_code: Code = False,
@@ -174,7 +174,7 @@ def pair(
     dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
     split: Annotated[Path | None, typer.Option(help="split.json: its part for --pairs")] = None,
     min_gap: Annotated[float, typer.Option(help="least difference in reward")] = 0.0,
-    drop_truncated: Annotated[bool, typer.Option(help="not what hit the token limit")] = False,
+    drop_truncated: Annotated[bool, typer.Option(help="exclude truncated responses")] = False,
 ) -> None:
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
     from wrpo_lib.quadruples import Pairing, write_pairs

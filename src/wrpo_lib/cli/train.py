@@ -17,15 +17,6 @@ if TYPE_CHECKING:
     from wrpo_lib.planner import Plan
 
 OPEN = {"allow_extra_args": True, "ignore_unknown_options": True}  # fields of the recipe
-# dense bfloat16 TFLOP/s with float32 sums, from NVIDIA's data sheets; GiB that PyTorch finds
-CARDS = {
-    "RTX 4090": (165, 23.5),
-    "RTX A6000": (155, 47.4),
-    "L40S": (362, 44.4),
-    "A100 80 GB": (312, 79.1),
-    "H100 80 GB": (989, 79.1),
-    "H200": (989, 139.8),
-}
 COMMANDS = {
     "train": "Train a policy on quadruples by RECIPE.",
     "sft": "Fine-tune the target on the best source responses by RECIPE, the stage before WRPO.",
@@ -43,7 +34,7 @@ def train(
     data: DATA = "",
     eval_data: Annotated[str, typer.Option("--eval_data", help="rows to evaluate on")] = "",
     output_dir: Annotated[str, typer.Option("--output_dir", help="default: the recipe's")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="go on from a checkpoint")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="from the last checkpoint")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "--rehearse", help="in small")] = False,
 ) -> None:
     """Find the recipe, put the command line's values in place, and run it."""
@@ -105,7 +96,7 @@ def report(plan: Plan) -> str:
     """A plan as text: with prompt sharing, without, at worst; no hours where it does not fit."""
     import pandas as pd
 
-    from wrpo_lib.planner import UTILISATION
+    from wrpo_lib.planner import CARDS, UTILISATION
 
     p, args = plan.parameters, plan.args
     cases = {"shared": (plan.usual, True), "padded": (plan.usual, False)}
@@ -129,7 +120,7 @@ def overview(recipes: list[str]) -> pd.DataFrame:
     """A row per recipe: memory at worst, space on disk, and hours on every card that holds it."""
     import pandas as pd
 
-    from wrpo_lib.planner import plan_recipe
+    from wrpo_lib.planner import CARDS, plan_recipe
     from wrpo_lib.recipes import load_recipe
 
     rows = []

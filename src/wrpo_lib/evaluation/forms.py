@@ -218,10 +218,10 @@ def best_attempts(rows: Iterable[tuple[str, Row]]) -> list[tuple[str, Row]]:
 
 
 def check_same(before: Row, row: Row, where: str) -> None:
-    """Refuse a second judgement of the same thing, of other texts or made in another way."""
+    """Refuse a second judgement of the same thing, of other texts or with other settings."""
     if before.get("request") != row.get("request"):
-        ways = ("settings", "template_sha256")
-        changed = next((way for way in ways if before.get(way) != row.get(way)), "an answer")
+        fields = ("settings", "template_sha256")
+        changed = next((k for k in fields if before.get(k) != row.get(k)), "an answer")
         what = f"question {row.get('question_id')!r} was judged before, but {changed} differs"
         raise WRPOError(f"{where}: {what}; choose another --out")
 

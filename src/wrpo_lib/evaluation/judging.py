@@ -30,7 +30,7 @@ KEY = ("request", "attempt", "status")
 NOTHING = dict.fromkeys(("calls", "kept", "identical", "prompt_tokens", "completion_tokens"), 0)
 # the field of a judgement that holds the verdict
 FIELDS = {"alpaca-eval": "preference", "mt-bench": "score", "arena-hard": "verdict"}
-FIRST = 8  # as many hopeless replies, and nothing else, end the run
+MAX_FAILURES = 8  # calls, if all calls so far failed, after which judging stops
 LIMITS = ("max_completion_tokens", "max_tokens")  # of a reply
 NO_LOGPROBS = "log-probabilities missing"
 THOUGHT_FIRST = "a thought before the answer, so its log-probabilities are not the first token's"
@@ -201,13 +201,13 @@ class Run:
         self.store.append(row | head)
 
     def _stop(self) -> bool:
-        """Whether to make no more calls: the money is spent, or the start shows it is hopeless."""
-        hopeless = self.status[ERROR] + self.problems[NO_LOGPROBS] + self.problems[THOUGHT_FIRST]
+        """Whether to make no more calls: the money is spent, or all calls so far failed."""
+        failed = self.status[ERROR] + self.problems[NO_LOGPROBS] + self.problems[THOUGHT_FIRST]
         if self.max_cost is not None and self.cost(self.counts) >= self.max_cost:
             self.stopped = f"--max-cost {self.max_cost:g} is reached"
-        elif hopeless == self.counts["calls"] >= FIRST:
+        elif failed == self.counts["calls"] >= MAX_FAILURES:
             ((problem, _),) = self.problems.most_common(1)
-            self.stopped = f"the first {FIRST} calls all failed: {problem}"
+            self.stopped = f"the first {MAX_FAILURES} calls all failed: {problem}"
         return bool(self.stopped)
 
 

@@ -17,14 +17,13 @@ from joblib import Parallel, delayed
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from wrpo_lib.analysis.outcomes import Results, verdicts
-from wrpo_lib.analysis.report import maths
+from wrpo_lib.analysis.report import maths, world_rules
 from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.paper import DYNAMICS, study
 from wrpo_lib.figures.study import METHODS
 from wrpo_lib.figures.style import STYLE, Drawn, look
 from wrpo_lib.io import file_hash
-from wrpo_lib.nano.world import RULES
 from wrpo_lib.paper import table
 from wrpo_lib.recipes import nearest, read_yaml
 from wrpo_lib.records import project_root, read_results
@@ -160,7 +159,7 @@ def measures(profile: str = "nano") -> pd.DataFrame:
 def rules(profile: str = "nano") -> pd.DataFrame:
     """The world's rules, and what they came to: mean over worlds (lowest to highest world)."""
     kinds, rows = (read_results("development", "headroom"), study(profile).table("headroom")), []
-    for name, (low, high) in RULES.items():
+    for name, (low, high) in world_rules().items():
         asked = f"{low:g} to {high:g}" if np.isfinite(high) else f"at least {low:g}"
         found = [worlds[name].agg(["mean", "min", "max"]).map(signed) for worlds in kinds]
         shown = map("{mean} ({min} to {max})".format_map, found)

@@ -95,7 +95,7 @@ class TransformersEngine(InProcess):
 def batches(
     rows: list[tuple[T, list[int]]], budget: int, more: int = 0
 ) -> Iterator[list[tuple[T, list[int]]]]:
-    """By falling length, at most ``budget`` tokens; a row counts as the longest and ``more``."""
+    """Rows by decreasing length; rows times (the longest row + ``more``) is at most ``budget``."""
     rows = sorted(rows, key=lambda row: len(row[1]), reverse=True)
     while rows:
         size = max(1, budget // (len(rows[0][1]) + more))

@@ -46,7 +46,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
-    """A response wanted to one conversation: number ``sample`` of those to ``key``."""
+    """A request for response number ``sample`` to the conversation ``key``."""
 
     key: str
     messages: Messages
@@ -86,7 +86,7 @@ Engine = Callable[[Iterable[Request]], Iterator[Response]]
 Scorer = Callable[[Iterable[Row]], Iterator[tuple[Row, float]]]
 T = TypeVar("T")
 KEY = ("prompt_id", "model", "sample")
-HOPELESS = 200  # failures and nothing else, after which going on is pointless
+MAX_FAILURES = 200  # without a success, after which sampling stops
 
 
 def windows(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -146,7 +146,7 @@ def sample_responses(
         for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
-                if len(failures) == HOPELESS and not counts["made"]:
+                if len(failures) == MAX_FAILURES and not counts["made"]:
                     break
                 continue
             store.append({**heads[made.key], **made.row()})
@@ -157,7 +157,7 @@ def sample_responses(
     if failures:
         what = f"{len(failures)} responses failed, the first for {failures[0]}"
         kept = f"the {counts['made']} made are kept in {out}"
-        raise WRPOError(f"{what}; {kept}: mend the cause and run again for the rest")
+        raise WRPOError(f"{what}; {kept}: fix the cause and run again for the rest")
     return counts
 
 

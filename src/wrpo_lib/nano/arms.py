@@ -31,7 +31,7 @@ COLLECTIVE = ("sources_reward", "sources_pairwise", "sources_perplexity", "sourc
 
 @dataclass
 class Answered:
-    """What a policy said to the held-out prompts, and what it took to make it."""
+    """A policy's held-out answers, and what its training cost."""
 
     sampled: Texts
     greedy: Texts
@@ -97,7 +97,7 @@ class Stage:
     def _collective(self, name: str) -> Answered:
         """All sources answer; the rule chooses among their first, second ... responses."""
         found, familiar = [self.answers(source) for source in self.sources], []
-        for of_source in found:  # in nats a prompt, since tokens differ between vocabularies
+        for of_source in found:  # in nats per prompt, since tokens differ between vocabularies
             model = of_source.model
             ids = torch.stack([model.prompt_ids(w.splits["heldout"]) for w in self.worlds])
             familiar.append(model.score(ids, 1).tolist())
@@ -116,7 +116,7 @@ class Stage:
         return Answered(said[0], said[1], cost | {"models_held": len(found)})
 
     def samples(self, name: str, split: str) -> Texts:
-        """Samples that pairing chooses from: five a prompt, and some more of a policy."""
+        """Samples that pairing chooses from: five per prompt, and five more of a policy."""
         if split == "heldout":
             return self.answers(name).sampled
         given = self.worlds, split, 2 * SAMPLES, 10
@@ -141,7 +141,7 @@ class Stage:
 def choose(
     rule: str, prompt: Prompt, texts: Sequence[str], sigma: float, familiar: list[float]
 ) -> int:
-    """Whose answer a rule takes, of ``texts``, one a source (Table 2; how each errs is ours).
+    """Whose answer a rule takes, of ``texts``, one per source (Table 2; how each errs is ours).
 
     The best by the reward model, whose noise has s.d. ``sigma``; the winner of most comparisons in
     pairs, each with its own noise; that of the source to which the prompt is the most probable
@@ -162,7 +162,7 @@ def choose(
 
 
 def outcomes(stage: Stage, name: str) -> pd.DataFrame:
-    """One row a held-out prompt: how many of a policy's answers are right, and how they read; at
+    """One row per held-out prompt: how many of a policy's answers are right, and how they read; at
     last the prompt and the greedy answer as text."""
     said, rows = stage.answers(name), []
     tok = tokenizer(stage.recipe["target"]["vocabulary"])

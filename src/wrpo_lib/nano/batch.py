@@ -240,7 +240,7 @@ def fit(
 ) -> tuple[Params, Tensor]:
     """Train copies of all members; returns them and the losses (steps, S).
 
-    ``loss(params, batch, step)`` gives one loss a member; their sum is differentiated, so members
+    ``loss(params, batch, step)`` gives one loss per member; their sum is differentiated, so members
     do not interact, and gradients are clipped member by member to a norm of 1. AdamW with a cosine
     schedule, as transformers' ``Trainer`` has it; ``spec``: steps, learning_rate, and its warmup,
     weight_decay, beta2. ``before`` sees the parameters before each step, and after the last.

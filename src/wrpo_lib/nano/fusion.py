@@ -59,7 +59,7 @@ class Model:
         return torch.tensor(found["input_ids"])
 
     def responses(self, worlds: list[World], split: str, n: int, purpose: int) -> Texts:
-        """``n`` samples [S][N][n] a prompt as the recipe's ``sampling`` has it, each purpose with
+        """``n`` samples [S][N][n] per prompt as the recipe's ``sampling`` has it, each purpose with
         noise of its own; greedy with ``n`` 0."""
         how = worlds[0].recipe["sampling"]
         prompts = torch.stack([self.prompt_ids(w.splits[split]) for w in worlds])
@@ -135,7 +135,7 @@ def pretrained(worlds: list[World], name: str) -> Model:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scored responses to N prompts of S worlds in K slots a prompt: ``ids`` (S, N, K, L) in the
+    """Scored responses to N prompts of S worlds in K slots per prompt: ``ids`` (S, N, K, L) in the
     target's vocabulary, ``quality`` and ``noise`` (S, N, K); ``slots`` of each model."""
 
     prompts: Tensor

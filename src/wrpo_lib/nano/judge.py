@@ -36,7 +36,7 @@ def normal(*key: object) -> float:
 
 @dataclass(frozen=True)
 class Judge:
-    """``quality``: logits a unit of quality; ``position``: logits for what is shown second;
+    """``quality``: logits per unit of quality; ``position``: logits for what is shown second;
     ``length``: logits for 6 characters more; ``noise``: s.d. in logits."""
 
     quality: float = 4.0

@@ -105,7 +105,7 @@ def source_table(stage: Stage) -> pd.DataFrame:
 
 
 def headroom(stage: Stage) -> pd.DataFrame:
-    """What :data:`~wrpo_lib.nano.world.RULES` ask, a row per world."""
+    """What the rules of ``recipes/nano/world.yaml`` ask, a row per world."""
     found = pd.concat(
         [outcomes(stage, name) for name in (*stage.sources, "target", "target_sft", "sft_true")]
     )

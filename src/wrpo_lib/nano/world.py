@@ -45,19 +45,6 @@ OWN_WORDINGS = ("it is {}.", "it is {};", "i say {}.", "i say {};")
 SOURCE_WORDINGS = ("we get {}!", "try out {}!", "my bet {}?", "how of {}?")
 WORDINGS = OWN_WORDINGS + SOURCE_WORDINGS  # eight tokens of the target with the end token
 
-RULES = {
-    "sft_greedy": (0.35, 0.65),  # Target-SFT is neither hopeless nor perfect
-    "source_lead": (0.2, 1.0),  # of the worst source over the target, greedy
-    "b_pass5": (0.0, 0.1),  # Target-SFT does not show class B
-    "b_source_right": (0.9, 1.0),  # y_ws does
-    "b_learnable": (0.3, 1.0),  # SFT on true answers with equal steps gains this on class B
-    "gap_nats": (2.0, np.inf),  # of y_wt over y_ws on Target-SFT
-    "length_ratio": (0.99, 1.01),  # of y_ws to y_wt
-    "rank_correlation": (0.6, 0.8),  # of reward and truth within a prompt
-}
-"""What a world must fulfil so that fusion can be seen in it; column of
-:func:`wrpo_lib.nano.runner.headroom` -> bounds of its mean over development seeds."""
-
 KNOBS = {"dpo": "beta", "ipo": "tau", "simpo": "beta"}
 """Form of the objective -> the setting that its grid varies beside the learning rate."""
 

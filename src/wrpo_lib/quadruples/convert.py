@@ -65,7 +65,7 @@ def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
         if first is messages:
             yield row["prompt_id"], messages
         elif "sample" not in row or first != messages:
-            what = f"{row['prompt_id']!r} stands in an earlier row already; make ids unique"
+            what = f"{row['prompt_id']!r} repeats an earlier row; make ids unique"
             raise WRPOError(f"{path}, row {number}, field 'prompt_id': {what}")
 
 

@@ -105,7 +105,7 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
     for _, row in frame[frame.duplicated(KEY)].iterrows():
         what = f"sample {row['sample']} of {row['model']!r} for prompt {row['prompt_id']!r}"
         where = f"{names[row['file']]}, row {row['row']}"
-        raise WRPOError(f"{where}: {what} stands in an earlier row already; remove one")
+        raise WRPOError(f"{where}: {what} repeats an earlier row; remove one")
     return ResponseTable(frame, files)
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
-from wrpo_lib.io import write_rows
+from wrpo_lib.io import Store, write_rows
 
 
 class NothingLeft(Exception):
-    """A resumed run has all its steps; its checkpoint is loaded."""
+    """Raised when a resumed run has no steps left; its checkpoint is loaded."""
 
 
 class DynamicsCallback(TrainerCallback):
@@ -24,11 +24,10 @@ class DynamicsCallback(TrainerCallback):
         self.path = Path(path)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the lines of steps that will not be trained again; leave where none is left."""
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        rows = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-        kept = [row for row in rows if row["step"] <= state.global_step]
+        """Drop the lines of steps that will be trained again; leave where none is left."""
         if state.is_world_process_zero:
+            with Store(self.path, ("step",)) as store:  # without a line that a kill cut short
+                kept = [row for row in store if row["step"] <= state.global_step]
             write_rows(kept, self.path)
         if state.global_step >= state.max_steps:  # transformers takes a step before it looks
             raise NothingLeft

@@ -68,9 +68,9 @@ class WRPOConfig(DPOConfig):
     logging_steps: float = 1  # ours: the dynamics are a result
     activation_checkpointing: bool | None = True  # official config, as TRL's default
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
-    score_unused: bool = True  # ours; False leaves a response out that has weight 0 all along
-    share_prompt: str | bool = "auto"  # ours; where the model can, true: or an error
-    micro_batch_tokens: int | None = None  # ours; of the parts in which a batch meets the model
+    score_unused: bool = True  # ours; False skips a response whose weight is always 0
+    share_prompt: str | bool = "auto"  # ours; auto: where the model can; true: or an error
+    micro_batch_tokens: int | None = None  # ours; of one forward pass; more are split
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
 

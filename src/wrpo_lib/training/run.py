@@ -26,7 +26,7 @@ from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
 RECORD = "run.json"
 FREE: tuple[str, ...] = ("per_device_", "gradient_accumulation", "micro_batch_", "report_to")
 FREE += ("logging_", "save_", "eval_", "ref_", "hub_")
-"""Training fields (by their beginning) that may change on resume, since the steps stay the same."""
+"""Prefixes of training fields that may change on resume, since the steps stay the same."""
 ROWS = 32  # of a dry run, as what follows
 SMALL: dict[str, Any] = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 SMALL |= {"max_length": 128, "max_steps": 3, "save_steps": 1, "optim": "adamw_torch"}
@@ -86,7 +86,7 @@ def run(
 
 @contextmanager
 def _going_on(folder: Path) -> Iterator[None]:
-    """What stops a run, with how to go on."""
+    """Say how to resume with any exception that stops a run."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as stop:

@@ -57,7 +57,9 @@ class WRPOTrainer(DPOTrainer):
         adapted = own.get("peft_config") is not None or isinstance(model, PeftModel)
         fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
         if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
-            raise WRPOError("micro_batch_tokens: sharded processes go in step; leave it out (null)")
+            raise WRPOError(
+                "micro_batch_tokens: FSDP and DeepSpeed run in lockstep; set it to null"
+            )
         if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if not adapted and ref_model is None:  # TRL would load one from disk in every other case
@@ -181,7 +183,7 @@ class WRPOTrainer(DPOTrainer):
 
 
 def share(trainer: Any) -> str | None:
-    """Let a trainer's models run packed rows; why they cannot, or None."""
+    """Enable prompt sharing on a trainer's models; the reason why not, or None."""
     unwrapped = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(unwrapped, PeftModel) and unwrapped.active_peft_config.is_prompt_learning:
         return "the adapter puts tokens of its own before the prompt"
@@ -209,8 +211,8 @@ def keep_adapters_in_float32(model: Any) -> None:
 def sft_trainer(model: Any, args: SFTConfig, *, processing_class: Any, **kwargs: Any) -> SFTTrainer:
     """TRL's ``SFTTrainer`` on (x, y_ws), loss on the response only, before WRPO (section 4.1).
 
-    Quadruples will do as data, rendered as in preference training; ``truncation`` counts rows that
-    lose their end. With ``args.packing`` (``bfd``) the rows of a block cost no mask.
+    Also takes quadruples, rendered as in preference training; ``truncation`` counts rows that lose
+    their end. With ``args.packing`` (``bfd``) a block of rows needs no mask.
 
     :raises WRPOError: for a missing column or an empty text, with its row.
     """
