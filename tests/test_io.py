@@ -118,9 +118,9 @@ def test_rows_and_keys_there_and_back_by_one_writer_at_a_time(tmp_path: Path) ->
         with pytest.raises(WRPOError, match="wait for the process that writes it"):
             Store(path, KEY)
     with Store(path, KEY) as store:
-        assert store.keys() == {("p0", 0), ("p1", 0)}
+        assert store.keys == {("p0", 0), ("p1", 0)}
         assert next(iter(store))["text"] == "ä \n ' \" 東京 ?"  # half an emoji
-        with pytest.raises(WRPOError, match="the row prompt_id 'p0', sample 0 stands in"):
+        with pytest.raises(WRPOError, match="the row prompt_id 'p0', sample 0 repeats"):
             store.append(row(0))
         with pytest.raises(WRPOError, match=r"\('p5', 0\) for .* holds NaN"):
             store.append({**row(5), "reward": float("nan")})
@@ -138,7 +138,7 @@ def test_a_file_cut_anywhere_loses_the_last_line_only(tmp_path: Path, cut: int) 
     ends = [len(b"".join(data.splitlines(True)[: k + 1])) for k in range(3)]
     whole = sum(cut >= end - 1 for end in ends)
     with Store(path, KEY) as store:
-        assert store.keys() == {(f"p{k}", 0) for k in range(whole)}
+        assert store.keys == {(f"p{k}", 0) for k in range(whole)}
         for k in range(whole, 3):
             store.append(row(k))
     assert path.read_bytes() == data
@@ -152,7 +152,7 @@ P0, P1 = (json.dumps(row(k)) + "\n" for k in (0, 1))
     [
         ("r.jsonl", P0 + "{broken\n" + P1, "line 2: not JSON"),
         ("r.jsonl", P0 + '{"prompt_id": "p7"}\n' + P1, "line 2, field 'sample': missing"),
-        ("r.jsonl", P0 + P0, "line 2: the row prompt_id 'p0', sample 0 stands in"),
+        ("r.jsonl", P0 + P0, "line 2: the row prompt_id 'p0', sample 0 repeats"),
         ("notes.txt", "this line matters", "unknown kind of file"),
         ("other.jsonl", '{"id": 1}\n{"id": 2, "te', "line 1, field 'prompt_id': missing"),
     ],

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -125,12 +125,9 @@ def _around_response(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple
 
 def _apply(tokenizer: PreTrainedTokenizerBase, messages: Messages, ask: bool = True) -> str:
     how = {"tokenize": False, "add_generation_prompt": ask}
-    try:
+    roles = ", ".join(m.get("role", "?") for m in messages)
+    with explained(f"the chat template cannot render the roles ({roles})", "change the prompt"):
         return str(tokenizer.apply_chat_template(messages, **how))
-    except Exception as error:  # templates raise errors of their own kinds
-        roles = ", ".join(m.get("role", "?") for m in messages)
-        what = f"cannot render the roles ({roles}): {error}"
-        raise WRPOError(f"the chat template {what}; change the prompt") from error
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

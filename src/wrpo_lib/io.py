@@ -165,14 +165,14 @@ def _lock(file: Any) -> None:
 
 
 class Store(AbstractContextManager["Store"]):
-    """One row per line (``.jsonl``), told apart by the fields ``key``; only the keys are in memory.
+    """One row per line (``.jsonl``), told apart by the fields ``key``; its ``keys`` are in memory.
 
     Opening drops a last line that a kill cut short; any other fault is an error. One process at a
     time may hold a store open.
     """
 
     def __init__(self, path: str | Path, key: tuple[str, ...]) -> None:
-        self.path, self.key, self._keys = check_suffix(path, (".jsonl",)), key, set[Key]()
+        self.path, self.key, self.keys = check_suffix(path, (".jsonl",)), key, set[Key]()
         remedy = "wait for the process that writes it, or choose another path"
         with explained(f"{path} cannot be opened for writing", remedy):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,25 +184,18 @@ class Store(AbstractContextManager["Store"]):
                 self._file.close()
                 raise
 
-    def keys(self) -> set[Key]:
-        """The keys of all rows, each a tuple in the order of ``key``."""
-        return self._keys
-
     def append(self, row: Row) -> None:
         """Write one row as one line, its key first."""
         key = self._new_key(row, f"a row for {self.path}")
         row = {**dict(zip(self.key, key, strict=True)), **row}
-        try:
+        with explained(f"{key} for {self.path} holds NaN or infinity", "make it again"):
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
-        except ValueError as error:
-            what = "holds NaN or infinity; make it again"
-            raise WRPOError(f"{key} for {self.path} {what}") from error
         left = line.encode("utf-8", "replace") + b"\n"
-        remedy = f"{len(self._keys)} finished rows are kept: make room and run again to go on"
+        remedy = f"{len(self.keys)} finished rows are kept: make room and run again to go on"
         with explained(f"writing {self.path} failed", remedy):
             while left:  # an unbuffered write may be a partial one
                 left = left[self._file.write(left) :]
-        self._keys.add(key)
+        self.keys.add(key)
 
     def __iter__(self) -> Iterator[Row]:
         """All rows in the order written, read from the file one at a time."""
@@ -225,7 +218,7 @@ class Store(AbstractContextManager["Store"]):
                         raise  # not cut short by a kill
                     self._file.truncate(end)  # no proper prefix of a JSON object is JSON
                     return
-                self._keys.add(self._new_key(row, where))
+                self.keys.add(self._new_key(row, where))
                 end += len(line)
         if not line.endswith(b"\n"):
             self._file.write(b"\n")
@@ -237,7 +230,7 @@ class Store(AbstractContextManager["Store"]):
             if not isinstance(held, str | int):
                 what = "missing or neither text nor a whole number; the key needs it, add it"
                 raise WRPOError(f"{where}, field {field!r}: {what}")
-        if key in self._keys:
+        if key in self.keys:
             name = ", ".join(f"{field} {row[field]!r}" for field in self.key)
             raise WRPOError(f"{where}: the row {name} repeats an earlier line; remove it")
         return key

@@ -171,9 +171,14 @@ def build_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     learn: dict[str, Any] = {"special_tokens": SPECIAL, "initial_alphabet": alphabet}
     learn |= {"vocab_size": 160 + len(SPECIAL) + len(alphabet), "show_progress": False}
     made.train_from_iterator(corpus, trainers.BpeTrainer(**learn))
+    return with_template(made)
+
+
+def with_template(made: Tokenizer, **more: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of the tiny models with their special tokens and chat template."""
     how = {"chat_template": TEMPLATE, "clean_up_tokenization_spaces": False}
     names = {"pad_token": "<pad>", "eos_token": "<end>"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **names, **how)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names, **how, **more)
 
 
 def build_model(

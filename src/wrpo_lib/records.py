@@ -4,8 +4,6 @@
 and the hash of each table. Figures and pages read them through :func:`read_results` only.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess
@@ -13,13 +11,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import file_hash, parse_row, replacing, write_json
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCHEMA = 1
 """Version of the results' layout; raised when numbers stop being comparable."""
@@ -89,8 +86,6 @@ def read_run(profile: str) -> dict[str, Any]:
 
 def read_results(profile: str, name: str) -> pd.DataFrame:
     """The tracked table of this name, with or without suffix, if its hash is the recorded one."""
-    import pandas as pd
-
     files = read_run(profile)["files"]
     file = next((file for file in files if name in (file, file.partition(".")[0])), None)
     if file is None:

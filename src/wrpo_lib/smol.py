@@ -16,7 +16,8 @@ from sacrebleu.metrics import BLEU
 
 from wrpo_lib.analysis.statistics import mean_interval, proportion_interval
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import make_engine, stage
+from wrpo_lib.generation import stage
+from wrpo_lib.generation.engines import make_engine
 from wrpo_lib.generation.stage import Engine, Sampling
 from wrpo_lib.io import Row, file_hash, iter_rows, parse_row, write_rows
 from wrpo_lib.models import load_tokenizer, packaged_weights

@@ -11,8 +11,10 @@ from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
 from local_server import Answer, LocalServer, said
 from transformers import TopPLogitsWarper
 
-from wrpo_lib.generation import Sampling, TransformersEngine, local, make_engine, sample
-from wrpo_lib.generation.stage import Request
+from wrpo_lib.generation import local
+from wrpo_lib.generation.engines import make_engine
+from wrpo_lib.generation.local import TransformersEngine, sample
+from wrpo_lib.generation.stage import Request, Sampling
 from wrpo_lib.io import read_rows
 from wrpo_lib.server import Server
 

@@ -12,8 +12,8 @@ from commandline import Command, wait_until
 from generation_rows import Tiny, prompt_rows, write_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import Sampling, TransformersEngine
-from wrpo_lib.generation.stage import Request, Response, sample_responses, score_responses
+from wrpo_lib.generation.local import TransformersEngine
+from wrpo_lib.generation.stage import Request, Response, Sampling, sample_responses, score_responses
 from wrpo_lib.io import read_rows
 from wrpo_lib.nano.world import LETTERS
 from wrpo_lib.quadruples import read_prompts, read_responses

@@ -16,7 +16,7 @@ import pytest
 from generation_rows import Tiny, ask, by_name
 from vllm_run import GREEDY, SAMPLED
 
-from wrpo_lib.generation import TransformersEngine
+from wrpo_lib.generation.local import TransformersEngine
 from wrpo_lib.generation.stage import Response
 
 HERE = Path(__file__).parent

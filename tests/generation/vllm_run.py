@@ -12,8 +12,8 @@ from typing import Any
 
 from generation_rows import ask
 
-from wrpo_lib.generation import Sampling
 from wrpo_lib.generation.engines import VLLMEngine
+from wrpo_lib.generation.stage import Sampling
 
 GREEDY = Sampling(n=1, temperature=0.0, max_tokens=4096)  # more than the context has room for
 NARROW = Sampling(n=1, temperature=0.8, top_p=1e-6, max_tokens=16)  # only the likeliest is left

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation import sample
+from wrpo_lib.generation.local import sample
 from wrpo_lib.models import load_causal_lm
 from wrpo_lib.nano import fusion
 from wrpo_lib.nano.batch import tokenizer

@@ -152,7 +152,7 @@ def bad(field: str, value: Any) -> list[Any]:
         (bad("rejected", None), "row 2, field 'rejected': Input should be a valid string"),
         (bad("source_rejected", " "), "'source_rejected': String should have at least 1 character"),
         (bad("prompt", 7), "row 2, field 'prompt': is not a list of messages"),
-        (bad("prompt_id", "p"), "'p' stands in row 1 already"),
+        (bad("prompt_id", "p"), "'p' repeats row 1"),
         (bad("rejected_reward", math.nan), "should be a finite number, not nan"),
         ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
         ([{**WHOLE, "rejected": [BAD]}], "row 1: 'chosen' and 'rejected' are no conversations"),
@@ -178,7 +178,7 @@ def test_no_command_writes_over_what_it_reads_or_splits_repeated_ids(
     twice, before = jsonl(tmp_path / "twice.jsonl", *[PROMPTS] * 2), path.read_bytes()
     for command, why in (
         (["import", path, path], "is read and would be overwritten"),
-        (["split", twice, tmp_path / "parts"], "row 2, field 'prompt_id': 'p' stands in"),
+        (["split", twice, tmp_path / "parts"], "row 2, field 'prompt_id': 'p' repeats"),
     ):
         code, _, err = wrpo("data", *command)
         assert (code, why in err) == (2, True)

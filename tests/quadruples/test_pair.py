@@ -201,7 +201,7 @@ def broken(**changes: Any) -> list[Any]:
             broken(reward=None),
             "row 7, field 'reward': Input should be a valid number, not None; score it",
         ),
-        (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' stands in"),
+        (broken(sample=1), "row 7: sample 1 of 'a' for prompt 'x' repeats"),
         ([], "no rows"),
         (broken(prompt="do y"), "row 7, field 'prompt': is another one than before"),
         (

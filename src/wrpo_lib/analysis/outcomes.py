@@ -7,7 +7,6 @@ bootstrap of worlds and then of prompts within them; for a mean the latter has a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,6 +64,9 @@ def estimate(values: pd.Series) -> Found:
 class Results:
     """The tracked results of a study, checked against its plan.
 
+    ``outcomes``: a row per (arm, seed, prompt) with what the answers to a held-out prompt are like;
+    ``diverged``: how often an arm did, whose runs stay in every estimate.
+
     :raises WRPOError: if they belong to another plan or schema, lack a seed, or were edited.
     """
 
@@ -75,6 +77,8 @@ class Results:
             what = f"the results of {profile!r} were made with another plan than paper/claims.yml"
             raise WRPOError(f"{what}; run `make results`, or enter the change under its `changes`")
         self._wide: dict[str, pd.DataFrame] = {}
+        self.outcomes = self.table("outcomes")
+        self.diverged = self.table("arms").groupby("arm")["diverged"].sum().to_dict()
         for arm, own in self.outcomes.groupby("arm")["seed"].unique().items():
             if odd := set(self.plan.seeds) ^ set(own):
                 what = f"the outcomes of {profile!r} and the plan differ in seed {min(odd)}"
@@ -84,16 +88,6 @@ class Results:
         """One tracked table, its categories as text."""
         rows = read_results(self.profile, name)
         return rows.astype(dict.fromkeys(rows.select_dtypes("category"), str))
-
-    @cached_property
-    def outcomes(self) -> pd.DataFrame:
-        """A row per (arm, seed, prompt) with what the answers to a held-out prompt are like."""
-        return self.table("outcomes")
-
-    @cached_property
-    def diverged(self) -> dict[str, int]:
-        """How often an arm diverged; such runs stay in every estimate."""
-        return self.table("arms").groupby("arm")["diverged"].sum().to_dict()
 
     def wide(self, of: str, prompts: str = "all") -> pd.DataFrame:
         """A row per (seed, prompt or response) and a column per arm, of the measure ``of`` on

@@ -4,11 +4,9 @@ Judgements of one question are correlated, so they are clustered; methods that a
 prompts are compared in pairs; seeds are few, so their mean gets a t interval.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy import stats
@@ -37,7 +35,7 @@ class Estimate:
         low, high = (signed(bound, digits) for bound in (self.low, self.high))
         return f"{signed(self.value, digits)} [{low}, {high}]"
 
-    def times(self, factor: float) -> Estimate:
+    def times(self, factor: float) -> Self:
         """The estimate in another unit."""
         value, low, high = (factor * x for x in (self.value, self.low, self.high))
         return replace(self, value=value, low=low, high=high)

@@ -55,9 +55,8 @@ def sample(
     gpus: GPUs = None,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
-    from wrpo_lib.generation import Sampling
     from wrpo_lib.generation.engines import OnCluster
-    from wrpo_lib.generation.stage import sample_responses
+    from wrpo_lib.generation.stage import Sampling, sample_responses
     from wrpo_lib.quadruples import read_prompts
 
     check_output(out, prompts, suffixes=(".jsonl",))
@@ -88,7 +87,7 @@ def engine_maker(
     """
     import torch
 
-    from wrpo_lib.generation import make_engine
+    from wrpo_lib.generation.engines import make_engine
     from wrpo_lib.models import identity
     from wrpo_lib.server import Server, without_secrets
 

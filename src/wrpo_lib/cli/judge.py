@@ -1,21 +1,14 @@
 """``wrpo assets``, ``answer``, ``judge``, ``nano-judge``: from questions to judgements; and
 ``summarise``, ``agreement``, ``published``: what they say."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from wrpo_lib.cli import generate
 from wrpo_lib.errors import WRPOError
-
-if TYPE_CHECKING:
-    from wrpo_lib.evaluation.benchmarks import Benchmark as Asked
-    from wrpo_lib.evaluation.forms import Texts
-    from wrpo_lib.evaluation.summary import Summary
 
 Benchmark = Annotated[str, typer.Argument(help="alpaca-eval, mt-bench or arena-hard")]
 Version = Annotated[
@@ -105,6 +98,7 @@ def judge(
     from tqdm import tqdm
 
     from wrpo_lib.evaluation.benchmarks import load
+    from wrpo_lib.evaluation.forms import read_one
     from wrpo_lib.evaluation.judging import KEY, Plan, Run
     from wrpo_lib.io import Store, check_output
     from wrpo_lib.server import Server
@@ -112,8 +106,8 @@ def judge(
     check_output(out, answers, *([baseline] if baseline else []))
     asked = load(benchmark, version)
     plan = Plan(asked, judge, order, metric, generate.read_extra_body(extra_body))
-    name, texts = _one_model(answers, asked)
-    against = _one_model(baseline or asked.baseline, asked) if asked.baseline else None
+    name, texts = read_one(answers, asked, typer.echo)
+    against = read_one(baseline or asked.baseline, asked, typer.echo) if asked.baseline else None
     calls = list(plan.calls(name, texts, against))
     with Store(out, KEY) as store:
         run = Run(store, Server(base_url, api_key_env, connections), prices, max_cost)
@@ -130,19 +124,6 @@ def judge(
         typer.echo(f"  {number} x {what}")
     if run.stopped:
         raise WRPOError(f"stopped: {run.stopped}; {out} keeps what came, run again to go on")
-
-
-def _one_model(path: Path, asked: Asked) -> tuple[str, Texts]:
-    """The model's name and answers; how many are missing is said."""
-    from wrpo_lib.evaluation.forms import read_answers
-
-    (name, texts), *others = read_answers(path, asked).items()
-    if others:
-        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
-    there = sum(text is not None for text in texts.values())
-    if missing := sum(len(q.turns) for q in asked.questions) - there:
-        typer.echo(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
-    return name, texts
 
 
 def nano_judge(port: Annotated[int, typer.Option(help="0 takes a free one")] = 8010) -> None:
@@ -172,9 +153,9 @@ def summarise(
     Every model is compared with the first one.
     """
     from wrpo_lib.analysis.statistics import Estimate
-    from wrpo_lib.evaluation.summary import differences
+    from wrpo_lib.evaluation.summary import differences, summarise_files
 
-    found = _summaries(benchmark, files, C=c, replicates=replicates)
+    found = summarise_files(benchmark, files, C=c, replicates=replicates)
     pairs = differences(found)
     if as_json:
         models = [{"model": s.model, **s.setting, **s.values, "notes": s.notes} for s in found]
@@ -207,26 +188,6 @@ def published(folder: Annotated[Path, typer.Argument(help="holds eval/ with judg
     from wrpo_lib.evaluation.summary import make_published
 
     typer.echo(f"wrote {make_published(folder)}")
-
-
-def _summaries(benchmark: str, files: list[Path], **options: Any) -> list[Summary]:
-    import pandas as pd
-
-    from wrpo_lib.evaluation.benchmarks import fetch
-    from wrpo_lib.evaluation.forms import read_judgements
-    from wrpo_lib.evaluation.summary import summarise
-
-    tables = [read_judgements(benchmark, path) for path in files]
-    models = [model for table in tables for model in table["model"].unique()]
-    if twice := {model for model in models if models.count(model) > 1}:
-        raise WRPOError(f"{min(twice)!r} stands in two of the files; give each model once")
-    rows = pd.concat(tables, ignore_index=True)
-    if benchmark == "alpaca-eval":
-        try:
-            options["side"] = pd.read_csv(fetch("alpaca_eval_2/df_gamed.csv"))
-        except WRPOError:
-            options["side"] = None  # a note says how to get it
-    return summarise(benchmark, rows, **options)
 
 
 def _say(of: str, values: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@ Real versions read upstream's files, which ``assets.yaml`` lists by name and has
 ``nano`` is ours: a few dozen testbed questions and short judge prompts, part of the package.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os
@@ -15,18 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pooch
-import yaml
 
 from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.evaluation.forms import Texts, read_answers
+from wrpo_lib.generation.stage import Engine, Request, Response, Sampling, sample_responses
 from wrpo_lib.io import iter_rows, open_binary
-
-if TYPE_CHECKING:
-    from wrpo_lib.generation.stage import Engine, Request, Response
+from wrpo_lib.recipes import read_yaml
 
 REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
@@ -109,7 +105,7 @@ class Benchmark:
 @cache
 def manifest() -> dict[str, dict[str, str]]:
     """All assets by name, with the fields that ``assets.yaml`` explains."""
-    rows: dict[str, dict[str, str]] = _read_yaml(Path(__file__).with_name("assets.yaml"))
+    rows: dict[str, dict[str, str]] = read_yaml(Path(__file__).with_name("assets.yaml"))
     return {name: row | {"url": row["url"].format(**row)} for name, row in rows.items()}
 
 
@@ -141,10 +137,6 @@ def fetch(name: str) -> Path:
     return cached
 
 
-def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
-
-
 def load(name: str, version: str = "nano") -> Benchmark:
     """A benchmark by name and version; unknown ones list what there is."""
     if (name, version) not in LOADERS:
@@ -159,7 +151,7 @@ def _alpaca(name: str, version: str) -> Benchmark:
     questions = [Question(i, row["dataset"], (row["instruction"],)) for i, row in rows]
     text = fetch("alpaca_eval_2/judge_template.txt").read_text(encoding="utf-8")
     system, user = (content.strip() for _, content in CHATML.findall(text))
-    (config,) = _read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
+    (config,) = read_yaml(fetch("alpaca_eval_2/judge_config.yaml")).values()
     kept = ("max_tokens", "temperature", "logprobs", "top_logprobs")
     settings = {k: config["completions_kwargs"][k] for k in kept}
     template = Template("alpaca_eval_clf", system, user)
@@ -184,7 +176,7 @@ def _mt_bench(name: str, version: str) -> Benchmark:
 
 
 def _arena(name: str, version: str) -> Benchmark:
-    config = _read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
+    config = read_yaml(fetch("arena_hard_v0.1/judge_config.yaml"))
     questions = [
         Question(row["question_id"], row["category"], tuple(t["content"] for t in row["turns"]))
         for row in iter_rows(fetch("arena_hard_v0.1/questions.jsonl"))
@@ -201,7 +193,7 @@ def _own(name: str, version: str) -> Benchmark:
         for row in iter_rows(OWN / "questions.jsonl")
         if row["benchmark"] == name
     ]
-    own = _read_yaml(OWN / "templates.yaml")[name]
+    own = read_yaml(OWN / "templates.yaml")[name]
     templates = {
         purpose: Template(f"nano-{name}-{purpose or 'pair'}", row["system"], row["user"])
         for purpose, row in own["templates"].items()
@@ -231,8 +223,6 @@ def answer(
     """Make every missing answer of ``model`` (its name in the file) with ``engine``, a response to
     each turn of each question, at the benchmark's temperature and top-p 1; see
     :func:`~wrpo_lib.generation.stage.sample_responses`."""
-    from wrpo_lib.generation.stage import Sampling, sample_responses  # which imports torch
-
     counts, of = Counter[str](), f"{benchmark.name} {benchmark.version}"
     temperature = {str(q.question_id): benchmark.temperature(q) for q in benchmark.questions}
 

@@ -259,3 +259,14 @@ def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
     if not found:
         raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
     return found
+
+
+def read_one(path: Path, benchmark: Benchmark, say: Callable[[str], None]) -> tuple[str, Texts]:
+    """The one model's name and answers in a file; says how many are missing."""
+    (name, texts), *others = read_answers(path, benchmark).items()
+    if others:
+        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
+    there = sum(text is not None for text in texts.values())
+    if missing := sum(len(q.turns) for q in benchmark.questions) - there:
+        say(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
+    return name, texts

@@ -4,6 +4,7 @@ Judgements of one model by different judges, in different versions or under diff
 never averaged or subtracted: each combination is a summary of its own.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from wrpo_lib.analysis import statistics
 from wrpo_lib.analysis.statistics import Estimate, detectable, mean_interval
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import scores
+from wrpo_lib.evaluation.benchmarks import fetch
 from wrpo_lib.evaluation.forms import instructions, read_judgements
 from wrpo_lib.io import Row, file_hash
 from wrpo_lib.records import write_results
@@ -72,6 +74,18 @@ def summarise(benchmark: str, judgements: pd.DataFrame, **options: Any) -> list[
         except WRPOError as error:
             raise WRPOError(f"{model}: {error}") from error
     return found
+
+
+def summarise_files(benchmark: str, files: list[Path], **options: Any) -> list[Summary]:
+    """:func:`summarise` of the judgements in ``files``, with upstream's ``side`` if it is there."""
+    tables = [read_judgements(benchmark, path) for path in files]
+    models = [model for table in tables for model in table["model"].unique()]
+    if twice := {model for model in models if models.count(model) > 1}:
+        raise WRPOError(f"{min(twice)!r} is in two of the files; give each model once")
+    if benchmark == "alpaca-eval":
+        with suppress(WRPOError):  # a note says how to get it
+            options["side"] = pd.read_csv(fetch("alpaca_eval_2/df_gamed.csv"))
+    return summarise(benchmark, pd.concat(tables, ignore_index=True), **options)
 
 
 def _summary(

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from wrpo_lib.analysis.outcomes import Results
-from wrpo_lib.figures.style import Drawn, Look, draw_curve, draw_line, draw_rows, drawing, look
+from wrpo_lib.figures.style import Drawn, draw_curve, draw_line, draw_rows, drawing, look
 from wrpo_lib.paper import TYPICAL_LC_SE, table
 from wrpo_lib.records import read_run, results_dir
 
@@ -135,15 +135,10 @@ def figure_5(profile: str = "nano") -> Drawn:
 def figure_6(profile: str = "nano") -> Drawn:
     """An α that rises against a constant one: with the same label, and with the same mean."""
     results, drawn = study(profile), []
-    kinds = {
-        "wrpo_a": look("wrpo")._replace(name="rising from 0 to α"),
-        "wrpo_const_a": Look("constant at α", "#D55E00", "s", "--"),
-        "wrpo_const_m": Look("constant at α/2, the same mean", "#0072B2", "o", ":"),
-    }
     with drawing(height=3.6) as (figure, axis):
-        for shift, (prefix, how) in zip((-0.008, 0, 0.008), kinds.items(), strict=True):
+        for shift, prefix in ((-0.008, "wrpo_a"), (0, "wrpo_const_a"), (0.008, "wrpo_const_m")):
             drawn.append(results.levels([f"{prefix}{label}" for label in LABELS[:3]]))
-            draw_line(axis, [label / 100 + shift for label in LABELS[:3]], drawn[-1], how)
+            draw_line(axis, [label / 100 + shift for label in LABELS[:3]], drawn[-1], look(prefix))
         axis.set(xlabel="α (the label of the run)", ylabel="% of samples right")
         figure.legend(loc="outside lower center")
     return Drawn(figure, pd.concat(drawn))

@@ -13,6 +13,7 @@ from wrpo_lib.figures.paper import RIGHT, study
 from wrpo_lib.figures.style import Drawn, draw_line, draw_rows, drawing, look, name_rows, reach
 from wrpo_lib.nano.judge import Judge, judge_alpaca
 from wrpo_lib.nano.world import KNOBS
+from wrpo_lib.paper import JUDGED
 from wrpo_lib.records import read_results, read_run
 
 METHODS = (
@@ -22,17 +23,6 @@ METHODS = (
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
 SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
 CLASSES = {"A": "half\nknown", "B": "sources\nonly", "C": "known", "D": "never\ntrained"}
-PROTOCOLS = {
-    "alpaca_eval": "AlpacaEval-2 form: win rate, %",
-    "arena_hard": "Arena-Hard form: score, %",
-    "mt_bench": "MT-Bench form: mean score",
-}
-CORRECTIONS = {  # estimate -> whose look it has
-    "shown second only": "dpo_off",
-    "shown first only": "dpo_hybrid",
-    "both orders": "dpo_on",
-    "length-controlled": "wrpo",
-}
 BIASED = "dpo_hybrid"  # whose answers the biased judges see
 FILLER = 18  # the most characters that are put behind one
 
@@ -156,11 +146,11 @@ def protocols(profile: str = "nano") -> Drawn:
     """The three benchmarks' protocols on nano answers, means over worlds with their intervals."""
     results, drawn = study(profile), []
     with drawing(3, 7.2) as (figure, axes):
-        for axis, (protocol, title) in zip(axes, PROTOCOLS.items(), strict=True):
+        for axis, protocol in zip(axes, JUDGED, strict=True):
             arms = [arm for arm in METHODS if arm in results.wide(protocol)]
             drawn.append(results.levels(arms, protocol).assign(protocol=protocol))
             draw_rows(axis, drawn[-1])
-            axis.set_title(title)
+            axis.set_title(look(protocol).name)
     return Drawn(figure, pd.concat(drawn))
 
 
@@ -214,7 +204,7 @@ def corrections(profile: str = "nano") -> Drawn:
     with drawing(2, 5.6, sharex=True) as (figure, axes):
         for axis, (panel, rows) in zip(axes, panels, strict=True):
             for name, own in rows.groupby("estimate", sort=False):
-                how = look(CORRECTIONS[name])
+                how = look(name)
                 drawn = {"color": how.color, "marker": how.marker, "label": name}
                 axis.plot(own["strength"], own["value"], how.dash, **drawn)
             truth = rows.query("strength == 0 and estimate == 'both orders'")["value"].iloc[0]

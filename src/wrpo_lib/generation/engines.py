@@ -1,7 +1,5 @@
 """Engines that answer alike: a model in this process or on a server, or many of them under Ray."""
 
-from __future__ import annotations
-
 import logging
 import os
 import pickle
@@ -20,27 +18,6 @@ from wrpo_lib.server import Server, complete
 
 SAMPLED = ("temperature", "top_p", "max_tokens")
 BLOCKS = 1000  # batches in Ray's memory at once; each such round starts the workers anew
-
-
-def make_engine(
-    kind: str, model: str, options: dict[str, Any] | None = None, **hub: Any
-) -> TransformersEngine | VLLMEngine | ServerEngine:
-    """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
-
-    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; a
-    ``server``, fields to change of it, ``extra_body``. ``hub``: ``revision``,
-    ``trust_remote_code``, ``dtype``.
-    """
-    own = dict(options or {})
-    with explained(f"cannot make the {kind} engine", "correct its options"):
-        if kind == "vllm":
-            return VLLMEngine(model, **hub, **own)
-        if kind == "transformers":
-            return TransformersEngine(*load_causal_lm(model, **hub), **own)
-        if kind != "server":
-            raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
-        server, extra_body = own.pop("server"), own.pop("extra_body", {})
-        return ServerEngine(replace(server, **own), model, extra_body)
 
 
 @dataclass
@@ -107,6 +84,27 @@ class VLLMEngine(InProcess):
             yield Response(request.key, request.sample, said.text, n_tokens, reason, request.seed)
 
 
+def make_engine(
+    kind: str, model: str, options: dict[str, Any] | None = None, **hub: Any
+) -> TransformersEngine | VLLMEngine | ServerEngine:
+    """An engine by its kind: ``transformers``, ``vllm`` or ``server``.
+
+    ``options`` are the engine's own: ``batch_tokens``; anything that ``vllm.LLM`` takes; a
+    ``server``, fields to change of it, ``extra_body``. ``hub``: ``revision``,
+    ``trust_remote_code``, ``dtype``.
+    """
+    own = dict(options or {})
+    with explained(f"cannot make the {kind} engine", "correct its options"):
+        if kind == "vllm":
+            return VLLMEngine(model, **hub, **own)
+        if kind == "transformers":
+            return TransformersEngine(*load_causal_lm(model, **hub), **own)
+        if kind != "server":
+            raise WRPOError(f"unknown engine {kind!r}; choose transformers, vllm or server")
+        server, extra_body = own.pop("server"), own.pop("extra_body", {})
+        return ServerEngine(replace(server, **own), model, extra_body)
+
+
 @dataclass
 class OnCluster:
     """Stands in for an engine or a scorer: ``make`` (picklable) makes one in each worker's process.
@@ -123,10 +121,8 @@ class OnCluster:
 
     def __call__(self, items: Iterable[Any]) -> Iterator[Any]:
         """What the workers make of requests, or of rows of responses."""
-        try:
+        with explained("Ray is missing", "pip install 'wrpo-companion[cluster]'"):
             import ray.data
-        except ImportError as error:
-            raise WRPOError("Ray is missing: pip install 'wrpo-companion[cluster]'") from error
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
         here = {} if "RAY_ADDRESS" in os.environ else here

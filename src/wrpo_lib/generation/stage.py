@@ -143,7 +143,7 @@ def sample_responses(
                     yield {**head, "sample": k}, Request(prompt_id, messages, sampling, k)
 
         responses = engine(_missing(store, counts, wanted()))
-        for made in tqdm(responses, "responses", total, initial=len(store.keys()), mininterval=5):
+        for made in tqdm(responses, "responses", total, initial=len(store.keys), mininterval=5):
             if made.error:
                 failures.append(f"prompt_id {made.key!r}: {made.error}")
                 if len(failures) == MAX_FAILURES and not counts["made"]:
@@ -188,7 +188,7 @@ def score_responses(
                     yield made, made
 
         scored = scorer(_missing(store, counts, wanted()))
-        for row, reward in tqdm(scored, "rewards", total, initial=len(store.keys()), mininterval=5):
+        for row, reward in tqdm(scored, "rewards", total, initial=len(store.keys), mininterval=5):
             store.append({**row, "reward_model": reward_model, "reward": reward})
             counts["made"] += 1
     return counts

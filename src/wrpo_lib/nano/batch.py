@@ -18,7 +18,7 @@ import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
-from wrpo_lib.models import SPECIAL, TEMPLATE
+from wrpo_lib.models import SPECIAL, with_template
 from wrpo_lib.nano.world import LETTERS, SKILLS, WORDINGS
 
 Params = dict[str, Tensor]
@@ -47,14 +47,7 @@ def tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
     known = sorted({re.escape(w) for w in words}, key=lambda w: (-len(w), w))
     made.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*known, "."])), "isolated")
     made.decoder = decoders.Fuse()
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made,
-        pad_token="<pad>",
-        eos_token="<end>",
-        additional_special_tokens=SPECIAL[2:],
-        chat_template=TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    return with_template(made, additional_special_tokens=SPECIAL[2:])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ vocabulary, read as text, scored as text, and written in the target's vocabulary
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from wrpo_lib.io import file_hash
+from wrpo_lib.io import file_hash, replacing
 from wrpo_lib.nano.batch import PAD, Params, Shape, build, fit, sample, token_logps, tokenizer
 from wrpo_lib.nano.world import Prompt, World, nano_recipe, quality, reward_noise, score_rows
 from wrpo_lib.records import project_root
@@ -193,10 +192,9 @@ def pool(worlds: list[World], split: str, target: Model, texts: dict[str, Texts]
 def keep(path: Path, make: Callable[[], Any]) -> Any:
     """What ``make`` returned when it was first called; a kill leaves no half of a file."""
     if not path.is_file():
-        value, part = make(), path.with_suffix(".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(value, part)
-        os.replace(part, path)
+        value = make()
+        with replacing(path) as part:
+            torch.save(value, part)
     return torch.load(path, weights_only=False)
 
 

@@ -139,7 +139,7 @@ def validate_quadruples(
                 yield Problem(number, field, what + (hint if form in IMPORTED else ""))
         prompt_id = row.get("prompt_id")
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
-            what = f"{prompt_id!r} stands in row {seen[prompt_id]} already; make ids unique"
+            what = f"{prompt_id!r} repeats row {seen[prompt_id]}; make ids unique"
             yield Problem(number, "prompt_id", what)
 
 

@@ -1,4 +1,5 @@
 """WRPO training, thin over TRL: configuration, collator, trainer, SFT, dynamics."""
+# ruff: noqa: F401 (names for readers of the book and its notebooks)
 
 import os
 import warnings
@@ -6,15 +7,6 @@ import warnings
 from wrpo_lib.training.callbacks import DynamicsCallback, LivePlot, show_progress
 from wrpo_lib.training.inputs import WRPOConfig
 from wrpo_lib.training.trainer import WRPOTrainer, sft_trainer
-
-__all__ = [
-    "DynamicsCallback",
-    "LivePlot",
-    "WRPOConfig",
-    "WRPOTrainer",
-    "sft_trainer",
-    "show_progress",
-]
 
 # TRL and PEFT read a name that transformers deprecates; nothing for the user to do
 warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning)

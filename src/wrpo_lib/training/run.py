@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,9 @@ def save(recipe: Recipe, trainer: Any, output_dir: Path) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was written whole: its trainer state comes last."""
     for path in map(Path, reversed(sort_checkpoints(str(folder)))):
-        try:
+        with suppress(OSError, ValueError):  # a kill cut it short
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # a kill cut it short
-        return path
+            return path
     return None
 
 
