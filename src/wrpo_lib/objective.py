@@ -63,8 +63,8 @@ def wrpo_loss(
         _check(alpha, policy_rejected, policy_dispreferred, ref_dispreferred)
         r_ls = beta * (policy_dispreferred - ref_dispreferred)
         r_l = alpha_rejected * r_ls + (1 - alpha_rejected) * r_l
-    elif alpha_rejected or policy_dispreferred is not None or ref_dispreferred is not None:
-        raise WRPOError("alpha_rejected, policy_dispreferred, ref_dispreferred: give all or none")
+    elif alpha_rejected:
+        raise WRPOError("alpha_rejected needs both log-probabilities of the dispreferred response")
     fused = alpha * r_ws + (1 - alpha) * r_wt  # the fused reward
     losses = -F.logsigmoid(fused - r_l)
     return _objective(losses, r_ws, r_wt, fused, r_l)
