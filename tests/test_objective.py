@@ -162,7 +162,7 @@ def test_other_shapes_are_refused(position, form):
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, math.nan])
 @pytest.mark.parametrize("name", ["alpha", "alpha_rejected"])
-def test_a_weight_outside_its_range_is_refused(name, alpha):
+def test_a_weight_outside_its_range_or_without_its_response_is_refused(name, alpha):
     with pytest.raises(WRPOError, match="needs both log-probabilities of the dispreferred"):
         wrpo_loss(*logps(0), alpha=0.5, beta=1.0, alpha_rejected=0.1)
     with pytest.raises(WRPOError, match=r"outside \[0, 1\]"):
