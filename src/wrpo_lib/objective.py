@@ -55,6 +55,8 @@ def wrpo_loss(
     policies = (policy_source, policy_target, policy_rejected)
     _check(alpha, *policies, ref_source, ref_target, ref_rejected)
     _check(alpha_rejected)
+    if alpha_rejected and (policy_dispreferred is None or ref_dispreferred is None):
+        raise WRPOError("alpha_rejected needs both log-probabilities of the dispreferred response")
     # r(x, y) = β·[log πθ(y|x) − log πref(y|x)]
     r_ws = beta * (policy_source - ref_source)
     r_wt = beta * (policy_target - ref_target)
@@ -63,8 +65,6 @@ def wrpo_loss(
         _check(alpha, policy_rejected, policy_dispreferred, ref_dispreferred)
         r_ls = beta * (policy_dispreferred - ref_dispreferred)
         r_l = alpha_rejected * r_ls + (1 - alpha_rejected) * r_l
-    elif alpha_rejected:
-        raise WRPOError("alpha_rejected needs both log-probabilities of the dispreferred response")
     fused = alpha * r_ws + (1 - alpha) * r_wt  # the fused reward
     losses = -F.logsigmoid(fused - r_l)
     return _objective(losses, r_ws, r_wt, fused, r_l)
