@@ -25,8 +25,8 @@ from wrpo_lib.evaluation.benchmarks import (
     fetch,
     load,
     manifest,
+    read_answers,
 )
-from wrpo_lib.evaluation.forms import read_answers
 from wrpo_lib.generation.stage import Request, Response
 from wrpo_lib.io import read_rows, write_rows
 

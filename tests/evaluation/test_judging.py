@@ -15,8 +15,8 @@ from local_server import answer_file, judge_at
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.evaluation import judging
-from wrpo_lib.evaluation.benchmarks import load
-from wrpo_lib.evaluation.forms import BASELINE_FIRST, best_attempts, read_answers
+from wrpo_lib.evaluation.benchmarks import load, read_answers
+from wrpo_lib.evaluation.forms import BASELINE_FIRST, best_attempts
 from wrpo_lib.evaluation.judging import FIELDS, KEY, NO_LOGPROBS, Plan, Run, read_logprobs
 from wrpo_lib.io import Row, Store, iter_rows
 from wrpo_lib.nano.judge import MODEL, Judge, respond

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from local_server import TRANSFORMERS, serving
 
-from wrpo_lib.evaluation.benchmarks import Benchmark, load
-from wrpo_lib.evaluation.forms import Texts, read_answers
+from wrpo_lib.evaluation.benchmarks import Benchmark, load, read_answers
+from wrpo_lib.evaluation.forms import Texts
 from wrpo_lib.evaluation.judging import KEY, Plan, Run
 from wrpo_lib.io import Store, file_hash, read_rows, write_json
 from wrpo_lib.models import load_causal_lm

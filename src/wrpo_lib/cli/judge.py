@@ -97,8 +97,7 @@ def judge(
     """Judge ANSWERS; a run that was stopped or had errors goes on where it was."""
     from tqdm import tqdm
 
-    from wrpo_lib.evaluation.benchmarks import load
-    from wrpo_lib.evaluation.forms import read_one
+    from wrpo_lib.evaluation.benchmarks import load, read_one
     from wrpo_lib.evaluation.judging import KEY, Plan, Run
     from wrpo_lib.io import Store, check_output
     from wrpo_lib.server import Server

@@ -19,10 +19,11 @@ import pooch
 
 from wrpo_lib.chat import Messages
 from wrpo_lib.errors import WRPOError, explained
-from wrpo_lib.evaluation.forms import Texts, read_answers
+from wrpo_lib.evaluation.forms import FAILED, Answer, Texts, as_answers, read
 from wrpo_lib.generation.stage import Engine, Request, Response, Sampling, sample_responses
 from wrpo_lib.io import iter_rows, open_binary
 from wrpo_lib.recipes import read_yaml
+from wrpo_lib.replies import split_thought
 
 REFERENCED = ("reasoning", "math", "coding")  # MT-Bench: judged beside a reference answer
 OWN = Path(__file__).with_name("nano")
@@ -209,6 +210,41 @@ LOADERS: dict[tuple[str, str], Callable[[str, str], Benchmark]] = {
     ("mt-bench", "original-references"): _mt_bench,
     ("arena-hard", "v0.1"): _arena,
 }
+
+
+def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
+    """The answers of each model in a file, joined by id or instruction, without their thoughts; an
+    unknown question or version, or a second answer, is an error that names file and row."""
+    name, version = benchmark.name, benchmark.version
+    known = {q.turns[0]: q for q in benchmark.questions}
+    known |= {str(q.question_id): q for q in benchmark.questions}
+    found: dict[str, Texts] = {}
+    for where, row in read(path, as_answers, Answer, name):
+        question, turn = known.get(str(row["question_id"])), row["turn"]
+        asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
+        if row["version"] not in (None, version):
+            raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
+        if question is None or not 1 <= turn <= len(question.turns):
+            raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
+        texts = found.setdefault(row["model"], {})
+        if (question.question_id, turn) in texts:
+            raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
+        _, text = split_thought(row["text"])
+        texts[question.question_id, turn] = None if text.strip() in ("", FAILED) else text
+    if not found:
+        raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
+    return found
+
+
+def read_one(path: Path, benchmark: Benchmark, say: Callable[[str], None]) -> tuple[str, Texts]:
+    """The one model's name and answers in a file; says how many are missing."""
+    (name, texts), *others = read_answers(path, benchmark).items()
+    if others:
+        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
+    there = sum(text is not None for text in texts.values())
+    if missing := sum(len(q.turns) for q in benchmark.questions) - there:
+        say(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
+    return name, texts
 
 
 def answer(

@@ -3,14 +3,12 @@
 Texts of judgements are dropped as they are read, only lengths are kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
@@ -18,10 +16,6 @@ from typing_extensions import TypedDict
 
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.io import Row, iter_rows
-from wrpo_lib.replies import split_thought
-
-if TYPE_CHECKING:
-    from wrpo_lib.evaluation.benchmarks import Benchmark
 
 ERROR = "error"  # status of a call of ours that failed
 FAILED = "$ERROR$"  # FastChat's and Arena-Hard's mark of an answer that failed
@@ -104,7 +98,7 @@ class Game(Judgement):
     metric: str = "verdict"
 
 
-def _answers(row: Row) -> list[Row]:
+def as_answers(row: Row) -> list[Row]:
     """FastChat's and Arena-Hard's have a list of turns; ours a ``prompt_id``."""
     if "prompt_id" in row:
         of, question, turn = row["prompt_id"].split("/")
@@ -178,7 +172,7 @@ JUDGEMENTS: dict[str, tuple[Callable[[Row], list[Row]], type[BaseModel]]] = {
 }
 
 
-def _read(
+def read(
     path: Path, ours: Callable[[Row], list[Row]], form: type[BaseModel], benchmark: str
 ) -> Iterator[tuple[str, Row]]:
     """(where, row in our form) of a file; of repeated requests the one that counts."""
@@ -231,42 +225,7 @@ def read_judgements(benchmark: str, path: Path) -> pd.DataFrame:
     or :class:`Game` (NaN or None without a verdict); an error names file, row and field."""
     if benchmark not in JUDGEMENTS:
         raise WRPOError(f"unknown benchmark {benchmark!r}; choose one of {', '.join(JUDGEMENTS)}")
-    rows = [row for _, row in _read(path, *JUDGEMENTS[benchmark], benchmark)]
+    rows = [row for _, row in read(path, *JUDGEMENTS[benchmark], benchmark)]
     if not rows:
         raise WRPOError(f"{path} holds no judgements; judge the answers first")
     return pd.DataFrame(rows)
-
-
-def read_answers(path: Path, benchmark: Benchmark) -> dict[str, Texts]:
-    """The answers of each model in a file, joined by id or instruction, without their thoughts; an
-    unknown question or version, or a second answer, is an error that names file and row."""
-    name, version = benchmark.name, benchmark.version
-    known = {q.turns[0]: q for q in benchmark.questions}
-    known |= {str(q.question_id): q for q in benchmark.questions}
-    found: dict[str, Texts] = {}
-    for where, row in _read(path, _answers, Answer, name):
-        question, turn = known.get(str(row["question_id"])), row["turn"]
-        asked = f"question {str(row['question_id'])[:40]!r}, turn {turn}"
-        if row["version"] not in (None, version):
-            raise WRPOError(f"{where} answers version {row['version']}, not {version} of {name}")
-        if question is None or not 1 <= turn <= len(question.turns):
-            raise WRPOError(f"{where}: {name} {version} has no {asked}; is it another version's?")
-        texts = found.setdefault(row["model"], {})
-        if (question.question_id, turn) in texts:
-            raise WRPOError(f"{where}: {row['model']!r} answers {asked} a second time; remove one")
-        _, text = split_thought(row["text"])
-        texts[question.question_id, turn] = None if text.strip() in ("", FAILED) else text
-    if not found:
-        raise WRPOError(f"{path} holds no answers; run `wrpo answer` first")
-    return found
-
-
-def read_one(path: Path, benchmark: Benchmark, say: Callable[[str], None]) -> tuple[str, Texts]:
-    """The one model's name and answers in a file; says how many are missing."""
-    (name, texts), *others = read_answers(path, benchmark).items()
-    if others:
-        raise WRPOError(f"{path} holds answers of {name} and {others[0][0]}; give one model's")
-    there = sum(text is not None for text in texts.values())
-    if missing := sum(len(q.turns) for q in benchmark.questions) - there:
-        say(f"{path} lacks {missing} answers of {name!r} (or they failed), not judged")
-    return name, texts
