@@ -21,7 +21,7 @@ METHODS = (
     *("dpo_hybrid", "wrpo", "wrpo_a50", "wrpo_simpo", "wrpo_ipo", "sft_more"),
 )
 COMPARED = ("target_sft", "dpo_on", "dpo_hybrid", "wrpo", "wrpo_a50", "sft_more")
-SETTINGS = {"beta": "β", "tau": "τ", "alpha": "α", "learning_rate": "learning rate"}
+SETTINGS = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ", "learning_rate": "learning rate"}
 CLASSES = {"A": "half\nknown", "B": "sources\nonly", "C": "known", "D": "never\ntrained"}
 BIASED = "dpo_hybrid"  # whose answers the biased judges see
 FILLER = 18  # the most characters that are put behind one

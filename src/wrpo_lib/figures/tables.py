@@ -21,7 +21,7 @@ from wrpo_lib.analysis.report import maths, world_rules
 from wrpo_lib.analysis.statistics import mean_interval, signed
 from wrpo_lib.errors import WRPOError
 from wrpo_lib.figures.paper import DYNAMICS, study
-from wrpo_lib.figures.study import METHODS
+from wrpo_lib.figures.study import METHODS, SETTINGS
 from wrpo_lib.figures.style import STYLE, Drawn, look
 from wrpo_lib.io import file_hash
 from wrpo_lib.paper import table
@@ -30,7 +30,6 @@ from wrpo_lib.records import project_root, read_results
 
 # a row per figure or table: what in the paper, its page, its function, the tracked files it reads
 FIGURES = pd.read_csv(Path(__file__).with_name("map.csv"), na_filter=False, index_col="figure")
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "tau": "τ"}
 SHOWN = read_yaml(Path(__file__).with_name("tables.yaml"))
 DOSED = ("wrpo_a10", "wrpo_a30", "wrpo_a50", "wrpo_const_a10", "wrpo_const_a30", "wrpo_const_a50")
 ASKED = ("source_1", "target", "target_sft", "dpo_on", "dpo_hybrid", "wrpo", "sft_more")
@@ -88,14 +87,13 @@ def table_4(profile: str = "nano") -> pd.DataFrame:
 
 def table_5() -> pd.DataFrame:
     """The paper's search ranges."""
-    rows = table("table05_search_ranges", as_printed=True).replace({"parameter": GREEK})
+    rows = table("table05_search_ranges", as_printed=True).replace({"parameter": SETTINGS})
     return rows.assign(values=rows["values"].str.replace(" ", ", "))
 
 
 def table_6() -> pd.DataFrame:
     """The paper's chosen hyperparameters."""
-    names = GREEK | {"learning_rate": "learning rate"}
-    return table("table06_hyperparameters", as_printed=True).rename(columns=names)
+    return table("table06_hyperparameters", as_printed=True).rename(columns=SETTINGS)
 
 
 def table_7(profile: str = "nano") -> pd.DataFrame:
