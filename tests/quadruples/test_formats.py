@@ -45,6 +45,14 @@ SFT = {"prompt_id": "p", "prompt": PROMPT, "source_chosen": "best"}
 QUADRUPLE = {**SFT, "target_chosen": "good", "rejected": "bad", "source_model": "m"}
 WHOLE = {"chosen": [*PROMPT, GOOD], "rejected": [*PROMPT, BAD]}
 SYSTEM = [turn("system", "Be brief."), *PROMPT]
+SHAREGPT = {
+    "conversations": [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "Say it."},
+    ],
+    "chosen": {"from": "gpt", "value": "good"},
+    "rejected": {"from": "gpt", "value": "bad"},
+}
 
 
 def jsonl(path: Path, *rows: Any) -> Path:
@@ -79,6 +87,7 @@ def test_a_form_is_known_by_its_fields(tmp_path: Path, wrpo: Any, rows: Any, sai
     [
         ({**WHOLE, "prompt": "Say it.", "prompt_id": "u0", "score_chosen": 8.5}, PROMPT),
         ({k: [SYSTEM[0], *WHOLE[k]] for k in WHOLE}, SYSTEM),
+        (SHAREGPT, SYSTEM),
     ],
 )
 def test_whole_conversations_become_pairs(tmp_path: Path, wrpo: Any, row: Any, prompt: Any) -> None:

@@ -87,6 +87,7 @@ def test_a_row_holds_the_texts_and_where_they_are_from(write: Any) -> None:
     ("options", "role", "chosen"),
     [
         ({"rank": 2}, "source_chosen", "a says x 0"),
+        ({"sources": ("b",)}, "source_chosen", "b says x 1"),
         ({"dispreferred": True}, "source_rejected", "b says x 0"),
         ({"rejected_from": "source"}, "rejected", "b says x 0"),
     ],
@@ -229,6 +230,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         ("--rank 1", "needs the target's name"),
         ("--target t --out r.jsonl", "r.jsonl is read and would be overwritten"),
         ("--target c", "no response of 'c' in the files; they have a, b, t"),
+        ("--target t --sources a,t", "'t' is target and source"),
+        ("--target t --sources a,c", "no response of 'c' in the files; they have a, b, t"),
         ("--target t --split none.json", "none.json is no recorded split"),
     ],
 )

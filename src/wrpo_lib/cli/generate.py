@@ -169,6 +169,7 @@ def pair(
     out: Annotated[Path, typer.Option(help="file to write (.jsonl, .jsonl.gz, .parquet)")],
     target: Annotated[str, typer.Option(help="the model whose samples give y_wt and y_l")] = "",
     pairs: Annotated[str, typer.Option(help="or sft, dpo-on, dpo-off, dpo-hybrid")] = "quadruples",
+    sources: Annotated[str, typer.Option(help="comma-separated; default: every other model")] = "",
     rank: Annotated[int, typer.Option(help="y_ws is the best (1), second best (2) ...", min=1)] = 1,
     dispreferred: Annotated[bool, typer.Option(help="also the worst source response")] = False,
     split: Annotated[Path | None, typer.Option(help="split.json: its part for --pairs")] = None,
@@ -178,7 +179,8 @@ def pair(
     """Choose y_ws, y_wt and y_l by reward and write them, with a report beside them."""
     from wrpo_lib.quadruples import Pairing, write_pairs
 
-    pairing = Pairing(target or None, pairs, rank, dispreferred, min_gap, drop_truncated)
+    group = tuple(name.strip() for name in sources.split(",") if name.strip())
+    pairing = Pairing(target or None, pairs, group, rank, dispreferred, min_gap, drop_truncated)
     check_output(out, *files)
     typer.echo(f"{out}: {write_pairs(files, out, pairing, split)}")
 

@@ -3,7 +3,8 @@
 They are the SimPO pipeline's rows (``prompt``, ``all_generated_responses``, ``all_rm_scores``);
 alpaca_eval's outputs (``instruction``, ``output``, ``generator``); the official format of
 SLIT-AI/WRPO, where order carries the meaning (``chosen`` is [source response, target response],
-``rejected`` is [target response]); and pairs of whole conversations (UltraFeedback-binarized).
+``rejected`` is [target response]); and pairs of whole conversations (UltraFeedback-binarized,
+ShareGPT).
 """
 
 from collections import Counter
@@ -93,9 +94,11 @@ def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str
 
 
 def _as_pair(row: Row, where: str) -> Row:
-    """A preference pair of whole conversations as TRL's: the last turns are the responses."""
-    *asked, won = as_turns(row["chosen"])
-    *same, lost = as_turns(row.get("rejected") or "")
+    """A preference pair of whole conversations as TRL's: the last turns are the responses. ShareGPT
+    has the turns before them apart, as ``conversations``."""
+    before = as_turns(row.get("conversations") or [])
+    *asked, won = [*before, *as_turns(row["chosen"])]
+    *same, lost = [*before, *as_turns(row.get("rejected") or "")]
     if asked != same or {won["role"], lost["role"]} != {"assistant"}:
         what = "are no conversations that differ in the last response alone; correct the row"
         raise WRPOError(f"{where}: 'chosen' and 'rejected' {what}")

@@ -113,10 +113,11 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
 class Pairing:
     """What to pair and what to leave out.
 
-    ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none), all
-    others are sources; ``rank``: 2 for the second best source response (Table 9); ``dispreferred``:
-    also the worst source response (Table 10); ``rejected_from="source"``: that one in place of y_l,
-    for DPO-off (paper Figure 1; inferred).
+    ``target``: the model whose samples give y_wt and y_l (``sft`` and ``dpo-off`` need none);
+    ``sources``: the models that may give y_ws, every other one if empty (Tables 4 and 9); ``rank``:
+    2 for the second best source response (Table 9); ``dispreferred``: also the worst source
+    response (Table 10); ``rejected_from="source"``: that one in place of y_l, for DPO-off (paper
+    Figure 1; inferred).
 
     A prompt is left out when its preferred and dispreferred response have the same reward or text,
     or differ in reward by less than ``min_gap``. An empty response is never chosen, nor with
@@ -125,6 +126,7 @@ class Pairing:
 
     target: str | None = None
     pairs: str = "quadruples"
+    sources: tuple[str, ...] = ()
     rank: int = 1
     dispreferred: bool = False
     min_gap: float = 0.0
@@ -136,6 +138,8 @@ class Pairing:
             raise WRPOError(f"cannot pair {self.pairs!r}; choose one of {', '.join(PAIRS)}")
         if not (self.target or OWN.isdisjoint(self.roles)):
             raise WRPOError(f"pairing {self.pairs} needs the target's name; give --target MODEL")
+        if self.target in self.sources:
+            raise WRPOError(f"{self.target!r} is target and source; take it out of --sources")
 
     @property
     def roles(self) -> list[str]:
@@ -168,10 +172,10 @@ def build_rows(
     frame, found = table.frame, dict[str, pd.Series]()
     models = sorted(frame["model"].unique())
     own = [] if OWN.isdisjoint(pairing.roles) else [pairing.target]
-    names = [name for name in models if name != pairing.target]
-    if own and pairing.target not in models:
-        what = f"no response of {pairing.target!r} in the files"
-        raise WRPOError(f"{what}; they have {', '.join(models)}")
+    names = pairing.sources or [name for name in models if name != pairing.target]
+    for name in (*names, *own):
+        if name not in models:
+            raise WRPOError(f"no response of {name!r} in the files; they have {', '.join(models)}")
     usable = (frame["length"] > 0) & ~(pairing.drop_truncated & frame["truncated"])
     positions = frame[usable].reset_index(names="position")
     for role in {"source_chosen", *pairing.roles}:

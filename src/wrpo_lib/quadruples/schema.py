@@ -90,12 +90,15 @@ def kind_of(row: Row) -> str | None:
 
 
 def as_turns(side: Any) -> list[Row]:
-    """A conversation or a turn of one as messages; text is one user turn."""
-    found = side if isinstance(side, list) else [side]
-    found = [
-        turn if isinstance(turn, dict) else {"role": "user", "content": turn} for turn in found
-    ]
-    return [{"role": str(turn.get("role")), "content": turn.get("content")} for turn in found]
+    """A conversation or a turn of one as messages, from ShareGPT's ``from`` and ``value`` too; text
+    is one user turn."""
+    found = []
+    for turn in side if isinstance(side, list) else [side]:
+        turn = turn if isinstance(turn, dict) else {"role": "user", "content": turn}
+        role = str(turn.get("role", turn.get("from")))
+        role = {"human": "user", "gpt": "assistant"}.get(role, role)
+        found.append({"role": role, "content": turn.get("content", turn.get("value"))})
+    return found
 
 
 def as_written(prompt: Any) -> Any:
