@@ -165,6 +165,7 @@ def bad(field: str, value: Any) -> list[Any]:
         (bad("rejected_reward", math.nan), "should be a finite number, not nan"),
         ([PAIR, WHOLE], "looks like the conversations form: `wrpo data import` converts it"),
         ([{**WHOLE, "rejected": [BAD]}], "row 1: 'chosen' and 'rejected' are no conversations"),
+        ([WHOLE, {"rejected": [BAD]}], "row 2: 'chosen' and 'rejected' are no conversations"),
         ([{"a": 1}], "row 1: the fields a are of no known form"),
         ([{**SIMPO, "all_rm_scores": 7}], "row 1: as many scores as responses are needed"),
         ([{**ALPACA, "output": None}], "row 1, field 'text': Input should be"),

@@ -97,7 +97,7 @@ def _as_pair(row: Row, where: str) -> Row:
     """A preference pair of whole conversations as TRL's: the last turns are the responses. ShareGPT
     has the turns before them apart, as ``conversations``."""
     before = as_turns(row.get("conversations") or [])
-    *asked, won = [*before, *as_turns(row["chosen"])]
+    *asked, won = [*before, *as_turns(row.get("chosen") or "")]
     *same, lost = [*before, *as_turns(row.get("rejected") or "")]
     if asked != same or {won["role"], lost["role"]} != {"assistant"}:
         what = "are no conversations that differ in the last response alone; correct the row"
