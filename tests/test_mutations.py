@@ -44,11 +44,14 @@ def rows_of(k: int) -> dict[str, Row]:
     grade = {"question_id": 81 + k, "model": "m", "judge": ["gpt-4", "single-v1"]}
     game = {"question_id": f"q{k}", "model": "m", "judge": "gpt-4"}
     battle = {"question_id": f"q{k}", "model_a": "gpt-4-0314", "model_b": "m"}
+    whose = zip(("human", "gpt", "gpt"), "qsl", strict=True)
+    human, *gpt = ({"from": who, "value": f"{what} {k}"} for who, what in whose)
     samples = {"all_generated_responses": ["a", "b"], "all_rm_scores": [0.1, k]}
     return {
         "quadruples": {**of, **texts},
         "official": {**of, "prompt": ask[0], **sides},
         "binarized": {**of, "prompt": ask[0]["content"], **both},
+        "sharegpt": {"conversations": [human], "chosen": gpt[0], "rejected": gpt[1]},
         "pairs": {"prompt": ask, "chosen": [s], "rejected": f"l {k}"},
         "simpo": {"prompt": f"q {k}", **samples},
         "outputs": {"instruction": f"q {k}", "output": f"said {k}", "generator": "g"},
@@ -70,6 +73,7 @@ FORMS: dict[str, tuple[int, list[str]]] = {
     "quadruples": (3, [*DATA, "data import {f} {o}.parquet", "train"]),
     "official": (3, DATA),
     "binarized": (3, [*DATA, "train"]),
+    "sharegpt": (3, [*DATA, "train"]),
     "pairs": (3, [*DATA, "train"]),
     "simpo": (3, DATA),
     "outputs": (3, [*DATA, f"judge alpaca-eval {JUDGE}"]),
