@@ -38,7 +38,8 @@ def check_prompt(prompt: Any) -> Any:
     if not isinstance(prompt, list) or not prompt:
         raise ValueError("is not a list of messages; give [{'role': 'user', 'content': ...}]")
     for k, message in enumerate(prompt, 1):
-        role, text = (message.get(name) if isinstance(message, dict) else None for name in FIELDS)
+        held = message if isinstance(message, dict) else {}
+        role, text = held.get("role"), held.get("content")
         if not isinstance(text, str):
             raise ValueError(f"message {k} has no text content; give role and content")
         if role not in ROLES:

@@ -57,9 +57,10 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
             return
         with open_binary(path) as file:
             if not path.name.lower().endswith((".json", ".json.gz")):
+                name = str(path)
                 for number, line in enumerate(file, 1):
-                    if line.strip():
-                        yield parse_row(line, f"{path}, line {number}")
+                    if not line.isspace():
+                        yield parse_row(line, f"{name}, line {number}")
                 return
             rows = _parse(file.read(), str(path))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
