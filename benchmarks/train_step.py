@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/train_step.py --quick       # a tiny random model, seconds
 
 The variants take turns on the same example, and ratios are of seconds within a turn, so that slow
-changes of the machine's speed affect both sides. Losses and gradient norms must agree,
-or the run fails. Peak memory is that of a fresh process for each variant, on two examples. Writes
+changes of the machine's speed affect both sides. Losses and gradient norms must agree, or the run
+fails. Peak memory is that of a fresh process for each variant, on two examples. Writes
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
 

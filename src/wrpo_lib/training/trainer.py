@@ -57,9 +57,7 @@ class WRPOTrainer(DPOTrainer):
         adapted = own.get("peft_config") is not None or isinstance(model, PeftModel)
         fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP") == "true"
         if args.micro_batch_tokens and (fsdp or args.deepspeed_plugin is not None):
-            raise WRPOError(
-                "micro_batch_tokens: FSDP and DeepSpeed run in lockstep; set it to null"
-            )
+            raise WRPOError("FSDP and DeepSpeed run in lockstep; set micro_batch_tokens to null")
         if adapted and fsdp:
             args.precompute_ref_log_probs = False  # no process has the whole base model before
         if not adapted and ref_model is None:  # TRL would load one from disk in every other case
