@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import warnings
 from typing import Any
 
 import pytest
@@ -74,10 +75,10 @@ def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def prepare(model: Any) -> Any:
+def prepare(model: Any, backend: str = "auto") -> Any:
     shared = copy.deepcopy(model)
     add_fused_lm_head(shared, outputs=("log_probs",))
-    assert obstacle(shared, 64) is None
+    assert obstacle(shared, 64, backend) is None
     return shared
 
 
@@ -156,12 +157,33 @@ def test_varlen_attention_gives_the_same_sums_and_gradients(family, monkeypatch)
     assert_same_sums_and_gradients(model, prepare(model))
 
 
+def test_flex_attention_gives_the_same_sums():
+    """Uncompiled and forward only: on a CPU it has no backward pass, so a run there is refused."""
+    model = build("llama")
+    shared = prepare(model)
+    assert "on a CPU" in (obstacle(shared, 64, "flex") or "")
+    sums = []
+    try:
+        torch.compiler.set_stance("force_eager")
+        for backend in ("sdpa", "flex"):
+            enable(shared, backend)
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch asks to compile it
+                sums.append(response_logps(shared, batch())[0])
+    finally:
+        torch.compiler.set_stance("default")
+    assert not torch.equal(*sums)  # it is another kernel
+    for found in sums:
+        torch.testing.assert_close(found, plain_sums(model), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("backend", ["auto", "flex"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_on_a_gpu_both_variants_agree(dtype):
+def test_on_a_gpu_all_variants_agree(dtype, backend):
     model = build("llama").to("cuda", dtype)
     reference = copy.deepcopy(model).float()
-    shared = prepare(model)
+    shared = prepare(model, backend)
     found, expected = response_logps(shared, batch(device="cuda"))[0], plain_sums(reference)
     exact = dtype == torch.float32
     close = {"rtol": 1e-4, "atol": 1e-3} if exact else {"rtol": 5e-2, "atol": 0.5}

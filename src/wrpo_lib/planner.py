@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from wrpo_lib.models import load_tokenizer, model_config
 from wrpo_lib.recipes import Recipe, load_recipe, named, recipe_names
-from wrpo_lib.sharing import split_by_tokens
 from wrpo_lib.training import inputs
 
 Batch = list[tuple[int, tuple[int, ...]]]
@@ -189,7 +188,7 @@ def plan_recipe(recipe: Recipe, gpus: int = 1, data: str = "", n: int = 0) -> Pl
     batches: list[Batch] = []
     for i in range(0, len(lengths) - size + 1, size):
         batch = lengths[i : i + size]
-        parts = split_by_tokens([tokens([example], True) for example in batch], budget)
+        parts = inputs.split_by_tokens([tokens([example], True) for example in batch], budget)
         batches += [batch[part] for part in parts]
     batches.sort(key=lambda batch: tokens(batch, True))
     once = getattr(args, "precompute_ref_log_probs", False) or not recipe.lora

@@ -3,19 +3,20 @@
 A batch is one packed row: each example is a contiguous span of tokens, x y_1 … y_R. Each response
 is a branch that sees its prompt and itself; its positions go on where the prompt ends, so its
 tokens have the hidden states of a row of their own. In bf16 or fp16 on a GPU, attention is one call
-per layer of PyTorch's flash attention (varlen); elsewhere, SDPA for each branch. Wang and Hegde
-(arXiv 2410.20305) share prompts with FlexAttention; the WRPO paper is silent.
+per layer of PyTorch's flash attention (varlen); elsewhere, or with the backend ``sdpa``, SDPA for
+each branch. Wang and Hegde (arXiv 2410.20305) share prompts with FlexAttention, the backend
+``flex``, here to compare with; the WRPO paper is silent.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
@@ -25,6 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from wrpo_lib.errors import WRPOError
 
+BACKENDS = ("auto", "sdpa", "flex")
 # vocabulary entries per tile of TRL's fused head on a CPU: its default, 32,768, makes eight float32
 # temporaries, a third of a step's peak memory
 CPU_TILE = 4096
@@ -53,14 +55,20 @@ class Branches:
         """Position of each token: branches restart where their prompt ends."""
         return [len(seen) + at for seen, own in self.sequences() for at in range(len(own))]
 
+    def sees(self, device: Any = None) -> Callable[..., Tensor]:
+        """May token q see token k? As FlexAttention asks it, of batch, head, q and k."""
+        bounds = [(seen.start, seen.stop, own.start) for seen, own in self.sequences() for _ in own]
+        first, end, start = torch.tensor(bounds, device=device).T
+
+        def sees(b: Any, h: Any, q: Tensor, k: Tensor) -> Tensor:
+            return (k >= first[q]) & (k < end[q]) | (k >= start[q]) & (k <= q)
+
+        return sees
+
     def mask(self) -> Tensor:
         """(T, T) bool: may the row's token see the column's? The picture of the method."""
-        n = len(self.positions())
-        mask = torch.zeros(n, n, dtype=torch.bool)
-        for seen, own in self.sequences():
-            for at in own:
-                mask[at, [*seen, *range(own.start, at + 1)]] = True
-        return mask
+        at = torch.arange(len(self.positions()))
+        return self.sees()(0, 0, at[:, None], at)
 
 
 def pack(prompts: Sequence[list[int]], responses: Sequence[Sequence[list[int]]]) -> dict[str, Any]:
@@ -96,16 +104,6 @@ def padded(ids: list[list[int]], pad: int, side: str, device: Any) -> dict[str, 
     rows = [torch.tensor(row, device=device) for row in ids]
     mask = pad_sequence([torch.ones_like(row) for row in rows], True, 0, side)
     return {"input_ids": pad_sequence(rows, True, pad, side), "attention_mask": mask}
-
-
-def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
-    """Consecutive slices of at most ``budget`` tokens, at least one example; one without budget."""
-    starts, held = [0], 0
-    for number, size in enumerate(sizes):
-        if budget and held + size > budget and number > starts[-1]:
-            starts, held = [*starts, number], 0
-        held += size
-    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
 
 
 def response_logps(model: Any, batch: dict[str, Any], **kwargs: Any) -> tuple[Tensor, Any]:
@@ -182,8 +180,15 @@ def _sdpa(
     return torch.cat(found, dim=2).transpose(1, 2).contiguous()
 
 
-def _attention(base: str) -> Callable[..., Any]:
-    """An attention function: ``base`` for ordinary calls, varlen or SDPA for packed rows."""
+@lru_cache(maxsize=8)
+def block_mask(branches: Branches, device: torch.device) -> Any:
+    """FlexAttention's sparse mask of a packed row: blocks in which nothing is seen are skipped."""
+    n = len(branches.positions())
+    return create_block_mask(branches.sees(device), None, None, n, n, device=str(device))
+
+
+def _attention(base: str, backend: str) -> Callable[..., Any]:
+    """An attention function: ``base`` for ordinary calls, ``backend`` for packed rows."""
 
     def attend(
         module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **how: Any
@@ -196,16 +201,20 @@ def _attention(base: str) -> Callable[..., Any]:
             raise WRPOError(f"prompt sharing does not know attention with {odd[0]!r}; turn it off")
         query, key = query.to(value.dtype), key.to(value.dtype)  # rotated in float32 by autocast
         scaling, dropout = how.get("scaling"), how.get("dropout", 0.0)
+        if backend == "flex":
+            blocks = block_mask(branches, query.device)
+            flex = ALL_ATTENTION_FUNCTIONS["flex_attention"]
+            return flex(module, query, key, value, blocks, scaling, dropout=dropout)[0], None
         size, half = value.shape[-1], value.dtype in (torch.bfloat16, torch.float16)
         fits = value.is_cuda and half and size % 8 == 0 and size <= 256 and not dropout
-        if fits and torch.cuda.get_device_capability(value.device) >= (8, 0):
+        if fits and backend == "auto" and torch.cuda.get_device_capability(value.device) >= (8, 0):
             return _varlen(query, key, value, branches, scaling), None
         return _sdpa(query, key, value, branches, scaling, dropout), None
 
     return attend
 
 
-def enable(model: Any) -> None:
+def enable(model: Any, backend: str = "auto") -> None:
     """Enable packed rows on a causal language model; ordinary calls are unaffected.
 
     Calls say with ``branches`` how the row is packed and with ``head_positions`` (N,) which tokens
@@ -215,8 +224,8 @@ def enable(model: Any) -> None:
     base = (model.config._attn_implementation or "sdpa").split("_over_")[-1]
     if base not in ALL_ATTENTION_FUNCTIONS or "flash" in base:
         base = "sdpa"  # eager has no entry; flash kernels are looked up by the name in the config
-    name = f"shared_prompt_over_{base}"
-    AttentionInterface.register(name, _attention(base))
+    name = f"shared_prompt_{backend}_over_{base}"
+    AttentionInterface.register(name, _attention(base, backend))
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
     model.set_attn_implementation(name)
     backbone = model.base_model
@@ -242,7 +251,9 @@ def _keep_positions(module: Any, args: Any, output: Any) -> None:
 
 
 @torch.no_grad()
-def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | None:
+def obstacle(
+    model: Any, max_length: int | None, backend: str = "auto", trial: bool = True
+) -> str | None:
     """The reason why a model cannot share prompts, or None after enabling it.
 
     Asks its configuration, and with ``trial`` (not where weights are sharded already) compares the
@@ -257,8 +268,10 @@ def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | No
         return f"it has layers of kind {other[0]}"
     if not getattr(model, "_supports_attention_backend", False) or model.base_model is model:
         return "its attention cannot be replaced"
+    if backend == "flex" and model.device.type == "cpu":
+        return "FlexAttention has no backward pass on a CPU"
     if not trial:
-        enable(model)
+        enable(model, backend)
         return None
 
     ids, training = [i % config.vocab_size for i in range(17)], model.training
@@ -268,7 +281,7 @@ def obstacle(model: Any, max_length: int | None, trial: bool = True) -> str | No
     rows = padded([ids[:12], ids[:5] + ids[12:]], 0, "right", model.device)
     model.eval()
     try:
-        enable(model)
+        enable(model, backend)
         alone = model.base_model(**rows, use_cache=False).last_hidden_state.float()
         expected = torch.cat([alone[0, 4:11], alone[1, 4:9]])
         states = model.base_model(**inputs, branches=packed["branches"], use_cache=False)

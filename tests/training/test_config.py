@@ -38,7 +38,8 @@ def test_defaults_are_those_of_table_6_and_section_4_1(shared, tmp_path):
     [
         *(("alpha", value) for value in (-0.1, 1.1, math.nan)),
         *((name, "other") for name in ("objective", "alpha_schedule", *UNSUPPORTED)),
-        *(("share_prompt", "other"), ("micro_batch_tokens", 0)),
+        *(("share_prompt", "other"), ("share_prompt_backend", "other")),
+        ("micro_batch_tokens", 0),
     ],
 )
 def test_values_without_meaning_are_refused(field, value):

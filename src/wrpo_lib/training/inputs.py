@@ -1,7 +1,9 @@
 """What a recipe sets and names: hyperparameters, adapter, model, rows and batches of token ids."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Parent fields that WRPO gives no other meaning to, with the values they may have."""
 CHOICES = {"objective": tuple(FORMS), "alpha_schedule": SCHEDULES, **UNSUPPORTED}
-CHOICES["share_prompt"] = ("auto", "true", "false")
+CHOICES |= {"share_prompt": ("auto", "true", "false"), "share_prompt_backend": sharing.BACKENDS}
 
 
 @dataclass
@@ -70,6 +72,7 @@ class WRPOConfig(DPOConfig):
     alpha_rejected: float = 0.0  # ours; weight of source_rejected, for Table 10
     score_unused: bool = True  # ours; False skips a response whose weight is always 0
     share_prompt: str | bool = "auto"  # ours; auto: where the model can; true: or an error
+    share_prompt_backend: str = "auto"  # ours; see wrpo_lib.sharing
     micro_batch_tokens: int | None = None  # ours; of one forward pass; more are split
     precompute_ref_log_probs: bool = True  # ours: once, not in every step
     ref_cache_dir: str | None = None  # ours; where reference log-probabilities go, or output_dir
@@ -213,6 +216,16 @@ def keep_on_disk(rows: Dataset, args: Any) -> Dataset:
     return load_from_disk(str(path))
 
 
+def split_by_tokens(sizes: Sequence[int], budget: int | None) -> list[slice]:
+    """Consecutive slices of at most ``budget`` tokens, at least one example; one without budget."""
+    starts, held = [0], 0
+    for number, size in enumerate(sizes):
+        if budget and held + size > budget and number > starts[-1]:
+            starts, held = [*starts, number], 0
+        held += size
+    return [slice(*ends) for ends in pairwise([*starts, len(sizes)])]
+
+
 @dataclass
 class WRPOCollator:
     """Collate B rows with ``prompt_ids`` and ``<response>_ids`` of the R ``responses``.
@@ -232,7 +245,7 @@ class WRPOCollator:
         sizes = [sum(len(row[f"{k}_ids"]) for k in (*copies, *self.responses)) for row in rows]
         known = [name for name in REF_LOGPS if name in rows[0]]
         parts: list[dict[str, Any]] = []
-        for part in sharing.split_by_tokens(sizes, self.micro_batch_tokens):
+        for part in split_by_tokens(sizes, self.micro_batch_tokens):
             prompts = [row["prompt_ids"] for row in rows[part]]
             responses = [[row[f"{name}_ids"] for name in self.responses] for row in rows[part]]
             lengths = torch.tensor([[len(ids) for ids in of_row] for of_row in responses])

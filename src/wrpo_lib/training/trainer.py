@@ -190,12 +190,14 @@ def share(trainer: Any) -> str | None:
     if trainer.aux_loss_enabled:
         return "the router loss of a mixture of experts counts every token of every row"
     policy = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-    found = sharing.obstacle(policy, trainer.args.max_length, not is_deepspeed_zero3_enabled())
+    backend = getattr(trainer.args, "share_prompt_backend", "auto")  # SFT has no choice
+    trial = not is_deepspeed_zero3_enabled()
+    found = sharing.obstacle(policy, trainer.args.max_length, backend, trial)
     found = broadcast_object_list([found])[0]  # others may hold empty weights
     if found is None:
-        sharing.enable(policy)
+        sharing.enable(policy, backend)
         if getattr(trainer, "ref_model", None) is not None:  # a reference is as the policy
-            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model))
+            sharing.enable(trainer.accelerator.unwrap_model(trainer.ref_model), backend)
     return found
 
 
