@@ -78,7 +78,7 @@ results: $(INSTALLED) ## run every nano experiment again and rewrite results/nan
 results-smol: $(INSTALLED) ## sample SmolLM2 and rewrite results/smol (about 10 minutes; PUBLISHED=folder)
 	$(BIN)/wrpo results smol --published "$(PUBLISHED)"
 
-benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 11 minutes)
+benchmark: $(INSTALLED) ## time a training step against the official trainer (results/benchmarks, 10 minutes)
 	$(BIN)/python benchmarks/train_step.py
 
 gpu: $(INSTALLED) ## exactness, speed and memory of a training step on this GPU (results/gpu, 10 minutes)

@@ -1,6 +1,6 @@
 """How much faster and smaller a WRPO training step is than the official trainer's.
 
-    .venv/bin/python benchmarks/train_step.py               # about eleven minutes on two cores
+    .venv/bin/python benchmarks/train_step.py               # under ten minutes on two cores
     .venv/bin/python benchmarks/train_step.py --minutes 40  # more turns, tighter quartiles
     .venv/bin/python benchmarks/train_step.py --quick       # a tiny random model, seconds
 

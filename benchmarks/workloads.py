@@ -1,9 +1,9 @@
 """The models and rows that the benchmark runs on, and the official trainer's arithmetic.
 
-``ordinary``: published responses to AlpacaEval prompts, about 50 tokens of prompt and 100 to 900 of
-response. ``long``: prompts of 512 tokens and responses of 128, cut from the same texts. ``tiny``: a
-random model and random tokens, to see that everything runs. The texts are other people's (CC
-BY-NC) and stay outside the project, at ``WRPO_SHARED``.
+``ordinary``: published responses to AlpacaEval prompts, of 200 examples those of median length, 40
+tokens of prompt and 150 to 580 of response. ``long``: prompts of 512 tokens and responses of 128,
+cut from the same texts. ``tiny``: a random model and random tokens, to see that everything runs.
+The texts are other people's (CC BY-NC) and stay outside the project, at ``WRPO_SHARED``.
 """
 
 import os
@@ -45,7 +45,7 @@ def prepare(folder: str, workloads: tuple[str, ...]) -> None:
     else:
         tokenizer = load_tokenizer(SMOLLM2)
         model = load_trainable(SMOLLM2, dtype=torch.float32)
-    made = {"ordinary": published, "long": long_prompts, "tiny": random_rows}
+    made = {"ordinary": of_median_length, "long": long_prompts, "tiny": random_rows}
     rows = [row for w in workloads for row in islice(made[w](tokenizer), EXAMPLES)]
     short = {name: rows[0][name][:4] for name in ("prompt_ids", *RESPONSES)}
     Dataset.from_list([{**rows[0], **short}, *rows]).save_to_disk(f"{folder}/rows")
@@ -59,6 +59,13 @@ def published(tokenizer: Any) -> Iterator[Row]:
     for number, row in enumerate(iter_rows(Path(shared, "oracle", "ordinary.jsonl.gz"))):
         made = render(tokenizer, row["prompt"], [row[name] for name in TEXTS])
         yield _row(number, made.prompt_ids, made.response_ids)
+
+
+def of_median_length(tokenizer: Any) -> list[Row]:
+    """Those in the middle, by their tokens with the prompt counted once."""
+    names = ("prompt_ids", *RESPONSES)
+    rows = sorted(published(tokenizer), key=lambda row: sum(len(row[name]) for name in names))
+    return rows[(len(rows) - EXAMPLES) // 2 :]
 
 
 def long_prompts(tokenizer: Any) -> Iterator[Row]:
