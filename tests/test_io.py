@@ -122,7 +122,7 @@ def test_rows_and_keys_there_and_back_by_one_writer_at_a_time(tmp_path: Path) ->
         assert next(iter(store))["text"] == "ä \n ' \" 東京 ?"  # half an emoji
         with pytest.raises(WRPOError, match="the row prompt_id 'p0', sample 0 repeats"):
             store.append(row(0))
-        with pytest.raises(WRPOError, match=r"\('p5', 0\) for .* holds NaN"):
+        with pytest.raises(WRPOError, match=r"\('p5', 0\) for .* cannot be written"):
             store.append({**row(5), "reward": float("nan")})
         assert len(list(store)) == 2
 

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,10 +40,11 @@ def check_output(out: Path, *inputs: Path, suffixes: tuple[str, ...] = WRITABLE)
     return check_suffix(out, suffixes)
 
 
-def iter_rows(path: str | Path) -> Iterator[Row]:
+def iter_rows(path: str | Path, only: Container[int] | None = None) -> Iterator[Row]:
     """The rows of a file one by one; JSONL and parquet are never in memory as a whole.
 
-    Text is UTF-8; half a character (a lone surrogate) is read as ``?``.
+    Text is UTF-8; half a character (a lone surrogate) is read as ``?``. ``only``: the numbers of
+    the rows wanted, from 1; no other line of JSONL is parsed.
     """
     path = check_suffix(path)
     if not path.is_file():
@@ -52,20 +53,23 @@ def iter_rows(path: str | Path) -> Iterator[Row]:
         if path.suffix.lower() == ".parquet":
             import pyarrow.parquet as pq
 
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
-                yield from map(_plain, batch.to_pylist())
+            batches = pq.ParquetFile(path).iter_batches(batch_size=1024)
+            held = (row for batch in batches for row in batch.to_pylist())
+            yield from (_plain(row) for n, row in enumerate(held, 1) if only is None or n in only)
             return
         with open_binary(path) as file:
             if not path.name.lower().endswith((".json", ".json.gz")):
-                name = str(path)
+                name, n = str(path), 0
                 for number, line in enumerate(file, 1):
                     if not line.isspace():
-                        yield parse_row(line, f"{name}, line {number}")
+                        n += 1
+                        if only is None or n in only:
+                            yield parse_row(line, f"{name}, line {number}")
                 return
             rows = _parse(file.read(), str(path))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise WRPOError(f"{path}: not a JSON list of objects; write one row per line as .jsonl")
-        yield from rows
+        yield from (row for n, row in enumerate(rows, 1) if only is None or n in only)
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -189,7 +193,7 @@ class Store(AbstractContextManager["Store"]):
         """Write one row as one line, its key first."""
         key = self._new_key(row, f"a row for {self.path}")
         row = {**dict(zip(self.key, key, strict=True)), **row}
-        with explained(f"{key} for {self.path} holds NaN or infinity", "make it again"):
+        with explained(f"{key} for {self.path} cannot be written as JSON", "make it again"):
             line = json.dumps(row, ensure_ascii=False, allow_nan=False)
         left = line.encode("utf-8", "replace") + b"\n"
         remedy = f"{len(self.keys)} finished rows are kept: make room and run again to go on"

@@ -129,6 +129,7 @@ def dpo_loss(
 ) -> Objective:
     """DPO: −log σ(r(x, y_w) − r(x, y_l))."""
     _check(0.0, chosen, rejected, ref_chosen, ref_rejected)
+    # r(x, y) = β·[log πθ(y|x) − log πref(y|x)]
     r_w = beta * (chosen - ref_chosen)
     r_l = beta * (rejected - ref_rejected)
     losses = -F.logsigmoid(r_w - r_l)
@@ -140,9 +141,10 @@ def ipo_loss(
 ) -> Objective:
     """IPO: (lr(y_w) − lr(y_l) − 1/(2τ))², summed log-ratios as in the paper."""
     _check(0.0, chosen, rejected, ref_chosen, ref_rejected)
+    # lr(y) = log πθ(y|x) − log πref(y|x)
     lr_w = chosen - ref_chosen
     lr_l = rejected - ref_rejected
-    losses = (lr_w - lr_l - 1 / (2 * tau)) ** 2
+    losses = (lr_w - lr_l - 1 / (2 * tau)) ** 2  # (h − 1/(2τ))²
     return _objective(losses, tau * lr_w, tau * lr_w, tau * lr_w, tau * lr_l)
 
 
@@ -157,6 +159,7 @@ def simpo_loss(
 ) -> Objective:
     """SimPO: −log σ(β/|y_w|·log πθ(y_w|x) − β/|y_l|·log πθ(y_l|x) − γ), no reference."""
     _check(0.0, chosen, rejected, n_chosen, n_rejected)
+    # r(y) = β/|y|·log πθ(y|x)
     r_w = beta * chosen / n_chosen
     r_l = beta * rejected / n_rejected
     losses = -F.logsigmoid(r_w - r_l - gamma)

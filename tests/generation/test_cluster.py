@@ -13,7 +13,7 @@ import pytest
 from generation_rows import prompt_rows
 
 from wrpo_lib.errors import WRPOError
-from wrpo_lib.generation.engines import OnCluster
+from wrpo_lib.generation.cluster import OnCluster
 from wrpo_lib.generation.stage import Request, Response, Sampling, sample_responses, score_responses
 from wrpo_lib.io import read_rows
 

@@ -55,7 +55,7 @@ def sample(
     gpus: GPUs = None,
 ) -> None:
     """Sample n responses of MODEL to each prompt; only missing ones are made."""
-    from wrpo_lib.generation.engines import OnCluster
+    from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.stage import Sampling, sample_responses
     from wrpo_lib.quadruples import read_prompts
 
@@ -120,7 +120,7 @@ def score(
     gpus: GPUs = None,
 ) -> None:
     """Give every response of FILES a reward; only missing ones are made."""
-    from wrpo_lib.generation.engines import OnCluster
+    from wrpo_lib.generation.cluster import OnCluster
     from wrpo_lib.generation.local import load_reward_model
     from wrpo_lib.generation.stage import score_responses
     from wrpo_lib.models import identity

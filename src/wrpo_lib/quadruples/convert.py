@@ -18,7 +18,15 @@ from wrpo_lib.chat import Messages, as_messages
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, write_json, write_rows
 from wrpo_lib.quadruples.pair import Pairing, draw_split, write_pairs
-from wrpo_lib.quadruples.schema import IMPORTED, RESPONSES, as_turns, as_written, kind_of, require
+from wrpo_lib.quadruples.schema import (
+    IMPORTED,
+    RESPONSES,
+    as_turns,
+    as_written,
+    kind_of,
+    require,
+    require_one,
+)
 from wrpo_lib.recipes import load_recipe
 
 PUBLISHED = "AALF/ultrafeedback_wrpo"  # the paper's source responses, not downloaded here yet
@@ -60,7 +68,7 @@ def read_prompts(path: Path) -> Iterator[tuple[str, Messages]]:
     """
     seen: dict[str, Messages] = {}
     for number, row in enumerate(iter_rows(path), 1):
-        require([row], "prompts", str(path), number)
+        require_one(row, "prompts", str(path), number)
         messages = as_messages(row["prompt"], f"{path}, row {number}")
         first = seen.setdefault(row["prompt_id"], messages)
         if first is messages:
@@ -89,7 +97,7 @@ def _as_responses(rows: Iterable[Row], where: str, model: str, reward_model: str
             made = {**head, "sample": k, "text": text}
             if rewards:
                 made |= {"reward_model": reward_model, "reward": rewards[k]}
-            require([made], "rewards" if rewards else "responses", where, number)
+            require_one(made, "rewards" if rewards else "responses", where, number)
             yield made
 
 
@@ -158,7 +166,7 @@ def prepare(
                 what = "not responses; give a file of source responses"
                 raise WRPOError(f"{file} holds {form}, {what}")
             for number, row in enumerate(rows, 1):
-                require([row], "rewards", str(file), number)
+                require_one(row, "rewards", str(file), number)
                 key = row["prompt_id"], row["model"], row["sample"]
                 counts["repeated" if key in seen else "kept"] += 1
                 if key not in seen:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import Row, iter_rows, parse_row, write_json, write_rows
-from wrpo_lib.quadruples.schema import as_written, require
+from wrpo_lib.quadruples.schema import as_written, require_one
 from wrpo_lib.records import provenance
 
 KEY = ["prompt_id", "model", "sample"]
@@ -60,13 +60,10 @@ class ResponseTable:
         found: dict[int, Row] = {}
         for k, file in enumerate(self.files):
             here = wanted.index[wanted["file"] == k]
-            at = dict(zip(wanted.loc[here, "row"], here, strict=True))
-            found |= {at[n]: row for n, row in _numbered(file) if n in at}
+            at = dict.fromkeys(wanted.loc[here, "row"])  # in the file's order
+            rows = iter_rows(file, at) if isinstance(file, Path) else (file[n - 1] for n in at)
+            found |= dict(zip(here, rows, strict=True))
         return found
-
-
-def _numbered(file: Path | list[Row]) -> Iterator[tuple[int, Row]]:
-    return enumerate(iter_rows(file) if isinstance(file, Path) else file, 1)
 
 
 def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> ResponseTable:
@@ -80,8 +77,9 @@ def read_responses(files: Sequence[Path | list[Row]], scored: bool = True) -> Re
 
     def numbers() -> Iterator[tuple[Any, ...]]:
         for k, file in enumerate(files):
-            for number, row in _numbered(file):
-                require([row], "rewards" if scored else "responses", names[k], number)
+            rows = iter_rows(file) if isinstance(file, Path) else file
+            for number, row in enumerate(rows, 1):
+                require_one(row, "rewards" if scored else "responses", names[k], number)
                 first = len(asked), row["prompt"], row.get("reward_model")
                 at, prompt, judge = asked.setdefault(row["prompt_id"], first)
                 where = f"{names[k]}, row {number}, field"

@@ -8,10 +8,11 @@ user turn unless it went through a chat template), ``source_chosen`` (y_ws), ``t
 
 import reprlib
 from collections.abc import Iterable, Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import pydantic
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, TypeAdapter
+from typing_extensions import TypedDict
 
 from wrpo_lib.chat import check_prompt, is_rendered
 from wrpo_lib.errors import WRPOError
@@ -29,18 +30,16 @@ def side_text(side: Any) -> Any:
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Prompt = Annotated[Any, AfterValidator(check_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
-Model = Annotated[Text, Field(description="name it (`--model` of `wrpo data import`)")]
-Sample = Annotated[int, Field(ge=0, lt=2**31, description="number a prompt's samples from 0")]
-Reward = Annotated[float, Field(allow_inf_nan=False, description="score it (`wrpo score`)")]
-REWARDS = {f"{name}_reward": (Reward | None, None) for name in (*RESPONSES, "chosen")}
+Reward = Annotated[float, Field(allow_inf_nan=False)]
+REWARDS = {f"{name}_reward": NotRequired[Reward | None] for name in (*RESPONSES, "chosen")}
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
-    "model": Model,
-    "sample": Sample,
+    "model": Text,
+    "sample": Annotated[int, Field(ge=0, lt=2**31)],
     "text": str,  # may be empty
     "prompt": Prompt,
-    "finish_reason": (str | None, None),
-    "reward_model": (str | None, None),
+    "finish_reason": NotRequired[str | None],
+    "reward_model": NotRequired[str | None],
 }
 KINDS: dict[str, dict[str, Any]] = {
     "prompts": {"prompt_id": Text, "prompt": Prompt},
@@ -49,16 +48,20 @@ KINDS: dict[str, dict[str, Any]] = {
     "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
     "quadruples": REWARDS
     | {"prompt_id": Text, "prompt": Prompt, **dict.fromkeys(RESPONSES, Text)}
-    | {"source_rejected": (Text | None, None), "source_model": (str | None, None)},
+    | {"source_rejected": NotRequired[Text | None], "source_model": NotRequired[str | None]},
     "pairs": REWARDS | {"prompt": Prompt, "chosen": Side, "rejected": Side},
 }
-"""Kind of row -> its fields, with a default where one may be missing; others may hold anything."""
-STRICT = pydantic.ConfigDict(strict=True)
+"""Kind of row -> its fields; others may hold anything."""
 SCHEMAS = {
-    kind: pydantic.create_model(
-        kind, __config__=STRICT, **{"prompt_id": (Text | None, None)} | held
+    kind: TypeAdapter[Any](
+        TypedDict(kind, {"prompt_id": NotRequired[Text | None]} | held)  # type: ignore[operator]
     )
     for kind, held in KINDS.items()
+}
+REMEDIES = {
+    "model": "name it (`--model` of `wrpo data import`)",
+    "sample": "number a prompt's samples from 0",
+    "reward": "score it (`wrpo score`)",
 }
 IMPORTED = {
     "simpo": "responses",
@@ -128,7 +131,7 @@ def validate_quadruples(
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start):
         try:
-            SCHEMAS[kind].model_validate(row)
+            SCHEMAS[kind].validate_python(row, strict=True)
         except pydantic.ValidationError as error:
             form = kind_of(row)
             hint = f" (the row looks like the {form} form: `wrpo data import` converts it)"
@@ -137,8 +140,7 @@ def validate_quadruples(
                 if found["type"] not in ("missing", "value_error"):
                     what += f", not {reprlib.repr(found['input'])}"
                 if found["type"] != "value_error":
-                    remedy = SCHEMAS[kind].model_fields[field].description
-                    what += f"; {remedy or 'correct the row or remove it'}"
+                    what += f"; {REMEDIES.get(field, 'correct the row or remove it')}"
                 yield Problem(number, field, what + (hint if form in IMPORTED else ""))
         prompt_id = row.get("prompt_id")
         if isinstance(prompt_id, str) and seen.setdefault(prompt_id, number) != number:
@@ -150,3 +152,9 @@ def require(rows: Iterable[Row], kind: str, where: str, start: int = 1) -> None:
     """Raise the first thing wrong with ``rows``."""
     for problem in validate_quadruples(rows, kind, start):
         raise WRPOError(problem.sentence(where))
+
+
+def require_one(row: Row, kind: str, where: str, number: int) -> None:
+    """:func:`require` of row ``number``, fast where nothing is wrong with it."""
+    if not SCHEMAS[kind].validator.isinstance_python(row, strict=True):
+        require([row], kind, where, number)
