@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 def open_binary(path: Path) -> Any:
     """A file opened for reading bytes, decompressed where its name ends in ``.gz``."""
-    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")
+    return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb", 2**20)
 
 
 def file_hash(path: Path) -> str:
