@@ -3,8 +3,10 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from generation_rows import Tiny, ask, by_name, prompt_rows, write_rows
@@ -54,6 +56,11 @@ def test_batches_keep_to_the_budget_and_their_seeds_make_them_again(
     torch.manual_seed(made[0].seed)
     again = [text for text, *_ in generate(tiny.model, tiny.tokenizer, seen[0], SHORT)]
     assert [r.text for r in made[: len(again)]] == again
+    # as many as half of 1 MiB holds: keys and values of two layers with 4 bytes a number
+    text = tiny.model.config
+    each = 16 * text.num_key_value_heads * text.hidden_size // text.num_attention_heads
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    assert TransformersEngine(tiny.model, tiny.tokenizer).batch_tokens == 2**19 // each
 
 
 def test_the_distribution_is_the_models_own(tiny: Tiny) -> None:

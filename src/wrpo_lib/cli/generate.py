@@ -69,7 +69,7 @@ def sample(
     made_by = OnCluster(make, workers, gpus) if workers else make()
     given = read_prompts(prompts), made_by, name or model, sampling, out
     counts = sample_responses(*given, total=total * n, settings=settings)
-    _say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
+    say(f"{out}: made {counts['made']} responses to {total} prompts", counts, made_by)
 
 
 def engine_maker(
@@ -142,7 +142,7 @@ def score(
     rows = chain.from_iterable(map(iter_rows, files))
     given = rows, scorer, reward_model or "nano", out
     counts = score_responses(*given, total=total, settings=settings)
-    _say(f"{out}: made {counts['made']} rewards", counts, scorer)
+    say(f"{out}: made {counts['made']} rewards", counts, scorer)
 
 
 def read_extra_body(text: str) -> dict[str, Any]:
@@ -151,7 +151,8 @@ def read_extra_body(text: str) -> dict[str, Any]:
         return dict(json.loads(text))
 
 
-def _say(made: str, counts: Counter[str], maker: Any) -> None:
+def say(made: str, counts: Counter[str], maker: Any) -> None:
+    """What was made, and what of it is worth a look."""
     renderer = getattr(maker, "renderer", None)  # of a model in this process
     notes = {
         "cut at the beginning": getattr(maker, "cut", 0),

@@ -65,12 +65,9 @@ def answer(
     asked, at = benchmarks.load(benchmark, version), (base_url, api_key_env, connections)
     hub = {"revision": revision, "trust_remote_code": trust_remote_code, "dtype": dtype}
     make, settings = generate.engine_maker(engine, model, option, at, extra_body, **hub)
-    given = asked, name or Path(model).name, make(), out, max_tokens, seed
+    given = asked, name or Path(model).name, (made_by := make()), out, max_tokens, seed
     counts = benchmarks.answer(*given, settings | {"model": model})
-    typer.echo(
-        f"{counts['made']} answers made, {counts['kept']} kept from before, {counts['truncated']} "
-        f"cut at the token limit, {counts['thought']} with a thought (kept apart); {out}"
-    )
+    generate.say(f"{out}: made {counts['made']} answers", counts, made_by)
 
 
 def judge(

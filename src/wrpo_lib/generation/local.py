@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import psutil
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
@@ -61,9 +62,9 @@ class InProcess(ABC):
 class TransformersEngine(InProcess):
     """``model.generate`` over batches sorted by length, one row per response.
 
-    ``batch_tokens`` bounds rows times (longest prompt + max_tokens). Every batch has a seed derived
-    from ``sampling.seed`` and the keys of its rows, which each response records; a resumed run
-    makes the missing rows in other batches.
+    ``batch_tokens`` and the free memory bound rows times (longest prompt + max_tokens). Every batch
+    has a seed derived from ``sampling.seed`` and the keys of its rows, which each response records;
+    a resumed run makes the missing rows in other batches.
     """
 
     window = WINDOW
@@ -73,7 +74,8 @@ class TransformersEngine(InProcess):
     ) -> None:
         self.renderer = Renderer(tokenizer)
         self.context = getattr(model.config, "max_position_embeddings", None) or UNLIMITED
-        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, int(batch_tokens)
+        self.model, self.tokenizer = model, tokenizer
+        self.batch_tokens = min(int(batch_tokens), tokens_that_fit(model))
 
     def _generate(self, rendered: Rendered) -> Iterator[Response]:
         alike = defaultdict(list)
@@ -90,6 +92,17 @@ class TransformersEngine(InProcess):
                     made = list(generate(self.model, self.tokenizer, prompts, sampling))
                 for (request, _), found in zip(batch, made, strict=True):
                     yield Response(request.key, request.sample, *found, seed)
+
+
+def tokens_that_fit(model: PreTrainedModel) -> int:
+    """How many tokens' keys and values take half of the memory that is free beside the model."""
+    text, free = model.config.get_text_config(), psutil.virtual_memory().available
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+    queries = getattr(text, "num_attention_heads", 1)  # a recurrent model has none
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    width = getattr(text, "head_dim", None) or text.hidden_size // queries
+    return int(free // (4 * text.num_hidden_layers * heads * width * model.dtype.itemsize))
 
 
 def batches(

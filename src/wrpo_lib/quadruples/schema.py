@@ -31,7 +31,8 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Prompt = Annotated[Any, AfterValidator(check_prompt)]
 Side = Annotated[Text, BeforeValidator(side_text)]
 Reward = Annotated[float, Field(allow_inf_nan=False)]
-REWARDS = {f"{name}_reward": NotRequired[Reward | None] for name in (*RESPONSES, "chosen")}
+OPTIONAL = {f"{name}_reward": NotRequired[Reward | None] for name in (*RESPONSES, "chosen")}
+OPTIONAL["prompt_id"] = NotRequired[Text | None]
 RESPONSE: dict[str, Any] = {
     "prompt_id": Text,
     "model": Text,
@@ -45,18 +46,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "prompts": {"prompt_id": Text, "prompt": Prompt},
     "responses": RESPONSE,
     "rewards": RESPONSE | {"reward": Reward},
-    "sft": REWARDS | {"prompt": Prompt, "source_chosen": Text},
-    "quadruples": REWARDS
+    "sft": OPTIONAL | {"prompt": Prompt, "source_chosen": Text},
+    "quadruples": OPTIONAL
     | {"prompt_id": Text, "prompt": Prompt, **dict.fromkeys(RESPONSES, Text)}
     | {"source_rejected": NotRequired[Text | None], "source_model": NotRequired[str | None]},
-    "pairs": REWARDS | {"prompt": Prompt, "chosen": Side, "rejected": Side},
+    "pairs": OPTIONAL | {"prompt": Prompt, "chosen": Side, "rejected": Side},
 }
 """Kind of row -> its fields; others may hold anything."""
 SCHEMAS = {
-    kind: TypeAdapter[Any](
-        TypedDict(kind, {"prompt_id": NotRequired[Text | None]} | held)  # type: ignore[operator]
-    )
-    for kind, held in KINDS.items()
+    kind: TypeAdapter[Any](TypedDict(kind, fields))  # type: ignore[operator]
+    for kind, fields in KINDS.items()
 }
 REMEDIES = {
     "model": "name it (`--model` of `wrpo data import`)",
