@@ -16,10 +16,12 @@ import json
 import os
 import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ import torch
 from datasets import load_from_disk
 from workloads import ALPHA, BETA, EXAMPLES, official_loss, prepare
 
-from wrpo_lib.errors import WRPOError
+from wrpo_lib.errors import WRPOError, explained
 from wrpo_lib.io import write_json
 from wrpo_lib.models import load_tokenizer, load_trainable
 from wrpo_lib.records import provenance, results_dir
@@ -199,18 +201,19 @@ def memory(folder: str) -> list[dict[str, Any]]:
     """Peak resident GiB of a fresh process for each variant, and the ratio to the official."""
     peaks = {}
     for variant in MEASURED:
-        command = [sys.executable, __file__, "--measure", variant, folder]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise WRPOError(
-                f"memory of {variant} (status {done.returncode}): {done.stderr[-2000:]}"
-            )
-        peaks[variant] = float(done.stdout.split()[-1])
+        with explained(f"the memory of {variant} was not measured", "free some, run it again"):
+            peaks[variant] = alone(measure, variant, folder)
         print(f"memory of {variant}: {peaks[variant]:.2f} GiB", flush=True)
     return [
         {"variant": variant, "peak_gib": round(gib, 3), "ratio": round(gib / peaks["official"], 4)}
         for variant, gib in peaks.items()
     ]
+
+
+def alone(work: Callable[..., Any], *args: Any) -> Any:
+    """What ``work`` returns in a process of its own, forked, so that nothing is imported again."""
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        return pool.submit(work, *args).result()
 
 
 def measure(variant: str, folder: str) -> float:
@@ -224,22 +227,18 @@ def measure(variant: str, folder: str) -> float:
 
 
 def main() -> None:
-    """Run the benchmark; with --measure, one variant's memory in this process."""
+    """Run the benchmark; this process computes nothing before it has forked for the last time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10, help="of the whole run, about")
     parser.add_argument("--quick", action="store_true", help="a tiny random model")
     parser.add_argument("--out", type=Path, default=results_dir("benchmarks"), help="folder")
-    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)  # variant and folder
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
-    if args.measure:
-        print(measure(*args.measure))
-        return
     start, made = time.monotonic(), provenance()
     until = start if args.quick else start + 60 * args.minutes
     workloads = ("tiny",) if args.quick else ("ordinary", "long")
     with tempfile.TemporaryDirectory() as folder:
-        prepare(folder, workloads)
+        alone(prepare, folder, workloads)
         peaks, steps = memory(folder), compare(folder, workloads, until)
     about = {"threads": THREADS, "seconds": round(time.monotonic() - start), "variants": VARIANTS}
     record = {**made, **about, "ratios": ratios(steps), "memory": peaks}

@@ -2,10 +2,8 @@
 
 import json
 import math
-import subprocess
 import sys
 from itertools import islice
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -36,17 +34,12 @@ def assert_has_form(record: dict[str, Any]) -> None:
     assert peaks["ratio"].tolist() == pytest.approx(ratios.tolist(), rel=1e-2)
 
 
-def test_a_quick_run_writes_what_the_page_reads(tmp_path, monkeypatch, capsys):
-    """In one process, where memory is measured for each variant in a fresh one."""
-
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", command[1:])
-        train_step.main()
-        return subprocess.CompletedProcess(command, 0, capsys.readouterr().out, "")
-
-    monkeypatch.setattr(train_step, "subprocess", SimpleNamespace(run=run))
+def test_a_quick_run_writes_what_the_page_reads(tmp_path, monkeypatch):
+    """In one process, where memory is measured for each variant in one of its own."""
+    monkeypatch.setattr(train_step, "alone", lambda work, *args: work(*args))
     monkeypatch.setattr(train_step, "THREADS", torch.get_num_threads())
-    run([sys.executable, train_step.__file__, "--quick", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["train_step", "--quick", "--out", str(tmp_path)])
+    train_step.main()
     assert_has_form(json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8")))
 
 
