@@ -6,7 +6,7 @@
 
 The variants take turns on the same example, and ratios are of seconds within a turn, so that slow
 changes of the machine's speed affect both sides. Losses and gradient norms must agree, or the run
-fails. Peak memory is that of a fresh process for each variant, on two examples. Writes
+fails. Peak memory is that of a process of its own for each variant, on two examples. Writes
 results/benchmarks/train_step.json (``--out`` elsewhere).
 """
 
@@ -198,7 +198,7 @@ def ratios(steps: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def memory(folder: str, variants: Iterable[str]) -> list[dict[str, Any]]:
-    """Peak resident GiB of a fresh process for each variant, and the ratio to the official."""
+    """Peak resident GiB of each variant in a process of its own, and the ratio to the official."""
     peaks = {}
     for variant in variants:
         with explained(f"the memory of {variant} was not measured", "free some, run it again"):
@@ -227,7 +227,8 @@ def measure(variant: str, folder: str) -> float:
 
 
 def main() -> None:
-    """Run the benchmark; this process computes nothing before it has forked for the last time."""
+    """Run the benchmark; nothing is computed here before the last fork, which threads would not
+    survive."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--minutes", type=float, default=10, help="of the whole run, about; TRL's memory above 10"

@@ -158,7 +158,7 @@ def test_varlen_attention_gives_the_same_sums_and_gradients(family, monkeypatch)
 
 
 def test_flex_attention_gives_the_same_sums():
-    """Uncompiled and forward only: on a CPU it has no backward pass, so a run there is refused."""
+    """Uncompiled and forward only: without a backward pass on a CPU, no run there shares by it."""
     model = build("llama")
     shared = prepare(model)
     assert "on a CPU" in (obstacle(shared, 64, "flex") or "")

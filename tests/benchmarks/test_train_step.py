@@ -30,6 +30,7 @@ def assert_has_form(record: dict[str, Any]) -> None:
         assert (rows["n"] >= 2).all()
         assert rows["median"].between(rows["low"], rows["high"]).all()
     peaks = pd.DataFrame(record["memory"]).set_index("variant")
+    assert {"official", "ours", "saving"} <= set(peaks.index) <= set(train_step.MEASURED)
     ratios = peaks["peak_gib"] / peaks.loc["official", "peak_gib"]
     assert peaks["ratio"].tolist() == pytest.approx(ratios.tolist(), rel=1e-2)
 
@@ -41,14 +42,16 @@ def test_a_quick_run_writes_what_the_page_reads(tmp_path, monkeypatch):
     options = ["--quick", "--minutes", "11", "--out", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["train_step", *options])
     train_step.main()
-    assert_has_form(json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8")))
+    record = json.loads((tmp_path / "train_step.json").read_text(encoding="utf-8"))
+    assert_has_form(record)
+    assert len(record["memory"]) == len(train_step.MEASURED)
 
 
 def test_the_recorded_run_has_the_same_form():
     record = report.measured()
     assert_has_form(record)
     assert len(report.ratios_table()) == len(record["variants"])
-    assert len(report.memory_table()) >= len(train_step.MEASURED) - 1
+    assert len(report.memory_table()) == len(record["memory"])
     assert "dirty" not in record["commit"]
 
 
